@@ -1,0 +1,3 @@
+//! `imgfactory`.
+
+fn main() {}

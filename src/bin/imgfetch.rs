@@ -1,0 +1,3 @@
+//! `imgfetch`.
+
+fn main() {}

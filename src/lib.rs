@@ -1,0 +1,20 @@
+//! # imgfactory: live distributions that boot from a few megabytes
+//!
+//! A recipe goes in; a tree of static files that any web server can serve, and a small bootable ISO,
+//! come out. The machine that boots the ISO fetches its root file system block by block over HTTP.
+//!
+//! ```text
+//! recipe -> tree -> ext2 image -> blocks + index -> miniroot -> iso -> release -> upload manifest
+//!                                                  client: release -> index -> fetch -> cache -> device
+//! ```
+//!
+//! The modules stand in that order, and a module knows those above it, never those below. Formats take
+//! bytes, `Read` or `Write` and touch no file, socket, process or clock: `host` is the one place that does.
+//! Start with [`tree`] and [`block`]: what everything else carries. The list of build steps is in `build`.
+//!
+//! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
+
+#[cfg(feature = "builder")]
+pub mod tree;
+
+pub mod block;
