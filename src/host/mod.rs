@@ -1,0 +1,9 @@
+//! The one place that touches the system: files, processes, signals, terminals, the network.
+
+pub mod files;
+#[cfg(feature = "builder")]
+pub mod process;
+#[cfg(feature = "builder")]
+pub mod progress;
+#[cfg(feature = "builder")]
+pub mod signals;
