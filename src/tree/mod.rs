@@ -4,6 +4,9 @@
 //! contents stay where they were spooled: a [`Content`] only says which bytes of which spool they are. Names
 //! are bytes, not text: Unix file names need not be UTF-8.
 
+pub mod dump;
+pub mod tar;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;

@@ -1,0 +1,138 @@
+//! The archive as the blocks of 512 bytes it is made of, counted, and the numbers in their fields.
+
+use std::io::{self, Read};
+
+use super::{Problem, TarError};
+
+/// Unit of an archive, bytes.
+pub(super) const BLOCK: u64 = 512;
+
+/// A stream read block by block; knows where it is, and which entry it is at for errors.
+pub(super) struct Blocks<R> {
+    stream: R,
+    position: u64,
+    /// Position of the entry being read.
+    pub entry_at: u64,
+    /// Its name, once known.
+    pub entry: Option<Vec<u8>>,
+}
+
+impl<R: Read> Blocks<R> {
+    pub fn new(stream: R) -> Self {
+        Blocks { stream, position: 0, entry_at: 0, entry: None }
+    }
+
+    /// Bytes read so far: where the next block begins.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next block.
+    pub fn next(&mut self) -> Result<[u8; BLOCK as usize], TarError> {
+        let mut block = [0; BLOCK as usize];
+        self.stream.read_exact(&mut block).map_err(|error| self.failed(error))?;
+        self.position += BLOCK;
+        Ok(block)
+    }
+
+    /// `len` bytes and the padding behind them, at most `limit` bytes: memory grows only with what is there.
+    pub fn take(&mut self, len: u64, limit: u64) -> Result<Vec<u8>, TarError> {
+        if len > limit {
+            return Err(self.error(Problem::TooLong { len, limit }));
+        }
+        let mut bytes = Vec::new();
+        self.stream.by_ref().take(len).read_to_end(&mut bytes).map_err(|error| self.failed(error))?;
+        if bytes.len() as u64 != len {
+            return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.position += len;
+        self.skip(padding(len))?;
+        Ok(bytes)
+    }
+
+    /// Passes over `len` bytes, without padding.
+    pub fn skip(&mut self, len: u64) -> Result<(), TarError> {
+        let passed = io::copy(&mut self.stream.by_ref().take(len), &mut io::sink())
+            .map_err(|error| self.failed(error))?;
+        if passed != len {
+            return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.position += len;
+        Ok(())
+    }
+
+    /// Gives a problem its place.
+    pub fn error(&self, problem: Problem) -> TarError {
+        TarError {
+            entry: self.entry.as_ref().map(|name| String::from_utf8_lossy(name).into_owned()),
+            at: self.entry_at,
+            problem,
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> TarError {
+        self.error(match error.kind() {
+            io::ErrorKind::UnexpectedEof => Problem::Truncated,
+            _ => Problem::Read(error),
+        })
+    }
+}
+
+/// Bytes from the end of `len` bytes to the next block.
+pub(super) fn padding(len: u64) -> u64 {
+    len.wrapping_neg() % BLOCK
+}
+
+/// A header's unsigned field: octal text, or a big-endian number with the first bit set. Empty is 0.
+pub(super) fn number(field: &'static str, bytes: &[u8]) -> Result<u64, Problem> {
+    u64::try_from(signed(field, bytes)?).map_err(|_| bad(field, bytes))
+}
+
+/// As [`number`], but a big-endian number may be negative (two's complement in the lower bits).
+pub(super) fn signed(field: &'static str, bytes: &[u8]) -> Result<i128, Problem> {
+    if bytes[0] & 0x80 != 0 {
+        // 12 bytes at most: 94 bits and the sign, which is bit 6 of the first byte.
+        let negative = bytes[0] & 0x40 != 0;
+        let first = i128::from(bytes[0] & 0x7f) - if negative { 0x80 } else { 0 };
+        return Ok(bytes[1..].iter().fold(first, |value, &byte| (value << 8) | i128::from(byte)));
+    }
+    let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
+    let mut value = 0i128;
+    for &digit in text {
+        if !(b'0'..=b'7').contains(&digit) {
+            return Err(bad(field, bytes));
+        }
+        value = (value << 3) | i128::from(digit - b'0');
+    }
+    Ok(value)
+}
+
+fn bad(field: &'static str, bytes: &[u8]) -> Problem {
+    Problem::Field { field, value: bytes.escape_ascii().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_octal_or_big_endian() {
+        let cases: [(&[u8], i128); 6] = [
+            (b"0000755\0", 0o755),
+            (b"   755 \0", 0o755),
+            (b"\0\0\0\0\0\0\0\0", 0),
+            (b"77777777", 0o77_777_777),
+            (b"\x80\0\0\0\0\0\0\0\x02\0\0\0", 1 << 25),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", -2),
+        ];
+        for (bytes, value) in cases {
+            assert_eq!(signed("mtime", bytes).unwrap(), value, "{}", bytes.escape_ascii());
+        }
+        for (bytes, message) in [
+            (&b"0000855\0"[..], r"`0000855\x00` can't be its mode"),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", r"`\xff\xff\xff\xff\xff\xff\xff\xfe` can't be its mode"),
+        ] {
+            assert_eq!(number("mode", bytes).unwrap_err().to_string(), message);
+        }
+    }
+}

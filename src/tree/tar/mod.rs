@@ -1,0 +1,428 @@
+//! Tar archive -> [`Tree`], streaming: nothing is unpacked, a file's contents are the bytes of the archive.
+//!
+//! Headers are taken apart with the `tar` crate's structs, but walked here: its iterator hides where the
+//! pieces of a sparse file lie, and loses PAX records that hold a newline, as capabilities and ACLs may.
+//! Read: V7, ustar, GNU (`L`, `K`, `S`) and PAX, with `SCHILY.xattr.*`, `SCHILY.acl.*` and `GNU.sparse.*`.
+//! Entries of one name: the last one stands, as when tar unpacks. Source: GNU tar's manual, tar(5).
+
+mod acl;
+mod blocks;
+mod pax;
+mod sparse;
+
+use std::fmt;
+use std::io::{self, Read};
+
+use super::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError};
+use acl::Names;
+use blocks::{BLOCK, Blocks, number, padding, signed};
+use pax::Records;
+
+/// Longest name in an `L` or `K` entry: the kernel's PATH_MAX, with the final NUL.
+const NAME_LIMIT: u64 = 4096;
+/// Longest PAX header: room for every attribute an inode can have (64 KiB a value) and a long sparse map.
+const PAX_LIMIT: u64 = 16 << 20;
+/// Longest /etc/passwd or /etc/group looked at, for the names in ACLs.
+const NAMES_LIMIT: u64 = 1 << 20;
+
+/// What is wrong with an archive, and at which entry.
+#[derive(Debug)]
+pub struct TarError {
+    /// Name of the entry, lossily; `None` before its name is known.
+    pub entry: Option<String>,
+    /// Offset of the entry's first header in the archive, bytes.
+    pub at: u64,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What can be wrong with one entry.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The stream failed.
+    #[error("can't be read")]
+    Read(#[source] io::Error),
+    /// The stream ended early.
+    #[error("the archive ends here, before its end mark (two blocks of zeros): it was cut off")]
+    Truncated,
+    /// Damaged header.
+    #[error("header checksum is {computed}, the header says {stored}")]
+    Checksum {
+        /// Sum of the header's bytes.
+        computed: u64,
+        /// What its field says.
+        stored: u64,
+    },
+    /// A numeric field that is no number, or out of range.
+    #[error("`{value}` can't be its {field}")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// Its bytes, escaped.
+        value: String,
+    },
+    /// A name or PAX header beyond all reason.
+    #[error("{len} bytes of extended header; at most {limit} make sense")]
+    TooLong {
+        /// Length announced, bytes.
+        len: u64,
+        /// Largest accepted, bytes.
+        limit: u64,
+    },
+    /// A PAX record that can't be split.
+    #[error("PAX record `{start}` is not `LENGTH KEY=VALUE`")]
+    PaxRecord {
+        /// Its first bytes, lossily.
+        start: String,
+    },
+    /// A PAX record with an impossible value.
+    #[error("PAX record `{key}`: `{value}` can't be its value")]
+    PaxValue {
+        /// Keyword.
+        key: String,
+        /// Value, lossily.
+        value: String,
+    },
+    /// An ACL in text form that can't be understood.
+    #[error(
+        "ACL entry `{entry}` is not `TAG:NAME:PERMISSIONS` with a name in the archive's /etc/passwd or /etc/group"
+    )]
+    Acl {
+        /// The entry of the ACL.
+        entry: String,
+    },
+    /// A sparse file whose map does not fit.
+    #[error("sparse map: {0}")]
+    SparseMap(&'static str),
+    /// A hard link to nothing before it.
+    #[error("hard link to `{target}`, which is not an earlier entry")]
+    DanglingLink {
+        /// The target, lossily.
+        target: String,
+    },
+    /// A symbolic link no file system would take.
+    #[error("symbolic link with a target of {0} bytes; 1 to 4095 without NUL are allowed")]
+    LinkTarget(usize),
+    /// An entry with data, of a type that has none.
+    #[error("{size} bytes of data in an entry of type `{kind}`, which has none")]
+    UnexpectedData {
+        /// Bytes announced.
+        size: u64,
+        /// Type flag.
+        kind: char,
+    },
+    /// Not supported: multi-volume, incremental dumps, other vendors' types.
+    #[error("entry type `{0}` is not supported; files, links, directories, devices and pipes are")]
+    Unsupported(char),
+    /// The entry's path can't be put into the tree.
+    #[error("can't be placed")]
+    Place(#[source] TreeError),
+}
+
+impl fmt::Display for TarError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(entry) = &self.entry {
+            write!(f, "entry `{entry}` at ")?;
+        }
+        write!(f, "byte {}: {}", self.at, self.problem)
+    }
+}
+
+impl std::error::Error for TarError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.problem.source()
+    }
+}
+
+/// Reads an archive that begins at the start of `spool` and of `stream`, up to its end mark.
+///
+/// Without an entry for the root itself, the root is a directory of root, mode 0755, time 0.
+///
+/// # Errors
+/// The first thing wrong, with the entry's name and offset.
+pub fn read(stream: impl Read, spool: SpoolId) -> Result<Tree, TarError> {
+    let mut reader = Reader {
+        blocks: Blocks::new(stream),
+        spool,
+        tree: Tree::new(Meta { mode: 0o755, ..Meta::default() }),
+        global: Records::default(),
+        names: Names::default(),
+        acls: Vec::new(),
+    };
+    while reader.entry()? {}
+    reader.set_acls()?;
+    Ok(reader.tree)
+}
+
+struct Reader<R> {
+    blocks: Blocks<R>,
+    spool: SpoolId,
+    tree: Tree,
+    /// PAX records of `g` headers.
+    global: Records,
+    names: Names,
+    /// ACLs as text until /etc/passwd and /etc/group have come by.
+    acls: Vec<PendingAcl>,
+}
+
+struct PendingAcl {
+    node: NodeId,
+    attribute: &'static [u8],
+    text: Vec<u8>,
+    entry_at: u64,
+    entry: Option<Vec<u8>>,
+}
+
+/// A member's own header, with what the extended headers before it say.
+struct Member {
+    header: tar::Header,
+    records: Records,
+    path: Vec<u8>,
+    link: Vec<u8>,
+    /// Bytes stored in the archive.
+    size: u64,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads one entry with the extended headers before it; false at the end mark.
+    fn entry(&mut self) -> Result<bool, TarError> {
+        self.blocks.entry_at = self.blocks.position();
+        self.blocks.entry = None;
+        let (mut long_name, mut long_link) = (None, None);
+        let mut records = self.global.clone();
+        loop {
+            let block = self.blocks.next()?;
+            if block == [0; BLOCK as usize] {
+                return match self.blocks.position() - BLOCK == self.blocks.entry_at {
+                    true => Ok(false),
+                    false => Err(self.blocks.error(Problem::Truncated)),
+                };
+            }
+            let header = tar::Header::from_byte_slice(&block).clone();
+            self.check_sum(&header)?;
+            let size = self.field("size", &header.as_old().size)?;
+            match header.as_old().linkflag[0] {
+                b'L' => long_name = Some(self.long_text(size)?),
+                b'K' => long_link = Some(self.long_text(size)?),
+                b'x' => {
+                    let bytes = self.blocks.take(size, PAX_LIMIT)?;
+                    records.apply(&bytes).map_err(|problem| self.blocks.error(problem))?;
+                }
+                b'g' => {
+                    let bytes = self.blocks.take(size, PAX_LIMIT)?;
+                    self.global.apply(&bytes).map_err(|problem| self.blocks.error(problem))?;
+                    records = self.global.clone();
+                }
+                _ => {
+                    let path = (records.sparse.name.take().or(records.path.take()).or(long_name))
+                        .unwrap_or_else(|| header.path_bytes().into_owned());
+                    let link = (records.linkpath.take().or(long_link))
+                        .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
+                    self.blocks.entry = Some(path.clone());
+                    let size = records.size.unwrap_or(size);
+                    self.member(Member { header, records, path, link, size })?;
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    fn member(&mut self, member: Member) -> Result<(), TarError> {
+        let flag = member.header.as_old().linkflag[0];
+        if member.size > i64::MAX as u64 {
+            let value = member.size.to_string();
+            return Err(self.blocks.error(Problem::Field { field: "size", value }));
+        }
+        let is_file = matches!(flag, 0 | b'0' | b'7' | b'S') && !member.path.ends_with(b"/");
+        if !is_file && member.size != 0 {
+            let problem = Problem::UnexpectedData { size: member.size, kind: flag.into() };
+            return Err(self.blocks.error(problem));
+        }
+        let kind = match flag {
+            _ if is_file => Kind::File(self.file(&member)?),
+            b'1' => return self.hard_link(&member),
+            b'2' => self.symlink(member.link.clone())?,
+            b'3' | b'4' => self.device(&member.header)?,
+            // Old archives have directories as files whose name ends in a slash.
+            b'5' | 0 | b'0' => Kind::Directory(Default::default()),
+            b'6' => Kind::Fifo,
+            other => return Err(self.blocks.error(Problem::Unsupported(other.into()))),
+        };
+        let Member { header, records, path, .. } = member;
+        let meta = self.meta(&header, &records)?;
+        let placed = self.tree.insert(&path, Node { meta, kind });
+        let node = placed.map_err(|error| self.blocks.error(Problem::Place(error)))?;
+        let texts = [
+            (&b"system.posix_acl_access"[..], records.acl_access),
+            (b"system.posix_acl_default", records.acl_default),
+        ];
+        for (attribute, text) in texts {
+            if let Some(text) = text {
+                let (entry_at, entry) = (self.blocks.entry_at, self.blocks.entry.clone());
+                self.acls.push(PendingAcl { node, attribute, text, entry_at, entry });
+            }
+        }
+        Ok(())
+    }
+
+    fn meta(&self, header: &tar::Header, records: &Records) -> Result<Meta, TarError> {
+        let old = header.as_old();
+        let id = |field, given: Option<u64>, bytes: &[u8]| {
+            let id = given.map_or_else(|| self.field(field, bytes), Ok)?;
+            u32::try_from(id).map_err(|_| self.blocks.error(Problem::Field { field, value: id.to_string() }))
+        };
+        let mtime = match records.mtime {
+            Some(mtime) => mtime,
+            None => {
+                let secs = signed("mtime", &old.mtime).map_err(|problem| self.blocks.error(problem))?;
+                let value = secs.to_string();
+                let secs = i64::try_from(secs);
+                let secs = secs.map_err(|_| self.blocks.error(Problem::Field { field: "mtime", value }))?;
+                Time { secs, nanos: 0 }
+            }
+        };
+        Ok(Meta {
+            // Some writers put the file type above the permissions.
+            mode: (self.field("mode", &old.mode)? & 0o7777) as u16,
+            uid: id("uid", records.uid, &old.uid)?,
+            gid: id("gid", records.gid, &old.gid)?,
+            mtime,
+            xattrs: records.xattrs.clone(),
+        })
+    }
+
+    /// A regular file: notes where its bytes are, and passes over them.
+    fn file(&mut self, member: &Member) -> Result<Content, TarError> {
+        let sparse = &member.records.sparse;
+        let mut stored = sparse::Stored {
+            spool: self.spool,
+            offset: self.blocks.position(),
+            stored: member.size,
+            len: sparse.size.unwrap_or(member.size),
+        };
+        let map = if member.header.as_old().linkflag[0] == b'S' {
+            let gnu = member.header.as_gnu().ok_or_else(|| self.blocks.error(Problem::Unsupported('S')))?;
+            stored.len = self.field("real size", &gnu.realsize)?;
+            let map = sparse::old_gnu(gnu, &mut self.blocks)?;
+            stored.offset = self.blocks.position();
+            Some(map)
+        } else if sparse.major.is_some_and(|major| major != 0) {
+            if (sparse.major, sparse.minor) != (Some(1), Some(0)) {
+                let problem = Problem::SparseMap("its format is neither 0.0, 0.1 nor 1.0");
+                return Err(self.blocks.error(problem));
+            }
+            let (map, taken) = sparse::before_data(&mut self.blocks, stored.stored)?;
+            stored.offset += taken;
+            let left = stored.stored.checked_sub(taken);
+            let short = || self.blocks.error(Problem::SparseMap("it is longer than the entry"));
+            stored.stored = left.ok_or_else(short)?;
+            Some(map)
+        } else if sparse.mapped {
+            Some(sparse::in_records(sparse).map_err(|problem| self.blocks.error(problem))?)
+        } else {
+            None
+        };
+        let content = match map {
+            Some(map) => stored.content(&map).map_err(|problem| self.blocks.error(problem))?,
+            None if member.size == 0 => Content::default(),
+            None => {
+                let source = Source::Spool { spool: self.spool, offset: stored.offset };
+                let extents = vec![Extent { at: 0, len: member.size, source }];
+                Content { len: member.size, extents }
+            }
+        };
+        let names = match path_within(&member.path) {
+            b"etc/passwd" => Some(&mut self.names.users),
+            b"etc/group" => Some(&mut self.names.groups),
+            _ => None,
+        };
+        match names.filter(|_| stored.stored <= NAMES_LIMIT) {
+            Some(names) => *names = Names::parse(&self.blocks.take(stored.stored, NAMES_LIMIT)?),
+            None => {
+                self.blocks.skip(stored.stored)?;
+                self.blocks.skip(padding(stored.stored))?;
+            }
+        }
+        Ok(content)
+    }
+
+    fn hard_link(&mut self, member: &Member) -> Result<(), TarError> {
+        let target = || String::from_utf8_lossy(&member.link).into_owned();
+        let node = self.tree.lookup(&member.link).filter(|_| !path_within(&member.link).is_empty());
+        let node = node.ok_or_else(|| self.blocks.error(Problem::DanglingLink { target: target() }))?;
+        let linked = self.tree.link(&member.path, node);
+        linked.map_err(|error| self.blocks.error(Problem::Place(error)))
+    }
+
+    fn symlink(&self, target: Vec<u8>) -> Result<Kind, TarError> {
+        if target.is_empty() || target.len() > 4095 || target.contains(&0) {
+            return Err(self.blocks.error(Problem::LinkTarget(target.len())));
+        }
+        Ok(Kind::Symlink(target))
+    }
+
+    fn device(&self, header: &tar::Header) -> Result<Kind, TarError> {
+        // Both have the fields at the same place; V7 headers have none.
+        let ustar = header.as_ustar().map(|ustar| (ustar.dev_major, ustar.dev_minor));
+        let gnu = header.as_gnu().map(|gnu| (gnu.dev_major, gnu.dev_minor));
+        let (major, minor) = ustar.or(gnu).unwrap_or_default();
+        let part = |field, bytes: &[u8]| {
+            let part = self.field(field, bytes)?;
+            u32::try_from(part)
+                .map_err(|_| self.blocks.error(Problem::Field { field, value: part.to_string() }))
+        };
+        let (major, minor) = (part("major number", &major)?, part("minor number", &minor)?);
+        Ok(match header.as_old().linkflag[0] {
+            b'3' => Kind::CharDevice { major, minor },
+            _ => Kind::BlockDevice { major, minor },
+        })
+    }
+
+    fn set_acls(&mut self) -> Result<(), TarError> {
+        for acl in std::mem::take(&mut self.acls) {
+            self.blocks.entry_at = acl.entry_at;
+            self.blocks.entry = acl.entry;
+            let binary = acl::to_binary(&acl.text, &self.names)
+                .map_err(|entry| self.blocks.error(Problem::Acl { entry }))?;
+            if let Some(binary) = binary {
+                self.tree.node_mut(acl.node).meta.xattrs.insert(acl.attribute.to_vec(), binary);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_sum(&self, header: &tar::Header) -> Result<(), TarError> {
+        // The checksum's own field (8 bytes from 148 on) counts as spaces.
+        let bytes = header.as_bytes();
+        let rest = bytes[..148].iter().chain(&bytes[156..]);
+        let computed = rest.fold(8 * 32, |sum, &byte| sum + u64::from(byte));
+        let stored = self.field("checksum", &header.as_old().cksum)?;
+        if computed != stored {
+            return Err(self.blocks.error(Problem::Checksum { computed, stored }));
+        }
+        Ok(())
+    }
+
+    fn field(&self, name: &'static str, bytes: &[u8]) -> Result<u64, TarError> {
+        number(name, bytes).map_err(|problem| self.blocks.error(problem))
+    }
+
+    /// The name in an `L` or `K` entry, up to its NUL.
+    fn long_text(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        let mut text = self.blocks.take(size, NAME_LIMIT)?;
+        text.truncate(text.iter().position(|&byte| byte == 0).unwrap_or(text.len()));
+        Ok(text)
+    }
+}
+
+/// A path without its leading `./` and `/`.
+fn path_within(path: &[u8]) -> &[u8] {
+    let mut rest = path;
+    while let Some(tail) = rest.strip_prefix(b"./").or_else(|| rest.strip_prefix(b"/")) {
+        rest = tail;
+    }
+    if rest == b"." { b"" } else { rest }
+}
+
+#[cfg(test)]
+mod tests;
