@@ -78,7 +78,8 @@ fn push_regions(map: &mut Map, regions: &[tar::GnuSparseHeader]) -> Result<(), P
 
 /// The map in the records of PAX 0.0 and 0.1.
 pub(super) fn in_records(sparse: &pax::Sparse) -> Result<Map, Problem> {
-    if sparse.map.len() % 2 != 0 || sparse.regions.is_some_and(|n| n != sparse.map.len() as u64 / 2) {
+    if !sparse.map.len().is_multiple_of(2) || sparse.regions.is_some_and(|n| n != sparse.map.len() as u64 / 2)
+    {
         return Err(Problem::SparseMap("the number of regions is not the one announced"));
     }
     Ok(sparse.map.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

@@ -183,7 +183,8 @@ fn old_sparse_headers_keep_their_holes_across_extension_blocks() {
 
 #[test]
 fn sparse_maps_that_do_not_fit_are_refused_by_name() {
-    let cases: [(&[(u64, u64)], u64, usize, &str); 5] = [
+    type Regions = [(u64, u64)];
+    let cases: [(&Regions, u64, usize, &str); 5] = [
         (&[(0, 512), (256, 512)], 4096, 1024, "regions overlap or lie beyond the end of the file"),
         (&[(0, 512), (4000, 512)], 4096, 1024, "regions overlap or lie beyond the end of the file"),
         (&[(0, 100), (512, 512)], 4096, 612, "a region before the last does not fill its blocks"),
@@ -225,8 +226,8 @@ fn damage_is_named_with_entry_and_offset() {
             "entry `two` at byte 1024: hard link to `nosuch`, which is not an earlier entry",
         ),
         (
-            link(EntryType::Link, "two", "/"),
-            "entry `two` at byte 1024: hard link to `/`, which is not an earlier entry",
+            link(EntryType::Link, "two", "."),
+            "entry `two` at byte 1024: hard link to `.`, which is not an earlier entry",
         ),
         (
             after_one(&|tar| raw(tar, header(EntryType::Symlink, 0), b"two", b"")),
