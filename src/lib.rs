@@ -15,8 +15,13 @@
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
 
 pub mod report;
+
 #[cfg(feature = "builder")]
 pub mod tree;
 
 pub mod block;
+
 pub mod host;
+
+#[cfg(feature = "builder")]
+pub mod cli;

@@ -1,3 +1,5 @@
-//! `imgfactory`.
+//! `imgfactory`: see `imgfactory::cli`.
 
-fn main() {}
+fn main() -> imgfactory::report::Exit {
+    imgfactory::cli::main()
+}

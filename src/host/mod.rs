@@ -2,6 +2,8 @@
 
 pub mod files;
 #[cfg(feature = "builder")]
+pub mod needs;
+#[cfg(feature = "builder")]
 pub mod process;
 #[cfg(feature = "builder")]
 pub mod progress;

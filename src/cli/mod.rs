@@ -1,0 +1,114 @@
+//! The command line of `imgfactory`: raw arguments, as clap reads them, then what they mean.
+//!
+//! One file a command. Each has its raw `Args` and a `run`, which first turns them into what they mean (wrong
+//! use ends there, with exit code 2) and then calls the library. To add a command: a file with those two, a
+//! line in [`Command`], a line in [`Command::run`].
+
+mod completions;
+mod doctor;
+mod output;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+pub use output::{Failure, Session, print};
+
+use crate::host::signals;
+use crate::report::Exit;
+
+/// Builds live distributions that boot from a few megabytes and fetch the rest over HTTP, block by block.
+#[derive(Debug, Parser)]
+#[command(name = "imgfactory", version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command has.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Say nothing but errors and results
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice for all
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: When,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum When {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print a script that completes commands and options in a shell
+    Completions(completions::Args),
+    /// Say what this machine lacks for building, and how to install it
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self {
+            Command::Completions(args) => completions::run(args, session),
+            Command::Doctor(args) => doctor::run(args, session),
+        }
+    }
+}
+
+/// Reads the command line, does what it says, and words what goes wrong.
+pub fn main() -> Exit {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // What `--help` and `--version` print comes this way too. A closed terminal can't be told anything.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let session = Session::new(&arguments.global);
+    if let Err(error) = signals::install() {
+        return session.fail(&Failure::from(error));
+    }
+    let exit = match arguments.command.run(&session) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            // What fails because the process is being ended is not worth a word.
+            signals::wait_if_ending();
+            session.fail(&failure)
+        }
+    };
+    signals::wait_if_ending();
+    exit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let arguments =
+            Arguments::try_parse_from(["imgfactory", "doctor", "-vv", "--color", "never"]).unwrap();
+        assert_eq!((arguments.global.verbose, arguments.global.color), (2, When::Never));
+        let error = Arguments::try_parse_from(["imgfactory", "-q", "-v", "doctor"]).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
+    }
+}

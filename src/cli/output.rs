@@ -1,0 +1,115 @@
+//! What a command has to speak with people: results, progress, errors.
+
+use std::env;
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use super::{Global, When};
+use crate::host::progress::{self, Progress};
+use crate::report::{self, Exit};
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was called wrongly: exit code 2. The text says what is wrong and what would be right.
+    Usage(String),
+    /// It could not do its work: exit code 1.
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+/// So that `?` works on every error. `Failure` itself is none: it is the end of the line.
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Failed(Box::new(error))
+    }
+}
+
+/// The global options, as they are meant.
+pub struct Session {
+    /// Where to show progress.
+    pub progress: Arc<dyn Progress>,
+    /// Whether standard error takes colours.
+    pub color: bool,
+    /// Whether only errors and results are wanted.
+    pub quiet: bool,
+}
+
+impl Session {
+    pub(super) fn new(global: &Global) -> Self {
+        let color = match global.color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => {
+                let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                io::stderr().is_terminal() && !unwanted
+            }
+        };
+        let progress = progress::for_standard_error(global.quiet);
+        let level = match (global.quiet, global.verbose) {
+            (true, _) => log::LevelFilter::Error,
+            (false, 0) => log::LevelFilter::Warn,
+            (false, 1) => log::LevelFilter::Info,
+            (false, _) => log::LevelFilter::Debug,
+        };
+        // There is one session a process; were there a second, the first logger would do.
+        if log::set_boxed_logger(Box::new(Logger(progress.clone(), global.quiet))).is_ok() {
+            log::set_max_level(level);
+        }
+        Session { progress, color, quiet: global.quiet }
+    }
+
+    /// Prints why a command ended, and gives the exit code for it.
+    pub(super) fn fail(&self, failure: &Failure) -> Exit {
+        let (text, exit) = match failure {
+            Failure::Usage(text) => (format!("error: {text}"), Exit::Usage),
+            Failure::Failed(error) => (report::report(error.as_ref()), Exit::Failed),
+        };
+        eprintln!("{}", self.painted(&text));
+        exit
+    }
+
+    /// Makes the first word of an error red.
+    fn painted(&self, text: &str) -> String {
+        match text.strip_prefix("error:") {
+            Some(rest) if self.color => format!("\x1b[1;31merror\x1b[0m:{rest}"),
+            _ => text.to_owned(),
+        }
+    }
+}
+
+/// Prints a result to standard output. That nobody reads it any more (`| head`) is no failure.
+///
+/// # Errors
+/// Any other failure to write.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Puts log lines between the progress bars.
+struct Logger(Arc<dyn Progress>, bool);
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        // Libraries speak of their inner life; of them only warnings are for people.
+        metadata.target().starts_with("imgfactory") || metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record) {
+        if self.enabled(record.metadata()) {
+            let line = match record.level() {
+                log::Level::Error => format!("error: {}", record.args()),
+                log::Level::Warn => format!("warning: {}", record.args()),
+                _ => record.args().to_string(),
+            };
+            // A silent progress would swallow errors too.
+            if self.1 { eprintln!("{line}") } else { self.0.say(&line) }
+        }
+    }
+
+    fn flush(&self) {}
+}
