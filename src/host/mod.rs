@@ -9,3 +9,5 @@ pub mod process;
 pub mod progress;
 #[cfg(feature = "builder")]
 pub mod signals;
+#[cfg(feature = "builder")]
+pub mod spool;

@@ -5,6 +5,10 @@
 //! are bytes, not text: Unix file names need not be UTF-8.
 
 pub mod dump;
+pub mod glob;
+pub mod normalise;
+mod pyc;
+mod resolve;
 pub mod tar;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,114 @@
+//! Patterns for paths in a tree, as overlays and the rules of [`super::normalise`] use them.
+
+/// A path with `*` and `?` within a component and `**` for any number of components, also none.
+///
+/// `/var/log/*.log`, `usr/share/doc/**`, `**/__pycache__`: a leading `/` makes no difference, a pattern
+/// always begins at the root. Names are compared byte by byte; `\` takes a special character literally.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob {
+    components: Vec<Vec<u8>>,
+}
+
+impl Glob {
+    /// Takes a pattern apart; anything is one.
+    pub fn new(pattern: &[u8]) -> Self {
+        let components = super::components(pattern).map(<[u8]>::to_vec).collect();
+        Glob { components }
+    }
+
+    /// Whether `path`, in the form of [`super::Tree::walk`], is meant.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        let names: Vec<&[u8]> = super::components(path).collect();
+        match_components(&self.components, &names)
+    }
+}
+
+fn match_components(pattern: &[Vec<u8>], names: &[&[u8]]) -> bool {
+    match_sequence(pattern, names, |part| part == b"**", |part, name| match_name(part, name))
+}
+
+fn match_name(pattern: &[u8], name: &[u8]) -> bool {
+    let mut tokens = Vec::new();
+    let mut rest = pattern.iter();
+    while let Some(&byte) = rest.next() {
+        tokens.push(match byte {
+            b'*' => Token::Any,
+            b'?' => Token::One,
+            b'\\' => Token::Byte(*rest.next().unwrap_or(&b'\\')),
+            byte => Token::Byte(byte),
+        });
+    }
+    match_sequence(
+        &tokens,
+        name,
+        |token| *token == Token::Any,
+        |token, byte| *token == Token::One || *token == Token::Byte(*byte),
+    )
+}
+
+#[derive(PartialEq, Eq)]
+enum Token {
+    Any,
+    One,
+    Byte(u8),
+}
+
+/// Matches greedily with one place to come back to, so the time is at most the product of the lengths.
+fn match_sequence<P, T>(
+    pattern: &[P],
+    items: &[T],
+    is_star: impl Fn(&P) -> bool,
+    is_match: impl Fn(&P, &T) -> bool,
+) -> bool {
+    let (mut p, mut i) = (0, 0);
+    let mut back: Option<(usize, usize)> = None;
+    while i < items.len() {
+        match pattern.get(p) {
+            Some(part) if is_star(part) => {
+                back = Some((p + 1, i));
+                p += 1;
+            }
+            Some(part) if is_match(part, &items[i]) => {
+                p += 1;
+                i += 1;
+            }
+            _ => match &mut back {
+                None => return false,
+                Some((after, from)) => {
+                    *from += 1;
+                    (p, i) = (*after, *from);
+                }
+            },
+        }
+    }
+    pattern[p..].iter().all(is_star)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stay_within_a_component_and_double_stars_cross_them() {
+        for (pattern, path, expected) in [
+            ("/var/log/*.log", "var/log/dpkg.log", true),
+            ("var/log/*.log", "var/log/apt/term.log", false),
+            ("var/log/**", "var/log/apt/term.log", true),
+            ("var/log/**", "var/log", true),
+            ("var/log/**", "var/logs", false),
+            ("**/__pycache__/*.pyc", "usr/lib/a/__pycache__/b.c.pyc", true),
+            ("**/__pycache__/*.pyc", "__pycache__/b.pyc", true),
+            ("**/a/**/b", "a/x/a/y/z/b", true),
+            ("**/a/**/b", "a/x/a/y/z/c", false),
+            ("etc/passwd-", "etc/passwd", false),
+            ("etc/?h*-", "etc/shadow-", true),
+            (r"etc/a\*", "etc/a*", true),
+            (r"etc/a\*", "etc/ab", false),
+            ("*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", false),
+            ("*", "", false),
+            ("", "", true),
+        ] {
+            assert_eq!(Glob::new(pattern.as_bytes()).matches(path.as_bytes()), expected, "{pattern} {path}");
+        }
+    }
+}
