@@ -20,6 +20,8 @@ pub mod report;
 pub mod tree;
 
 pub mod block;
+pub mod index;
+pub mod release;
 
 pub mod host;
 

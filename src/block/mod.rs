@@ -2,12 +2,20 @@
 //!
 //! A block file is one zlib stream (RFC 1950) named by the MD5 of what it inflates to. The name is a claim;
 //! the SHA-256 from the signed index is the proof. Bytes from the network pass through a chain of types,
-//! `Fetched -> Inflated -> Block`, and only a [`Block`] reaches the device.
+//! [`Fetched`] -> [`Inflated`] -> [`Block`], and only a [`Block`] reaches the device.
+
+#[cfg(feature = "builder")]
+mod codec;
+mod file;
 
 use std::fmt;
 use std::str::FromStr;
 
 use md5::{Digest, Md5};
+
+#[cfg(feature = "builder")]
+pub use codec::{BadLevel, Codec, Compressor, Level};
+pub use file::{Block, Damage, Fetched, Inflated, Object, max_file_len};
 
 /// Raw bytes in a block unless an index says otherwise: 256 KiB (the paper, section 3.2).
 pub const DEFAULT_BLOCK_SIZE: u32 = 256 * 1024;
@@ -24,6 +32,19 @@ impl BlockName {
     /// The name of these raw bytes.
     pub fn of(raw: &[u8]) -> Self {
         BlockName(Md5::digest(raw).into())
+    }
+
+    /// The name of `len` zeros. The map of an index has no object for them.
+    pub fn of_zeros(len: usize) -> Self {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut md5 = Md5::new();
+        let mut left = len;
+        while left > 0 {
+            let now = left.min(ZEROS.len());
+            md5.update(&ZEROS[..now]);
+            left -= now;
+        }
+        BlockName(md5.finalize().into())
     }
 
     /// Path below the mirror: `blk/<first 2 hex>/<32 hex>`.

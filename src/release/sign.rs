@@ -1,0 +1,135 @@
+//! The builder's side of signatures: keys of minisign's own format, and signed files.
+
+use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
+
+use super::KeyId;
+use super::signed::Document;
+
+/// A secret key that can sign. Its `Debug` shows its number only.
+pub struct SigningKey {
+    secret: SecretKey,
+    public: PublicKey,
+}
+
+/// Why a secret key can't be used or made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Not a secret key of minisign.
+    #[error("not a minisign secret key: two lines, a comment and base64")]
+    NotAKey,
+    /// Protected by a password, and none was given.
+    #[error("the key is protected by a password; give it")]
+    NeedsPassword,
+    /// The password is wrong, or the file was changed.
+    #[error("wrong password, or the key is damaged")]
+    WrongPassword,
+    /// Not protected, and damaged.
+    #[error("the key is damaged: its checksum is wrong")]
+    Damaged,
+    /// The system gave no random bytes, or no memory to derive a key in.
+    #[error("can't make a key")]
+    Generate(#[source] minisign::PError),
+}
+
+impl SigningKey {
+    /// A new key, from the system's random bytes.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`].
+    pub fn generate() -> Result<Self, KeyError> {
+        let KeyPair { pk: public, sk: secret } =
+            KeyPair::generate_unencrypted_keypair().map_err(KeyError::Generate)?;
+        Ok(SigningKey { secret, public })
+    }
+
+    /// A new key, and the text of its secret key file under a password. Deriving takes a second and 32 MiB.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn generate_protected(password: &str) -> Result<(Self, String), KeyError> {
+        let KeyPair { sk, pk: public } =
+            KeyPair::generate_encrypted_keypair(Some(password.into())).map_err(KeyError::Generate)?;
+        let text =
+            sk.to_box(Some(&secret_comment(key_id(&public)))).map_err(KeyError::Generate)?.into_string();
+        let key = SigningKey::parse(&text, Some(password))?;
+        Ok((key, text))
+    }
+
+    /// Reads a secret key file of `imgfactory keygen` or of `minisign -G`.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn parse(text: &str, password: Option<&str>) -> Result<Self, KeyError> {
+        let key_box = || SecretKeyBox::from_string(text).map_err(|_| KeyError::NotAKey);
+        // minisign-the-crate tells kinds of failure apart by words only; the key derivation's two bytes say
+        // whether there is a password: characters 2 and 3 of the base64 are the first's, `0000` for none.
+        let base64 = text.lines().nth(1).ok_or(KeyError::NotAKey)?;
+        if base64.len() < 200 || !base64.starts_with("RW") {
+            return Err(KeyError::NotAKey);
+        }
+        let secret = if base64.starts_with("RWQAAE") {
+            key_box()?.into_unencrypted_secret_key().map_err(|_| KeyError::Damaged)?
+        } else {
+            let password = password.ok_or(KeyError::NeedsPassword)?;
+            key_box()?.into_secret_key(Some(password.into())).map_err(|_| KeyError::WrongPassword)?
+        };
+        let public = PublicKey::from_secret_key(&secret).map_err(|_| KeyError::NotAKey)?;
+        Ok(SigningKey { secret, public })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> KeyId {
+        key_id(&self.public)
+    }
+
+    /// Text of the secret key file, not protected by a password.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`].
+    pub fn secret_text(&self) -> Result<String, KeyError> {
+        let text = self.secret.to_box(Some(&secret_comment(self.id()))).map_err(KeyError::Generate)?;
+        Ok(text.into_string())
+    }
+
+    /// Text of the public key file.
+    pub fn public_text(&self) -> String {
+        format!("untrusted comment: imgfactory public key {}\n{}\n", self.id(), self.public_base64())
+    }
+
+    /// The public key as one word.
+    pub fn public_base64(&self) -> String {
+        self.public.to_base64()
+    }
+
+    /// The whole file: text and signature. The text depends on the document only; the signature has random
+    /// bytes in it, as Ed25519 against fault attacks is done.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`] when the system gives no random bytes.
+    pub fn sign(&self, document: &impl Document) -> Result<Vec<u8>, KeyError> {
+        let mut file = document.to_text().into_bytes();
+        let untrusted = format!("signature of key {}", self.id());
+        let trusted = document.trusted_comment();
+        let signature =
+            minisign::sign(Some(&self.public), &self.secret, &file[..], Some(&trusted), Some(&untrusted))
+                .map_err(KeyError::Generate)?;
+        file.extend_from_slice(signature.into_string().as_bytes());
+        Ok(file)
+    }
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SigningKey({})", self.id())
+    }
+}
+
+fn secret_comment(id: KeyId) -> String {
+    format!("imgfactory secret key {id}")
+}
+
+fn key_id(public: &PublicKey) -> KeyId {
+    let mut id = [0; 8];
+    id.copy_from_slice(public.keynum());
+    KeyId(id)
+}
