@@ -156,6 +156,15 @@ pub struct Index {
 }
 
 impl Index {
+    /// Whether both describe the same bytes, in blocks of one size. Which release each was made for does not
+    /// matter.
+    pub fn same_disk(&self, other: &Index) -> bool {
+        self.header.block_size == other.header.block_size
+            && self.header.size == other.header.size
+            && self.objects == other.objects
+            && self.runs == other.runs
+    }
+
     /// Whose disk, how large, which release.
     pub fn header(&self) -> &Header {
         &self.header

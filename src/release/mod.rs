@@ -6,6 +6,8 @@
 //! block. One signature covers all. [`Verified`] is the only way to a [`Latest`] that came from outside.
 
 mod dlahead;
+#[cfg(feature = "builder")]
+mod draft;
 mod fault;
 mod latest;
 mod mirrors;
@@ -19,6 +21,8 @@ mod tests;
 mod upload;
 
 pub use dlahead::{Ahead, Dlahead, Phase};
+#[cfg(feature = "builder")]
+pub use draft::{Draft, Previous, Ready};
 pub use fault::Fault;
 pub use latest::Latest;
 pub use mirrors::{BadUrl, Mirror, MirrorUrl, Mirrors};

@@ -1,0 +1,261 @@
+//! The next release as a value: what files it adds to a mirror, before any of them is written.
+
+use std::collections::HashSet;
+
+use super::{
+    Digest, ImageFiles, KeyError, Latest, Leaf, Mirror, MirrorPath, Mirrors, Release, SigningKey, Stored,
+};
+use crate::block::{BlockName, Object};
+use crate::index::{ImageName, Index, Serial, UnixTime};
+
+/// A release that a mirror has, as far as the next one builds on it.
+#[derive(Clone, Debug)]
+pub struct Previous {
+    /// What `latest` says.
+    pub latest: Latest,
+    /// The release.
+    pub release: Release,
+    /// The map of each of its images.
+    pub indexes: Vec<Index>,
+    /// What mirrors.txt says.
+    pub mirrors: Mirrors,
+    /// mirrors.txt, with its signature.
+    pub mirrors_file: Vec<u8>,
+}
+
+impl Previous {
+    /// The map of this image.
+    pub fn index(&self, image: &ImageName) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.header().image == *image)
+    }
+}
+
+/// What a build wants to publish.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The distribution.
+    pub name: ImageName,
+    /// Number of the release, if it differs from the previous one.
+    pub serial: Serial,
+    /// The map of each image, written for `serial`.
+    pub indexes: Vec<Index>,
+    /// Where clients may fetch it.
+    pub mirrors: Vec<Mirror>,
+    /// Now.
+    pub published: UnixTime,
+    /// Seconds for which the release's blocks stay on the mirrors at least.
+    pub retain_for: u64,
+    /// Seconds for which `latest` is fresh.
+    pub fresh_for: u64,
+}
+
+/// A release ready to be written, signed.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The release that `latest` will name: the draft's, or the previous one when nothing differs.
+    pub serial: Serial,
+    /// The release that the mirror has now.
+    pub base: Option<Serial>,
+    /// Blocks that the previous release does not use, in order of first use.
+    pub blocks: Vec<Object>,
+    /// Files that never change again, in the order in which they are written. Empty when nothing differs.
+    pub files: Vec<(MirrorPath, Vec<u8>)>,
+    /// mirrors.txt, if its text differs.
+    pub mirrors: Option<Vec<u8>>,
+    /// `latest`, always.
+    pub latest: Vec<u8>,
+}
+
+impl Draft {
+    /// Compares with the previous release and signs what is new. An image whose disk did not change keeps its
+    /// files; if none changed, so does the release.
+    ///
+    /// # Errors
+    /// [`KeyError`], when the system gives no random bytes.
+    pub fn sign(self, previous: Option<&Previous>, key: &SigningKey) -> Result<Ready, KeyError> {
+        let mut files = Vec::new();
+        let mut images = Vec::new();
+        for index in &self.indexes {
+            let name = &index.header().image;
+            let old = previous
+                .filter(|previous| previous.index(name).is_some_and(|old| old.same_disk(index)))
+                .and_then(|previous| previous.release.image(name));
+            images.push(match old {
+                Some(old) => old.clone(),
+                None => {
+                    let text = index.to_text();
+                    let digest = Digest::of(&text);
+                    files.push((MirrorPath::Image(name.clone(), self.serial, Leaf::Index), text));
+                    let index = Stored { serial: self.serial, digest };
+                    ImageFiles { name: name.clone(), index, dlahead: None, layout: None }
+                }
+            });
+        }
+        let blocks = self.new_blocks(previous);
+
+        let mirrors = Mirrors { name: self.name.clone(), mirrors: self.mirrors };
+        let (mirrors_digest, mirrors) = match previous {
+            Some(previous) if previous.mirrors == mirrors => (Digest::of(&previous.mirrors_file), None),
+            _ => {
+                let file = key.sign(&mirrors)?;
+                (Digest::of(&file), Some(file))
+            }
+        };
+
+        let unchanged = previous.filter(|previous| previous.release.images == images);
+        let (serial, release) = match unchanged {
+            Some(previous) => (previous.latest.serial, previous.latest.release),
+            None => {
+                let release = Release {
+                    name: self.name.clone(),
+                    serial: self.serial,
+                    published: self.published,
+                    retain_until: UnixTime(self.published.0.saturating_add(self.retain_for)),
+                    images,
+                };
+                let file = key.sign(&release)?;
+                let digest = Digest::of(&file);
+                files.push((MirrorPath::Release(self.serial), file));
+                (self.serial, digest)
+            }
+        };
+        let latest = key.sign(&Latest {
+            name: self.name,
+            serial,
+            release,
+            mirrors: mirrors_digest,
+            published: self.published,
+            expires: UnixTime(self.published.0.saturating_add(self.fresh_for)),
+            min_serial: previous.map_or(Serial::FIRST, |previous| previous.latest.min_serial),
+        })?;
+        let base = previous.map(|previous| previous.latest.serial);
+        Ok(Ready { serial, base, blocks, files, mirrors, latest })
+    }
+
+    fn new_blocks(&self, previous: Option<&Previous>) -> Vec<Object> {
+        let mut known: HashSet<BlockName> = previous
+            .iter()
+            .flat_map(|previous| &previous.indexes)
+            .flat_map(|index| index.objects())
+            .map(|object| object.name)
+            .collect();
+        self.indexes
+            .iter()
+            .flat_map(|index| index.objects())
+            .filter(|object| known.insert(object.name))
+            .copied()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{BlockName, Sha256};
+    use crate::index::{BlockSize, Header};
+    use crate::release::{TrustedKeys, Verified};
+
+    const WEEK: u64 = 7 * 24 * 3600;
+
+    fn object(byte: u8) -> Object {
+        let raw = vec![byte; 4096];
+        Object { name: BlockName::of(&raw), sha256: Sha256::of(&raw), raw_len: 4096, file_len: 30 }
+    }
+
+    fn index(image: &str, serial: u64, blocks: &[u8]) -> Index {
+        let header = Header {
+            image: image.parse().unwrap(),
+            serial: Serial::new(serial).unwrap(),
+            block_size: BlockSize::new(4096).unwrap(),
+            size: 4096 * blocks.len() as u64,
+            published: UnixTime(100 + serial),
+            parent: None,
+        };
+        Index::assemble(header, blocks.iter().map(|&byte| (byte > 0).then(|| object(byte)))).unwrap()
+    }
+
+    fn draft(serial: u64, indexes: Vec<Index>) -> Draft {
+        Draft {
+            name: "demo".parse().unwrap(),
+            serial: Serial::new(serial).unwrap(),
+            indexes,
+            mirrors: vec![Mirror {
+                url: "http://mirror.example/".parse().unwrap(),
+                max_connections: None,
+                location: None,
+            }],
+            published: UnixTime(1_000_000 + serial),
+            retain_for: WEEK,
+            fresh_for: WEEK,
+        }
+    }
+
+    /// What a mirror has after `ready` was written to it.
+    fn published(
+        ready: &Ready,
+        indexes: Vec<Index>,
+        before: Option<&Previous>,
+        key: &SigningKey,
+    ) -> Previous {
+        let keys = TrustedKeys::parse(&key.public_text()).unwrap();
+        let latest = Verified::<Latest>::open(&ready.latest, &keys).unwrap().into_inner();
+        let release = ready.files.iter().find(|(path, _)| *path == latest.release_path());
+        let release = release.map(|(_, file)| latest.open_release(file, &keys).unwrap().into_inner());
+        let mirrors_file = ready
+            .mirrors
+            .clone()
+            .unwrap_or_else(|| before.map(|before| before.mirrors_file.clone()).unwrap());
+        Previous {
+            release: release.unwrap_or_else(|| before.unwrap().release.clone()),
+            mirrors: latest.open_mirrors(&mirrors_file, &keys).unwrap().into_inner(),
+            latest,
+            indexes,
+            mirrors_file,
+        }
+    }
+
+    fn paths(ready: &Ready) -> Vec<String> {
+        ready.files.iter().map(|(path, _)| path.to_string()).collect()
+    }
+
+    #[test]
+    fn a_first_release_writes_every_image_and_all_blocks_once() {
+        let key = SigningKey::generate().unwrap();
+        let indexes = vec![index("host", 1, &[1, 2, 0, 1]), index("guest", 1, &[2, 3])];
+        let ready = draft(1, indexes).sign(None, &key).unwrap();
+        assert_eq!(paths(&ready), ["images/host/1/index.idx", "images/guest/1/index.idx", "releases/1.txt"]);
+        assert_eq!(ready.blocks, [object(1), object(2), object(3)]);
+        assert_eq!((ready.base, ready.serial), (None, Serial::FIRST));
+        assert!(ready.mirrors.is_some());
+    }
+
+    #[test]
+    fn an_image_that_did_not_change_keeps_its_files() {
+        let key = SigningKey::generate().unwrap();
+        let old = vec![index("host", 1, &[1, 2]), index("guest", 1, &[3])];
+        let first = draft(1, old.clone()).sign(None, &key).unwrap();
+        let previous = published(&first, old, None, &key);
+
+        let ready = draft(2, vec![index("host", 2, &[1, 4]), index("guest", 2, &[3])]);
+        let ready = ready.sign(Some(&previous), &key).unwrap();
+        assert_eq!(paths(&ready), ["images/host/2/index.idx", "releases/2.txt"]);
+        assert_eq!(ready.blocks, [object(4)]);
+        assert_eq!((ready.base, ready.serial.get()), (Some(Serial::FIRST), 2));
+        assert_eq!(ready.mirrors, None, "the list of mirrors is the same");
+    }
+
+    #[test]
+    fn nothing_new_writes_only_latest_with_a_later_date() {
+        let key = SigningKey::generate().unwrap();
+        let old = vec![index("host", 1, &[1, 2])];
+        let first = draft(1, old.clone()).sign(None, &key).unwrap();
+        let previous = published(&first, old.clone(), None, &key);
+
+        let ready = draft(2, vec![index("host", 2, &[1, 2])]).sign(Some(&previous), &key).unwrap();
+        assert_eq!((paths(&ready), ready.blocks.len(), ready.mirrors.is_none()), (vec![], 0, true));
+        let after = published(&ready, old, Some(&previous), &key);
+        assert_eq!(after.latest.serial, Serial::FIRST);
+        assert_eq!(after.latest.release, previous.latest.release);
+        assert_eq!(after.latest.expires, UnixTime(1_000_002 + WEEK));
+    }
+}
