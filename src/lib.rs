@@ -23,6 +23,9 @@ pub mod block;
 pub mod index;
 pub mod release;
 
+#[cfg(feature = "builder")]
+pub mod iso;
+
 pub mod host;
 
 #[cfg(feature = "builder")]
