@@ -4,9 +4,11 @@
 //! use ends there, with exit code 2) and then calls the library. To add a command: a file with those two, a
 //! line in [`Command`], a line in [`Command::run`].
 
+mod check;
 mod completions;
 mod doctor;
 mod output;
+mod schema;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
@@ -52,17 +54,23 @@ enum When {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check a recipe: show all its faults, or what a build will make of it
+    Check(check::Args),
     /// Print a script that completes commands and options in a shell
     Completions(completions::Args),
     /// Say what this machine lacks for building, and how to install it
     Doctor(doctor::Args),
+    /// Print the JSON schema of recipes, for editors
+    Schema(schema::Args),
 }
 
 impl Command {
     fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
+            Command::Check(args) => check::run(args, session),
             Command::Completions(args) => completions::run(args, session),
             Command::Doctor(args) => doctor::run(args, session),
+            Command::Schema(args) => schema::run(args, session),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Global, When};
 use crate::host::progress::{self, Progress};
+use crate::host::project::LoadError;
 use crate::report::{self, Exit};
 
 /// Why a command ends early.
@@ -63,7 +64,11 @@ impl Session {
     pub(super) fn fail(&self, failure: &Failure) -> Exit {
         let (text, exit) = match failure {
             Failure::Usage(text) => (format!("error: {text}"), Exit::Usage),
-            Failure::Failed(error) => (report::report(error.as_ref()), Exit::Failed),
+            Failure::Failed(error) => match error.downcast_ref() {
+                // Faults of a recipe are several errors, and have lines of the recipe to show.
+                Some(LoadError::Faulty(findings)) => (findings.render(self.color), Exit::Failed),
+                _ => (report::report(error.as_ref()), Exit::Failed),
+            },
         };
         eprintln!("{}", self.painted(&text));
         exit

@@ -8,6 +8,8 @@ pub mod process;
 #[cfg(feature = "builder")]
 pub mod progress;
 #[cfg(feature = "builder")]
+pub mod project;
+#[cfg(feature = "builder")]
 pub mod signals;
 #[cfg(feature = "builder")]
 pub mod spool;

@@ -468,7 +468,7 @@ mod tests {
         let mut running = shell("echo $$; sleep 60").pipe_stdout().spawn().unwrap();
         let mut line = String::new();
         BufReader::new(running.take_stdout().unwrap()).read_line(&mut line).unwrap();
-        let pid = line.trim().parse().unwrap();
+        let pid: u32 = line.trim().parse().unwrap();
         assert_eq!(running.id(), pid);
         drop(running);
         let pid = Pid::from_raw(pid.cast_signed()).unwrap();

@@ -1,0 +1,83 @@
+//! `imgfactory check RECIPE`.
+
+use std::path::PathBuf;
+
+use super::{Failure, Session, print};
+use crate::host::project::Project;
+use crate::recipe::{Debian, HOST_IMAGE, Recipe, Start, System};
+use crate::report::{Exit, size};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit code 1 if the recipe has faults; all of them are shown.")]
+pub(super) struct Args {
+    /// The recipe
+    recipe: PathBuf,
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let (_, recipe) = Project::load(&args.recipe)?;
+    if session.quiet {
+        return Ok(Exit::Done);
+    }
+    print(&format!("{}: OK\n{}", args.recipe.display(), summary(&recipe)))?;
+    Ok(Exit::Done)
+}
+
+/// What a build of the recipe will make.
+fn summary(recipe: &Recipe) -> String {
+    let host = &recipe.host;
+    let mut text = format!("  {}  {}\n", recipe.name, recipe.description);
+    let System::Debian(debian) = &host.system;
+    text.push_str(&format!(
+        "  image {HOST_IMAGE}: {}, {} free{}\n",
+        system(debian),
+        size(host.image.free),
+        overlays(&host.overlays)
+    ));
+    for guest in &recipe.guests {
+        let System::Debian(debian) = &guest.system;
+        let start = match guest.start {
+            Start::Boot => "started with the host",
+            Start::Demand => "started on demand",
+        };
+        text.push_str(&format!(
+            "  image {}: {}, {} free{}; a guest with {}, {start}\n",
+            guest.name,
+            system(debian),
+            size(guest.image.free),
+            overlays(&guest.overlays),
+            size(guest.memory)
+        ));
+    }
+    let entries: Vec<&str> = recipe.boot.entries.iter().map(|entry| entry.as_str()).collect();
+    text.push_str(&format!("  {}.iso: boots {}\n", recipe.name, entries.join(", ")));
+    let blocks = &recipe.blocks;
+    text.push_str(&format!(
+        "  blocks of {}, compressed by {} at level {}\n",
+        size(u64::from(blocks.size)),
+        blocks.codec,
+        blocks.level
+    ));
+    match &recipe.mirrors[..] {
+        [] => text.push_str("  no mirrors: give `mirror=URL` at boot\n"),
+        mirrors => {
+            let mirrors: Vec<&str> = mirrors.iter().map(AsRef::as_ref).collect();
+            text.push_str(&format!("  fetched from {}\n", mirrors.join(", ")));
+        }
+    }
+    text
+}
+
+fn system(debian: &Debian) -> String {
+    let sources: String = debian.sources.iter().map(|source| format!(" + {}", source.suite)).collect();
+    let packages = match debian.packages.len() {
+        1 => "1 package".to_owned(),
+        n => format!("{n} packages"),
+    };
+    format!("Debian {}{sources} ({}), {packages}", debian.suite, debian.variant)
+}
+
+fn overlays(names: &[crate::recipe::OverlayName]) -> String {
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    if names.is_empty() { String::new() } else { format!(", overlays {}", names.join(", ")) }
+}

@@ -1,0 +1,461 @@
+//! Raw types -> checked types: defaults, bounds, and what one part of a recipe asks of another.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::findings::{Findings, Located, Span, did_you_mean, listed};
+use super::raw;
+use super::shape::{Scalar, Switch};
+use super::templates::render_text;
+use super::types::{
+    Blocks, Boot, DEFAULT_MODULES, Debian, Expect, Guest, HOST_IMAGE, Host, Image, Machine, Origin, Recipe,
+    Source, System, Xen,
+};
+use super::values::{
+    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OverlayName,
+    ProjectPath, Seconds, Size, Start, Suite, Variant,
+};
+use super::{ProjectFile, Surroundings};
+use crate::report::size;
+
+type List<T> = Vec<Located<T>>;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The Xen of Debian keeps about this much for itself.
+const XEN_OVERHEAD: u64 = 64 * MIB;
+
+/// A value that the program itself writes as people would.
+fn known<T: Scalar>(text: &str) -> T {
+    match T::read(text) {
+        Ok(value) => value,
+        Err(wrong) => unreachable!("a default is right: {}", wrong.what),
+    }
+}
+
+/// The value of a key that need not be there.
+fn or<T>(given: Option<Located<T>>, default: impl FnOnce() -> T) -> T {
+    given.map_or_else(default, |given| given.value)
+}
+
+/// Checks the whole recipe. `None` after at least one finding; findings may also come with a recipe.
+pub fn check(raw: raw::Recipe, around: &dyn Surroundings, findings: &mut Findings) -> Option<Recipe> {
+    let mut checker = Checker { around, overlays: around.overlays(), findings };
+    checker.recipe(raw)
+}
+
+struct Checker<'a> {
+    around: &'a dyn Surroundings,
+    overlays: Vec<String>,
+    findings: &'a mut Findings,
+}
+
+impl Checker<'_> {
+    fn recipe(&mut self, raw: raw::Recipe) -> Option<Recipe> {
+        let guests_at = raw.guests.as_ref().map(|guests| guests.span.clone());
+        let machine_at = raw.machine.as_ref().and_then(|machine| machine.value.memory.as_ref()).map(at);
+        let mirrors = self.distinct(raw.mirrors);
+        let machine = self.machine(raw.machine);
+        let boot = self.boot(raw.boot);
+        let guests = self.guests(raw.guests);
+        let blocks = self.blocks(raw.blocks);
+        let expect = self.expect(raw.expect);
+        let name = raw.name.map(|name| name.value);
+        let host = raw.host.and_then(|host| self.host(host.value, name.as_ref()));
+
+        if let (Some(boot), Some(guests), Some(span)) = (&boot, &guests, &guests_at)
+            && boot.xen.is_none()
+            && !guests.is_empty()
+        {
+            let help = "add `xen: true` to `boot`, or leave the guests out";
+            self.findings.add(span, "guests without Xen", help);
+        }
+        if let (Some(machine), Some(Boot { xen: Some(xen), .. }), Some(guests)) = (&machine, &boot, &guests) {
+            let started: Vec<&Guest> = guests.iter().filter(|guest| guest.start == Start::Boot).collect();
+            self.memory(machine, xen, &started, machine_at.or(guests_at));
+        }
+        let name = name?;
+        Some(Recipe {
+            description: or(raw.description, || known("")),
+            key: or(raw.key, || known(&format!("keys/{name}"))),
+            mirrors,
+            host: host?,
+            boot: boot?,
+            guests: guests?,
+            blocks: blocks?,
+            machine: machine?,
+            expect: expect?,
+            name,
+        })
+    }
+
+    /// Whether all that starts with the machine fits into it.
+    fn memory(&mut self, machine: &Machine, xen: &Xen, guests: &[&Guest], at: Option<Span>) {
+        let for_guests: u64 = guests.iter().map(|guest| guest.memory).fold(0, u64::saturating_add);
+        let needed = xen.memory.saturating_add(for_guests).saturating_add(XEN_OVERHEAD);
+        if needed > machine.memory {
+            let what = format!(
+                "a machine of {} is too small for the host's {}, the {} of guests that start with it, and {} for Xen",
+                size(machine.memory),
+                size(xen.memory),
+                size(for_guests),
+                size(XEN_OVERHEAD),
+            );
+            let instead = format!("`machine.memory` of {} would do", size(needed.next_multiple_of(MIB)));
+            self.findings.add(&at.unwrap_or(0..0), what, instead);
+        }
+    }
+
+    fn host(&mut self, raw: raw::Host, recipe: Option<&Name>) -> Option<Host> {
+        let system = raw.debian.map(|debian| self.debian(debian.value));
+        let overlays = self.overlays(raw.overlays);
+        let image = self.image(raw.image);
+        let hostname = raw.hostname.map(|name| name.value).or_else(|| recipe.map(host_name));
+        Some(Host { system: System::Debian(system?), overlays, hostname: hostname?, image: image? })
+    }
+
+    /// All guests, or `None` if one of them is wrong.
+    fn guests(&mut self, raw: Option<Located<List<raw::Guest>>>) -> Option<Vec<Guest>> {
+        let Some(raw) = raw else { return Some(Vec::new()) };
+        let mut names: BTreeSet<Name> = BTreeSet::new();
+        let mut guests = Vec::new();
+        for Located { value: raw, .. } in raw.value {
+            if let Some(Located { span, value: name }) = &raw.name {
+                if name.as_str() == HOST_IMAGE {
+                    self.findings.add(span, "a guest can't be called `host`", "that is the host's image");
+                } else if !names.insert(name.clone()) {
+                    self.findings.add(
+                        span,
+                        format!("a second guest `{name}`"),
+                        "each needs a name of its own",
+                    );
+                }
+            }
+            guests.push(self.guest(raw));
+        }
+        guests.into_iter().collect()
+    }
+
+    fn guest(&mut self, raw: raw::Guest) -> Option<Guest> {
+        let system = raw.debian.map(|debian| self.debian(debian.value));
+        let overlays = self.overlays(raw.overlays);
+        let image = self.image(raw.image);
+        let memory = self.memory_size(raw.memory, 256 * MIB, 32 * MIB);
+        let vcpus = self.within(raw.vcpus, 1, 1..=128, "processors");
+        let name = raw.name.map(|name| name.value)?;
+        Some(Guest {
+            system: System::Debian(system?),
+            overlays,
+            hostname: or(raw.hostname, || host_name(&name)),
+            image: image?,
+            memory: memory?,
+            vcpus: vcpus?,
+            cmdline: or(raw.cmdline, || known("")),
+            start: or(raw.start, || Start::Boot),
+            name,
+        })
+    }
+
+    fn debian(&mut self, raw: raw::Debian) -> Debian {
+        let components: Vec<Component> = self.components(raw.components, &[known("main")]);
+        let mut sources = Vec::new();
+        for Located { value, .. } in raw.sources.map(|sources| sources.value).unwrap_or_default() {
+            sources.extend(self.source(value, &components));
+        }
+        Debian {
+            suite: or(raw.suite, || known("trixie")),
+            variant: or(raw.variant, || Variant::Minbase),
+            components,
+            architecture: or(raw.architecture, || Architecture::Amd64),
+            sources,
+            packages: self.distinct(raw.packages),
+            recommends: or(raw.recommends, || false),
+            customise: self.scripts(raw.customise),
+        }
+    }
+
+    fn components(&mut self, raw: Option<Located<List<Component>>>, default: &[Component]) -> Vec<Component> {
+        if let Some(given) = raw.as_ref().filter(|given| given.value.is_empty()) {
+            self.findings.add(&given.span, "no component", "leave the key out for the default");
+        }
+        if raw.is_none() { default.to_vec() } else { self.distinct(raw) }
+    }
+
+    fn source(&mut self, raw: raw::DebianSource, default: &[Component]) -> Option<Source> {
+        let components = self.components(raw.components, default);
+        if let (Some(uri), Some(_)) = (&raw.uri, &raw.archive) {
+            self.findings.add(&uri.span, "both `uri` and `archive`", "one of them says where it is");
+        }
+        if let (None, Some(suite)) = (&raw.uri, &raw.suite) {
+            self.archive_fits(suite, raw.archive.as_ref());
+        }
+        let origin = match raw.uri {
+            Some(uri) => Origin::Uri(uri.value),
+            None => Origin::Archive(or(raw.archive, || Archive::Debian)),
+        };
+        Some(Source { suite: raw.suite?.value, origin, components })
+    }
+
+    /// Security suites are in the security archive, and nothing else is.
+    fn archive_fits(&mut self, suite: &Located<Suite>, archive: Option<&Located<Archive>>) {
+        let name = suite.value.as_str();
+        let of_security = name.ends_with("-security") || name.ends_with("/updates");
+        match archive.map_or(Archive::Debian, |archive| archive.value) {
+            Archive::Debian if of_security => {
+                let what = format!("`{name}` is not in Debian's main archive");
+                self.findings.add(&suite.span, what, "add `archive: security`");
+            }
+            Archive::Security if !of_security => {
+                let what = format!("`{name}` is not in the security archive");
+                self.findings.add(&suite.span, what, format!("did you mean `{name}-security`?"));
+            }
+            _ => {}
+        }
+    }
+
+    fn scripts(&mut self, raw: Option<Located<List<ProjectPath>>>) -> Vec<ProjectPath> {
+        let Some(raw) = raw else { return Vec::new() };
+        for Located { span, value } in &raw.value {
+            match self.around.file(value) {
+                ProjectFile::Executable => {}
+                ProjectFile::Plain => {
+                    let help = format!("chmod +x {value}");
+                    self.findings.add(span, format!("`{value}` may not be executed"), help);
+                }
+                ProjectFile::Missing => {
+                    let what = format!("no script `{value}`");
+                    self.findings.add(span, what, "paths begin at the project root");
+                }
+            }
+        }
+        raw.value.into_iter().map(|path| path.value).collect()
+    }
+
+    fn overlays(&mut self, raw: Option<Located<List<OverlayName>>>) -> Vec<OverlayName> {
+        for Located { span, value } in raw.iter().flat_map(|raw| &raw.value) {
+            if self.overlays.iter().any(|known| known == value.as_str()) {
+                continue;
+            }
+            let known = || self.overlays.iter().map(String::as_str);
+            let has = match self.overlays.len() {
+                0 => "overlays/ is empty".to_owned(),
+                _ => format!("overlays/ has {}", listed(known())),
+            };
+            let instead = did_you_mean(value.as_str(), known());
+            self.findings.add_with_help(span, format!("no overlay `{value}`"), instead, has);
+        }
+        self.distinct(raw)
+    }
+
+    fn image(&mut self, raw: Option<Located<raw::Image>>) -> Option<Image> {
+        let Some(Located { value: raw, .. }) = raw else {
+            return Some(Image { free: 64 * MIB, inode_size: InodeSize::B256 });
+        };
+        let free = self.size_within(raw.free, 64 * MIB, 0, 1024 * GIB, "free space");
+        Some(Image { free: free?, inode_size: or(raw.inode_size, || InodeSize::B256) })
+    }
+
+    fn boot(&mut self, raw: Option<Located<raw::Boot>>) -> Option<Boot> {
+        let raw = raw.map(|raw| raw.value);
+        let (xen, cmdline, modules, entries, timeout) = match raw {
+            Some(raw) => (raw.xen, raw.cmdline, raw.modules, raw.entries, raw.timeout),
+            None => (None, None, None, None, None),
+        };
+        let xen_at = xen.as_ref().map(at);
+        let xen = match xen.map(|xen| xen.value) {
+            Some(Switch::On(raw)) => Some(self.xen(raw)),
+            Some(Switch::Off) | None => None,
+        };
+        let entries_given = entries.is_some();
+        if let Some(given) = entries.as_ref().filter(|given| given.value.is_empty()) {
+            self.findings.add(
+                &given.span,
+                "an empty menu",
+                format!("allowed: {}", listed(Entry::WORDS.iter().copied())),
+            );
+        }
+        let of_xen =
+            entries.iter().flat_map(|entries| &entries.value).find(|entry| entry.value == Entry::Xen).map(at);
+        match (&xen, of_xen, &xen_at) {
+            (None, Some(entry), _) => {
+                self.findings.add(
+                    &entry,
+                    "a menu entry `xen` without Xen",
+                    "add `xen: true` beside `entries`",
+                );
+            }
+            (Some(_), None, Some(xen)) if entries_given => {
+                self.findings.add(
+                    xen,
+                    "no menu entry starts Xen",
+                    "add `xen` to `entries`, or leave this out",
+                );
+            }
+            _ => {}
+        }
+        let mut entries = self.distinct(entries);
+        if !entries_given {
+            entries = vec![Entry::Linux, Entry::Rescue];
+            if xen.is_some() {
+                entries.insert(0, Entry::Xen);
+            }
+        }
+        let modules = match modules {
+            Some(_) => self.distinct(modules),
+            None => DEFAULT_MODULES.iter().map(|name| known::<Module>(name)).collect(),
+        };
+        let timeout = self.seconds(timeout, 3, 0, 3600);
+        let xen = match xen {
+            Some(xen) => Some(xen?),
+            None => None,
+        };
+        // At most 3,600, so it fits.
+        let timeout = u32::try_from(timeout?).ok()?;
+        Some(Boot { xen, cmdline: or(cmdline, || known("")), modules, entries, timeout })
+    }
+
+    fn xen(&mut self, raw: raw::Xen) -> Option<Xen> {
+        let memory = self.memory_size(raw.memory, 900 * MIB, 256 * MIB);
+        Some(Xen { memory: memory?, cmdline: or(raw.cmdline, || known("")) })
+    }
+
+    fn blocks(&mut self, raw: Option<Located<raw::Blocks>>) -> Option<Blocks> {
+        let (raw_size, raw_codec, raw_level) = match raw.map(|raw| raw.value) {
+            Some(raw) => (raw.size, raw.codec, raw.level),
+            None => (None, None, None),
+        };
+        let size_at = raw_size.as_ref().map(at).unwrap_or_default();
+        let size = or(raw_size, || Size(256 << 10)).0;
+        let fits = (4096..=4 << 20).contains(&size) && size.is_multiple_of(4096);
+        if !fits {
+            let what = format!("blocks of {size} bytes");
+            self.findings.add(
+                &size_at,
+                what,
+                "allowed: multiples of 4KiB from 4KiB to 4MiB; 256KiB is usual",
+            );
+        }
+        let codec = or(raw_codec, || Codec::Libdeflate);
+        let highest = match codec {
+            Codec::Libdeflate => 12,
+            Codec::Zlib => 9,
+        };
+        let level = self.within(raw_level, 6, 1..=highest, &format!("levels of {codec}"));
+        // At most 4 MiB, so it fits.
+        Some(Blocks { size: u32::try_from(size).ok().filter(|_| fits)?, codec, level: level? })
+    }
+
+    fn machine(&mut self, raw: Option<Located<raw::Machine>>) -> Option<Machine> {
+        let (memory, cpus) = match raw.map(|raw| raw.value) {
+            Some(raw) => (raw.memory, raw.cpus),
+            None => (None, None),
+        };
+        let memory = self.memory_size(memory, 2 * GIB, 256 * MIB);
+        let cpus = self.within(cpus, 2, 1..=255, "processors");
+        Some(Machine { memory: memory?, cpus: cpus? })
+    }
+
+    fn expect(&mut self, raw: Option<Located<raw::Expect>>) -> Option<Expect> {
+        let (timeout, lines) = match raw.map(|raw| raw.value) {
+            Some(raw) => (raw.timeout, raw.lines),
+            None => (None, None),
+        };
+        let timeout = self.seconds(timeout, 300, 1, 86_400);
+        for Located { span, value } in lines.iter().flat_map(|lines| &lines.value) {
+            let made = render_text("", value.as_str(), super::templates::context! { token => "0" });
+            match made {
+                Err(_) => {
+                    let what = format!("`{value}` is not a template that uses `token` alone");
+                    self.findings.add(span, what, "write `{{ token }}` for the word made up at each boot");
+                }
+                Ok(made) if made.trim().is_empty() => {
+                    self.findings.add(span, "an empty line is always there", "write what the system prints");
+                }
+                Ok(_) => {}
+            }
+        }
+        let lines: Vec<Line> = self.distinct(lines);
+        Some(Expect { timeout: Duration::from_secs(timeout?), lines })
+    }
+
+    /// The values of a list, in which nothing should be twice.
+    fn distinct<T: Ord + Clone + Display>(&mut self, raw: Option<Located<List<T>>>) -> Vec<T> {
+        let mut seen = BTreeSet::new();
+        let mut values = Vec::new();
+        for Located { span, value } in raw.map(|raw| raw.value).unwrap_or_default() {
+            if !seen.insert(value.clone()) {
+                self.findings.add(&span, format!("`{value}` is listed twice"), "once is enough");
+            }
+            values.push(value);
+        }
+        values
+    }
+
+    fn within(
+        &mut self,
+        raw: Option<Located<u32>>,
+        default: u32,
+        allowed: std::ops::RangeInclusive<u32>,
+        of: &str,
+    ) -> Option<u32> {
+        let Some(Located { span, value }) = raw else { return Some(default) };
+        if allowed.contains(&value) {
+            return Some(value);
+        }
+        let instead = format!("allowed: {} to {}", allowed.start(), allowed.end());
+        self.findings.add(&span, format!("{value} is out of the range of {of}"), instead);
+        None
+    }
+
+    fn size_within(
+        &mut self,
+        raw: Option<Located<Size>>,
+        default: u64,
+        least: u64,
+        most: u64,
+        of: &str,
+    ) -> Option<u64> {
+        let Some(Located { span, value: Size(value) }) = raw else { return Some(default) };
+        if (least..=most).contains(&value) {
+            return Some(value);
+        }
+        let instead = format!("allowed: {} to {}", size(least), size(most));
+        self.findings.add(&span, format!("{} of {of}", size(value)), instead);
+        None
+    }
+
+    /// Memory is given out in MiB.
+    fn memory_size(&mut self, raw: Option<Located<Size>>, default: u64, least: u64) -> Option<u64> {
+        let span = raw.as_ref().map(at).unwrap_or_default();
+        let value = self.size_within(raw, default, least, 16 << 40, "memory")?;
+        if value.is_multiple_of(MIB) {
+            return Some(value);
+        }
+        self.findings.add(
+            &span,
+            "memory is given out in whole MiB",
+            format!("write `{}MiB`", value.div_ceil(MIB)),
+        );
+        None
+    }
+
+    fn seconds(&mut self, raw: Option<Located<Seconds>>, default: u64, least: u64, most: u64) -> Option<u64> {
+        let Some(Located { span, value: Seconds(value) }) = raw else { return Some(default) };
+        if (least..=most).contains(&value) {
+            return Some(value);
+        }
+        self.findings.add(&span, format!("a time of {value} s"), format!("allowed: {least}s to {most}s"));
+        None
+    }
+}
+
+/// Every name is a host name too.
+fn host_name(name: &Name) -> HostName {
+    known(name.as_str())
+}
+
+fn at<T>(located: &Located<T>) -> Span {
+    located.span.clone()
+}

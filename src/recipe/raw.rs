@@ -1,0 +1,162 @@
+//! The recipe as it is written: every key, its type, its description. `imgfactory schema` prints these, and
+//! `docs/recipe.md` says more about each.
+
+use super::findings::Located;
+use super::shape::{Switch, section};
+use super::values::{
+    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OverlayName,
+    Package, ProjectPath, Seconds, Size, Start, Suite, Url, Variant,
+};
+
+type List<T> = Vec<Located<T>>;
+
+section! {
+    /// A live distribution: the host, its guests, how it boots, where it is fetched from.
+    pub struct Recipe {
+        /// Name of the distribution; the ISO and the release have it.
+        name (required): Name,
+        /// What it is, in a line.
+        description: Line,
+        /// Where the booted machine fetches from, in order, unless it is told `mirror=`. Default: none.
+        mirrors: List<Url>,
+        /// The signing key: KEY.key (secret) and KEY.pub. Default: keys/NAME.
+        key: ProjectPath,
+        /// The system that the machine boots.
+        host (required): Host,
+        /// The boot menu, kernels and miniroot.
+        boot: Boot,
+        /// Systems that run below Xen beside the host. Default: none.
+        guests: List<Guest>,
+        /// How images are cut into block files.
+        blocks: Blocks,
+        /// The smallest machine that this is for. `run` and `test` make one like it.
+        machine: Machine,
+        /// What `test` waits for on the console.
+        expect: Expect,
+    }
+
+    /// The system that the machine boots.
+    pub struct Host one of "host" { debian } {
+        /// A Debian system.
+        debian: Debian,
+        /// Directories below overlays/ that are laid over the system, in order. Default: none.
+        overlays: List<OverlayName>,
+        /// Its host name. Default: the recipe's name.
+        hostname: HostName,
+        /// Properties of its file system.
+        image: Image,
+    }
+
+    /// A system below Xen.
+    pub struct Guest one of "guest" { debian } {
+        /// Its name, also of its image.
+        name (required): Name,
+        /// A Debian system.
+        debian: Debian,
+        /// Directories below overlays/ that are laid over the system, in order. Default: none.
+        overlays: List<OverlayName>,
+        /// Its host name. Default: its name.
+        hostname: HostName,
+        /// Properties of its file system.
+        image: Image,
+        /// Its memory. Default: 256MiB.
+        memory: Size,
+        /// Its processors. Default: 1.
+        vcpus: u32,
+        /// Appended to its kernel's command line. Default: nothing.
+        cmdline: Line,
+        /// When it starts. Default: boot.
+        start: Start,
+    }
+
+    /// A Debian system.
+    pub struct Debian {
+        /// The release. Default: trixie.
+        suite: Suite,
+        /// What goes in to begin with. Default: minbase.
+        variant: Variant,
+        /// Default: main.
+        components: List<Component>,
+        /// Default, and so far the only one: amd64.
+        architecture: Architecture,
+        /// Archives beside that of the suite: security updates, backports. Default: none.
+        sources: List<DebianSource>,
+        /// Packages to install, with what they depend on. Default: none.
+        packages: List<Package>,
+        /// Whether recommended packages come along too. Default: false.
+        recommends: bool,
+        /// Scripts that are run when all packages are installed, with the tree's path as their argument.
+        /// Default: none.
+        customise: List<ProjectPath>,
+    }
+
+    /// An archive beside that of the suite.
+    pub struct DebianSource {
+        /// Its suite: trixie-security.
+        suite (required): Suite,
+        /// Whose mirror it is taken from. Default: debian.
+        archive: Archive,
+        /// Its URL, instead of `archive`.
+        uri: Url,
+        /// Default: those of the system.
+        components: List<Component>,
+    }
+
+    /// Properties of a file system.
+    pub struct Image {
+        /// Free space for what the system writes. Default: 64MiB.
+        free: Size,
+        /// Bytes of an inode: 128 or 256. Default: 256.
+        inode_size: InodeSize,
+    }
+
+    /// The boot menu, kernels and miniroot.
+    pub struct Boot {
+        /// Xen below the host; `true` for all defaults. Default: false.
+        xen: Switch<Xen>,
+        /// Appended to the host's kernel command line. Default: nothing.
+        cmdline: Line,
+        /// Kernel modules of the miniroot; what they depend on comes along. Default: drivers of common
+        /// network cards.
+        modules: List<Module>,
+        /// The boot menu; the first is the default. Default: xen if there is `xen`, linux, rescue.
+        entries: List<Entry>,
+        /// How long the menu waits. Default: 3s.
+        timeout: Seconds,
+    }
+
+    /// Xen below the host.
+    pub struct Xen {
+        /// Memory of the host; the rest is for the guests. Default: 900MiB.
+        memory: Size,
+        /// Appended to Xen's command line. Default: nothing.
+        cmdline: Line,
+    }
+
+    /// How images are cut into block files.
+    pub struct Blocks {
+        /// Bytes of a block: a multiple of 4KiB from 4KiB to 4MiB. Default: 256KiB.
+        size: Size,
+        /// What compresses them. Default: libdeflate.
+        codec: Codec,
+        /// How hard it tries. Default: 6.
+        level: u32,
+    }
+
+    /// The smallest machine that this is for.
+    pub struct Machine {
+        /// Its memory. Default: 2GiB.
+        memory: Size,
+        /// Its processors. Default: 2.
+        cpus: u32,
+    }
+
+    /// What `test` waits for on the console.
+    pub struct Expect {
+        /// How long. Default: 5min.
+        timeout: Seconds,
+        /// Texts that must all appear, in any order; `{{ token }}` is a word made up at each boot. Default:
+        /// none.
+        lines: List<Line>,
+    }
+}

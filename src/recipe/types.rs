@@ -1,0 +1,222 @@
+//! The recipe as it is meant: checked, with every default in place. [`Recipe::parse`](super::Recipe::parse) is
+//! the way in.
+
+use std::time::Duration;
+
+pub use super::values::{
+    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OverlayName,
+    Package, ProjectPath, Start, Suite, Url, Variant,
+};
+
+/// A live distribution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// Name of the distribution, the ISO and the release.
+    pub name: Name,
+    /// What it is, in a line; may be empty.
+    pub description: Line,
+    /// Where the client fetches from, in order; may be empty.
+    pub mirrors: Vec<Url>,
+    /// The signing key without `.key` (secret) or `.pub`, from the project root.
+    pub key: ProjectPath,
+    /// The system that the machine boots.
+    pub host: Host,
+    /// Boot menu, kernels, miniroot.
+    pub boot: Boot,
+    /// Systems beside the host, each with a name of its own, none of them `host`.
+    pub guests: Vec<Guest>,
+    /// How images are cut into block files.
+    pub blocks: Blocks,
+    /// The smallest machine that this is for.
+    pub machine: Machine,
+    /// What `test` waits for.
+    pub expect: Expect,
+}
+
+/// Name of the host's image.
+pub const HOST_IMAGE: &str = "host";
+
+/// Where the contents of a system come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum System {
+    /// Debian packages.
+    Debian(Debian),
+}
+
+/// The system that the machine boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// What it is made of.
+    pub system: System,
+    /// Overlays, in the order in which they are laid over the system.
+    pub overlays: Vec<OverlayName>,
+    /// Its host name.
+    pub hostname: HostName,
+    /// Its file system.
+    pub image: Image,
+}
+
+/// A system below Xen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Its name, and its image's.
+    pub name: Name,
+    /// What it is made of.
+    pub system: System,
+    /// Overlays, in the order in which they are laid over the system.
+    pub overlays: Vec<OverlayName>,
+    /// Its host name.
+    pub hostname: HostName,
+    /// Its file system.
+    pub image: Image,
+    /// Its memory in bytes, whole MiB.
+    pub memory: u64,
+    /// Its processors, 1 to 128.
+    pub vcpus: u32,
+    /// What is appended to its kernel's command line; may be empty.
+    pub cmdline: Line,
+    /// When it starts.
+    pub start: Start,
+}
+
+/// A Debian system, as mmdebstrap makes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Debian {
+    /// The release.
+    pub suite: Suite,
+    /// What goes in to begin with.
+    pub variant: Variant,
+    /// At least one.
+    pub components: Vec<Component>,
+    /// The processor.
+    pub architecture: Architecture,
+    /// Archives beside that of `suite`.
+    pub sources: Vec<Source>,
+    /// Packages, in the recipe's order.
+    pub packages: Vec<Package>,
+    /// Whether recommended packages come along.
+    pub recommends: bool,
+    /// Scripts to run in the end, in order; they exist and may be executed.
+    pub customise: Vec<ProjectPath>,
+}
+
+/// An archive beside that of the suite.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Its suite.
+    pub suite: Suite,
+    /// Where it is.
+    pub origin: Origin,
+    /// At least one.
+    pub components: Vec<Component>,
+}
+
+/// Where an archive is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// On the mirror that the build is told to use.
+    Archive(Archive),
+    /// At a URL.
+    Uri(Url),
+}
+
+/// A file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Bytes free for what the system writes.
+    pub free: u64,
+    /// Bytes of an inode.
+    pub inode_size: InodeSize,
+}
+
+/// Boot menu, kernels, miniroot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Xen below the host; there is one if and only if `entries` has [`Entry::Xen`].
+    pub xen: Option<Xen>,
+    /// What is appended to the host's kernel command line; may be empty.
+    pub cmdline: Line,
+    /// Modules that the miniroot is to have, without what they depend on.
+    pub modules: Vec<Module>,
+    /// The menu, none twice; the first is the default.
+    pub entries: Vec<Entry>,
+    /// How long the menu waits, in seconds.
+    pub timeout: u32,
+}
+
+/// Xen below the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xen {
+    /// Memory of the host in bytes, whole MiB.
+    pub memory: u64,
+    /// What is appended to Xen's command line; may be empty.
+    pub cmdline: Line,
+}
+
+/// How images are cut into block files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Bytes of a block: a multiple of 4,096 from 4 KiB to 4 MiB.
+    pub size: u32,
+    /// What compresses them.
+    pub codec: Codec,
+    /// How hard it tries: 1 to 12 for libdeflate, 1 to 9 for zlib.
+    pub level: u32,
+}
+
+/// A machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Memory in bytes, whole MiB.
+    pub memory: u64,
+    /// Processors, 1 to 255.
+    pub cpus: u32,
+}
+
+/// What `test` waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// How long.
+    pub timeout: Duration,
+    /// Templates of what must appear on the console; they may use `token`.
+    pub lines: Vec<Line>,
+}
+
+impl Debian {
+    /// Its packages' names as text.
+    pub fn package_names(&self) -> impl Iterator<Item = &str> {
+        self.packages.iter().map(Package::as_str)
+    }
+}
+
+/// Modules of the miniroot when the recipe says nothing: what the root needs, and drivers of the network cards
+/// of virtual machines and common computers. What is built into the kernel counts as there.
+pub const DEFAULT_MODULES: &[&str] = &[
+    "loop",
+    "ext4",
+    "overlay",
+    "fuse",
+    "virtio_pci",
+    "virtio_net",
+    "virtio_blk",
+    "e1000",
+    "e1000e",
+    "igb",
+    "igc",
+    "r8169",
+    "8139cp",
+    "8139too",
+    "tg3",
+    "bnx2",
+    "atl1c",
+    "alx",
+    "sky2",
+    "forcedeth",
+    "vmxnet3",
+    "ne2k-pci",
+    "pcnet32",
+    "cdc_ether",
+    "r8152",
+    "ax88179_178a",
+    "asix",
+];
