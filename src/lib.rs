@@ -29,6 +29,9 @@ pub mod release;
 #[cfg(feature = "builder")]
 pub mod iso;
 
+#[cfg(feature = "builder")]
+pub mod miniroot;
+
 pub mod host;
 
 #[cfg(feature = "builder")]
