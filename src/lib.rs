@@ -14,6 +14,8 @@
 //!
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
 
+#[cfg(feature = "builder")]
+pub mod ext2;
 pub mod report;
 
 #[cfg(feature = "builder")]

@@ -1,0 +1,258 @@
+//! Who stands where: the [`Allocator`], what it answers with, and the one for a first layout.
+
+use std::ops::Range;
+
+use super::blockmap::{Run, needed};
+use super::demand::{Body, Demand, Origin, Wanted};
+use super::dirent::{Slot, pack};
+use super::geometry::{Geometry, Need};
+use super::{FIRST_INO, ROOT_INO};
+use crate::tree::Kind;
+
+/// Chooses every position of an image: its size, inode numbers, blocks, places of directory entries. It is
+/// asked once and sees all at once, so it may keep, move or pack as it likes; [`super::Plan::new`] checks
+/// what it answers.
+pub trait Allocator {
+    /// Places everything in `demand`.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    fn place(&mut self, demand: &Demand<'_>) -> Result<Placement, PlaceError>;
+}
+
+/// Why an allocator found no place.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlaceError {
+    /// More than 2 TiB, or more inodes than there may be.
+    #[error(
+        "{blocks} blocks of contents, {free} bytes of free space, a minimum of {minimum} bytes and {inodes} inodes need more than the 2 TiB that an image may have"
+    )]
+    TooLarge {
+        /// Blocks of 4 KiB of data, directories, indirect blocks and attributes.
+        blocks: u64,
+        /// Free space, bytes.
+        free: u64,
+        /// Minimum size, bytes.
+        minimum: u64,
+        /// Inodes.
+        inodes: u64,
+    },
+}
+
+/// Where everything of a [`Demand`] stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Size and shape.
+    pub geometry: Geometry,
+    /// One for each of [`Demand::wanted`].
+    pub inodes: Vec<PlacedInode>,
+    /// Block of each of [`Demand::xattr_blocks`].
+    pub xattr_blocks: Vec<u32>,
+}
+
+/// Where one inode and its blocks stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlacedInode {
+    /// Inode number: 2 for the root, from 11 on for others.
+    pub ino: u32,
+    /// The body's blocks, ascending in the file. A directory's blocks have no holes.
+    pub data: Vec<Run>,
+    /// Blocks of [`needed`] for the body's runs, in that order.
+    pub indirect: Vec<u32>,
+    /// For a directory, its entries in each of its blocks.
+    pub slots: Vec<Vec<Slot>>,
+}
+
+/// When large files begin on a multiple of some blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Align {
+    /// Blocks of 4 KiB, e.g. 64 for the 256 KiB that are fetched at once. Not 0.
+    pub blocks: u32,
+    /// Fewest blocks of a file that is aligned.
+    pub from: u32,
+}
+
+/// A first layout. Inodes are numbered and blocks given out in the order of [`Demand::wanted`], first to all
+/// directories, then to attributes and symlinks, then to files. A file's indirect blocks stand right before
+/// its data, which is in one piece but for the metadata at the start of groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sequential {
+    /// Aligns large files. Smaller ones fill the gaps.
+    pub align: Option<Align>,
+}
+
+impl Allocator for Sequential {
+    fn place(&mut self, demand: &Demand<'_>) -> Result<Placement, PlaceError> {
+        let mut inodes: Vec<PlacedInode> = vec![];
+        let mut bodies: Vec<Vec<Range<u32>>> = vec![];
+        let attributes = u32::try_from(demand.xattr_blocks.len()).expect("fewer than inodes");
+        let mut blocks = u64::from(attributes);
+        let mut next_ino = FIRST_INO;
+        for (position, wanted) in demand.wanted.iter().enumerate() {
+            let ino = if position == 0 {
+                ROOT_INO
+            } else if position == demand.lost_found {
+                FIRST_INO
+            } else {
+                next_ino += 1;
+                next_ino
+            };
+            let mut placed = PlacedInode { ino, ..PlacedInode::default() };
+            let runs = match &wanted.body {
+                Body::None => vec![],
+                Body::Blocks(runs) => runs.clone(),
+                Body::Directory { entries, blocks } => {
+                    placed.slots = pack(entries.iter().map(|entry| entry.name));
+                    placed.slots.resize(placed.slots.len().max(*blocks as usize), vec![]);
+                    vec![0..u32::try_from(placed.slots.len()).expect("2^29 entries of 264 bytes at most")]
+                }
+            };
+            placed.indirect = vec![0; needed(&runs).len()];
+            blocks += u64::from(length(&runs)) + placed.indirect.len() as u64;
+            inodes.push(placed);
+            bodies.push(runs);
+        }
+
+        let need = Need {
+            blocks,
+            inodes: u64::from(FIRST_INO) - 1 + demand.wanted.len() as u64,
+            free: demand.options.free,
+            minimum: demand.options.minimum,
+        };
+        let geometry = Geometry::fit(&need, demand.options.inode_size).ok_or(PlaceError::TooLarge {
+            blocks: need.blocks,
+            free: need.free,
+            minimum: need.minimum,
+            inodes: need.inodes,
+        })?;
+
+        let mut space = Space { geometry, next: 0, gaps: vec![] };
+        let mut xattr_blocks = vec![0; demand.xattr_blocks.len()];
+        for zone in [Zone::Directories, Zone::Symlinks, Zone::Files] {
+            let align = self.align.filter(|_| zone == Zone::Files);
+            let all = demand.wanted.iter().zip(&mut inodes).zip(&bodies);
+            for ((_, placed), runs) in all.filter(|((wanted, _), _)| Zone::of(demand, wanted) == zone) {
+                space.place(placed, runs, align);
+            }
+            if zone == Zone::Directories {
+                space.fill(&mut xattr_blocks);
+            }
+        }
+        Ok(Placement { geometry, inodes, xattr_blocks })
+    }
+}
+
+/// What stands together. Attribute blocks come after the directories.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Zone {
+    Directories,
+    Symlinks,
+    Files,
+}
+
+impl Zone {
+    fn of(demand: &Demand<'_>, wanted: &Wanted<'_>) -> Zone {
+        match wanted.origin {
+            Origin::LostFound => Zone::Directories,
+            Origin::Node(id) => match demand.tree.node(id).kind {
+                Kind::Directory(_) => Zone::Directories,
+                Kind::Symlink(_) => Zone::Symlinks,
+                _ => Zone::Files,
+            },
+        }
+    }
+}
+
+fn length(runs: &[Range<u32>]) -> u32 {
+    runs.iter().map(|run| run.end - run.start).sum()
+}
+
+/// Blocks not given out yet: those from `next` on, and the gaps that alignment left below it. Both are
+/// counted in the geometry, so there is always enough, if not in one piece.
+struct Space {
+    geometry: Geometry,
+    next: u32,
+    /// First block and count, ascending.
+    gaps: Vec<(u32, u32)>,
+}
+
+impl Space {
+    /// Places an inode's indirect blocks and, behind them, its data.
+    fn place(&mut self, placed: &mut PlacedInode, runs: &[Range<u32>], align: Option<Align>) {
+        let above = u32::try_from(placed.indirect.len()).expect("fewer than the data's blocks");
+        let data = length(runs);
+        if let Some(align) = align {
+            let total = above + data;
+            if data >= align.from {
+                self.align(above, align.blocks);
+            } else if let Some(gap) = self.gaps.iter().position(|&(_, count)| count >= total) {
+                let (start, count) = self.gaps[gap];
+                if count == total {
+                    self.gaps.remove(gap);
+                } else {
+                    self.gaps[gap] = (start + total, count - total);
+                }
+                // The whole of it comes from there: a space of its own.
+                let mut within = Space { next: start, gaps: vec![], ..*self };
+                within.place(placed, runs, None);
+                return;
+            }
+        }
+        self.fill(&mut placed.indirect);
+        for run in runs {
+            let mut logical = run.start;
+            while logical < run.end {
+                let (physical, count) = self.take(run.end - logical);
+                placed.data.push(Run { logical, physical, count });
+                logical += count;
+            }
+        }
+    }
+
+    fn fill(&mut self, blocks: &mut [u32]) {
+        for block in blocks {
+            (*block, _) = self.take(1);
+        }
+    }
+
+    /// Moves on so that the block after `above` more is a multiple of `multiple`, if such a place is left.
+    fn align(&mut self, above: u32, multiple: u32) {
+        let mut wanted = self.next;
+        while let Some((start, count)) = self.geometry.data_from(wanted) {
+            let skip = (start + above).next_multiple_of(multiple) - (start + above);
+            if skip + above < count {
+                self.leave_gaps(start + skip);
+                return;
+            }
+            // Metadata or the end comes before: try behind it.
+            wanted = start + count;
+        }
+    }
+
+    /// Leaves all blocks from `next` up to `until` as gaps.
+    fn leave_gaps(&mut self, until: u32) {
+        while let Some((start, count)) =
+            self.geometry.data_from(self.next).filter(|&(start, _)| start < until)
+        {
+            let count = count.min(until - start);
+            self.gaps.push((start, count));
+            self.next = start + count;
+        }
+        self.next = until;
+    }
+
+    /// Takes up to `count` blocks that lie together; returns the first and how many they are.
+    fn take(&mut self, count: u32) -> (u32, u32) {
+        if let Some((start, run)) = self.geometry.data_from(self.next) {
+            let count = count.min(run);
+            self.next = start + count;
+            return (start, count);
+        }
+        let (start, run) = self.gaps.pop().expect("the geometry counts every block that is placed");
+        let taken = count.min(run);
+        if taken < run {
+            self.gaps.push((start + taken, run - taken));
+        }
+        (start, taken)
+    }
+}
