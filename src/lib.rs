@@ -29,6 +29,9 @@ pub mod index;
 pub mod release;
 
 #[cfg(feature = "builder")]
+pub mod debian;
+
+#[cfg(feature = "builder")]
 pub mod iso;
 
 #[cfg(feature = "builder")]

@@ -164,6 +164,20 @@ impl Content {
         Content { len, extents }
     }
 
+    /// The whole file, for small ones.
+    ///
+    /// # Errors
+    /// Those of [`Contents::read_exact_at`]; `FileTooLarge` beyond the memory of this machine.
+    pub fn read_all(&self, contents: &dyn Contents) -> io::Result<Vec<u8>> {
+        let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
+        let len = usize::try_from(self.len).map_err(|_| too_large())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| too_large())?;
+        bytes.resize(len, 0);
+        self.read_at(contents, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Fills `buf` with the file's bytes from `at`; holes, and what lies beyond the end, read as zeros.
     ///
     /// # Errors

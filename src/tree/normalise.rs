@@ -139,8 +139,7 @@ fn set_machine_id(tree: &mut Tree) -> bool {
 fn set_shadow_days(tree: &mut Tree, contents: &dyn Contents, epoch: i64) -> io::Result<bool> {
     let Some(id) = tree.lookup(b"etc/shadow") else { return Ok(false) };
     let Kind::File(content) = &tree.node(id).kind else { return Ok(false) };
-    let mut text = vec![0; usize::try_from(content.len).map_err(|_| io::ErrorKind::FileTooLarge)?];
-    content.read_at(contents, 0, &mut text)?;
+    let text = content.read_all(contents)?;
     let today = epoch.div_euclid(24 * 60 * 60);
     let lines: Vec<Vec<u8>> = text
         .split(|&byte| byte == b'\n')

@@ -1,0 +1,127 @@
+//! The head of an InRelease file: when an archive was published.
+//!
+//! Nothing is verified here: apt does that when mmdebstrap runs, and refuses to go on with other bytes than the
+//! ones hashed here. Source: Debian's repository format, *"Release" files*.
+
+use sha2::{Digest, Sha256};
+
+/// Longest InRelease file that makes sense, bytes. Debian's are 0.1 to 0.2 MB.
+pub const LIMIT: u64 = 16 << 20;
+
+/// What we need of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InRelease {
+    /// `Date:`, seconds since 1970.
+    pub date: i64,
+    /// SHA-256 of the whole file, lower-case hex.
+    pub sha256: String,
+}
+
+/// Why something is no InRelease file.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InReleaseError {
+    /// Something else came, a login page perhaps.
+    #[error("not an InRelease file: it has no `Date:`, and begins with `{0}`")]
+    NoDate(String),
+    /// A date that can't be read.
+    #[error("`Date: {0}` is not of the form `Sat, 12 Sep 2026 07:55:41 UTC`")]
+    Date(String),
+}
+
+impl InRelease {
+    /// Takes the head of an InRelease file apart.
+    ///
+    /// # Errors
+    /// [`InReleaseError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, InReleaseError> {
+        let field = bytes.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Date:"));
+        let Some(date) = field else {
+            let start = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]);
+            return Err(InReleaseError::NoDate(start.lines().next().unwrap_or_default().to_owned()));
+        };
+        let date = String::from_utf8_lossy(date).trim().to_owned();
+        let seconds = seconds(&date).ok_or(InReleaseError::Date(date))?;
+        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(InRelease { date: seconds, sha256 })
+    }
+}
+
+/// Seconds since 1970 of `[DAY, ]DD MON YYYY HH:MM:SS UTC`, as in mail.
+fn seconds(date: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let date = date.split_once(',').map_or(date, |(_, rest)| rest);
+    let words: Vec<&str> = date.split_whitespace().collect();
+    let [day, month, year, time, zone] = words[..] else { return None };
+    if !matches!(zone, "UTC" | "GMT" | "+0000") {
+        return None;
+    }
+    let number = |text: &str, most: i64| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|&number: &i64| digits && number <= most)
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let (day, year) = (number(day, 31).filter(|&day| day > 0)?, number(year, 9999)?);
+    let clock: Vec<i64> = time.split(':').map(|part| number(part, 60)).collect::<Option<_>>()?;
+    let [hours, minutes, seconds] = clock[..] else { return None };
+    // Days from 1970-01-01 in the Gregorian calendar, years counted from March: H. Hinnant,
+    // "chrono-Compatible Low-Level Date Algorithms", days_from_civil.
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_seconds_since_1970() {
+        // Judge: date -u -d "..." +%s
+        for (date, expected) in [
+            ("Thu, 01 Jan 1970 00:00:00 UTC", 0),
+            ("Sat, 12 Sep 2026 07:55:41 UTC", 1_789_199_741),
+            ("Thu, 29 Feb 2024 23:59:59 +0000", 1_709_251_199),
+            ("1 Mar 2100 00:00:00 GMT", 4_107_542_400),
+        ] {
+            assert_eq!(seconds(date), Some(expected), "{date}");
+        }
+        for date in [
+            "",
+            "Sat, 12 Sep 2026",
+            "Sat, 12 Foo 2026 07:55:41 UTC",
+            "Sat, 12 Sep 2026 07:55:41 CET",
+            "Sat, 99 Sep 2026 07:55:41 UTC",
+            "Sat, 12 Sep 2026 07:55 UTC",
+            "Sat, 12 Sep +26 07:55:41 UTC",
+        ] {
+            assert_eq!(seconds(date), None, "{date}");
+        }
+    }
+
+    #[test]
+    fn the_head_is_read_and_the_whole_is_hashed() {
+        let text = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\n\
+                    Date: Sat, 12 Sep 2026 07:55:41 UTC\nSHA256:\n 00 1 main/x\n";
+        let parsed = InRelease::parse(text.as_bytes()).unwrap();
+        assert_eq!(parsed.date, 1_789_199_741);
+        assert_eq!(parsed.sha256.len(), 64);
+        assert_ne!(parsed, InRelease::parse(format!("{text} ").as_bytes()).unwrap());
+    }
+
+    #[test]
+    fn other_files_are_refused_with_their_beginning() {
+        for (bytes, message) in [
+            (
+                &b"<html>\n<title>Log in</title>"[..],
+                "not an InRelease file: it has no `Date:`, and begins with `<html>`",
+            ),
+            (b"", "not an InRelease file: it has no `Date:`, and begins with ``"),
+            (b"Date: soon\n", "`Date: soon` is not of the form `Sat, 12 Sep 2026 07:55:41 UTC`"),
+        ] {
+            assert_eq!(InRelease::parse(bytes).unwrap_err().to_string(), message);
+        }
+    }
+}
