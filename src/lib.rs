@@ -40,4 +40,6 @@ pub mod miniroot;
 pub mod host;
 
 #[cfg(feature = "builder")]
+pub mod build;
+#[cfg(feature = "builder")]
 pub mod cli;

@@ -17,10 +17,9 @@ pub struct Previous {
     pub release: Release,
     /// The map of each of its images.
     pub indexes: Vec<Index>,
-    /// What mirrors.txt says.
-    pub mirrors: Mirrors,
-    /// mirrors.txt, with its signature.
-    pub mirrors_file: Vec<u8>,
+    /// What mirrors.txt says, and the file with its signature. `None` when it is not the one that `latest`
+    /// names: a publication was cut between the two.
+    pub mirrors: Option<(Mirrors, Vec<u8>)>,
 }
 
 impl Previous {
@@ -94,8 +93,9 @@ impl Draft {
         let blocks = self.new_blocks(previous);
 
         let mirrors = Mirrors { name: self.name.clone(), mirrors: self.mirrors };
-        let (mirrors_digest, mirrors) = match previous {
-            Some(previous) if previous.mirrors == mirrors => (Digest::of(&previous.mirrors_file), None),
+        let old = previous.and_then(|previous| previous.mirrors.as_ref());
+        let (mirrors_digest, mirrors) = match old {
+            Some((old, file)) if *old == mirrors => (Digest::of(file), None),
             _ => {
                 let file = key.sign(&mirrors)?;
                 (Digest::of(&file), Some(file))
@@ -201,16 +201,13 @@ mod tests {
         let latest = Verified::<Latest>::open(&ready.latest, &keys).unwrap().into_inner();
         let release = ready.files.iter().find(|(path, _)| *path == latest.release_path());
         let release = release.map(|(_, file)| latest.open_release(file, &keys).unwrap().into_inner());
-        let mirrors_file = ready
-            .mirrors
-            .clone()
-            .unwrap_or_else(|| before.map(|before| before.mirrors_file.clone()).unwrap());
+        let before_file = || before.unwrap().mirrors.clone().unwrap().1;
+        let mirrors_file = ready.mirrors.clone().unwrap_or_else(before_file);
         Previous {
             release: release.unwrap_or_else(|| before.unwrap().release.clone()),
-            mirrors: latest.open_mirrors(&mirrors_file, &keys).unwrap().into_inner(),
+            mirrors: Some((latest.open_mirrors(&mirrors_file, &keys).unwrap().into_inner(), mirrors_file)),
             latest,
             indexes,
-            mirrors_file,
         }
     }
 

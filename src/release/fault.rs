@@ -106,8 +106,10 @@ pub enum Fault {
         /// Sum of their lengths.
         found_bytes: u64,
     },
-    /// The base does not come before.
-    #[error("base {base} of serial {serial}: a base has a lower serial")]
+    /// The base comes after.
+    #[error(
+        "base {base} of serial {serial}: a base has a lower serial, or the same when only `latest` is made anew"
+    )]
     Base {
         /// The base's serial.
         base: Serial,

@@ -17,7 +17,8 @@ pub struct Upload {
     pub name: ImageName,
     /// The release that it brings.
     pub serial: Serial,
-    /// The release whose files the mirror holds; `None` for an empty mirror.
+    /// The release whose files the mirror holds; `None` for an empty mirror. Equal to `serial` when only
+    /// `latest` is made anew.
     pub base: Option<Serial>,
     /// Files that are new and never change again, in order: blocks, then images' files, then the release.
     pub puts: Vec<Put>,
@@ -107,7 +108,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Upload, Fault> {
         base => Some(base.parse::<Serial>().map_err(TextFault::from)?),
     };
     if let Some(base) = base
-        && base >= serial
+        && base > serial
     {
         return Err(Fault::Base { base, serial });
     }

@@ -1,0 +1,3 @@
+//! `imgfactory build`, step by step.
+
+pub mod release;
