@@ -24,7 +24,7 @@ pub enum ReleaseError {
         /// File of the mirror.
         path: PathBuf,
         /// What is wrong with it.
-        source: Untrusted,
+        source: Box<Untrusted>,
     },
     /// The mirror in the output directory belongs to another recipe.
     #[error("{}: a mirror of `{found}`, not of `{want}`; build into another directory", mirror.display())]
@@ -63,7 +63,7 @@ pub fn previous(
     let read = |path: &MirrorPath, limit| files::read_at_most(at(path), limit);
     let untrusted = |path: &MirrorPath| {
         let path = at(path);
-        move |source| ReleaseError::Previous { path, source }
+        move |source| ReleaseError::Previous { path, source: Box::new(source) }
     };
     if !at(&MirrorPath::Latest).exists() {
         return Ok(None);
