@@ -30,12 +30,12 @@ pub mod release;
 
 #[cfg(feature = "builder")]
 pub mod debian;
-
 #[cfg(feature = "builder")]
-pub mod iso;
-
+pub mod guest;
 #[cfg(feature = "builder")]
 pub mod miniroot;
+#[cfg(feature = "builder")]
+pub mod iso;
 
 pub mod host;
 

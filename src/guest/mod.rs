@@ -5,9 +5,9 @@
 //! [`BOOT`], so that an update of a guest changes nothing in the host's image; the host reads them through the
 //! verified disk before it starts the guest.
 
-use serde::Serialize;
+use minijinja::Value;
 
-use crate::recipe::{TemplateError, Templates};
+use crate::recipe::templates::{TemplateError, Templates, context};
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 
 /// Directory in a guest's image with its kernel, `vmlinuz`, and initrd, `initrd`.
@@ -16,7 +16,7 @@ pub const BOOT: &str = "boot/imgfactory";
 const SCRIPT: &str = "usr/lib/imgfactory/guest";
 
 /// A guest as the host sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// Name of its image, its domain and its units.
     pub name: String,
@@ -26,6 +26,13 @@ pub struct Guest {
     pub vcpus: u32,
     /// Whether it starts with the host.
     pub at_boot: bool,
+}
+
+impl Guest {
+    /// What templates may use as `guest`.
+    fn values(&self) -> Value {
+        context! { name => self.name.as_str(), memory_mib => self.memory_mib, vcpus => self.vcpus }
+    }
 }
 
 /// Why guests could not be put into a tree.
@@ -58,7 +65,7 @@ pub fn install_in_host(
     let mut files = Files { tree: host, mtime };
     let render = |name: &str, guest: &Guest| {
         templates
-            .render(&format!("guest/{name}"), minijinja::context! { guest })
+            .render(&format!("guest/{name}"), context! { guest => guest.values() })
             .map(|text| Content::inline(text.into_bytes()))
             .map_err(|source| GuestError::Template { guest: guest.name.clone(), source })
     };
@@ -76,7 +83,10 @@ pub fn install_in_host(
         files.put(&format!("etc/imgfactory/guests/{}.cfg", guest.name), 0o644, render("xl.cfg", guest)?)?;
         if guest.at_boot {
             files.symlink(
-                &format!("etc/systemd/system/multi-user.target.wants/imgfactory-guest@{}.service", guest.name),
+                &format!(
+                    "etc/systemd/system/multi-user.target.wants/imgfactory-guest@{}.service",
+                    guest.name
+                ),
                 "/usr/lib/systemd/system/imgfactory-guest@.service",
             )?;
         }
@@ -117,5 +127,66 @@ impl Files<'_> {
         let meta = Meta { mode: 0o777, mtime: self.mtime, ..Meta::default() };
         self.tree.insert(path.as_bytes(), Node { meta, kind: Kind::Symlink(target.into()) })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(name: &str, at_boot: bool) -> Guest {
+        Guest { name: name.into(), memory_mib: 192, vcpus: 2, at_boot }
+    }
+
+    fn text(tree: &Tree, path: &str) -> String {
+        let id = tree.lookup(path.as_bytes()).unwrap_or_else(|| panic!("{path} is in the tree"));
+        match &tree.node(id).kind {
+            Kind::File(content) => {
+                let mut bytes = vec![0; usize::try_from(content.len).unwrap()];
+                content.read_at(&Vec::<Vec<u8>>::new(), 0, &mut bytes).unwrap();
+                String::from_utf8(bytes).unwrap()
+            }
+            Kind::Symlink(target) => format!("-> {}", String::from_utf8_lossy(target)),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_host_gets_units_and_a_configuration_for_each_guest() {
+        let mut host = Tree::new(Meta::default());
+        let guests = [guest("web", true), guest("plan9", false)];
+        install_in_host(&mut host, &guests, &Templates::built_in(), Time::default()).unwrap();
+
+        let config = text(&host, "etc/imgfactory/guests/web.cfg");
+        for line in ["name = \"web\"", "type = \"pv\"", "memory = 192", "vcpus = 2"] {
+            assert!(config.lines().any(|found| found == line), "{line} in\n{config}");
+        }
+        let wants = "etc/systemd/system/multi-user.target.wants";
+        assert_eq!(
+            text(&host, &format!("{wants}/imgfactory-guest@web.service")),
+            "-> /usr/lib/systemd/system/imgfactory-guest@.service"
+        );
+        assert_eq!(host.lookup(format!("{wants}/imgfactory-guest@plan9.service").as_bytes()), None);
+        let script = host.lookup(SCRIPT.as_bytes()).unwrap();
+        assert_eq!(host.node(script).meta.mode, 0o755);
+        assert_eq!(text(&host, "usr/bin/guest"), "-> ../lib/imgfactory/guest");
+    }
+
+    #[test]
+    fn a_host_without_guests_stays_as_it_was() {
+        let mut host = Tree::new(Meta::default());
+        install_in_host(&mut host, &[], &Templates::built_in(), Time::default()).unwrap();
+        assert_eq!(host.nodes().len(), 1);
+    }
+
+    #[test]
+    fn a_template_of_the_project_is_taken_and_its_fault_is_told() {
+        let mut host = Tree::new(Meta::default());
+        let templates = Templates::new(|name| {
+            Ok((name == "guest/xl.cfg").then(|| "memory = {{ guest.ram }}\n".to_owned()))
+        });
+        let error =
+            install_in_host(&mut host, &[guest("web", true)], &templates, Time::default()).unwrap_err();
+        assert_eq!(error.to_string(), "guest web: its files can't be made from the templates");
     }
 }

@@ -14,8 +14,21 @@ use super::findings::{listed, nearest};
 
 pub use minijinja::context;
 
+/// A template's path and its text.
+macro_rules! built_in {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../templates/", $name)))
+    };
+}
+
 /// The templates that come with the program, by their path below `templates/`. Sorted.
-const BUILT_IN: &[(&str, &str)] = &[];
+const BUILT_IN: &[(&str, &str)] = &[
+    built_in!("guest/guest"),
+    built_in!("guest/imgfactory-guest@.service"),
+    built_in!("guest/imgfactory-image@.service"),
+    built_in!("guest/xen.service.conf"),
+    built_in!("guest/xl.cfg"),
+];
 
 /// Why a template gives no text. Its path comes first.
 #[derive(Debug, thiserror::Error)]
