@@ -37,6 +37,8 @@ pub mod miniroot;
 #[cfg(feature = "builder")]
 pub mod iso;
 
+pub mod fetch;
+
 pub mod host;
 
 #[cfg(feature = "builder")]

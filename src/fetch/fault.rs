@@ -1,0 +1,139 @@
+//! What can go wrong with one request, and who is to blame.
+
+use std::time::Duration;
+
+use crate::block::Damage;
+
+/// Which wait was too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// For the host's address.
+    Name,
+    /// For a connection, TLS and proxies included.
+    Connection,
+    /// For the first byte of the answer.
+    FirstByte,
+    /// For the next bytes of the body.
+    MoreBytes,
+    /// For the whole answer.
+    Whole,
+}
+
+impl std::fmt::Display for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Wait::Name => "the address of the host was not found in time",
+            Wait::Connection => "no connection in time",
+            Wait::FirstByte => "connected, but no answer in time",
+            Wait::MoreBytes => "the answer stopped in the middle",
+            Wait::Whole => "the answer was too slow",
+        })
+    }
+}
+
+/// Why a request brought nothing that can be used. The mirror stands in front of these texts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Refused, unreachable, no such host, TLS.
+    #[error("can't connect: {0}")]
+    Unreachable(String),
+    /// Something did not come in time.
+    #[error("{0}")]
+    TimedOut(Wait),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The file is not there.
+    #[error("HTTP {0}: the mirror does not have the file")]
+    Missing(u16),
+    /// The mirror asks for patience: 429 and 503.
+    #[error("HTTP {status}: the mirror is busy")]
+    Busy {
+        /// The status.
+        status: u16,
+        /// What Retry-After says.
+        after: Option<Duration>,
+    },
+    /// Any other status.
+    #[error("HTTP {0}")]
+    Status(u16),
+    /// Too many redirects, or one to where we don't go.
+    #[error("redirect refused: {0}")]
+    Redirect(String),
+    /// A body in an encoding that was not asked for.
+    #[error("the body comes as `{0}`; it was asked for as it is")]
+    Encoded(String),
+    /// A body of another length than the signed one.
+    #[error("the file has {found} bytes; it ought to have {want}")]
+    Length {
+        /// Bytes that came, or that the mirror announced.
+        found: u64,
+        /// Bytes that the index or the release says.
+        want: u64,
+    },
+    /// A body without a known length that does not end.
+    #[error("the file is longer than the {limit} bytes allowed")]
+    TooLong {
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// A web page in place of the file.
+    #[error("a web page came in place of the file; is there a login page in the way (captive portal)?")]
+    WebPage,
+    /// Other bytes than the signed ones.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// Other bytes than the signed ones, in a file that is not a block.
+    #[error("{0}")]
+    NotSigned(String),
+    /// Not HTTP.
+    #[error("not HTTP: {0}")]
+    Protocol(String),
+}
+
+/// What a fault says about the mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// It can't be used at all for a while.
+    Mirror,
+    /// It can be used, but for this file another mirror is better.
+    File,
+    /// It is to be left alone for as long as it asked.
+    Busy(Option<Duration>),
+}
+
+impl Fault {
+    /// Who is to blame.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Fault::Unreachable(_)
+            | Fault::TimedOut(_)
+            | Fault::Broken(_)
+            | Fault::Protocol(_)
+            | Fault::Status(500..) => Blame::Mirror,
+            Fault::Busy { after, .. } => Blame::Busy(*after),
+            Fault::Missing(_)
+            | Fault::Status(_)
+            | Fault::Redirect(_)
+            | Fault::Encoded(_)
+            | Fault::Length { .. }
+            | Fault::TooLong { .. }
+            | Fault::WebPage
+            | Fault::Damaged(_)
+            | Fault::NotSigned(_) => Blame::File,
+        }
+    }
+
+    /// Whether bytes came that are not the signed ones: something on the way may keep a bad copy, so the next
+    /// request asks past caches.
+    pub fn is_wrong_bytes(&self) -> bool {
+        matches!(
+            self,
+            Fault::Damaged(_)
+                | Fault::NotSigned(_)
+                | Fault::WebPage
+                | Fault::Length { .. }
+                | Fault::TooLong { .. }
+        )
+    }
+}

@@ -1,0 +1,461 @@
+//! The core under scripts of faults, with a clock that the test moves.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const fn ms(millis: u64) -> Time {
+    Time::from_millis(millis)
+}
+
+/// What a mirror does with a request.
+#[derive(Clone, Debug)]
+enum Reply {
+    Good(u64),
+    Faulty(Fault, u64),
+    /// The thread is never heard of again.
+    Never,
+}
+
+/// What the cache does with a look.
+#[derive(Clone, Copy, Debug)]
+enum Cached {
+    Yes(u64),
+    No(u64),
+    Never,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Read(Vec<u32>),
+    Loaded(ObjectId, bool, Found),
+    Fetched(Ticket, ObjectId, Result<u64, Fault>),
+    Probed(MirrorId, Result<(), Fault>),
+}
+
+/// How a read ended.
+#[derive(Clone, Debug, PartialEq)]
+enum End {
+    Whole,
+    Failed(ObjectId, LastFault),
+}
+
+struct Sim {
+    core: Core,
+    config: Config,
+    now: Time,
+    events: BTreeMap<(Time, u64), Event>,
+    sequence: u64,
+    /// Replies of each mirror, over and over.
+    scripts: Vec<Vec<Reply>>,
+    asked: Vec<usize>,
+    cache: HashMap<u32, Cached>,
+    reads: HashMap<ReadId, (Time, BTreeSet<ObjectId>)>,
+    ends: Vec<(Time, Time, End)>,
+    in_flight: HashSet<ObjectId>,
+    /// What was asked for, in order: block, mirror, prefetch, fresh.
+    fetches: Vec<(Time, u32, u8, bool, bool)>,
+}
+
+impl Sim {
+    fn new(config: Config, scripts: Vec<Vec<Reply>>) -> Self {
+        Sim {
+            core: Core::new(config, scripts.len()),
+            config,
+            now: Time::ZERO,
+            events: BTreeMap::new(),
+            sequence: 0,
+            asked: vec![0; scripts.len()],
+            scripts,
+            cache: HashMap::new(),
+            reads: HashMap::new(),
+            ends: Vec::new(),
+            in_flight: HashSet::new(),
+            fetches: Vec::new(),
+        }
+    }
+
+    fn at(&mut self, time: Time, event: Event) {
+        self.sequence += 1;
+        self.events.insert((time, self.sequence), event);
+    }
+
+    fn read_at(&mut self, time: Time, blocks: &[u32]) {
+        self.at(time, Event::Read(blocks.to_vec()));
+    }
+
+    fn script(&mut self, mirror: MirrorId) -> Reply {
+        let at = usize::from(mirror.0);
+        self.asked[at] += 1;
+        self.scripts[at][(self.asked[at] - 1) % self.scripts[at].len()].clone()
+    }
+
+    /// Runs until nothing is left to happen, or until the given time.
+    fn run(&mut self, until: Time) {
+        for _ in 0..200_000 {
+            while let Some(action) = self.core.poll(self.now) {
+                self.act(action);
+            }
+            let event = self.events.first_key_value().map(|(&(time, _), _)| time);
+            let wakeup = self.core.next_wakeup(self.now);
+            assert!(wakeup.is_none_or(|at| at > self.now), "a wakeup that has passed would spin");
+            let Some(next) = event.into_iter().chain(wakeup).min().filter(|&next| next <= until) else {
+                self.now = until;
+                return;
+            };
+            self.now = next;
+            while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= next) {
+                let event = entry.remove();
+                self.happen(event);
+            }
+        }
+        panic!("the core does not come to rest");
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Read(blocks) => {
+                let blocks: BTreeSet<_> = blocks.into_iter().map(ObjectId).collect();
+                let id = self.core.read(self.now, blocks.iter().copied());
+                self.reads.insert(id, (self.now, blocks));
+            }
+            Event::Loaded(block, peek, found) => self.core.loaded(self.now, block, peek, found),
+            Event::Fetched(ticket, block, result) => {
+                self.in_flight.remove(&block);
+                self.core.fetched(self.now, ticket, result);
+            }
+            Event::Probed(mirror, result) => self.core.probed(self.now, mirror, result),
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Load { block, peek } => {
+                let (found, delay) = match self.cache.get(&block.0).unwrap_or(&Cached::No(0)) {
+                    Cached::Yes(delay) => (Found::Yes, *delay),
+                    Cached::No(delay) => (Found::No, *delay),
+                    Cached::Never => return,
+                };
+                self.at(self.now + ms(delay), Event::Loaded(block, peek, found));
+            }
+            Action::Fetch { ticket, block, mirror, until, fresh, prefetch } => {
+                assert!(self.in_flight.insert(block), "{block:?} is in flight twice");
+                assert!(self.in_flight.len() <= self.config.connections);
+                assert!(until <= self.now + self.config.attempt);
+                self.fetches.push((self.now, block.0, mirror.0, prefetch, fresh));
+                let (result, delay) = match self.script(mirror) {
+                    Reply::Good(delay) => (Ok(1000), delay),
+                    Reply::Faulty(fault, delay) => (Err(fault), delay),
+                    // The core writes it off after a while.
+                    Reply::Never => {
+                        self.in_flight.remove(&block);
+                        return;
+                    }
+                };
+                let end = self.now + ms(delay);
+                let (end, result) =
+                    if end > until { (until, Err(Fault::TimedOut(Wait::Whole))) } else { (end, result) };
+                self.at(end, Event::Fetched(ticket, block, result));
+            }
+            Action::Probe { mirror, until } => {
+                let (result, delay) = match self.script(mirror) {
+                    Reply::Good(delay) => (Ok(()), delay),
+                    Reply::Faulty(fault, delay) => (Err(fault), delay),
+                    Reply::Never => (Err(Fault::TimedOut(Wait::Whole)), u64::MAX / 2),
+                };
+                self.at(until.min(self.now.saturating_add(ms(delay))), Event::Probed(mirror, result));
+            }
+            Action::Deliver { read, block } => {
+                let (_, missing) = self.reads.get_mut(&read).expect("delivered to a read that is over");
+                assert!(missing.remove(&block), "delivered twice");
+            }
+            Action::Finish { read } => {
+                let (began, missing) = self.reads.remove(&read).expect("finished once");
+                assert!(missing.is_empty(), "finished without {missing:?}");
+                self.ends.push((began, self.now, End::Whole));
+            }
+            Action::Fail { read, block, last } => {
+                let (began, missing) = self.reads.remove(&read).expect("failed once");
+                assert!(missing.contains(&block));
+                self.ends.push((began, self.now, End::Failed(block, last)));
+            }
+        }
+    }
+
+    fn asked_for(&self) -> Vec<(u32, u8)> {
+        self.fetches.iter().map(|&(_, block, mirror, ..)| (block, mirror)).collect()
+    }
+}
+
+fn without_cache() -> Config {
+    Config { loaders: 0, ..Config::default() }
+}
+
+fn gone() -> Fault {
+    Fault::Missing(404)
+}
+
+fn refused() -> Fault {
+    Fault::Unreachable("refused".into())
+}
+
+#[test]
+fn a_block_that_many_read_is_fetched_once() {
+    let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(50)]]);
+    for time in [0, 0, 10, 49] {
+        sim.read_at(ms(time), &[7]);
+    }
+    sim.read_at(ms(20), &[7, 8]);
+    sim.run(ms(1000));
+    assert_eq!(sim.asked_for(), [(7, 0), (8, 0)]);
+    let ends: Vec<_> = sim.ends.iter().map(|(_, end, how)| (*end, how.clone())).collect();
+    assert_eq!(ends[..4], vec![(ms(50), End::Whole); 4]);
+    assert_eq!(ends[4..], [(ms(70), End::Whole)]);
+}
+
+#[test]
+fn each_fault_is_answered_by_the_next_mirror_at_once() {
+    let faults = [
+        gone(),
+        refused(),
+        Fault::WebPage,
+        Fault::TimedOut(Wait::FirstByte),
+        Fault::Length { found: 1, want: 2 },
+        Fault::Busy { status: 503, after: Some(Duration::from_secs(3)) },
+    ];
+    for fault in faults {
+        let wrong_bytes = fault.is_wrong_bytes();
+        let mirrors = vec![vec![Reply::Faulty(fault.clone(), 10)], vec![Reply::Good(10)]];
+        let mut sim = Sim::new(without_cache(), mirrors);
+        sim.read_at(ms(0), &[1]);
+        sim.run(ms(100));
+        assert_eq!(sim.asked_for(), [(1, 0), (1, 1)], "{fault}");
+        assert_eq!(sim.ends, [(ms(0), ms(20), End::Whole)], "{fault}");
+        assert_eq!(sim.fetches[1].4, wrong_bytes, "{fault}: past caches only after wrong bytes");
+        // And the next block does not go to the first one again.
+        sim.read_at(ms(100), &[2]);
+        sim.run(ms(200));
+        assert_eq!(sim.asked_for().last(), Some(&(2, 1)), "{fault}");
+    }
+}
+
+#[test]
+fn with_one_mirror_a_fault_is_tried_again_until_the_deadline_and_told_then() {
+    let mut sim = Sim::new(without_cache(), vec![vec![Reply::Faulty(gone(), 10)]]);
+    sim.read_at(ms(0), &[1]);
+    sim.run(ms(100_000));
+    let last = Some((MirrorId(0), gone()));
+    assert_eq!(sim.ends, [(ms(0), ms(60_000), End::Failed(ObjectId(1), last))]);
+    // 10 ms each and pauses of 200, 400, 800, 1600, 2000, 2000, ... ms between.
+    let times: Vec<_> = sim.fetches.iter().map(|fetch| fetch.0).take(6).collect();
+    assert_eq!(times, [ms(0), ms(210), ms(620), ms(1430), ms(3040), ms(5050)]);
+}
+
+#[test]
+fn a_network_that_comes_back_is_used_within_two_seconds() {
+    let away: Vec<_> = (0..28).map(|_| Reply::Faulty(refused(), 1)).chain([Reply::Good(20)]).collect();
+    let mut sim = Sim::new(without_cache(), vec![away]);
+    sim.read_at(ms(0), &[1]);
+    sim.run(ms(59_000));
+    let pauses: Vec<_> = sim.fetches.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert!(pauses.iter().all(|pause| *pause <= ms(2100)), "{pauses:?}");
+    assert_eq!(sim.ends.len(), 1);
+}
+
+#[test]
+fn reads_go_before_the_prefetch_list_and_one_connection_is_theirs() {
+    let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(100)]]);
+    sim.core.prefetch((100..120).map(ObjectId));
+    sim.read_at(ms(10), &[1]);
+    sim.read_at(ms(20), &[2]);
+    sim.run(ms(150));
+    let order: Vec<_> = sim.fetches.iter().map(|&(time, block, _, ahead, _)| (time, block, ahead)).collect();
+    let expected = [
+        (ms(0), 100, true),
+        (ms(0), 101, true),
+        (ms(0), 102, true),
+        // The free connection.
+        (ms(10), 1, false),
+        // The first one that comes free; then the list again, but for one connection.
+        (ms(100), 2, false),
+        (ms(100), 103, true),
+        (ms(110), 104, true),
+    ];
+    assert_eq!(order[..7], expected);
+}
+
+#[test]
+fn a_read_of_a_block_of_the_list_goes_to_the_front_and_is_not_fetched_twice() {
+    let config = Config { connections: 2, ..without_cache() };
+    let mut sim = Sim::new(config, vec![vec![Reply::Good(100)]]);
+    sim.core.prefetch([10, 11, 12, 13].map(ObjectId));
+    // 10 is in flight, 12 is queued, 13 only on the list.
+    sim.read_at(ms(10), &[10]);
+    sim.read_at(ms(10), &[12]);
+    sim.read_at(ms(10), &[13]);
+    sim.run(ms(1000));
+    let blocks: Vec<_> = sim.fetches.iter().map(|fetch| fetch.1).collect();
+    assert_eq!(blocks, [10, 12, 13, 11]);
+    assert_eq!(sim.ends.iter().map(|end| end.1).collect::<Vec<_>>(), [ms(100), ms(110), ms(200)]);
+}
+
+#[test]
+fn prefetch_can_be_held_and_goes_on() {
+    let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(10)]]);
+    sim.core.hold_prefetch(true);
+    sim.core.prefetch([ObjectId(1)]);
+    sim.run(ms(50));
+    assert_eq!(sim.asked_for(), []);
+    sim.core.hold_prefetch(false);
+    sim.run(ms(100));
+    assert_eq!(sim.asked_for(), [(1, 0)]);
+}
+
+#[test]
+fn what_the_cache_has_is_not_fetched_and_a_cache_that_hangs_is_not_waited_for() {
+    let mut sim = Sim::new(Config::default(), vec![vec![Reply::Good(10)]]);
+    sim.cache.extend([(1, Cached::Yes(5)), (2, Cached::Yes(5))]);
+    sim.core.prefetch([ObjectId(2), ObjectId(3)]);
+    sim.read_at(ms(0), &[1]);
+    // A prefetch only looks whether it is there; a read that comes meanwhile gets the bytes.
+    sim.read_at(ms(1), &[2]);
+    sim.run(ms(1000));
+    assert_eq!(sim.asked_for(), [(3, 0)]);
+    assert_eq!(sim.ends, [(ms(0), ms(5), End::Whole), (ms(1), ms(10), End::Whole)]);
+
+    let mut sim = Sim::new(Config::default(), vec![vec![Reply::Good(10)]]);
+    sim.cache.extend((0..9).map(|block| (block, Cached::Never)));
+    for block in 0..9 {
+        sim.read_at(ms(0), &[block]);
+    }
+    sim.read_at(ms(5000), &[8]);
+    sim.read_at(ms(5000), &[50]);
+    sim.run(ms(10_000));
+    // 2 s for the two loaders, then the cache is left out.
+    assert!(sim.ends.iter().all(|(_, _, end)| *end == End::Whole), "{:?}", sim.ends);
+    let slowest = sim.ends.iter().map(|(began, end, _)| *end - *began).max();
+    assert_eq!(slowest, Some(ms(2030)));
+    assert_eq!(sim.ends.last().map(|end| end.1), Some(ms(5010)));
+}
+
+#[test]
+fn a_dead_mirror_that_is_back_is_found_by_a_probe_and_not_by_a_read() {
+    let first = vec![Reply::Faulty(refused(), 1), Reply::Good(10), Reply::Good(10)];
+    let mut sim = Sim::new(without_cache(), vec![first, vec![Reply::Good(50)]]);
+    sim.read_at(ms(0), &[1]);
+    sim.read_at(ms(3000), &[2]);
+    sim.read_at(ms(5000), &[3]);
+    sim.run(ms(10_000));
+    assert_eq!(sim.asked_for(), [(1, 0), (1, 1), (2, 1), (3, 0)]);
+    assert_eq!(sim.asked[0], 3, "one request, one probe at 4 s, one request");
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_take_its_block_with_it() {
+    let mut sim = Sim::new(without_cache(), vec![vec![Reply::Never, Reply::Good(10)]]);
+    sim.read_at(ms(0), &[1]);
+    sim.run(ms(100_000));
+    // 30 s for the request, 5 s of grace, 200 ms of pause.
+    assert_eq!(sim.ends, [(ms(0), ms(35_210), End::Whole)]);
+}
+
+#[test]
+fn a_list_that_no_mirror_has_is_given_up_block_by_block() {
+    let mut sim =
+        Sim::new(without_cache(), vec![vec![Reply::Faulty(gone(), 1)], vec![Reply::Faulty(gone(), 1)]]);
+    sim.core.prefetch((0..5).map(ObjectId));
+    sim.run(ms(60_000));
+    assert_eq!(sim.asked, [5, 5], "each mirror once for each block");
+}
+
+fn faults() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        Just(gone()),
+        Just(refused()),
+        Just(Fault::WebPage),
+        Just(Fault::Broken("reset".into())),
+        Just(Fault::TimedOut(Wait::FirstByte)),
+        (0_u64..20).prop_map(|secs| Fault::Busy { status: 503, after: Some(Duration::from_secs(secs)) }),
+    ]
+}
+
+fn replies() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        3 => (0_u64..3000).prop_map(Reply::Good),
+        3 => (faults(), 0_u64..3000).prop_map(|(fault, delay)| Reply::Faulty(fault, delay)),
+        1 => (0_u64..60_000).prop_map(Reply::Good),
+        1 => Just(Reply::Never),
+    ]
+}
+
+fn cached() -> impl Strategy<Value = Cached> {
+    prop_oneof![
+        4 => (0_u64..50).prop_map(Cached::Yes),
+        4 => (0_u64..50).prop_map(Cached::No),
+        1 => (0_u64..9000).prop_map(Cached::Yes),
+        1 => (0_u64..9000).prop_map(Cached::No),
+        1 => Just(Cached::Never),
+    ]
+}
+
+fn reads() -> impl Strategy<Value = Vec<(u64, Vec<u32>)>> {
+    let read = (0_u64..40_000, prop::collection::vec(0_u32..12, 1..4));
+    prop::collection::vec(read, 1..20)
+}
+
+proptest! {
+    /// `act` and `run` check on the way: one request a block, no more than allowed, no block twice to a read,
+    /// a finished read has all of its blocks, no spinning.
+    #[test]
+    fn under_any_script_every_read_ends_by_its_deadline(
+        scripts in prop::collection::vec(prop::collection::vec(replies(), 1..8), 1..4),
+        cache in prop::collection::hash_map(0_u32..12, cached(), 0..12),
+        reads in reads(),
+        list in prop::collection::vec(0_u32..20, 0..20),
+        loaders in 0_usize..3,
+        connections in 1_usize..5,
+    ) {
+        let deadline = ms(20_000);
+        let config = Config { loaders, connections, deadline, attempt: ms(10_000), ..Config::default() };
+        let mut sim = Sim::new(config, scripts);
+        sim.cache = cache;
+        sim.core.prefetch(list.into_iter().map(ObjectId));
+        for (time, blocks) in &reads {
+            sim.read_at(ms(*time), blocks);
+        }
+        sim.run(ms(70_000));
+        prop_assert_eq!(sim.reads.len(), 0);
+        prop_assert_eq!(sim.ends.len(), reads.len());
+        for (began, end, how) in &sim.ends {
+            match how {
+                End::Whole => prop_assert!(*end <= *began + deadline),
+                End::Failed(..) => prop_assert_eq!(*end, *began + deadline),
+            }
+        }
+    }
+
+    /// Whatever the others do, as long as they do it soon.
+    #[test]
+    fn with_one_good_mirror_every_read_succeeds(
+        bad in prop::collection::vec(prop::collection::vec((faults(), 0_u64..300), 1..5), 0..4),
+        good_at in 0_usize..4,
+        reads in reads(),
+    ) {
+        let faulty = |(fault, delay)| Reply::Faulty(fault, delay);
+        let mut scripts: Vec<_> =
+            bad.into_iter().map(|script| script.into_iter().map(faulty).collect::<Vec<_>>()).collect();
+        scripts.insert(good_at.min(scripts.len()), vec![Reply::Good(20)]);
+        let mut sim = Sim::new(Config { deadline: ms(10_000), ..without_cache() }, scripts);
+        for (time, blocks) in &reads {
+            sim.read_at(ms(*time), blocks);
+        }
+        sim.run(ms(100_000));
+        prop_assert_eq!(sim.ends.len(), reads.len());
+        for (.., how) in &sim.ends {
+            prop_assert_eq!(how, &End::Whole);
+        }
+    }
+}
