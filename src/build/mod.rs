@@ -1,3 +1,5 @@
 //! `imgfactory build`, step by step.
 
+pub mod facts;
+pub mod iso;
 pub mod release;

@@ -1,24 +1,24 @@
 //! GRUB: what its two core images are made of, and its menu.
 //!
-//! A core image holds every module that is ever needed, so the ISO carries no `.mod` files and GRUB reads
-//! nothing but the menu before the menu is there. The images are made in the boot kit by `grub-mkimage` of the
-//! recipe's own suite; [`Core`] says how. The configuration inside the cores, [`EARLY_CONFIG`], knows nothing of
-//! the recipe, so one kit serves every ISO of a suite.
+//! A core image holds every module that is ever needed, so the medium carries no `.mod` files and GRUB reads
+//! nothing but the menu before the menu is there. The images are made in the boot kit, by `grub-mkimage` of the
+//! recipe's own suite. The configuration inside them, [`EARLY_CONFIG`], knows nothing of the recipe, so one kit
+//! serves every medium of a suite.
 
-/// Debian packages that have `grub-mkimage`, the modules of both platforms and [`MBR_CODE`].
-pub const PACKAGES: [&str; 3] = ["grub-common", "grub-pc-bin", "grub-efi-amd64-bin"];
+use serde::Serialize;
 
-/// The program of the kit that makes a core image.
-pub const MKIMAGE: &str = "/usr/bin/grub-mkimage";
-
-/// The kit's MBR code for ISOs on disks: 512 bytes, into which xorriso writes where the BIOS core lies.
-pub const MBR_CODE: &str = "/usr/lib/grub/i386-pc/boot_hybrid.img";
+use crate::debian::kit::{GrubImage, Kit, KitError};
+use crate::recipe::templates::{TemplateError, Templates, context};
+use crate::recipe::{Boot, Entry};
 
 /// A file that is on every medium of ours, below its root: GRUB looks for it. Holds the recipe's name.
 pub const MARKER: &str = "/.imgfactory/medium";
 
 /// Where the menu is on the medium.
 pub const CONFIG: &str = "/boot/grub/grub.cfg";
+
+/// The directory of [`CONFIG`].
+const PREFIX: &str = "/boot/grub";
 
 /// What both cores run first, before there is a menu: find the medium, whatever it was booted as.
 ///
@@ -31,60 +31,230 @@ search --no-floppy --file /.imgfactory/medium --hint \"$disk\" --set=root
 set prefix=($root)/boot/grub
 ";
 
-/// How one core image is made.
+/// Platforms whose firmware starts us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Core {
-    /// The image's format and platform, as `grub-mkimage --format` names it.
-    pub format: &'static str,
-    /// The kit's directory with the platform's modules.
-    pub modules_dir: &'static str,
-    /// What goes in; their dependencies come along.
-    pub modules: &'static [&'static str],
+pub enum Platform {
+    /// PC BIOS: the image boots from El Torito and, through `boot_hybrid.img` in the MBR, from disks.
+    Bios,
+    /// 64-bit UEFI: the image is a PE program.
+    Uefi,
 }
 
-/// What both platforms need: to read the medium, to show a menu, to boot, to look around in.
-macro_rules! modules {
-    ($($own:literal)*) => {
-        &[
-            "boot", "cat", "configfile", "echo", "gzio", "halt", "iso9660", "linux", "ls", "minicmd", "multiboot2",
-            "normal", "part_gpt", "part_msdos", "read", "reboot", "regexp", "search", "search_fs_file",
-            "search_label", "serial", "sleep", "smbios", "terminal", "test", "true", $($own),*
-        ]
-    };
-}
+/// What both platforms need: to read the medium, show a menu, boot, and look around.
+const MODULES: [&str; 26] = [
+    "boot",
+    "cat",
+    "configfile",
+    "echo",
+    "gzio",
+    "halt",
+    "iso9660",
+    "linux",
+    "ls",
+    "minicmd",
+    "multiboot2",
+    "normal",
+    "part_gpt",
+    "part_msdos",
+    "read",
+    "reboot",
+    "regexp",
+    "search",
+    "search_fs_file",
+    "search_label",
+    "serial",
+    "sleep",
+    "smbios",
+    "terminal",
+    "test",
+    "true",
+];
 
-/// For BIOS: boots from El Torito and, through [`MBR_CODE`], from disks.
-pub const BIOS: Core = Core {
-    format: "i386-pc-eltorito",
-    modules_dir: "/usr/lib/grub/i386-pc",
-    modules: modules!("biosdisk" "vbe" "vga"),
-};
+impl Platform {
+    /// As `grub-mkimage --format` names the image.
+    pub fn format(self) -> &'static str {
+        match self {
+            Platform::Bios => "i386-pc-eltorito",
+            Platform::Uefi => "x86_64-efi",
+        }
+    }
 
-/// For 64-bit UEFI: a PE program, `/EFI/BOOT/BOOTX64.EFI` in the ESP.
-pub const UEFI: Core = Core {
-    format: "x86_64-efi",
-    modules_dir: "/usr/lib/grub/x86_64-efi",
-    modules: modules!("efi_gop" "efi_uga" "fat"),
-};
+    /// Modules that only this platform needs: its disks and its screens.
+    fn own_modules(self) -> &'static [&'static str] {
+        match self {
+            Platform::Bios => &["biosdisk", "vbe", "vga"],
+            Platform::Uefi => &["efi_gop", "efi_uga", "fat"],
+        }
+    }
 
-impl Core {
-    /// Arguments of [`MKIMAGE`]. `config` is a file with [`EARLY_CONFIG`], `output` the image to be made; both
-    /// are paths as the program sees them.
-    pub fn mkimage_args<'a>(&self, config: &'a str, output: &'a str) -> Vec<&'a str> {
-        let mut args = vec!["--format", self.format, "--directory", self.modules_dir];
-        args.extend(["--prefix", "/boot/grub", "--config", config, "--output", output]);
-        args.extend(self.modules);
-        args
+    /// How the kit makes the image.
+    pub fn image(self) -> GrubImage {
+        let modules = MODULES.iter().chain(self.own_modules());
+        GrubImage {
+            format: self.format().into(),
+            modules: modules.map(|&module| module.into()).collect(),
+            prefix: PREFIX.into(),
+            config: EARLY_CONFIG.into(),
+        }
     }
 }
 
 /// What the boot kit has of GRUB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grub {
-    /// The image of [`BIOS`].
+    /// The image of [`Platform::Bios`].
     pub bios: Vec<u8>,
-    /// The image of [`UEFI`].
+    /// The image of [`Platform::Uefi`].
     pub uefi: Vec<u8>,
-    /// [`MBR_CODE`].
+    /// 512 bytes of MBR code for disks, into which xorriso writes where the BIOS image lies.
     pub mbr: Vec<u8>,
+}
+
+impl Grub {
+    /// The images that a kit has to make.
+    pub fn images() -> [GrubImage; 2] {
+        [Platform::Bios.image(), Platform::Uefi.image()]
+    }
+
+    /// Takes them out of the kit.
+    ///
+    /// # Errors
+    /// [`KitError`].
+    pub fn of(kit: &Kit<'_>) -> Result<Self, KitError> {
+        Ok(Grub {
+            bios: kit.image(Platform::Bios.format())?,
+            uefi: kit.image(Platform::Uefi.format())?,
+            mbr: kit.grub_file("i386-pc", "boot_hybrid.img")?,
+        })
+    }
+}
+
+/// Writes the menu from `templates/grub.cfg`.
+///
+/// # Errors
+/// [`TemplateError`].
+pub fn config(
+    templates: &Templates<'_>,
+    name: &str,
+    description: &str,
+    boot: &Boot,
+) -> Result<String, TemplateError> {
+    /// What the template sees of Xen.
+    #[derive(Serialize)]
+    struct Xen {
+        memory_mib: u64,
+        cmdline: String,
+    }
+    let title = if description.is_empty() { name } else { description };
+    let entries: Vec<_> = boot
+        .entries
+        .iter()
+        .map(|&entry| {
+            let title = match entry {
+                Entry::Xen => format!("{title} (with Xen)"),
+                Entry::Linux => format!("{title} (without Xen)"),
+                Entry::Rescue => "Rescue: a shell before anything is mounted".to_owned(),
+            };
+            context! { id => entry.as_str(), title => quoted(&title) }
+        })
+        .collect();
+    let xen = boot
+        .xen
+        .as_ref()
+        .map(|xen| Xen { memory_mib: xen.memory >> 20, cmdline: words(xen.cmdline.as_str()) });
+    let cmdline = words(boot.cmdline.as_str());
+    templates.render("grub.cfg", context! { name, entries, xen, cmdline, timeout => boot.timeout })
+}
+
+/// A word that GRUB's shell takes as it is.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Words separated by spaces, each quoted if GRUB's shell would see more in it than letters.
+fn words(text: &str) -> String {
+    let plain = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-+=.,:/@%".contains(&b));
+    let word = |word: &str| if plain(word) { word.to_owned() } else { quoted(word) };
+    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
+
+    struct Nothing;
+
+    impl Surroundings for Nothing {
+        fn overlays(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn file(&self, _: &ProjectPath) -> ProjectFile {
+            ProjectFile::Executable
+        }
+    }
+
+    fn boot(text: &str) -> Boot {
+        let recipe = format!(
+            "name: demo\nkey: keys/demo\nhost: {{debian: {{packages: [linux-image-amd64]}}}}\nboot: {text}\n"
+        );
+        Recipe::parse("demo.yaml", &recipe, &Nothing).unwrap_or_else(|findings| panic!("{findings}")).boot
+    }
+
+    #[test]
+    fn the_menu_has_the_recipes_entries_in_its_order() {
+        let boot = boot(
+            "{xen: {memory: 900MiB, cmdline: 'loglvl=all'}, cmdline: 'quiet', entries: [linux, xen, rescue], timeout: 3}",
+        );
+        let config = config(&Templates::built_in(), "demo", "It's a demo", &boot).unwrap();
+        let lines = |prefix: &str| -> Vec<&str> {
+            config.lines().map(str::trim).filter(|line| line.starts_with(prefix)).collect()
+        };
+        assert_eq!(
+            lines("menuentry"),
+            [
+                r"menuentry 'It'\''s a demo (without Xen)' --id linux {",
+                r"menuentry 'It'\''s a demo (with Xen)' --id xen {",
+                "menuentry 'Rescue: a shell before anything is mounted' --id rescue {",
+                "menuentry \"Help: options that can be given here\" --id help {",
+            ]
+        );
+        assert_eq!(lines("set default"), ["set default=linux"]);
+        assert_eq!(
+            lines("multiboot2"),
+            ["multiboot2 /boot/xen.gz console=com1,vga com1=115200,8n1 dom0_mem=900M,max:900M loglvl=all"]
+        );
+        assert_eq!(
+            lines("module2 /boot"),
+            ["module2 /boot/vmlinuz console=tty0 console=hvc0 quiet $options"]
+        );
+        assert_eq!(
+            lines("linux /boot"),
+            [
+                "linux /boot/vmlinuz console=tty0 console=ttyS0,115200 quiet $options",
+                "linux /boot/vmlinuz console=tty0 console=ttyS0,115200 quiet rescue $options",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_xen_the_menu_says_nothing_of_it() {
+        let config = config(&Templates::built_in(), "demo", "", &boot("{entries: [linux]}")).unwrap();
+        assert!(!config.contains("xen"), "{config}");
+        assert!(config.contains("menuentry 'demo (without Xen)'"), "{config}");
+    }
+
+    #[test]
+    fn words_of_the_recipe_are_no_commands_of_grub() {
+        assert_eq!(words(" quiet  a=b,c x=$HOME;halt it's "), r"quiet a=b,c 'x=$HOME;halt' 'it'\''s'");
+        assert_eq!(words(""), "");
+    }
+
+    #[test]
+    fn the_early_configuration_looks_for_the_marker_and_the_menu() {
+        assert!(EARLY_CONFIG.contains(&format!("--file {MARKER} ")));
+        assert!(EARLY_CONFIG.ends_with(&format!("set prefix=($root){PREFIX}\n")));
+        assert_eq!(CONFIG, format!("{PREFIX}/grub.cfg"));
+    }
 }

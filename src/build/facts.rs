@@ -1,0 +1,226 @@
+//! `build.json`: what `run` and `test` need to know of a build, and its figures.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::files::{FileError, read_at_most, write_atomic};
+use crate::iso::plan::Parts;
+
+/// Its name in the output directory.
+pub const FILE: &str = "build.json";
+/// The directory beside it with the tree for mirrors.
+pub const MIRROR: &str = "mirror";
+/// The directory beside it with what other programs said.
+pub const LOGS: &str = "logs";
+
+/// The version of the file that we write and read.
+const VERSION: u32 = 1;
+
+/// What a build leaves for later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Facts {
+    /// 1. Another number is not for us.
+    pub version: u32,
+    /// The distribution's name.
+    pub name: String,
+    /// The release that was built.
+    pub serial: u64,
+    /// File name of the ISO, beside `build.json`.
+    pub iso: String,
+    /// Where the ISO fetches from when it is told nothing else.
+    pub mirrors: Vec<String>,
+    /// Entries of the boot menu by id, the default first.
+    pub entries: Vec<String>,
+    /// The smallest machine that the recipe is for.
+    pub machine: Machine,
+    /// What `test` waits for.
+    pub expect: Expect,
+    /// Bytes of the ISO by part.
+    pub parts: Parts,
+    /// Images of the release.
+    pub images: Vec<Image>,
+    /// Steps of the build, in order.
+    pub steps: Vec<Step>,
+}
+
+/// A machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Machine {
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub cpus: u32,
+}
+
+/// What must appear on the console.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Expect {
+    /// Within so many seconds.
+    pub timeout_s: u64,
+    /// Templates of lines, in any order; `{{ token }}` is a word that is new at each boot.
+    pub lines: Vec<String>,
+}
+
+impl Expect {
+    /// The time there is.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_s)
+    }
+}
+
+/// An image of the release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// Bytes of the disk.
+    pub bytes: u64,
+    /// Blocks of the disk that hold something.
+    pub blocks: u64,
+    /// Block files that differ, what clients may fetch.
+    pub objects: u64,
+    /// Bytes of those files.
+    pub compressed: u64,
+}
+
+/// A step of the build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Step {
+    /// What was done.
+    pub name: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Whether an earlier result served.
+    pub cached: bool,
+}
+
+/// Why there are no facts.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// There is nothing, or it can't be read.
+    #[error("{dir}: no finished build there; make one with: imgfactory build RECIPE --out {dir}")]
+    Missing {
+        /// The output directory.
+        dir: String,
+        /// Why.
+        source: FileError,
+    },
+    /// It is not what we write.
+    #[error("{path}: not a build of ours")]
+    Wrong {
+        /// The file.
+        path: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Another version of us wrote it.
+    #[error("{path}: has version {found}; this program knows {VERSION}: build again")]
+    Version {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u32,
+    },
+    /// It can't be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Facts {
+    /// The version to put into new facts.
+    pub const VERSION: u32 = VERSION;
+
+    /// Reads those of the output directory `dir`.
+    ///
+    /// # Errors
+    /// [`FactsError`].
+    pub fn read(dir: &Path) -> Result<Self, FactsError> {
+        /// The one field that every version has.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let file = dir.join(FILE);
+        let bytes = read_at_most(&file, 1 << 20)
+            .map_err(|source| FactsError::Missing { dir: dir.display().to_string(), source })?;
+        let path = || file.display().to_string();
+        let wrong = |source| FactsError::Wrong { path: path(), source };
+        let Versioned { version: found } = serde_json::from_slice(&bytes).map_err(wrong)?;
+        if found != VERSION {
+            return Err(FactsError::Version { path: path(), found });
+        }
+        serde_json::from_slice(&bytes).map_err(wrong)
+    }
+
+    /// Writes them into `dir`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`FactsError::File`].
+    pub fn write(&self, dir: &Path) -> Result<(), FactsError> {
+        let mut text = serde_json::to_vec_pretty(self).expect("no map with keys that are not text");
+        text.push(b'\n');
+        Ok(write_atomic(dir.join(FILE), &text)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::files::Scratch;
+
+    fn facts() -> Facts {
+        let parts = Parts { xen: 1, kernel: 2, miniroot: 3, grub_bios: 4, esp: 5, rest: 6, total: 21 };
+        Facts {
+            version: VERSION,
+            name: "demo".into(),
+            serial: 7,
+            iso: "demo.iso".into(),
+            mirrors: vec!["http://mirror.example/".into()],
+            entries: vec!["xen".into(), "linux".into()],
+            machine: Machine { memory_mib: 2048, cpus: 1 },
+            expect: Expect { timeout_s: 300, lines: vec!["ready {{ token }}".into()] },
+            parts,
+            images: vec![Image { name: "host".into(), bytes: 9, blocks: 8, objects: 7, compressed: 6 }],
+            steps: vec![Step { name: "tree".into(), seconds: 1.5, cached: false }],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
+        facts().write(dir.path()).unwrap();
+        assert_eq!(Facts::read(dir.path()).unwrap(), facts());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_apart() {
+        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
+        let shown = dir.path().display().to_string();
+        for (text, said) in [
+            (
+                None,
+                format!(
+                    "{shown}: no finished build there; make one with: imgfactory build RECIPE --out {shown}"
+                ),
+            ),
+            (Some("{}"), format!("{shown}/build.json: not a build of ours")),
+            (Some("{\"version\": 1}"), format!("{shown}/build.json: not a build of ours")),
+            (
+                Some("{\"version\": 2}"),
+                format!("{shown}/build.json: has version 2; this program knows 1: build again"),
+            ),
+        ] {
+            if let Some(text) = text {
+                std::fs::write(dir.path().join(FILE), text).unwrap();
+            }
+            assert_eq!(Facts::read(dir.path()).unwrap_err().to_string(), said);
+        }
+    }
+}

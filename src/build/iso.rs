@@ -1,0 +1,53 @@
+//! Step: the medium.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::host::files::{FileError, Scratch};
+use crate::host::process::{Tool, ToolError};
+use crate::iso::esp::EspError;
+use crate::iso::gpt::{self, TableError};
+use crate::iso::plan::{Contents, OUTPUT, Parts, Plan};
+
+/// Why there is no medium.
+#[derive(Debug, thiserror::Error)]
+pub enum IsoError {
+    /// The ESP can't be made.
+    #[error(transparent)]
+    Esp(#[from] EspError),
+    /// The partition tables can't be made.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// xorriso failed or is missing.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// A file can't be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Makes the medium `target`; it appears when it is complete. `log` gets what xorriso says.
+///
+/// # Errors
+/// [`IsoError`]; an older `target` is then still there.
+pub fn make(contents: &Contents<'_>, target: &Path, log: &Path) -> Result<Parts, IsoError> {
+    let plan = Plan::of(contents)?;
+    let stage = Scratch::directory(target.parent().unwrap_or(Path::new(".")))?;
+    for (name, bytes) in &plan.staged {
+        let path = stage.path().join(name);
+        fs::write(&path, bytes).map_err(|error| FileError::new(&path, "write", error))?;
+    }
+    let mut xorriso = Tool::new("xorriso").args(&plan.args).current_dir(stage.path()).log(log);
+    for (name, value) in &plan.env {
+        xorriso = xorriso.env(name, value);
+    }
+    xorriso.run()?;
+
+    let made = stage.path().join(OUTPUT);
+    let failed = |doing| move |error| FileError::new(target, doing, error);
+    let iso = File::options().read(true).write(true).open(&made).map_err(failed("open"))?;
+    gpt::lay(&iso, &plan.identity)?;
+    let total = iso.metadata().map_err(failed("look at"))?.len();
+    fs::rename(&made, target).map_err(failed("create"))?;
+    Ok(plan.parts(total))
+}

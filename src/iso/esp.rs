@@ -1,0 +1,218 @@
+//! The EFI system partition: a small FAT image with the program that UEFI firmware starts.
+//!
+//! FAT12, which the UEFI specification (section 13.3) has for removable media: for a megabyte it costs a few
+//! kilobytes. The bytes depend on the files only.
+
+use std::io::{self, Cursor, Write};
+
+use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
+
+/// Where 64-bit UEFI firmware looks for a program on removable media.
+pub const REMOVABLE_BOOT: &str = "EFI/BOOT/BOOTX64.EFI";
+
+/// Bytes of a sector.
+const SECTOR: usize = 512;
+/// The image is whole CD sectors, for El Torito.
+const CD_SECTOR: usize = 2048;
+/// Entries of the root directory: one sector of 32 bytes each.
+const ROOT_ENTRIES: u16 = 16;
+/// FAT12 ends at 4,084 clusters. Rounding the image up to CD sectors may add a few that nobody asked for.
+const MAX_CLUSTERS: usize = 4000;
+/// The crate makes no volume of fewer than 11 sectors.
+const MIN_BYTES: usize = 16 * SECTOR;
+/// The largest cluster that all readers know.
+const MAX_CLUSTER: usize = 32 << 10;
+
+/// A file to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File<'a> {
+    /// From the root, names separated by `/`, with none at the beginning.
+    pub path: &'a str,
+    /// What is in it.
+    pub bytes: &'a [u8],
+}
+
+/// Why there is no ESP.
+#[derive(Debug, thiserror::Error)]
+pub enum EspError {
+    /// More than FAT12 holds.
+    #[error("the ESP would be {bytes} bytes; at most {} will do", MAX_CLUSTERS * MAX_CLUSTER)]
+    TooLarge {
+        /// Bytes of all files and directories.
+        bytes: usize,
+    },
+    /// A path that FAT can't have, or that is there twice.
+    #[error("ESP: {path}: can't be written")]
+    File {
+        /// The path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file system itself could not be made.
+    #[error("ESP: can't be made")]
+    Volume(#[source] io::Error),
+}
+
+/// Makes the image. `id` is the volume's serial number. Files are written in the given order.
+///
+/// # Errors
+/// [`EspError`].
+pub fn build(files: &[File<'_>], id: u32) -> Result<Vec<u8>, EspError> {
+    let layout = Layout::of(files)?;
+    let mut image = vec![0; layout.bytes];
+    let options = FormatVolumeOptions::new()
+        .fat_type(FatType::Fat12)
+        .bytes_per_cluster(layout.cluster)
+        .max_root_dir_entries(ROOT_ENTRIES)
+        .volume_id(id)
+        .volume_label(*b"IMGFACTORY ");
+    fatfs::format_volume(Cursor::new(&mut image), options).map_err(EspError::Volume)?;
+    let volume = FileSystem::new(Cursor::new(&mut image), FsOptions::new().time_provider(&Epoch))
+        .map_err(EspError::Volume)?;
+    {
+        let root = volume.root_dir();
+        for File { path, bytes } in files {
+            let failed = |source| EspError::File { path: (*path).to_owned(), source };
+            for (end, _) in path.match_indices('/') {
+                root.create_dir(&path[..end]).map_err(failed)?;
+            }
+            if root.open_file(path).is_ok() {
+                return Err(failed(io::ErrorKind::AlreadyExists.into()));
+            }
+            let mut file = root.create_file(path).map_err(failed)?;
+            file.write_all(bytes).map_err(failed)?;
+        }
+    }
+    volume.unmount().map_err(EspError::Volume)?;
+    Ok(image)
+}
+
+/// How large the image and its clusters are.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    bytes: usize,
+    cluster: u32,
+}
+
+impl Layout {
+    /// The smallest clusters of which FAT12 has enough, and room for all that is to be stored.
+    fn of(files: &[File<'_>]) -> Result<Self, EspError> {
+        let mut cluster = SECTOR;
+        loop {
+            let clusters = Layout::clusters(files, cluster);
+            if clusters <= MAX_CLUSTERS {
+                // Twelve bits a cluster, and for the two that do not exist.
+                let fat = ((clusters + 2) * 3).div_ceil(2).div_ceil(SECTOR);
+                // One boot sector, two FATs, the root directory's sector, the clusters.
+                let bytes = (1 + 2 * fat + 1) * SECTOR + clusters * cluster;
+                let cluster = u32::try_from(cluster).expect("at most MAX_CLUSTER");
+                return Ok(Layout { bytes: bytes.max(MIN_BYTES).next_multiple_of(CD_SECTOR), cluster });
+            }
+            if cluster == MAX_CLUSTER {
+                return Err(EspError::TooLarge { bytes: clusters * cluster });
+            }
+            cluster *= 2;
+        }
+    }
+
+    /// An upper bound: a directory is counted once for every file below it, with one entry of the longest name.
+    fn clusters(files: &[File<'_>], cluster: usize) -> usize {
+        /// 255 characters in entries of 13, and the short name's own.
+        const LONGEST_NAME: usize = (255usize.div_ceil(13) + 1) * 32;
+        let directory = |depth: usize| depth * (2 * 32 + LONGEST_NAME).div_ceil(cluster);
+        let of =
+            |file: &File<'_>| file.bytes.len().div_ceil(cluster) + directory(file.path.matches('/').count());
+        files.iter().map(of).sum()
+    }
+}
+
+/// The beginning of FAT's calendar. Nobody reads the times of an ESP, and they must not differ between builds.
+#[derive(Debug)]
+struct Epoch;
+
+impl TimeProvider for Epoch {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// All files of an image, with their bytes, sorted.
+    fn read_back(image: &mut Vec<u8>) -> Vec<(String, Vec<u8>)> {
+        fn walk(dir: &fatfs::Dir<'_, Cursor<&mut Vec<u8>>>, above: &str, found: &mut Vec<(String, Vec<u8>)>) {
+            for entry in dir.iter().map(Result::unwrap).filter(|entry| !entry.file_name().starts_with('.')) {
+                let path = format!("{above}{}", entry.file_name());
+                if entry.is_dir() {
+                    walk(&entry.to_dir(), &format!("{path}/"), found);
+                } else {
+                    let mut bytes = Vec::new();
+                    entry.to_file().read_to_end(&mut bytes).unwrap();
+                    found.push((path, bytes));
+                }
+            }
+        }
+        let volume = FileSystem::new(Cursor::new(image), FsOptions::new()).unwrap();
+        let mut found = Vec::new();
+        walk(&volume.root_dir(), "", &mut found);
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn files_come_back_with_their_long_names() {
+        let large = vec![7; 3 << 20];
+        let files = [
+            File { path: REMOVABLE_BOOT, bytes: &large },
+            File { path: "EFI/a rather long name that needs entries of its own.text", bytes: b"long" },
+            File { path: "empty", bytes: b"" },
+        ];
+        let mut image = build(&files, 1).unwrap();
+        assert_eq!(image.len() % CD_SECTOR, 0);
+        let mut expected: Vec<(String, Vec<u8>)> =
+            files.iter().map(|file| (file.path.to_owned(), file.bytes.to_vec())).collect();
+        expected.sort();
+        assert_eq!(read_back(&mut image), expected);
+    }
+
+    #[test]
+    fn the_room_suffices_for_every_size_and_little_is_wasted() {
+        for len in [0, 1, 511, 512, 513, 1_000_000, 2_040_000, 2_050_000, 2_090_000, 4 << 20, 60 << 20] {
+            let bytes = vec![1; len];
+            let image = build(&[File { path: REMOVABLE_BOOT, bytes: &bytes }], 1).unwrap();
+            assert!(image.len() <= len + len / 50 + (16 << 10), "{} for {len}", image.len());
+        }
+    }
+
+    #[test]
+    fn the_same_files_and_id_give_the_same_bytes_and_another_id_others() {
+        let of = |id| build(&[File { path: REMOVABLE_BOOT, bytes: b"MZ" }], id).unwrap();
+        assert_eq!(of(1), of(1));
+        assert_ne!(of(1), of(2));
+    }
+
+    #[test]
+    fn what_fat_cannot_have_is_refused() {
+        for (files, said) in [
+            (vec![File { path: "a:b", bytes: b"" }], "ESP: a:b: can't be written"),
+            (
+                vec![File { path: "A", bytes: b"" }, File { path: "a", bytes: b"" }],
+                "ESP: a: can't be written",
+            ),
+            (
+                vec![File { path: "a", bytes: &vec![0; 134 << 20] }],
+                "the ESP would be 140509184 bytes; at most 131072000 will do",
+            ),
+        ] {
+            assert_eq!(build(&files, 1).unwrap_err().to_string(), said);
+        }
+    }
+}
