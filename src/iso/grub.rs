@@ -5,8 +5,6 @@
 //! recipe's own suite. The configuration inside them, [`EARLY_CONFIG`], knows nothing of the recipe, so one kit
 //! serves every medium of a suite.
 
-use serde::Serialize;
-
 use crate::debian::kit::{GrubImage, Kit, KitError};
 use crate::recipe::templates::{TemplateError, Templates, context};
 use crate::recipe::{Boot, Entry};
@@ -139,12 +137,6 @@ pub fn config(
     description: &str,
     boot: &Boot,
 ) -> Result<String, TemplateError> {
-    /// What the template sees of Xen.
-    #[derive(Serialize)]
-    struct Xen {
-        memory_mib: u64,
-        cmdline: String,
-    }
     let title = if description.is_empty() { name } else { description };
     let entries: Vec<_> = boot
         .entries
@@ -158,10 +150,9 @@ pub fn config(
             context! { id => entry.as_str(), title => quoted(&title) }
         })
         .collect();
-    let xen = boot
-        .xen
-        .as_ref()
-        .map(|xen| Xen { memory_mib: xen.memory >> 20, cmdline: words(xen.cmdline.as_str()) });
+    let xen = boot.xen.as_ref().map(|xen| {
+        context! { memory_mib => xen.memory >> 20, cmdline => words(xen.cmdline.as_str()) }
+    });
     let cmdline = words(boot.cmdline.as_str());
     templates.render("grub.cfg", context! { name, entries, xen, cmdline, timeout => boot.timeout })
 }

@@ -218,7 +218,7 @@ mod tests {
         }
         assert_eq!(
             own("grub.cfg", "").render("grub.cf", values()).unwrap_err().to_string(),
-            "templates/grub.cf: no such template, neither in the project nor built in"
+            "templates/grub.cf: no such template, neither in the project nor built in; did you mean `grub.cfg`?"
         );
     }
 
