@@ -55,6 +55,8 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn recipe(&mut self, raw: raw::Recipe) -> Option<Recipe> {
         let guests_at = raw.guests.as_ref().map(|guests| guests.span.clone());
+        let guests_given = raw.guests.as_ref().is_some_and(|guests| !guests.value.is_empty());
+        let xen_given = raw.boot.as_ref().is_some_and(|boot| has_xen(boot.value.xen.as_ref()));
         let machine_at = raw.machine.as_ref().and_then(|machine| machine.value.memory.as_ref()).map(at);
         let mirrors = self.distinct(raw.mirrors);
         let machine = self.machine(raw.machine);
@@ -65,12 +67,12 @@ impl Checker<'_> {
         let name = raw.name.map(|name| name.value);
         let host = raw.host.and_then(|host| self.host(host.value, name.as_ref()));
 
-        if let (Some(boot), Some(guests), Some(span)) = (&boot, &guests, &guests_at)
-            && boot.xen.is_none()
-            && !guests.is_empty()
-        {
-            let help = "add `xen: true` to `boot`, or leave the guests out";
-            self.findings.add(span, "guests without Xen", help);
+        if let Some(span) = guests_at.as_ref().filter(|_| guests_given && !xen_given) {
+            self.findings.add(
+                span,
+                "guests without Xen",
+                "add `xen: true` to `boot`, or leave the guests out",
+            );
         }
         if let (Some(machine), Some(Boot { xen: Some(xen), .. }), Some(guests)) = (&machine, &boot, &guests) {
             let started: Vec<&Guest> = guests.iter().filter(|guest| guest.start == Start::Boot).collect();
@@ -103,7 +105,7 @@ impl Checker<'_> {
                 size(for_guests),
                 size(XEN_OVERHEAD),
             );
-            let instead = format!("`machine.memory` of {} would do", size(needed.next_multiple_of(MIB)));
+            let instead = format!("write `memory: {}MiB` in `machine`", needed.div_ceil(MIB));
             self.findings.add(&at.unwrap_or(0..0), what, instead);
         }
     }
@@ -264,9 +266,11 @@ impl Checker<'_> {
             None => (None, None, None, None, None),
         };
         let xen_at = xen.as_ref().map(at);
+        let xen_given = has_xen(xen.as_ref());
         let xen = match xen.map(|xen| xen.value) {
-            Some(Switch::On(raw)) => Some(self.xen(raw)),
-            Some(Switch::Off) | None => None,
+            Some(Switch::On(raw)) => self.xen(raw).map(Some),
+            Some(Switch::Faulty) => None,
+            Some(Switch::Off) | None => Some(None),
         };
         let entries_given = entries.is_some();
         if let Some(given) = entries.as_ref().filter(|given| given.value.is_empty()) {
@@ -278,15 +282,15 @@ impl Checker<'_> {
         }
         let of_xen =
             entries.iter().flat_map(|entries| &entries.value).find(|entry| entry.value == Entry::Xen).map(at);
-        match (&xen, of_xen, &xen_at) {
-            (None, Some(entry), _) => {
+        match (xen_given, of_xen, &xen_at) {
+            (false, Some(entry), _) => {
                 self.findings.add(
                     &entry,
                     "a menu entry `xen` without Xen",
                     "add `xen: true` beside `entries`",
                 );
             }
-            (Some(_), None, Some(xen)) if entries_given => {
+            (true, None, Some(xen)) if entries_given => {
                 self.findings.add(
                     xen,
                     "no menu entry starts Xen",
@@ -298,7 +302,7 @@ impl Checker<'_> {
         let mut entries = self.distinct(entries);
         if !entries_given {
             entries = vec![Entry::Linux, Entry::Rescue];
-            if xen.is_some() {
+            if xen_given {
                 entries.insert(0, Entry::Xen);
             }
         }
@@ -307,13 +311,9 @@ impl Checker<'_> {
             None => DEFAULT_MODULES.iter().map(|name| known::<Module>(name)).collect(),
         };
         let timeout = self.seconds(timeout, 3, 0, 3600);
-        let xen = match xen {
-            Some(xen) => Some(xen?),
-            None => None,
-        };
         // At most 3,600, so it fits.
         let timeout = u32::try_from(timeout?).ok()?;
-        Some(Boot { xen, cmdline: or(cmdline, || known("")), modules, entries, timeout })
+        Some(Boot { xen: xen?, cmdline: or(cmdline, || known("")), modules, entries, timeout })
     }
 
     fn xen(&mut self, raw: raw::Xen) -> Option<Xen> {
@@ -449,6 +449,11 @@ impl Checker<'_> {
         self.findings.add(&span, format!("a time of {value} s"), format!("allowed: {least}s to {most}s"));
         None
     }
+}
+
+/// Whether there is to be Xen, right or wrong.
+fn has_xen(given: Option<&Located<Switch<raw::Xen>>>) -> bool {
+    given.is_some_and(|given| !matches!(given.value, Switch::Off))
 }
 
 /// Every name is a host name too.

@@ -86,18 +86,21 @@ pub enum Switch<T> {
     Off,
     /// Anything else.
     On(T),
+    /// What is wrong with it was said.
+    Faulty,
 }
 
 impl<T: FromNode> FromNode for Switch<T> {
     fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
-        match &node.value {
-            Value::Scalar(text) if text == "false" => Some(Switch::Off),
+        let on = match &node.value {
+            Value::Scalar(text) if text == "false" => return Some(Switch::Off),
             Value::Scalar(text) if text == "true" => {
                 let empty = Node { span: node.span.clone(), value: Value::Map(Vec::new()) };
-                T::from_node(&empty, findings).map(Switch::On)
+                T::from_node(&empty, findings)
             }
-            _ => T::from_node(node, findings).map(Switch::On),
-        }
+            _ => T::from_node(node, findings),
+        };
+        Some(on.map_or(Switch::Faulty, Switch::On))
     }
 }
 

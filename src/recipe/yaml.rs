@@ -78,6 +78,8 @@ impl<'t> Reader<'t, '_> {
             Some(Err(error)) => {
                 let mark = error.marker();
                 let at = self.byte(mark.byte_offset(), mark.index());
+                // Of a tab the parser gives the place behind it.
+                let at = if self.text[..at].ends_with('\t') { at - 1 } else { at };
                 let (what, help) = worded(error.kind());
                 self.findings.add_with_help(&(at..at + 1), what, "", help);
                 Err(Stop)
@@ -302,7 +304,7 @@ mod tests {
             ("[a]: 1\n", "1:1: a key must be a word; quote it if it is one"),
             ("a: &a [*a]\n", "1:8: an alias inside of what it stands for"),
             ("a: *b\n", "1:4: an alias (`*name`) of nothing; write `&name` before what it stands for"),
-            ("a:\n\tb: 1\n", "2:2: a tab where YAML wants spaces; indent with spaces"),
+            ("a:\n\tb: 1\n", "2:1: a tab where YAML wants spaces; indent with spaces"),
             ("a: [1, 2\n", "1:4: a list that does not end; a `]` is missing"),
             (
                 "a: b: c\n",
