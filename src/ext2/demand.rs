@@ -324,7 +324,7 @@ impl<'t> Survey<'t> {
         if let Some(target) = added {
             self.links[target] += 2;
             self.links[dir] += 1;
-            let at = entries.partition_point(|entry| entry.name < b"lost+found");
+            let at = entries.partition_point(|entry| entry.name < b"lost+found".as_slice());
             entries.insert(at, Entry { name: b"lost+found", target });
         }
         self.demand.wanted[dir].body = Body::Directory { entries, blocks: 1 };

@@ -1,0 +1,320 @@
+//! GET of small files over HTTP and HTTPS, directly or through a proxy, within bounds of time and size.
+//!
+//! ureq does the protocol. Ours are the bounds, the redirects (never to a weaker or another scheme), the way to
+//! proxies, and the words for what went wrong ([`Fault`]).
+
+mod forward;
+mod route;
+
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ureq::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use ureq::http::{HeaderMap, HeaderName, Response};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body, Error, Timeout};
+
+pub use route::{BadProxy, Proxies};
+use route::{Route, redirect_target};
+
+use crate::fetch::{Fault, Wait};
+
+/// Redirects followed for one file.
+const MAX_REDIRECTS: usize = 5;
+/// All headers of an answer.
+const MAX_HEADERS: usize = 16 << 10;
+/// Connections that are kept open without being used.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the address of a host.
+    pub name: Duration,
+    /// For a connection, TLS included.
+    pub connect: Duration,
+    /// For the first byte of an answer.
+    pub first_byte: Duration,
+    /// For more bytes.
+    pub stall: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            name: Duration::from_secs(5),
+            connect: Duration::from_secs(4),
+            first_byte: Duration::from_secs(10),
+            stall: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What to fetch and when to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Get<'a> {
+    /// The file.
+    pub url: &'a str,
+    /// Bytes at most.
+    pub limit: u64,
+    /// Bytes exactly, when they are known.
+    pub len: Option<u64>,
+    /// The end of all patience.
+    pub until: Instant,
+    /// Past caches on the way.
+    pub fresh: bool,
+}
+
+/// A file that came. Nothing is known about its contents.
+#[derive(Debug)]
+pub struct Answer {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Whether it looks like a web page.
+    pub web_page: bool,
+}
+
+/// Why no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BadCa {
+    /// Not certificates.
+    #[error("no certificate in it; PEM is wanted: -----BEGIN CERTIFICATE-----")]
+    None,
+    /// Damaged.
+    #[error("a certificate in it is damaged")]
+    Pem(#[source] ureq::Error),
+}
+
+/// The HTTP client. Connections are kept and used again; threads share it.
+#[derive(Debug)]
+pub struct Http {
+    proxies: Proxies,
+    agent: Agent,
+    /// Trusts the authorities of `--ca`; ureq takes one set of authorities or another, not both.
+    extra: Option<Agent>,
+    /// Which of the two was right the last time.
+    extra_first: AtomicBool,
+    /// For plain HTTP through a proxy.
+    forward: Option<Agent>,
+}
+
+impl Http {
+    /// A client that keeps up to `connections` connections open to each host. `ca` is PEM: authorities that are
+    /// trusted beside the built-in ones.
+    ///
+    /// # Errors
+    /// [`BadCa`].
+    pub fn new(
+        proxies: Proxies,
+        ca: Option<&[u8]>,
+        connections: usize,
+        patience: Patience,
+    ) -> Result<Self, BadCa> {
+        let config = |roots: Option<RootCerts>| {
+            let tls = TlsConfig::builder();
+            let tls = if let Some(roots) = roots { tls.root_certs(roots) } else { tls };
+            Agent::config_builder()
+                .tls_config(tls.build())
+                .proxy(None)
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .user_agent(concat!("imgfetch/", env!("CARGO_PKG_VERSION")))
+                .accept_encoding("identity")
+                .max_response_header_size(MAX_HEADERS)
+                .input_buffer_size(64 << 10)
+                .output_buffer_size(8 << 10)
+                .max_idle_connections(4 * connections)
+                .max_idle_connections_per_host(connections)
+                .max_idle_age(IDLE)
+                .timeout_resolve(Some(patience.name))
+                .timeout_connect(Some(patience.connect))
+                .timeout_send_request(Some(patience.first_byte))
+                .timeout_recv_response(Some(patience.first_byte))
+                .timeout_per_read(Some(patience.stall))
+                .build()
+        };
+        let extra = match ca {
+            Some(pem) => Some(config(Some(RootCerts::Specific(Arc::new(certificates(pem)?)))).new_agent()),
+            None => None,
+        };
+        let forward = proxies.for_http().map(|proxy| forward::agent(config(None), proxy));
+        let agent = config(None).new_agent();
+        Ok(Http { proxies, agent, extra, extra_first: AtomicBool::new(false), forward })
+    }
+
+    /// Fetches one file.
+    ///
+    /// # Errors
+    /// [`Fault`], by `until` at the latest.
+    pub fn get(&self, get: Get<'_>) -> Result<Answer, Fault> {
+        let mut url = get.url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.ask(&url, &get)?;
+            let status = response.status().as_u16();
+            match status {
+                200 => return read(response, &get),
+                301 | 302 | 303 | 307 | 308 => {
+                    let to = header(response.headers(), LOCATION).unwrap_or_default();
+                    url = redirect_target(&url, to).map_err(Fault::Redirect)?;
+                }
+                403 | 404 | 410 => return Err(Fault::Missing(status)),
+                429 | 503 => {
+                    let secs = header(response.headers(), RETRY_AFTER).and_then(|text| text.parse().ok());
+                    return Err(Fault::Busy { status, after: secs.map(Duration::from_secs) });
+                }
+                _ => return Err(Fault::Status(status)),
+            }
+        }
+        Err(Fault::Redirect(format!("more than {MAX_REDIRECTS}, the last to {}", crate::index::clip(&url))))
+    }
+
+    /// One request and the head of its answer.
+    fn ask(&self, url: &str, get: &Get<'_>) -> Result<Response<Body>, Fault> {
+        let route = self.proxies.route(url);
+        let extra_first = self.extra_first.load(Ordering::Relaxed);
+        let mut fault = None;
+        // A connection that was kept may have been closed by the other side meanwhile; and if one set of
+        // authorities does not know the host's, the other may.
+        for attempt in 0..3 {
+            let first = (attempt == 0) == !extra_first || self.extra.is_none();
+            let agent = match (&route, &self.forward, &self.extra) {
+                (Route::Forward, Some(agent), _) => agent,
+                (_, _, Some(extra)) if !first => extra,
+                _ => &self.agent,
+            };
+            match self.ask_agent(agent, &route, url, get) {
+                Ok(response) => return Ok(response),
+                Err(error) if is_untrusted(&error) && self.extra.is_some() && attempt == 0 => {
+                    self.extra_first.store(!extra_first, Ordering::Relaxed);
+                    fault = Some(fault_of(error, Part::Head));
+                }
+                Err(error) => match fault_of(error, Part::Head) {
+                    Fault::Broken(text) if attempt < 2 => fault = Some(Fault::Broken(text)),
+                    other => return Err(other),
+                },
+            }
+        }
+        Err(fault.unwrap_or(Fault::TimedOut(Wait::Whole)))
+    }
+
+    fn ask_agent(
+        &self,
+        agent: &Agent,
+        route: &Route,
+        url: &str,
+        get: &Get<'_>,
+    ) -> Result<Response<Body>, Error> {
+        let left = get.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Timeout(Timeout::Global));
+        }
+        let mut request = agent.get(url);
+        if get.fresh {
+            request = request.header("cache-control", "no-cache").header("pragma", "no-cache");
+        }
+        let config = request.config().timeout_global(Some(left));
+        match route {
+            Route::Tunnel(proxy) => config.proxy(Some(proxy.clone())).build().call(),
+            Route::Direct | Route::Forward => config.build().call(),
+        }
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<ureq::tls::Certificate<'static>>, BadCa> {
+    let mut found = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(BadCa::Pem)? {
+            found.push(certificate);
+        }
+    }
+    if found.is_empty() { Err(BadCa::None) } else { Ok(found) }
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The body, when its head fits.
+fn read(response: Response<Body>, get: &Get<'_>) -> Result<Answer, Fault> {
+    let headers = response.headers();
+    if let Some(encoding) = header(headers, CONTENT_ENCODING).filter(|found| *found != "identity") {
+        return Err(Fault::Encoded(crate::index::clip(encoding)));
+    }
+    let html = header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
+    let announced = header(headers, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+    let check = |found: u64| match get.len {
+        Some(want) if found != want => Err(if html { Fault::WebPage } else { Fault::Length { found, want } }),
+        None if found > get.limit => Err(Fault::TooLong { limit: get.limit }),
+        _ => Ok(()),
+    };
+    announced.map_or(Ok(()), check)?;
+
+    let most = get.len.unwrap_or(get.limit);
+    let mut bytes = Vec::new();
+    // Room for what is announced, but not for more than a block before any of it has come.
+    bytes.reserve_exact(usize::try_from(announced.unwrap_or(0).min(1 << 20)).unwrap_or(0) + 1);
+    let body = response.into_body().into_with_config().limit(u64::MAX).reader();
+    body.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| {
+        // What the sender may have wanted to say when it broke off is not known.
+        fault_of(Error::from(error), Part::Body)
+    })?;
+    let html = html || looks_like_html(&bytes);
+    match check(bytes.len() as u64) {
+        Err(_) if html => Err(Fault::WebPage),
+        Err(fault) => Err(fault),
+        Ok(()) => Ok(Answer { bytes, web_page: html }),
+    }
+}
+
+fn looks_like_html(bytes: &[u8]) -> bool {
+    let head = bytes.get(..bytes.len().min(256)).unwrap_or_default().trim_ascii_start().to_ascii_lowercase();
+    head.starts_with(b"<!doctype html") || head.starts_with(b"<html")
+}
+
+/// Where in an exchange something failed.
+#[derive(Clone, Copy)]
+enum Part {
+    Head,
+    Body,
+}
+
+fn is_untrusted(error: &Error) -> bool {
+    // rustls' own type is not ours to name; its text is stable enough, and only costs a second try.
+    error.to_string().contains("invalid peer certificate")
+}
+
+fn fault_of(error: Error, part: Part) -> Fault {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, TimedOut, UnexpectedEof,
+        WouldBlock, WriteZero,
+    };
+    let waited = match part {
+        Part::Head => Wait::FirstByte,
+        Part::Body => Wait::MoreBytes,
+    };
+    match error {
+        Error::Timeout(Timeout::Resolve) => Fault::TimedOut(Wait::Name),
+        Error::Timeout(Timeout::Connect) => Fault::TimedOut(Wait::Connection),
+        Error::Timeout(Timeout::Global | Timeout::PerCall) => Fault::TimedOut(Wait::Whole),
+        Error::Timeout(_) => Fault::TimedOut(waited),
+        Error::HostNotFound => Fault::Unreachable("no such host".into()),
+        Error::Io(error) => match error.kind() {
+            TimedOut | WouldBlock => Fault::TimedOut(waited),
+            UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected | WriteZero => {
+                Fault::Broken(error.to_string())
+            }
+            InvalidData if matches!(part, Part::Body) => Fault::Broken(error.to_string()),
+            _ => Fault::Unreachable(error.to_string()),
+        },
+        Error::Protocol(error) => Fault::Protocol(error.to_string()),
+        Error::LargeResponseHeader(..) => {
+            Fault::Protocol(format!("more than {MAX_HEADERS} bytes of headers"))
+        }
+        other => match part {
+            Part::Head => Fault::Unreachable(other.to_string()),
+            Part::Body => Fault::Broken(other.to_string()),
+        },
+    }
+}
