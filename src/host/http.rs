@@ -173,27 +173,31 @@ impl Http {
     /// One request and the head of its answer.
     fn ask(&self, url: &str, get: &Get<'_>) -> Result<Response<Body>, Fault> {
         let route = self.proxies.route(url);
-        let extra_first = self.extra_first.load(Ordering::Relaxed);
+        let mut use_extra = self.extra_first.load(Ordering::Relaxed);
         let mut fault = None;
         // A connection that was kept may have been closed by the other side meanwhile; and if one set of
         // authorities does not know the host's, the other may.
         for attempt in 0..3 {
-            let first = (attempt == 0) == !extra_first || self.extra.is_none();
             let agent = match (&route, &self.forward, &self.extra) {
                 (Route::Forward, Some(agent), _) => agent,
-                (_, _, Some(extra)) if !first => extra,
+                (_, _, Some(extra)) if use_extra => extra,
                 _ => &self.agent,
             };
             match self.ask_agent(agent, &route, url, get) {
-                Ok(response) => return Ok(response),
-                Err(error) if is_untrusted(&error) && self.extra.is_some() && attempt == 0 => {
-                    self.extra_first.store(!extra_first, Ordering::Relaxed);
-                    fault = Some(fault_of(error, Part::Head));
+                Ok(response) => {
+                    self.extra_first.store(use_extra, Ordering::Relaxed);
+                    return Ok(response);
                 }
-                Err(error) => match fault_of(error, Part::Head) {
-                    Fault::Broken(text) if attempt < 2 => fault = Some(Fault::Broken(text)),
-                    other => return Err(other),
-                },
+                Err(error) => {
+                    let untrusted = is_untrusted(&error) && self.extra.is_some();
+                    use_extra ^= untrusted;
+                    match fault_of(error, Part::Head) {
+                        // Broken twice, or unknown to both: it is so.
+                        again if untrusted && attempt == 0 => fault = Some(again),
+                        again @ Fault::Broken(_) if attempt < 2 => fault = Some(again),
+                        other => return Err(other),
+                    }
+                }
             }
         }
         Err(fault.unwrap_or(Fault::TimedOut(Wait::Whole)))
