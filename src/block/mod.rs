@@ -7,6 +7,8 @@
 #[cfg(feature = "builder")]
 mod codec;
 mod file;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;
