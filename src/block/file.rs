@@ -6,6 +6,8 @@ use miniz_oxide::inflate::core::inflate_flags::{
 };
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
+#[cfg(feature = "builder")]
+use super::MAX_BLOCK_SIZE;
 use super::{BlockName, Sha256};
 
 /// Longest block file for `raw_len` raw bytes: what zlib's `compressBound` gives, never less than what its
@@ -147,10 +149,7 @@ impl<B: AsRef<[u8]>> Fetched<B> {
             return Err(Damage::FileLength { name, found: file.len() as u64, want: file_len });
         }
         let mut bytes = vec![0; raw_len as usize];
-        let flags = TINFL_FLAG_PARSE_ZLIB_HEADER
-            | TINFL_FLAG_COMPUTE_ADLER32
-            | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
-        let (status, read, written) = decompress(&mut DecompressorOxide::new(), file, &mut bytes, 0, flags);
+        let (status, read, written) = inflate_into(&mut bytes, file);
         match status {
             TINFLStatus::Done if read < file.len() => {
                 Err(Damage::TrailingBytes { name, extra: file.len() - read })
@@ -167,6 +166,16 @@ impl<B: AsRef<[u8]>> Fetched<B> {
             _ => Err(Damage::Stream { name }),
         }
     }
+}
+
+/// Inflates one zlib stream into a buffer, in one call: how that ended, bytes read, bytes written.
+///
+/// miniz_oxide, because it has no unsafe code and these bytes come from the network, before their proof is
+/// checked. zlib-rs would save 0.2 ms of 0.75 ms a block (measured) and cost 48 KB.
+fn inflate_into(raw: &mut [u8], file: &[u8]) -> (TINFLStatus, usize, usize) {
+    let flags =
+        TINFL_FLAG_PARSE_ZLIB_HEADER | TINFL_FLAG_COMPUTE_ADLER32 | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+    decompress(&mut DecompressorOxide::new(), file, raw, 0, flags)
 }
 
 impl Inflated {
@@ -192,6 +201,17 @@ impl Block {
     /// Names and proves raw bytes of our own.
     pub fn seal(bytes: Vec<u8>) -> Self {
         Block { name: BlockName::of(&bytes), sha256: Sha256::of(&bytes), bytes }
+    }
+
+    /// The block that a file holds, whichever it is: for stores and for lists of names, where no index says
+    /// more. `None` when the file is not one whole zlib stream of at most 4 MiB.
+    #[cfg(feature = "builder")]
+    pub fn of_file(file: &[u8]) -> Option<Self> {
+        let mut bytes = vec![0; MAX_BLOCK_SIZE as usize];
+        let (status, read, written) = inflate_into(&mut bytes, file);
+        bytes.truncate(written);
+        bytes.shrink_to_fit();
+        (status == TINFLStatus::Done && read == file.len()).then(|| Block::seal(bytes))
     }
 
     /// MD5 of the raw bytes.

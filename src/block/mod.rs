@@ -21,6 +21,8 @@ pub use file::{Block, Damage, Fetched, Inflated, Object, max_file_len};
 
 /// Raw bytes in a block unless an index says otherwise: 256 KiB (the paper, section 3.2).
 pub const DEFAULT_BLOCK_SIZE: u32 = 256 * 1024;
+/// Most raw bytes in a block: 4 MiB.
+pub const MAX_BLOCK_SIZE: u32 = 4 * 1024 * 1024;
 
 /// Name of a block: MD5 of its raw bytes, 32 hex digits; `FromStr` is the inverse. A name is a claim.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

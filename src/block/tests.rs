@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ZEROS: [u8; 262_144] = [0; 262_144];
+static ZEROS: [u8; 262_144] = [0; 262_144];
 
 /// Bytes that no compressor makes shorter: xorshift64.
 fn noise(len: usize) -> Vec<u8> {

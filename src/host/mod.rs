@@ -15,3 +15,5 @@ pub mod project;
 pub mod signals;
 #[cfg(feature = "builder")]
 pub mod spool;
+#[cfg(feature = "builder")]
+pub mod store;

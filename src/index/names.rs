@@ -118,7 +118,7 @@ impl BlockSize {
     /// Sizes are multiples of this, and not less.
     pub const STEP: u32 = 4096;
     /// The largest.
-    pub const MAX: BlockSize = BlockSize(4 * 1024 * 1024);
+    pub const MAX: BlockSize = BlockSize(crate::block::MAX_BLOCK_SIZE);
 
     /// `None` when it is not a multiple of 4 KiB from 4 KiB to 4 MiB.
     pub const fn new(bytes: u32) -> Option<Self> {
