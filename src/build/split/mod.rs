@@ -19,6 +19,11 @@
 //! file system that nothing uses can be changed only by a writer that knows them, and a block full of file
 //! contents has none; another name for a block would need another index format and another client.
 
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod wang;
+
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
