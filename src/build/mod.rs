@@ -4,3 +4,4 @@ pub mod facts;
 pub mod iso;
 pub mod release;
 pub mod split;
+pub mod tree;

@@ -1,6 +1,8 @@
 //! The one place that touches the system: files, processes, signals, terminals, the network.
 
 pub mod cache;
+#[cfg(feature = "builder")]
+pub mod apt;
 pub mod files;
 pub mod http;
 #[cfg(feature = "builder")]

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 /// Programs that we call or recommend, and the Debian packages that have them. Sorted by program.
 const PACKAGES: &[(&str, &str)] = &[
+    ("/usr/lib/apt/apt-helper", "apt"),
+    ("apt-config", "apt"),
+    ("apt-get", "apt"),
     ("busybox", "busybox-static"),
     ("debugfs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),

@@ -1,0 +1,310 @@
+//! Debian packages -> a normalised tree, from the cache where nothing has changed.
+
+use std::fs::{self, File, Permissions};
+use std::io::BufReader;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use crate::debian::{Mirrors, Mode, Plan, Set, SetError};
+use crate::host::apt::{self, FetchError};
+use crate::host::files::{self, FileError, Scratch};
+use crate::host::process::{Tool, ToolError};
+use crate::host::progress::{Progress, Unit};
+use crate::host::spool::Spools;
+use crate::report::{elapsed, size};
+use crate::tree::tar::TarError;
+use crate::tree::{Tree, normalise::normalise, tar};
+
+/// How many trees of one name the cache keeps: this one and the one before.
+const KEPT: usize = 2;
+
+/// Bytes read at a time from an archive.
+const BUFFER: usize = 1 << 20;
+
+/// What making trees depends on beside what goes into them.
+pub struct TreeMaker<'a> {
+    /// The cache's directory.
+    pub cache: &'a Path,
+    /// Where mmdebstrap's output goes.
+    pub logs: &'a Path,
+    /// Where the archives are.
+    pub mirrors: &'a Mirrors,
+    /// Root, or an ordinary user.
+    pub mode: Mode,
+    /// SOURCE_DATE_EPOCH; without, the date of the newest InRelease.
+    pub epoch: Option<i64>,
+    /// Use InRelease files and trees of the cache and no network.
+    pub offline: bool,
+    /// Where progress is shown.
+    pub progress: &'a dyn Progress,
+}
+
+/// A tree from Debian packages.
+#[derive(Debug)]
+pub struct DebianTree {
+    /// Normalised; its contents are in the spools.
+    pub tree: Tree,
+    /// No time in it is later; seconds since 1970.
+    pub epoch: i64,
+    /// Whether it came out of the cache.
+    pub cached: bool,
+    /// Bytes of its archive.
+    pub archive: u64,
+}
+
+/// Why there is no tree. The tree's name comes first.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeTreeError {
+    /// The set makes no sense.
+    #[error("tree {name}")]
+    Set {
+        /// Which tree.
+        name: String,
+        /// What is wrong.
+        source: SetError,
+    },
+    /// An archive's InRelease file can't be had.
+    #[error("tree {name}")]
+    Fetch {
+        /// Which tree.
+        name: String,
+        /// Why.
+        source: FetchError,
+    },
+    /// Files would get times of tomorrow, and stay as they are made.
+    #[error(
+        "tree {name}: SOURCE_DATE_EPOCH is {epoch}, but now is {now}: times can only be set back; is the clock right?"
+    )]
+    Future {
+        /// Which tree.
+        name: String,
+        /// Seconds since 1970.
+        epoch: i64,
+        /// Seconds since 1970.
+        now: i64,
+    },
+    /// Nothing in the cache fits.
+    #[error("tree {name}: not in the cache as it would have to be now, and it can't be made offline")]
+    Offline {
+        /// Which tree.
+        name: String,
+    },
+    /// mmdebstrap failed.
+    #[error("tree {name}")]
+    Tool {
+        /// Which tree.
+        name: String,
+        /// Its last lines.
+        source: ToolError,
+    },
+    /// mmdebstrap's archive can't be understood.
+    #[error("tree {name}: {}", path.display())]
+    Archive {
+        /// Which tree.
+        name: String,
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TarError,
+    },
+    /// Contents can't be read.
+    #[error("tree {name}: can't be normalised")]
+    Normalise {
+        /// Which tree.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something with files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl TreeMaker<'_> {
+    /// The tree of `set`, made or taken from the cache. `name` (letters, digits, `-`) is what people call it;
+    /// trees of other names are never thrown out for it. Its archive becomes one of `spools`.
+    ///
+    /// # Errors
+    /// [`MakeTreeError`]; nothing half-made stays in the cache.
+    pub fn make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, MakeTreeError> {
+        let plan = self.plan(name, set)?;
+        let dir = self.cache.join("trees");
+        files::create_dir_all(&dir)?;
+        let archive = dir.join(format!("{name}-{}.tar", &plan.key()[..16]));
+        let cached = archive.exists();
+        if cached {
+            match self.read(name, &archive, plan.epoch(), spools) {
+                Ok((tree, bytes)) => {
+                    let since = date(plan.newest());
+                    self.progress.say(&format!("tree {name}: cached (unchanged since {since})"));
+                    // The newest are kept. Not being able to say so costs a build at worst.
+                    let _ = File::open(&archive).and_then(|file| file.set_modified(SystemTime::now()));
+                    return Ok(DebianTree { tree, epoch: plan.epoch(), cached, archive: bytes });
+                }
+                Err(MakeTreeError::Archive { source, .. }) => {
+                    let text = format!("tree {name}: the cached one is damaged ({source}) and is made again");
+                    self.progress.say(&text);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.offline {
+            return Err(MakeTreeError::Offline { name: name.into() });
+        }
+        let started = Instant::now();
+        self.run(name, &plan, &archive)?;
+        let (tree, bytes) = self.read(name, &archive, plan.epoch(), spools)?;
+        let (took, large) = (elapsed(started.elapsed()), size(bytes));
+        self.progress.say(&format!("tree {name}: made in {took}, archive of {large}"));
+        prune(&dir, name)?;
+        Ok(DebianTree { tree, epoch: plan.epoch(), cached: false, archive: bytes })
+    }
+
+    fn plan(&self, name: &str, set: &Set) -> Result<Plan, MakeTreeError> {
+        let wrong = |source| MakeTreeError::Set { name: name.into(), source };
+        let sources = set.sources(self.mirrors).map_err(wrong)?;
+        let kept = self.cache.join("inrelease");
+        let log = self.logs.join(format!("{name}-inrelease.log"));
+        let inreleases = apt::inreleases(&sources, &kept, &log, self.offline)
+            .map_err(|source| MakeTreeError::Fetch { name: name.into(), source })?;
+        let sources = sources.into_iter().zip(inreleases).collect();
+        let plan = Plan::new(set.clone(), sources, self.epoch).map_err(wrong)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        if plan.epoch() > now {
+            return Err(MakeTreeError::Future { name: name.into(), epoch: plan.epoch(), now });
+        }
+        Ok(plan)
+    }
+
+    /// Runs mmdebstrap. Its archive gets its name when it is whole.
+    fn run(&self, name: &str, plan: &Plan, archive: &Path) -> Result<(), MakeTreeError> {
+        // In a user namespace, hooks are somebody else to this machine: they must get at their files.
+        let room = Scratch::directory(std::env::temp_dir())?;
+        set_mode(room.path(), 0o755)?;
+        for file in plan.files(&apt::own_options()) {
+            let path = room.path().join(&file.name);
+            fs::write(&path, &file.bytes).map_err(|error| FileError::new(&path, "write", error))?;
+            set_mode(&path, if file.executable { 0o755 } else { 0o644 })?;
+        }
+        let output = Scratch::file(archive.parent().unwrap_or(Path::new(".")))?;
+        let file = output.as_file().try_clone();
+        let file = file.map_err(|error| FileError::new(output.path(), "open", error))?;
+        let mut tool = Tool::new("mmdebstrap")
+            .args(plan.arguments(self.mode, room.path()))
+            .log(self.logs.join(format!("{name}-mmdebstrap.log")))
+            .stdout_to(file);
+        for (variable, value) in plan.environment() {
+            tool = tool.env(variable, value);
+        }
+        let task = self.progress.start(&format!("tree {name}: mmdebstrap"), 0, Unit::Things("steps"));
+        tool.run().map_err(|source| MakeTreeError::Tool { name: name.into(), source })?;
+        drop(task);
+        set_mode(output.path(), 0o644)?;
+        Ok(output.persist(archive)?)
+    }
+
+    /// Reads and normalises the tree in an archive.
+    fn read(
+        &self,
+        name: &str,
+        archive: &Path,
+        epoch: i64,
+        spools: &mut Spools,
+    ) -> Result<(Tree, u64), MakeTreeError> {
+        let failed = |error| FileError::new(archive, "read", error);
+        let file = File::open(archive).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        let spool = spools.open(archive)?;
+        let mut tree = tar::read(BufReader::with_capacity(BUFFER, file), spool)
+            .map_err(|source| MakeTreeError::Archive { name: name.into(), path: archive.into(), source })?;
+        normalise(&mut tree, spools, epoch)
+            .map_err(|source| MakeTreeError::Normalise { name: name.into(), source })?;
+        Ok((tree, bytes))
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), FileError> {
+    let set = fs::set_permissions(path, Permissions::from_mode(mode));
+    set.map_err(|error| FileError::new(path, "set the mode of", error))
+}
+
+/// Removes the oldest archives of a tree, all but [`KEPT`]. Who still reads one, holds it open.
+fn prune(dir: &Path, name: &str) -> Result<(), FileError> {
+    let entries = fs::read_dir(dir).map_err(|error| FileError::new(dir, "read", error))?;
+    let mut archives: Vec<(SystemTime, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| is_archive_of(name, &entry.file_name().to_string_lossy()))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    archives.sort();
+    archives.reverse();
+    for (_, path) in archives.into_iter().skip(KEPT) {
+        fs::remove_file(&path).map_err(|error| FileError::new(&path, "remove", error))?;
+    }
+    Ok(())
+}
+
+/// `NAME-<16 hex digits>.tar`; `a-b` is not an archive of `a`.
+fn is_archive_of(name: &str, file: &str) -> bool {
+    let key = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+    let key = key.and_then(|rest| rest.strip_suffix(".tar"));
+    key.is_some_and(|key| key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The day of a time in UTC, `2026-09-12`.
+fn date(seconds: i64) -> String {
+    // H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days; years begin in March.
+    let days = seconds.div_euclid(86_400) + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year + era * 400 + i64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, day) in [
+            (0, "1970-01-01"),
+            (1_789_199_741, "2026-09-12"),
+            (1_709_251_199, "2024-02-29"),
+            (4_107_542_400, "2100-03-01"),
+            (-1, "1969-12-31"),
+        ] {
+            assert_eq!(date(seconds), day);
+        }
+    }
+
+    #[test]
+    fn only_the_oldest_archives_of_the_same_name_go() {
+        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
+        let names = [
+            "a-0000000000000001.tar",
+            "a-0000000000000002.tar",
+            "a-0000000000000003.tar",
+            "a-b-0000000000000001.tar",
+            "a-notes.tar",
+        ];
+        for (age, name) in names.iter().enumerate() {
+            let file = File::create(dir.path().join(name)).unwrap();
+            let age = std::time::Duration::from_secs(100 * age as u64);
+            file.set_modified(SystemTime::UNIX_EPOCH + age).unwrap();
+        }
+        prune(dir.path(), "a").unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, &names[1..]);
+    }
+}
