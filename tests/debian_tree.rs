@@ -240,7 +240,7 @@ fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
     let error = offline.make("bad", &set("{suite: trixie}"), &mut Spools::new()).unwrap_err();
     assert_eq!(
         report(&error),
-        "error: tree bad: not in the cache as it would have to be now, and it can't be made offline"
+        "error: tree bad\n  caused by: not in the cache as it would have to be now, and it can't be made offline"
     );
     let future = TreeMaker { epoch: Some(1 << 40), ..maker_like(&maker) };
     let error = future.make("bad", &set("{suite: trixie}"), &mut Spools::new()).unwrap_err();

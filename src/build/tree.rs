@@ -1,7 +1,7 @@
 //! Debian packages -> a normalised tree, from the cache where nothing has changed.
 
 use std::fs::{self, File, Permissions};
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -53,69 +53,52 @@ pub struct DebianTree {
     pub archive: u64,
 }
 
-/// Why there is no tree. The tree's name comes first.
+/// A tree that could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum MakeTreeError {
+#[error("tree {name}")]
+pub struct MakeTreeError {
+    /// Which one.
+    pub name: String,
+    /// Why.
+    pub source: Box<TreeFault>,
+}
+
+/// Why there is no tree.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeFault {
     /// The set makes no sense.
-    #[error("tree {name}")]
-    Set {
-        /// Which tree.
-        name: String,
-        /// What is wrong.
-        source: SetError,
-    },
+    #[error(transparent)]
+    Set(#[from] SetError),
     /// An archive's InRelease file can't be had.
-    #[error("tree {name}")]
-    Fetch {
-        /// Which tree.
-        name: String,
-        /// Why.
-        source: FetchError,
-    },
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// Files would get times of tomorrow, and stay as they are made.
     #[error(
-        "tree {name}: SOURCE_DATE_EPOCH is {epoch}, but now is {now}: times can only be set back; is the clock right?"
+        "SOURCE_DATE_EPOCH would be {epoch}, but now is {now}: times can only be set back; is the clock right?"
     )]
     Future {
-        /// Which tree.
-        name: String,
         /// Seconds since 1970.
         epoch: i64,
         /// Seconds since 1970.
         now: i64,
     },
     /// Nothing in the cache fits.
-    #[error("tree {name}: not in the cache as it would have to be now, and it can't be made offline")]
-    Offline {
-        /// Which tree.
-        name: String,
-    },
+    #[error("not in the cache as it would have to be now, and it can't be made offline")]
+    Offline,
     /// mmdebstrap failed.
-    #[error("tree {name}")]
-    Tool {
-        /// Which tree.
-        name: String,
-        /// Its last lines.
-        source: ToolError,
-    },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// mmdebstrap's archive can't be understood.
-    #[error("tree {name}: {}", path.display())]
+    #[error("{}", path.display())]
     Archive {
-        /// Which tree.
-        name: String,
         /// The archive.
         path: PathBuf,
         /// What is wrong with it.
         source: TarError,
     },
     /// Contents can't be read.
-    #[error("tree {name}: can't be normalised")]
-    Normalise {
-        /// Which tree.
-        name: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error("can't be normalised")]
+    Normalise(#[source] io::Error),
     /// Something with files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -128,13 +111,18 @@ impl TreeMaker<'_> {
     /// # Errors
     /// [`MakeTreeError`]; nothing half-made stays in the cache.
     pub fn make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, MakeTreeError> {
+        let made = self.try_make(name, set, spools);
+        made.map_err(|fault| MakeTreeError { name: name.into(), source: Box::new(fault) })
+    }
+
+    fn try_make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, TreeFault> {
         let plan = self.plan(name, set)?;
         let dir = self.cache.join("trees");
         files::create_dir_all(&dir)?;
         let archive = dir.join(format!("{name}-{}.tar", &plan.key()[..16]));
         let cached = archive.exists();
         if cached {
-            match self.read(name, &archive, plan.epoch(), spools) {
+            match self.read(&archive, plan.epoch(), spools) {
                 Ok((tree, bytes)) => {
                     let since = date(plan.newest());
                     self.progress.say(&format!("tree {name}: cached (unchanged since {since})"));
@@ -142,7 +130,7 @@ impl TreeMaker<'_> {
                     let _ = File::open(&archive).and_then(|file| file.set_modified(SystemTime::now()));
                     return Ok(DebianTree { tree, epoch: plan.epoch(), cached, archive: bytes });
                 }
-                Err(MakeTreeError::Archive { source, .. }) => {
+                Err(TreeFault::Archive { source, .. }) => {
                     let text = format!("tree {name}: the cached one is damaged ({source}) and is made again");
                     self.progress.say(&text);
                 }
@@ -150,36 +138,34 @@ impl TreeMaker<'_> {
             }
         }
         if self.offline {
-            return Err(MakeTreeError::Offline { name: name.into() });
+            return Err(TreeFault::Offline);
         }
         let started = Instant::now();
         self.run(name, &plan, &archive)?;
-        let (tree, bytes) = self.read(name, &archive, plan.epoch(), spools)?;
+        let (tree, bytes) = self.read(&archive, plan.epoch(), spools)?;
         let (took, large) = (elapsed(started.elapsed()), size(bytes));
         self.progress.say(&format!("tree {name}: made in {took}, archive of {large}"));
         prune(&dir, name)?;
         Ok(DebianTree { tree, epoch: plan.epoch(), cached: false, archive: bytes })
     }
 
-    fn plan(&self, name: &str, set: &Set) -> Result<Plan, MakeTreeError> {
-        let wrong = |source| MakeTreeError::Set { name: name.into(), source };
-        let sources = set.sources(self.mirrors).map_err(wrong)?;
+    fn plan(&self, name: &str, set: &Set) -> Result<Plan, TreeFault> {
+        let sources = set.sources(self.mirrors)?;
         let kept = self.cache.join("inrelease");
         let log = self.logs.join(format!("{name}-inrelease.log"));
-        let inreleases = apt::inreleases(&sources, &kept, &log, self.offline)
-            .map_err(|source| MakeTreeError::Fetch { name: name.into(), source })?;
+        let inreleases = apt::inreleases(&sources, &kept, &log, self.offline)?;
         let sources = sources.into_iter().zip(inreleases).collect();
-        let plan = Plan::new(set.clone(), sources, self.epoch).map_err(wrong)?;
+        let plan = Plan::new(set.clone(), sources, self.epoch)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         if plan.epoch() > now {
-            return Err(MakeTreeError::Future { name: name.into(), epoch: plan.epoch(), now });
+            return Err(TreeFault::Future { epoch: plan.epoch(), now });
         }
         Ok(plan)
     }
 
     /// Runs mmdebstrap. Its archive gets its name when it is whole.
-    fn run(&self, name: &str, plan: &Plan, archive: &Path) -> Result<(), MakeTreeError> {
+    fn run(&self, name: &str, plan: &Plan, archive: &Path) -> Result<(), TreeFault> {
         // In a user namespace, hooks are somebody else to this machine: they must get at their files.
         let room = Scratch::directory(std::env::temp_dir())?;
         set_mode(room.path(), 0o755)?;
@@ -199,28 +185,21 @@ impl TreeMaker<'_> {
             tool = tool.env(variable, value);
         }
         let task = self.progress.start(&format!("tree {name}: mmdebstrap"), 0, Unit::Things("steps"));
-        tool.run().map_err(|source| MakeTreeError::Tool { name: name.into(), source })?;
+        tool.run()?;
         drop(task);
         set_mode(output.path(), 0o644)?;
         Ok(output.persist(archive)?)
     }
 
-    /// Reads and normalises the tree in an archive.
-    fn read(
-        &self,
-        name: &str,
-        archive: &Path,
-        epoch: i64,
-        spools: &mut Spools,
-    ) -> Result<(Tree, u64), MakeTreeError> {
+    /// Reads and normalises the tree in an archive, and says how long that is.
+    fn read(&self, archive: &Path, epoch: i64, spools: &mut Spools) -> Result<(Tree, u64), TreeFault> {
         let failed = |error| FileError::new(archive, "read", error);
         let file = File::open(archive).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
         let spool = spools.open(archive)?;
         let mut tree = tar::read(BufReader::with_capacity(BUFFER, file), spool)
-            .map_err(|source| MakeTreeError::Archive { name: name.into(), path: archive.into(), source })?;
-        normalise(&mut tree, spools, epoch)
-            .map_err(|source| MakeTreeError::Normalise { name: name.into(), source })?;
+            .map_err(|source| TreeFault::Archive { path: archive.into(), source })?;
+        normalise(&mut tree, spools, epoch).map_err(TreeFault::Normalise)?;
         Ok((tree, bytes))
     }
 }
