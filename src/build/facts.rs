@@ -64,6 +64,8 @@ pub struct Expect {
     pub timeout_s: u64,
     /// Templates of lines, in any order; `{{ token }}` is a word that is new at each boot.
     pub lines: Vec<String>,
+    /// Likewise, what guests print: only when the machine boots with Xen.
+    pub guest_lines: Vec<String>,
 }
 
 impl Expect {
@@ -185,7 +187,7 @@ mod tests {
             mirrors: vec!["http://mirror.example/".into()],
             entries: vec!["xen".into(), "linux".into()],
             machine: Machine { memory_mib: 2048, cpus: 1 },
-            expect: Expect { timeout_s: 300, lines: vec!["ready {{ token }}".into()] },
+            expect: Expect { timeout_s: 300, lines: vec!["ready {{ token }}".into()], guest_lines: vec![] },
             parts,
             images: vec![Image { name: "host".into(), bytes: 9, blocks: 8, objects: 7, compressed: 6 }],
             steps: vec![Step { name: "tree".into(), seconds: 1.5, cached: false }],

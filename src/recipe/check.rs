@@ -146,6 +146,7 @@ impl Checker<'_> {
         let image = self.image(raw.image);
         let memory = self.memory_size(raw.memory, 256 * MIB, 32 * MIB);
         let vcpus = self.within(raw.vcpus, 1, 1..=128, "processors");
+        let expect = self.expected_lines(raw.expect);
         let name = raw.name.map(|name| name.value)?;
         Some(Guest {
             system: System::Debian(system?),
@@ -156,6 +157,7 @@ impl Checker<'_> {
             vcpus: vcpus?,
             cmdline: or(raw.cmdline, || known("")),
             start: or(raw.start, || Start::Boot),
+            expect,
             name,
         })
     }
@@ -363,6 +365,11 @@ impl Checker<'_> {
             None => (None, None),
         };
         let timeout = self.seconds(timeout, 300, 1, 86_400);
+        let lines = self.expected_lines(lines);
+        Some(Expect { timeout: Duration::from_secs(timeout?), lines })
+    }
+
+    fn expected_lines(&mut self, lines: Option<Located<List<Line>>>) -> Vec<Line> {
         for Located { span, value } in lines.iter().flat_map(|lines| &lines.value) {
             let made = render_text("", value.as_str(), super::templates::context! { token => "0" });
             match made {
@@ -376,8 +383,7 @@ impl Checker<'_> {
                 Ok(_) => {}
             }
         }
-        let lines: Vec<Line> = self.distinct(lines);
-        Some(Expect { timeout: Duration::from_secs(timeout?), lines })
+        self.distinct(lines)
     }
 
     /// The values of a list, in which nothing should be twice.

@@ -67,6 +67,8 @@ section! {
         cmdline: Line,
         /// When it starts. Default: boot.
         start: Start,
+        /// Texts that `test` waits for beside those of `expect`, when the machine boots with Xen. Default: none.
+        expect: List<Line>,
     }
 
     /// A Debian system.

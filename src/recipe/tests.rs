@@ -125,7 +125,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "guests: [{name: g, debain: {}}]\nboot: {xen: true}",
-        "3:10: the kind of guest is missing; kinds that exist: `debian`|3:20: unknown key `debain`; did you mean `debian`?; allowed here: `name`, `debian`, `overlays`, `hostname`, `image`, `memory`, `vcpus`, `cmdline`, `start`",
+        "3:10: the kind of guest is missing; kinds that exist: `debian`|3:20: unknown key `debain`; did you mean `debian`?; allowed here: `name`, `debian`, `overlays`, `hostname`, `image`, `memory`, `vcpus`, `cmdline`, `start`, `expect`",
     ),
     (
         "guests: [{name: g}]\nboot: {xen: true}",

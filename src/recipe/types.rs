@@ -77,6 +77,8 @@ pub struct Guest {
     pub cmdline: Line,
     /// When it starts.
     pub start: Start,
+    /// Templates of what must appear on the console when the machine boots with Xen; they may use `token`.
+    pub expect: Vec<Line>,
 }
 
 /// A Debian system, as mmdebstrap makes it.
