@@ -14,6 +14,8 @@ pub mod progress;
 #[cfg(feature = "builder")]
 pub mod project;
 #[cfg(feature = "builder")]
+pub mod serve;
+#[cfg(feature = "builder")]
 pub mod signals;
 #[cfg(feature = "builder")]
 pub mod spool;
