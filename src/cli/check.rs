@@ -15,7 +15,16 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let (_, recipe) = Project::load(&args.recipe)?;
+    let loaded = Project::load(&args.recipe);
+    // What is wrong with templates is worth knowing together with what is wrong with the recipe.
+    let wrong = Project::of(&args.recipe).check_templates()?;
+    for error in &wrong {
+        session.show(error);
+    }
+    let (_, recipe) = loaded?;
+    if !wrong.is_empty() {
+        return Ok(Exit::Failed);
+    }
     if session.quiet {
         return Ok(Exit::Done);
     }

@@ -74,6 +74,11 @@ impl Session {
         exit
     }
 
+    /// Prints an error that is not the last.
+    pub(super) fn show(&self, error: &(dyn Error + 'static)) {
+        eprintln!("{}", self.painted(&report::report(error)));
+    }
+
     /// Makes the first word of an error red.
     fn painted(&self, text: &str) -> String {
         match text.strip_prefix("error:") {

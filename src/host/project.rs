@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{FileError, read_at_most};
-use crate::recipe::templates::Templates;
+use crate::recipe::templates::{TemplateError, Templates, check_own};
 use crate::recipe::{Findings, ProjectFile, ProjectPath, Recipe, Surroundings};
 
 /// A recipe of more than this is none.
@@ -83,6 +83,27 @@ impl Project {
         self.root.join("overlays").join(name)
     }
 
+    /// Looks over the project's own templates without rendering them.
+    ///
+    /// # Errors
+    /// [`FileError`] when one can't be read; what is wrong with them is the result.
+    pub fn check_templates(&self) -> Result<Vec<TemplateError>, FileError> {
+        let root = self.root.join("templates");
+        let mut wrong = Vec::new();
+        for path in files_below(&root)? {
+            let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy();
+            let bytes = read_at_most(&path, MAX_TEMPLATE)?;
+            match String::from_utf8(bytes) {
+                Ok(text) => wrong.extend(check_own(&name, &text).err()),
+                Err(error) => {
+                    let source = io::Error::new(io::ErrorKind::InvalidData, error);
+                    wrong.push(TemplateError::Read { name: name.into(), source });
+                }
+            }
+        }
+        Ok(wrong)
+    }
+
     /// Templates: the project's own, else those that are built in.
     pub fn templates(&self) -> Templates<'_> {
         Templates::new(|name| {
@@ -97,6 +118,25 @@ impl Project {
             }
         })
     }
+}
+
+/// Regular files below a directory, sorted; none if it is missing.
+fn files_below(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let mut files = Vec::new();
+    for entry in entries.map_err(|error| FileError::new(dir, "read", error))? {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(files_below(&path)?),
+            Ok(kind) if kind.is_file() => files.push(path),
+            _ => {}
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 impl Surroundings for Project {
@@ -154,6 +194,29 @@ mod tests {
         let alone = room.path().join("alone.yaml");
         fs::write(&alone, "").unwrap();
         assert_eq!(Project::of(&alone), project);
+    }
+
+    #[test]
+    fn the_templates_of_this_repository_are_those_that_are_built_in() {
+        let here = Project { root: env!("CARGO_MANIFEST_DIR").into() };
+        let templates = here.root.join("templates");
+        let mut files: Vec<PathBuf> =
+            crate::recipe::templates::names().map(|name| templates.join(name)).collect();
+        files.sort();
+        assert_eq!(files_below(&templates).unwrap(), files);
+        let wrong = here.check_templates().unwrap();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[test]
+    fn templates_that_nothing_uses_or_that_are_none_are_all_named() {
+        let (room, path) = project(b"");
+        fs::write(room.path().join("templates/grub.cfg"), "{% for %}").unwrap();
+        fs::write(room.path().join("templates/z"), b"\xff").unwrap();
+        let wrong = Project::of(&path).check_templates().unwrap();
+        let places: Vec<String> =
+            wrong.iter().map(|error| error.to_string().split(": ").next().unwrap().to_owned()).collect();
+        assert_eq!(places, ["templates/grub.cfg:1", "templates/own", "templates/z"]);
     }
 
     #[test]

@@ -64,6 +64,14 @@ pub enum TemplateError {
         /// What is wrong.
         what: String,
     },
+    /// The project has it, and nothing asks for it.
+    #[error("templates/{name}: nothing uses a template of this name{hint}")]
+    Unused {
+        /// Its path below `templates/`.
+        name: String,
+        /// `; did you mean ...?`, or the names that are used.
+        hint: String,
+    },
     /// It is there and can't be read.
     #[error("templates/{name}: can't read")]
     Read {
@@ -102,7 +110,7 @@ impl<'l> Templates<'l> {
         let built_in =
             || BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned());
         own.or_else(built_in).ok_or_else(|| {
-            let meant = nearest(name, BUILT_IN.iter().map(|(name, _)| *name));
+            let meant = nearest(name, names());
             let hint = meant.map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
             TemplateError::Missing { name: name.into(), hint }
         })
@@ -133,12 +141,32 @@ pub fn render_text(name: &str, text: &str, context: Value) -> Result<String, Tem
     template.render(context).map_err(|error| worded(name, &error, &known))
 }
 
+/// The paths of the built-in templates, below `templates/`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().map(|(name, _)| *name)
+}
+
 /// Whether a text is a template, without values for it.
 ///
 /// # Errors
 /// [`TemplateError::Wrong`].
 pub fn check_text(name: &str, text: &str) -> Result<(), TemplateError> {
     environment().template_from_named_str(name, text).map_err(|error| worded(name, &error, &[])).map(|_| ())
+}
+
+/// Checks a template of a project by itself: that it takes the place of a built-in one, and is a template.
+///
+/// # Errors
+/// [`TemplateError::Unused`], [`TemplateError::Wrong`].
+pub fn check_own(name: &str, text: &str) -> Result<(), TemplateError> {
+    if names().any(|known| known == name) {
+        return check_text(name, text);
+    }
+    let hint = match nearest(name, names()) {
+        Some(meant) => format!("; did you mean `{meant}`?"),
+        None => format!("; these are used: {}", listed(names())),
+    };
+    Err(TemplateError::Unused { name: name.into(), hint })
 }
 
 fn environment() -> Environment<'static> {
@@ -229,6 +257,21 @@ mod tests {
             crate::report::report(&templates.render("x", context! {}).unwrap_err()),
             "error: templates/x: can't read\n  caused by: permission denied"
         );
+    }
+
+    #[test]
+    fn a_template_of_a_project_takes_the_place_of_another() {
+        assert!(check_own("grub.cfg", "{% if x %}{% endif %}").is_ok());
+        for (name, text, said) in [
+            ("grub.cfg", "\n{% if %}", "templates/grub.cfg:2: syntax error: unexpected end of block"),
+            (
+                "grubb.cfg",
+                "",
+                "templates/grubb.cfg: nothing uses a template of this name; did you mean `grub.cfg`?",
+            ),
+        ] {
+            assert_eq!(check_own(name, text).unwrap_err().to_string(), said);
+        }
     }
 
     #[test]
