@@ -2,10 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
-use crate::block::{Object, Sha256};
 use crate::host::files::{self, AtomicFile, FileError};
+use crate::host::store::{Store, StoreError};
 use crate::index::{ImageName, Serial};
 use crate::release::{
     Digest, Draft, Error as Untrusted, KeyError, Latest, MAX_LATEST, MAX_MIRRORS, MAX_RELEASE, MirrorPath,
@@ -48,6 +46,9 @@ pub enum ReleaseError {
     /// A file can't be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Reads the release that `latest` of a mirror names, verified; `None` for a mirror that has none yet.
@@ -89,13 +90,13 @@ pub fn previous(
     Ok(Some(Previous { latest, release, indexes, mirrors }))
 }
 
-/// Signs the next release and writes it beside its blocks, which the mirror holds already, and `upload.txt`.
+/// Signs the next release and writes it beside its blocks, which the store holds already, and `upload.txt`.
 /// `latest` is written last.
 ///
 /// # Errors
 /// [`ReleaseError`]. What was written by then changes nothing for a client: no `latest` names it.
 pub fn publish(
-    mirror: &Path,
+    store: &Store,
     manifest: &Path,
     draft: Draft,
     previous: Option<&Previous>,
@@ -103,42 +104,31 @@ pub fn publish(
 ) -> Result<Upload, ReleaseError> {
     let name = draft.name.clone();
     let ready = draft.sign(previous, key)?;
-    let upload = upload(mirror, name, &ready)?;
-    let write = |path: &MirrorPath, bytes: &[u8]| {
-        let at = mirror.join(path.to_string());
-        at.parent().map_or(Ok(()), files::create_dir_all)?;
-        files::write_atomic(at, bytes)
-    };
+    let upload = upload(store, name, &ready)?;
+    let synced = store.sync()?;
     for (path, bytes) in &ready.files {
-        write(path, bytes)?;
+        synced.write(path, bytes)?;
     }
     // Before `latest`: cut in between, the next build starts from the old release and makes both again.
     let mut out = AtomicFile::create(manifest)?;
     upload.encode(&mut out).map_err(|source| FileError::new(manifest, "write", source))?;
     out.commit()?;
     if let Some(mirrors) = &ready.mirrors {
-        write(&MirrorPath::Mirrors, mirrors)?;
+        synced.write(&MirrorPath::Mirrors, mirrors)?;
     }
-    write(&MirrorPath::Latest, &ready.latest)?;
+    synced.write(&MirrorPath::Latest, &ready.latest)?;
     Ok(upload)
 }
 
-fn upload(mirror: &Path, name: ImageName, ready: &Ready) -> Result<Upload, FileError> {
-    let blocks: Result<Vec<Put>, FileError> = ready
-        .blocks
-        .par_iter()
-        .map(|Object { name, file_len, .. }| {
-            let path = MirrorPath::Block(*name);
-            let bytes = files::read_at_most(mirror.join(path.to_string()), u64::from(*file_len))?;
-            Ok(Put { path, digest: Digest { sha256: Sha256::of(&bytes), len: bytes.len() as u64 } })
-        })
-        .collect();
+/// What the mirror lacks, for those who copy it there.
+fn upload(store: &Store, name: ImageName, ready: &Ready) -> Result<Upload, StoreError> {
+    let blocks = store.puts(&ready.blocks)?;
     let files = ready.files.iter().map(|(path, bytes)| Put { path: path.clone(), digest: Digest::of(bytes) });
     Ok(Upload {
         name,
         serial: ready.serial,
         base: ready.base,
-        puts: blocks?.into_iter().chain(files).collect(),
+        puts: blocks.into_iter().chain(files).collect(),
         mirrors: ready.mirrors.as_deref().map(Digest::of),
         latest: Digest::of(&ready.latest),
     })
@@ -147,7 +137,7 @@ fn upload(mirror: &Path, name: ImageName, ready: &Ready) -> Result<Upload, FileE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::BlockName;
+    use crate::block::{BlockName, Object, Sha256};
     use crate::index::{BlockSize, Header, Index, UnixTime};
 
     /// A mirror in a directory, with one block a number.
@@ -191,7 +181,8 @@ mod tests {
                 fresh_for: 7,
             };
             let manifest = self.dir.path().join("upload.txt");
-            publish(&self.mirror(), &manifest, draft, previous.as_ref(), &self.key).unwrap()
+            publish(&Store::open(self.mirror()).unwrap(), &manifest, draft, previous.as_ref(), &self.key)
+                .unwrap()
         }
 
         fn block(&self, byte: u8) -> Object {
