@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::files::{self, AtomicFile, FileError};
+use crate::host::files::{AtomicFile, FileError};
 use crate::host::store::{Store, StoreError};
-use crate::index::{ImageName, Serial};
+use crate::index::{ImageName, Parent, Serial};
 use crate::release::{
-    Digest, Draft, Error as Untrusted, KeyError, Latest, MAX_LATEST, MAX_MIRRORS, MAX_RELEASE, MirrorPath,
-    Previous, Put, Ready, SigningKey, TrustedKeys, Upload, Verified,
+    Digest, Draft, Error as Untrusted, KeyError, Latest, MirrorPath, Previous, Put, SigningKey, TrustedKeys,
+    Upload, Verified,
 };
 
 /// Why the mirror's state can't be read, or a release can't be written.
@@ -23,6 +23,12 @@ pub enum ReleaseError {
         path: PathBuf,
         /// What is wrong with it.
         source: Box<Untrusted>,
+    },
+    /// A file that the last release needs is gone.
+    #[error("{}: not there, though the last release needs it; bring it back, or build into another directory", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
     },
     /// The mirror in the output directory belongs to another recipe.
     #[error("{}: a mirror of `{found}`, not of `{want}`; build into another directory", mirror.display())]
@@ -43,55 +49,77 @@ pub enum ReleaseError {
     /// Signing failed.
     #[error("the release can't be signed")]
     Sign(#[from] KeyError),
-    /// A file can't be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The store failed.
+    /// The mirror's tree failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The manifest can't be written.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
-/// Reads the release that `latest` of a mirror names, verified; `None` for a mirror that has none yet.
-///
-/// # Errors
-/// [`ReleaseError::Previous`] when it is not signed by `keys` or not whole; [`ReleaseError::OtherName`].
-pub fn previous(
-    mirror: &Path,
-    name: &ImageName,
-    keys: &TrustedKeys,
-) -> Result<Option<Previous>, ReleaseError> {
-    let at = |path: &MirrorPath| mirror.join(path.to_string());
-    let read = |path: &MirrorPath, limit| files::read_at_most(at(path), limit);
+/// The release that the mirror in the output directory has, and the number of the next.
+#[derive(Debug)]
+pub struct Last {
+    /// What is there; `None` in a new mirror.
+    pub previous: Option<Previous>,
+    /// The number of a release that differs from it.
+    pub next: Serial,
+}
+
+impl Last {
+    /// Reads the release that `latest` names, verified, and lets the store believe its blocks.
+    ///
+    /// # Errors
+    /// [`ReleaseError::Previous`] when it is not signed by `keys` or not whole; [`ReleaseError::OtherName`].
+    pub fn read(store: &mut Store, name: &ImageName, keys: &TrustedKeys) -> Result<Self, ReleaseError> {
+        let previous = previous(store, name, keys)?;
+        let Some(previous) = previous else { return Ok(Last { previous: None, next: Serial::FIRST }) };
+        for index in &previous.indexes {
+            store.trust(index);
+        }
+        let next = previous.latest.serial.next();
+        let next = next.ok_or_else(|| ReleaseError::LastSerial { mirror: store.root().into() })?;
+        Ok(Last { previous: Some(previous), next })
+    }
+
+    /// What an image's next index names as the one before.
+    pub fn parent(&self, image: &ImageName) -> Option<Parent> {
+        let index = self.previous.as_ref()?.release.image(image)?.index;
+        Some(Parent { serial: index.serial, sha256: index.digest.sha256 })
+    }
+}
+
+fn previous(store: &Store, name: &ImageName, keys: &TrustedKeys) -> Result<Option<Previous>, ReleaseError> {
     let untrusted = |path: &MirrorPath| {
-        let path = at(path);
+        let path = store.locate(path);
         move |source| ReleaseError::Previous { path, source: Box::new(source) }
     };
-    if !at(&MirrorPath::Latest).exists() {
-        return Ok(None);
-    }
-    let latest = read(&MirrorPath::Latest, MAX_LATEST)?;
+    let read = |path: &MirrorPath| {
+        let missing = || ReleaseError::Missing { path: store.locate(path) };
+        store.read(path)?.ok_or_else(missing)
+    };
+    let Some(latest) = store.read(&MirrorPath::Latest)? else { return Ok(None) };
     let latest =
         Verified::<Latest>::open(&latest, keys).map_err(untrusted(&MirrorPath::Latest))?.into_inner();
     if latest.name != *name {
         let (found, want) = (latest.name, name.clone());
-        return Err(ReleaseError::OtherName { mirror: mirror.into(), found, want });
+        return Err(ReleaseError::OtherName { mirror: store.root().into(), found, want });
     }
     let path = latest.release_path();
-    let release =
-        latest.open_release(&read(&path, MAX_RELEASE)?, keys).map_err(untrusted(&path))?.into_inner();
-    let mirrors_file = read(&MirrorPath::Mirrors, MAX_MIRRORS)?;
+    let release = latest.open_release(&read(&path)?, keys).map_err(untrusted(&path))?.into_inner();
+    let mirrors_file = read(&MirrorPath::Mirrors)?;
     let mirrors = latest.open_mirrors(&mirrors_file, keys).ok();
     let mirrors = mirrors.map(|mirrors| (mirrors.into_inner(), mirrors_file));
     let mut indexes = Vec::new();
     for image in &release.images {
         let path = image.index_path();
-        indexes.push(image.open_index(&read(&path, crate::index::MAX_FILE)?).map_err(untrusted(&path))?);
+        indexes.push(image.open_index(&read(&path)?).map_err(untrusted(&path))?);
     }
     Ok(Some(Previous { latest, release, indexes, mirrors }))
 }
 
 /// Signs the next release and writes it beside its blocks, which the store holds already, and `upload.txt`.
-/// `latest` is written last.
+/// `latest` is written last, when all else is on the disk.
 ///
 /// # Errors
 /// [`ReleaseError`]. What was written by then changes nothing for a client: no `latest` names it.
@@ -99,20 +127,28 @@ pub fn publish(
     store: &Store,
     manifest: &Path,
     draft: Draft,
-    previous: Option<&Previous>,
+    last: &Last,
     key: &SigningKey,
 ) -> Result<Upload, ReleaseError> {
     let name = draft.name.clone();
-    let ready = draft.sign(previous, key)?;
-    let upload = upload(store, name, &ready)?;
+    let ready = draft.sign(last.previous.as_ref(), key)?;
+    let files = ready.files.iter().map(|(path, bytes)| Put { path: path.clone(), digest: Digest::of(bytes) });
+    let upload = Upload {
+        name,
+        serial: ready.serial,
+        base: ready.base,
+        puts: store.puts(&ready.blocks)?.into_iter().chain(files).collect(),
+        mirrors: ready.mirrors.as_deref().map(Digest::of),
+        latest: Digest::of(&ready.latest),
+    };
+    let mut out = AtomicFile::create(manifest)?;
+    upload.encode(&mut out).map_err(|source| FileError::new(manifest, "write", source))?;
     let synced = store.sync()?;
     for (path, bytes) in &ready.files {
         synced.write(path, bytes)?;
     }
     // Before `latest`: cut in between, the next build starts from the old release and makes both again.
-    let mut out = AtomicFile::create(manifest)?;
-    upload.encode(&mut out).map_err(|source| FileError::new(manifest, "write", source))?;
-    out.commit()?;
+    out.commit_synced()?;
     if let Some(mirrors) = &ready.mirrors {
         synced.write(&MirrorPath::Mirrors, mirrors)?;
     }
@@ -120,24 +156,11 @@ pub fn publish(
     Ok(upload)
 }
 
-/// What the mirror lacks, for those who copy it there.
-fn upload(store: &Store, name: ImageName, ready: &Ready) -> Result<Upload, StoreError> {
-    let blocks = store.puts(&ready.blocks)?;
-    let files = ready.files.iter().map(|(path, bytes)| Put { path: path.clone(), digest: Digest::of(bytes) });
-    Ok(Upload {
-        name,
-        serial: ready.serial,
-        base: ready.base,
-        puts: blocks.into_iter().chain(files).collect(),
-        mirrors: ready.mirrors.as_deref().map(Digest::of),
-        latest: Digest::of(&ready.latest),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::{BlockName, Object, Sha256};
+    use crate::block::{Block, Codec, Compressor, Object};
+    use crate::host::store::{Offered, Origin};
     use crate::index::{BlockSize, Header, Index, UnixTime};
 
     /// A mirror in a directory, with one block a number.
@@ -159,46 +182,48 @@ mod tests {
             TrustedKeys::parse(&self.key.public_text()).unwrap()
         }
 
-        fn build(&self, serial: u64, disk: &[u8]) -> Upload {
-            let name: ImageName = "demo".parse().unwrap();
-            let blocks: Vec<_> = disk.iter().map(|&byte| Some(self.block(byte))).collect();
+        fn store(&self) -> Store {
+            Store::open(self.mirror()).unwrap()
+        }
+
+        fn build(&self, disk: &[u8]) -> Upload {
+            let mut store = self.store();
+            let last = Last::read(&mut store, &"demo".parse().unwrap(), &self.keys()).unwrap();
             let header = Header {
                 image: "host".parse().unwrap(),
-                serial: Serial::new(serial).unwrap(),
+                serial: last.next,
                 block_size: BlockSize::new(4096).unwrap(),
                 size: 4096 * disk.len() as u64,
                 published: UnixTime(7),
-                parent: None,
+                parent: last.parent(&"host".parse().unwrap()),
             };
-            let previous = previous(&self.mirror(), &name, &self.keys()).unwrap();
+            let blocks: Vec<_> = disk.iter().map(|&byte| Some(block(&store, byte))).collect();
             let draft = Draft {
-                name,
-                serial: Serial::new(serial).unwrap(),
+                name: "demo".parse().unwrap(),
+                serial: last.next,
                 indexes: vec![Index::assemble(header, blocks).unwrap()],
                 mirrors: vec![],
-                published: UnixTime(1000 + serial),
+                published: UnixTime(1000 + last.next.get()),
                 retain_for: 90,
                 fresh_for: 7,
             };
-            let manifest = self.dir.path().join("upload.txt");
-            publish(&Store::open(self.mirror()).unwrap(), &manifest, draft, previous.as_ref(), &self.key)
-                .unwrap()
+            publish(&store, &self.dir.path().join("upload.txt"), draft, &last, &self.key).unwrap()
         }
+    }
 
-        fn block(&self, byte: u8) -> Object {
-            let raw = vec![byte; 4096];
-            let name = BlockName::of(&raw);
-            let path = self.mirror().join(name.path());
-            files::create_dir_all(path.parent().unwrap()).unwrap();
-            files::write_atomic(path, &[byte; 10]).unwrap();
-            Object { name, sha256: Sha256::of(&raw), raw_len: 4096, file_len: 10 }
+    fn block(store: &Store, byte: u8) -> Object {
+        let block = Block::seal(vec![byte; 4096]);
+        let origin = || Origin::Image { image: "host".parse().unwrap(), block: byte.into(), at: 0 };
+        match store.offer(&block, origin, &mut Compressor::new(Codec::zlib(6).unwrap())).unwrap() {
+            Offered::Written(object) | Offered::Found(object) => object,
+            Offered::Collides(with) => panic!("collides with {with}"),
         }
     }
 
     #[test]
     fn the_manifest_names_what_the_mirror_before_lacked() {
         let bench = Bench::new();
-        let first = bench.build(1, &[1, 2, 3]);
+        let first = bench.build(&[1, 2, 3]);
         let paths = |upload: &Upload| -> Vec<String> {
             upload
                 .puts
@@ -210,12 +235,12 @@ mod tests {
         assert_eq!((first.base, first.puts.len()), (None, 5));
         assert_eq!(paths(&first), ["images/host/1/index.idx", "releases/1.txt"]);
 
-        let second = bench.build(2, &[1, 9, 3]);
+        let second = bench.build(&[1, 9, 3]);
         assert_eq!((second.base, second.puts.len()), (Some(Serial::FIRST), 3));
         assert_eq!(paths(&second), ["images/host/2/index.idx", "releases/2.txt"]);
         assert_eq!(second.mirrors, None);
 
-        let third = bench.build(3, &[1, 9, 3]);
+        let third = bench.build(&[1, 9, 3]);
         assert_eq!((third.serial.get(), third.puts.len()), (2, 0), "nothing new: only `latest`");
         let text = std::fs::read(bench.dir.path().join("upload.txt")).unwrap();
         assert_eq!(Upload::decode(&text[..]).unwrap(), third);
@@ -224,26 +249,26 @@ mod tests {
     #[test]
     fn a_mirror_cut_between_its_last_two_files_is_built_upon() {
         let bench = Bench::new();
-        bench.build(1, &[1]);
+        bench.build(&[1]);
         // As if a build with other mirrors had been killed before it wrote `latest`.
-        files::write_atomic(bench.mirror().join("mirrors.txt"), b"another list").unwrap();
-        let again = bench.build(2, &[1]);
+        std::fs::write(bench.mirror().join("mirrors.txt"), b"another list").unwrap();
+        let again = bench.build(&[1]);
         assert_eq!((again.serial, again.mirrors.is_some()), (Serial::FIRST, true));
     }
 
     #[test]
     fn a_mirror_of_another_key_or_name_is_refused_by_name() {
         let bench = Bench::new();
-        bench.build(1, &[1]);
+        bench.build(&[1]);
         let other = TrustedKeys::parse(&SigningKey::generate().unwrap().public_text()).unwrap();
         let name = "demo".parse().unwrap();
-        let refused = previous(&bench.mirror(), &name, &other).unwrap_err().to_string();
+        let refused = Last::read(&mut bench.store(), &name, &other).unwrap_err().to_string();
         assert!(refused.ends_with(
             "mirror/latest: the last release there can't be built upon; give the key that signed it, or build \
              into another directory"
         ));
         let refused =
-            previous(&bench.mirror(), &"lab".parse().unwrap(), &bench.keys()).unwrap_err().to_string();
+            Last::read(&mut bench.store(), &"lab".parse().unwrap(), &bench.keys()).unwrap_err().to_string();
         assert!(refused.ends_with("mirror: a mirror of `demo`, not of `lab`; build into another directory"));
     }
 }
