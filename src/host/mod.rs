@@ -1,12 +1,14 @@
 //! The one place that touches the system: files, processes, signals, terminals, the network.
 
-pub mod cache;
 #[cfg(feature = "builder")]
 pub mod apt;
+pub mod cache;
 pub mod files;
 pub mod http;
 #[cfg(feature = "builder")]
 pub mod needs;
+#[cfg(feature = "builder")]
+pub mod overlay;
 #[cfg(feature = "builder")]
 pub mod process;
 #[cfg(feature = "builder")]

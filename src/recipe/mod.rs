@@ -12,11 +12,11 @@ mod check;
 pub mod findings;
 mod raw;
 mod schema;
-mod shape;
+pub(crate) mod shape;
 pub mod templates;
 pub mod types;
 mod values;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use findings::{Finding, Findings};
 pub use schema::schema;

@@ -43,9 +43,9 @@ pub enum TemplateError {
         hint: String,
     },
     /// It uses a value that was not given.
-    #[error("templates/{name}:{line}: `{expression}` is not known here; known: {known}")]
+    #[error("{name}:{line}: `{expression}` is not known here; known: {known}")]
     Undefined {
-        /// Its path below `templates/`.
+        /// What people call it: a path.
         name: String,
         /// The line, from 1.
         line: usize,
@@ -55,9 +55,9 @@ pub enum TemplateError {
         known: String,
     },
     /// It is no template, or its tags go wrong.
-    #[error("templates/{name}:{line}: {what}")]
+    #[error("{name}:{line}: {what}")]
     Wrong {
-        /// Its path below `templates/`.
+        /// What people call it: a path.
         name: String,
         /// The line, from 1.
         line: usize,
@@ -122,11 +122,11 @@ impl<'l> Templates<'l> {
     /// # Errors
     /// [`TemplateError`].
     pub fn render(&self, name: &str, context: Value) -> Result<String, TemplateError> {
-        render_text(name, &self.source(name)?, context)
+        render_text(&format!("templates/{name}"), &self.source(name)?, context)
     }
 }
 
-/// Renders a text that is a template by itself: `name` is for errors only.
+/// Renders a text that is a template by itself. `name` is what people call it: a path.
 ///
 /// # Errors
 /// [`TemplateError::Undefined`], [`TemplateError::Wrong`].

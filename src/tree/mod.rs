@@ -7,9 +7,12 @@
 pub mod dump;
 pub mod glob;
 pub mod normalise;
+pub mod overlay;
+pub mod tar;
+
+mod names;
 mod pyc;
 mod resolve;
-pub mod tar;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -24,19 +24,6 @@ pub(super) struct Names {
     pub groups: BTreeMap<Vec<u8>, u32>,
 }
 
-impl Names {
-    /// Names with their ids out of the text of a passwd or group file: fields 1 and 3.
-    pub fn parse(text: &[u8]) -> BTreeMap<Vec<u8>, u32> {
-        let ids = text.split(|&byte| byte == b'\n').filter_map(|line| {
-            let mut fields = line.split(|&byte| byte == b':');
-            let name = fields.next()?;
-            let id = std::str::from_utf8(fields.nth(1)?).ok()?.parse().ok()?;
-            Some((name.to_vec(), id))
-        });
-        ids.collect()
-    }
-}
-
 /// The kernel's form of an ACL given as text; `None` if it says nothing beyond the mode (three entries, or
 /// none at all), as the kernel stores none then.
 ///
@@ -100,6 +87,7 @@ fn parse_entry(entry: &[u8], names: &Names) -> Option<(u16, u32, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::names::ids;
 
     fn entry(tag: u16, perm: u16, id: u32) -> Vec<u8> {
         [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat()
@@ -108,8 +96,8 @@ mod tests {
     #[test]
     fn text_in_any_order_becomes_the_kernels_sorted_entries() {
         let names = Names {
-            users: Names::parse(b"root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\n"),
-            groups: Names::parse(b"adm:x:4:ann\nbroken\n"),
+            users: ids(b"root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\n"),
+            groups: ids(b"adm:x:4:ann\nbroken\n"),
         };
         let expected = [
             VERSION.to_le_bytes().to_vec(),

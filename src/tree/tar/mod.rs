@@ -13,7 +13,7 @@ mod sparse;
 use std::fmt;
 use std::io::{self, Read};
 
-use super::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError};
+use super::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError, names};
 use acl::Names;
 use blocks::{BLOCK, Blocks, number, padding, signed};
 use pax::Records;
@@ -331,13 +331,13 @@ impl<R: Read> Reader<R> {
                 Content { len: member.size, extents }
             }
         };
-        let names = match path_within(&member.path) {
+        let known = match path_within(&member.path) {
             b"etc/passwd" => Some(&mut self.names.users),
             b"etc/group" => Some(&mut self.names.groups),
             _ => None,
         };
-        match names.filter(|_| stored.stored <= NAMES_LIMIT) {
-            Some(names) => *names = Names::parse(&self.blocks.take(stored.stored, NAMES_LIMIT)?),
+        match known.filter(|_| stored.stored <= NAMES_LIMIT) {
+            Some(known) => *known = names::ids(&self.blocks.take(stored.stored, NAMES_LIMIT)?),
             None => {
                 self.blocks.skip(stored.stored)?;
                 self.blocks.skip(padding(stored.stored))?;
