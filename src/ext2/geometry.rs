@@ -25,7 +25,7 @@ const LAST_GROUP_DATA: u64 = 50;
 pub enum InodeSize {
     /// 128: times to 2038 in whole seconds, every attribute in a block of its own.
     Small,
-    /// 256, what `mke2fs -t ext2` makes: times to 2446 with nanoseconds, short attributes in the inode.
+    /// 256, what `mke2fs -t ext2` makes: times to 2310 with nanoseconds, short attributes in the inode.
     #[default]
     Large,
 }

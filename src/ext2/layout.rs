@@ -77,7 +77,7 @@ pub struct Align {
 /// its data, which is in one piece but for the metadata at the start of groups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sequential {
-    /// Aligns large files. Smaller ones fill the gaps.
+    /// Aligns large files, as far as free space allows. Smaller ones fill the gaps.
     pub align: Option<Align>,
 }
 
@@ -126,7 +126,8 @@ impl Allocator for Sequential {
             inodes: need.inodes,
         })?;
 
-        let mut space = Space { geometry, next: 0, gaps: vec![] };
+        let room = u64::from(geometry.blocks - geometry.total_overhead());
+        let mut space = Space { geometry, next: 0, room, need: blocks, gaps: vec![] };
         let mut xattr_blocks = vec![0; demand.xattr_blocks.len()];
         for zone in [Zone::Directories, Zone::Symlinks, Zone::Files] {
             let align = self.align.filter(|_| zone == Zone::Files);
@@ -167,11 +168,14 @@ fn length(runs: &[Range<u32>]) -> u32 {
     runs.iter().map(|run| run.end - run.start).sum()
 }
 
-/// Blocks not given out yet: those from `next` on, and the gaps that alignment left below it. Both are
-/// counted in the geometry, so there is always enough, if not in one piece.
+/// Blocks not given out yet: those from `next` on, and the gaps that alignment left below it.
 struct Space {
     geometry: Geometry,
     next: u32,
+    /// Blocks from `next` on that are not metadata. Never fewer than `need`.
+    room: u64,
+    /// Blocks that are still to be placed.
+    need: u64,
     /// First block and count, ascending.
     gaps: Vec<(u32, u32)>,
 }
@@ -181,22 +185,24 @@ impl Space {
     fn place(&mut self, placed: &mut PlacedInode, runs: &[Range<u32>], align: Option<Align>) {
         let above = u32::try_from(placed.indirect.len()).expect("fewer than the data's blocks");
         let data = length(runs);
-        if let Some(align) = align {
-            let total = above + data;
-            if data >= align.from {
-                self.align(above, align.blocks);
-            } else if let Some(gap) = self.gaps.iter().position(|&(_, count)| count >= total) {
-                let (start, count) = self.gaps[gap];
-                if count == total {
-                    self.gaps.remove(gap);
-                } else {
-                    self.gaps[gap] = (start + total, count - total);
+        match align {
+            Some(align) if data >= align.from => self.align(above, align.blocks),
+            Some(_) => {
+                if let Some(start) = self.gap(above + data) {
+                    // A file that is in a gap is in one piece.
+                    for (indirect, at) in placed.indirect.iter_mut().zip(start..) {
+                        *indirect = at;
+                    }
+                    let mut physical = start + above;
+                    for run in runs {
+                        let count = run.end - run.start;
+                        placed.data.push(Run { logical: run.start, physical, count });
+                        physical += count;
+                    }
+                    return;
                 }
-                // The whole of it comes from there: a space of its own.
-                let mut within = Space { next: start, gaps: vec![], ..*self };
-                within.place(placed, runs, None);
-                return;
             }
+            None => {}
         }
         self.fill(&mut placed.indirect);
         for run in runs {
@@ -215,44 +221,55 @@ impl Space {
         }
     }
 
-    /// Moves on so that the block after `above` more is a multiple of `multiple`, if such a place is left.
-    fn align(&mut self, above: u32, multiple: u32) {
-        let mut wanted = self.next;
-        while let Some((start, count)) = self.geometry.data_from(wanted) {
-            let skip = (start + above).next_multiple_of(multiple) - (start + above);
-            if skip + above < count {
-                self.leave_gaps(start + skip);
-                return;
-            }
-            // Metadata or the end comes before: try behind it.
-            wanted = start + count;
-        }
-    }
-
-    /// Leaves all blocks from `next` up to `until` as gaps.
-    fn leave_gaps(&mut self, until: u32) {
-        while let Some((start, count)) =
-            self.geometry.data_from(self.next).filter(|&(start, _)| start < until)
-        {
-            let count = count.min(until - start);
-            self.gaps.push((start, count));
-            self.next = start + count;
-        }
-        self.next = until;
-    }
-
     /// Takes up to `count` blocks that lie together; returns the first and how many they are.
     fn take(&mut self, count: u32) -> (u32, u32) {
-        if let Some((start, run)) = self.geometry.data_from(self.next) {
-            let count = count.min(run);
-            self.next = start + count;
-            return (start, count);
+        let (start, run) = self.geometry.data_from(self.next).expect("room is not below need");
+        let count = count.min(run);
+        self.next = start + count;
+        self.room -= u64::from(count);
+        self.need -= u64::from(count);
+        (start, count)
+    }
+
+    /// Takes `count` blocks out of the first gap that has them.
+    fn gap(&mut self, count: u32) -> Option<u32> {
+        let at = self.gaps.iter().position(|&(_, blocks)| blocks >= count)?;
+        let (start, blocks) = self.gaps[at];
+        if blocks == count {
+            self.gaps.remove(at);
+        } else {
+            self.gaps[at] = (start + count, blocks - count);
         }
-        let (start, run) = self.gaps.pop().expect("the geometry counts every block that is placed");
-        let taken = count.min(run);
-        if taken < run {
-            self.gaps.push((start + taken, run - taken));
+        self.need -= u64::from(count);
+        Some(start)
+    }
+
+    /// Moves on so that the block after `above` more is a multiple of `multiple`. Stays where it is if what
+    /// is still to be placed would not fit behind that: gaps come out of the free space.
+    fn align(&mut self, above: u32, multiple: u32) {
+        let mut gaps = vec![];
+        let mut skipped = 0;
+        let mut at = self.next;
+        while let Some((start, count)) = self.geometry.data_from(at) {
+            let data = start + above;
+            let skip = data.next_multiple_of(multiple) - data;
+            let fits = skip + above < count;
+            // Metadata comes before: try behind it.
+            let skip = if fits { skip } else { count };
+            skipped += u64::from(skip);
+            if self.room < self.need + skipped {
+                return;
+            }
+            if skip > 0 {
+                gaps.push((start, skip));
+            }
+            at = start + skip;
+            if fits {
+                self.gaps.append(&mut gaps);
+                self.room -= skipped;
+                self.next = at;
+                return;
+            }
         }
-        (start, taken)
     }
 }

@@ -320,13 +320,14 @@ pub const S_IFSOCK: u16 = 0o140_000;
 /// A symlink shorter than this is kept in `i_block`.
 pub const FAST_SYMLINK: usize = 60;
 
-/// Last second that `i_mtime` and its extra field hold: in the year 2446.
-const TIME_MAX: i64 = (1 << 34) - 1 + TIME_MIN;
+/// Last second that is written: 2310-04-03. The fields reach 2446, but e2fsck takes what has bit 31 of the
+/// low and both bits of the extra field set for a time before 1970, written by an old and faulty kernel.
+const TIME_MAX: i64 = (2 << 32) + i32::MAX as i64;
 /// First second that an inode holds: in the year 1901.
 const TIME_MIN: i64 = i32::MIN as i64;
 
 /// A time as `i_mtime` and `i_mtime_extra`. What the fields can't hold becomes the nearest time that they
-/// can, as in the kernel's `timestamp_truncate`: 1901 to 2446, or to 2038 and whole seconds if not `extra`.
+/// can: 1901 to 2310, or to 2038 and whole seconds if not `extra`.
 pub fn encode_time(time: Time, extra: bool) -> (u32, u32) {
     let max = if extra { TIME_MAX } else { i64::from(i32::MAX) };
     let clamped = time.secs.clamp(TIME_MIN, max);

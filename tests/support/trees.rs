@@ -1,6 +1,6 @@
 //! Trees to make images of: one with everything, and random ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imgfactory::tree::{Content, Contents, Extent, Kind, Meta, Node, Source, SpoolId, Time, Tree};
 use proptest::prelude::*;
@@ -37,6 +37,11 @@ pub fn sparse(size: u64, pieces: &[(u64, u64)]) -> Kind {
     let source = |at: u64| Source::Spool { spool: SpoolId(0), offset: at % 4099 };
     let extents = pieces.iter().map(|&(at, len)| Extent { at, len, source: source(at) });
     Kind::File(Content { len: size, extents: extents.collect() })
+}
+
+/// Puts a node of mode 0644, root's and of 1970, at `path`.
+pub fn put(tree: &mut Tree, path: &str, kind: Kind) {
+    tree.insert(path.as_bytes(), Node { meta: meta(0o644, 0), kind }).unwrap();
 }
 
 /// A small tree with one of everything that an image can have.
@@ -98,7 +103,7 @@ pub fn everything() -> Tree {
     change(b"dev/null", &|meta| (meta.uid, meta.gid) = (65_536, 4_294_967_294));
     change(b"tmp", &|meta| meta.mtime = Time { secs: 2_500_000_000, nanos: 123_456_789 });
     change(b"run", &|meta| meta.mtime = Time { secs: -5, nanos: 999_999_999 });
-    change(b"var", &|meta| meta.mtime = Time { secs: 15_032_385_535, nanos: 1 });
+    change(b"var", &|meta| meta.mtime = Time { secs: 10_737_418_239, nanos: 1 });
     tree
 }
 
@@ -155,7 +160,7 @@ fn random_name() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn random_meta() -> impl Strategy<Value = Meta> {
-    let secs = prop_oneof![-2_147_483_648i64..15_032_385_536, 1_600_000_000i64..1_800_000_000];
+    let secs = prop_oneof![-2_147_483_648i64..10_737_418_240, 1_600_000_000i64..1_800_000_000];
     let value = prop_oneof![
         4 => prop::collection::vec(any::<u8>(), 0..40),
         1 => prop::collection::vec(any::<u8>(), 1000..1200)
@@ -271,4 +276,20 @@ fn describe(content: &Content, contents: &dyn Contents) -> String {
         text += &format!(" {start}-{end} {}", imgfactory::block::Sha256::of(&bytes));
     }
     text
+}
+
+/// The tree as inodes of 128 bytes hold it: whole seconds from 1901 to 2038.
+pub fn small_inodes(tree: &Tree) -> Tree {
+    with_times(tree, |time| Time { secs: time.secs.clamp(i32::MIN.into(), i32::MAX.into()), nanos: 0 })
+}
+
+/// The tree with every time changed.
+pub fn with_times(tree: &Tree, change: impl Fn(Time) -> Time) -> Tree {
+    let mut changed = tree.clone();
+    let ids: BTreeSet<_> = tree.walk().map(|(_, id)| id).collect();
+    for id in ids {
+        let mtime = &mut changed.node_mut(id).meta.mtime;
+        *mtime = change(*mtime);
+    }
+    changed
 }
