@@ -151,7 +151,8 @@ fn the_comparison_names_each_difference() {
     let image = dir.path().join("everything.img");
     packed_to(&image, &everything(), &spools(), &Options::new("all", 0), &mut Sequential::default());
     let mounted = Mounted::new(&image);
-    let cases: [(&str, fn(&mut Tree), &[&str]); 16] = [
+    type Case<'a> = (&'a str, fn(&mut Tree), &'a [&'a str]);
+    let cases: [Case<'_>; 16] = [
         ("nothing", |_| {}, &[]),
         ("mode", |tree| at(tree, "tmp").mode = 0o777, &["/tmp: mode 1023, the tree has 511"]),
         ("owner", |tree| at(tree, "tmp").uid = 1, &["/tmp: owner (0, 0), the tree has (1, 0)"]),
