@@ -7,6 +7,8 @@
 mod check;
 mod completions;
 mod doctor;
+mod index;
+mod keygen;
 mod output;
 mod schema;
 
@@ -60,6 +62,10 @@ enum Command {
     Completions(completions::Args),
     /// Say what this machine lacks for building, and how to install it
     Doctor(doctor::Args),
+    /// Look into an index; turn it into a plain block list of 2005, and back
+    Index(index::Args),
+    /// Make a key pair that signs releases
+    Keygen(keygen::Args),
     /// Print the JSON schema of recipes, for editors
     Schema(schema::Args),
 }
@@ -70,6 +76,8 @@ impl Command {
             Command::Check(args) => check::run(args, session),
             Command::Completions(args) => completions::run(args, session),
             Command::Doctor(args) => doctor::run(args, session),
+            Command::Index(args) => index::run(args, session),
+            Command::Keygen(args) => keygen::run(args, session),
             Command::Schema(args) => schema::run(args, session),
         }
     }

@@ -6,6 +6,8 @@ pub mod cache;
 pub mod files;
 pub mod http;
 #[cfg(feature = "builder")]
+pub mod keys;
+#[cfg(feature = "builder")]
 pub mod needs;
 #[cfg(feature = "builder")]
 pub mod overlay;

@@ -7,6 +7,8 @@
 mod decode;
 mod draft;
 mod names;
+#[cfg(feature = "builder")]
+pub mod plain;
 #[cfg(test)]
 mod tests;
 mod text;

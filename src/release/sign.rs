@@ -5,6 +5,13 @@ use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 use super::KeyId;
 use super::signed::Document;
 
+/// How the base64 of a secret key begins: Ed25519, no key derivation, BLAKE2b.
+const UNPROTECTED: &str = "RWQAAEIy";
+/// The same with scrypt: protected by a password.
+const PROTECTED: &str = "RWRTY0Iy";
+/// Its length: 158 bytes.
+const SECRET_BASE64: usize = 212;
+
 /// A secret key that can sign. Its `Debug` shows its number only.
 pub struct SigningKey {
     secret: SecretKey,
@@ -15,7 +22,7 @@ pub struct SigningKey {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Not a secret key of minisign.
-    #[error("not a minisign secret key: two lines, a comment and base64")]
+    #[error("not a minisign secret key: a comment and one line of base64")]
     NotAKey,
     /// Protected by a password, and none was given.
     #[error("the key is protected by a password; give it")]
@@ -60,18 +67,17 @@ impl SigningKey {
     /// # Errors
     /// [`KeyError`].
     pub fn parse(text: &str, password: Option<&str>) -> Result<Self, KeyError> {
-        let key_box = || SecretKeyBox::from_string(text).map_err(|_| KeyError::NotAKey);
-        // minisign-the-crate tells kinds of failure apart by words only; the key derivation's two bytes say
-        // whether there is a password: characters 2 and 3 of the base64 are the first's, `0000` for none.
-        let base64 = text.lines().nth(1).ok_or(KeyError::NotAKey)?;
-        if base64.len() < 200 || !base64.starts_with("RW") {
-            return Err(KeyError::NotAKey);
-        }
-        let secret = if base64.starts_with("RWQAAE") {
-            key_box()?.into_unencrypted_secret_key().map_err(|_| KeyError::Damaged)?
-        } else {
+        // The crate tells failures apart by words only; here the algorithms at the beginning do it.
+        let base64 =
+            text.lines().nth(1).filter(|line| line.len() == SECRET_BASE64).ok_or(KeyError::NotAKey)?;
+        let key_box = SecretKeyBox::from(text.to_owned());
+        let secret = if base64.starts_with(UNPROTECTED) {
+            key_box.into_unencrypted_secret_key().map_err(|_| KeyError::Damaged)?
+        } else if base64.starts_with(PROTECTED) {
             let password = password.ok_or(KeyError::NeedsPassword)?;
-            key_box()?.into_secret_key(Some(password.into())).map_err(|_| KeyError::WrongPassword)?
+            key_box.into_secret_key(Some(password.into())).map_err(|_| KeyError::WrongPassword)?
+        } else {
+            return Err(KeyError::NotAKey);
         };
         let public = PublicKey::from_secret_key(&secret).map_err(|_| KeyError::NotAKey)?;
         Ok(SigningKey { secret, public })

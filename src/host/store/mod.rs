@@ -254,6 +254,21 @@ impl Store {
         block.map_err(|source| StoreError::Damaged { path, source })
     }
 
+    /// Looks what the file of this name holds, when no index says: for lists of names.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when it is no block, or a block of another name.
+    pub fn identify(&self, name: BlockName) -> Result<Object, StoreError> {
+        let path = self.locate(&MirrorPath::Block(name));
+        let file = read_at_most(&path, max_file_len(MAX_BLOCK_SIZE).into())?;
+        let source = match Block::of_file(&file) {
+            Some(block) if block.name() == name => return Ok(object_of(&block, file.len())),
+            Some(block) => Damage::WrongName { name, found: block.name() },
+            None => Damage::Stream { name },
+        };
+        Err(StoreError::Damaged { path, source })
+    }
+
     /// The `put` lines for these blocks, in their order: length and SHA-256 of each file. Files that this build
     /// did not write are read.
     ///

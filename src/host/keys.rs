@@ -1,0 +1,257 @@
+//! Key pairs on disk: `<name>.key`, secret, for its owner only, and `<name>.pub`.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::files::{AtomicFile, FileError, create_dir_all, read_at_most};
+use crate::release::{BadKey, KeyError, SigningKey, TrustedKeys};
+
+/// Where the password of a secret key is looked for before a person is asked.
+pub const PASSWORD_VARIABLE: &str = "IMGFACTORY_KEY_PASSWORD";
+
+/// Key files are two short lines.
+const MAX_KEY_FILE: u64 = 16 << 10;
+
+/// Why a key can't be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The system's doing.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no key.
+    #[error("{}: no such key; make one with `imgfactory keygen {}`", path.display(), prefix.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Argument for `keygen`.
+        prefix: PathBuf,
+    },
+    /// There is one already.
+    #[error("{}: is there already; keys are never overwritten. Choose another name, or move it away", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The secret key is of no use.
+    #[error("{}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: KeyError,
+    },
+    /// The public key is of no use.
+    #[error("{}", path.display())]
+    Public {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: BadKey,
+    },
+    /// The two files are of different keys.
+    #[error("{}: of key {public}, but {} is of key {secret}; clients would trust the wrong one",
+        public_path.display(), secret_path.display())]
+    Mismatch {
+        /// The public key's file.
+        public_path: PathBuf,
+        /// Its number.
+        public: String,
+        /// The secret key's file.
+        secret_path: PathBuf,
+        /// Its number.
+        secret: String,
+    },
+    /// Nobody to ask for a password.
+    #[error("no password: {PASSWORD_VARIABLE} is not set and there is no terminal to ask at")]
+    NoPassword(#[source] io::Error),
+    /// The two answers differ.
+    #[error("the two passwords differ")]
+    PasswordsDiffer,
+    /// An empty password protects nothing.
+    #[error("the password is empty; leave out --password for a key without one")]
+    EmptyPassword,
+}
+
+/// The two files of a key pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFiles {
+    /// `<name>.key`
+    pub secret: PathBuf,
+    /// `<name>.pub`
+    pub public: PathBuf,
+}
+
+impl KeyFiles {
+    /// The files of the key pair of this name, a path without `.key` or `.pub`.
+    pub fn new(name: &Path) -> Self {
+        let with = |suffix: &str| {
+            let mut path = name.as_os_str().to_owned();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
+        KeyFiles { secret: with(".key"), public: with(".pub") }
+    }
+
+    /// Makes a new key pair, the secret key under a password if one is given.
+    ///
+    /// # Errors
+    /// [`KeysError`]; files that are there already are not touched.
+    pub fn create(&self, password: Option<&str>) -> Result<SigningKey, KeysError> {
+        for path in [&self.secret, &self.public] {
+            if fs::symlink_metadata(path).is_ok() {
+                return Err(KeysError::Exists { path: path.clone() });
+            }
+        }
+        if let Some(dir) = self.secret.parent() {
+            create_dir_all(dir)?;
+        }
+        let failed = |source| KeysError::Secret { path: self.secret.clone(), source };
+        let (key, secret) = match password {
+            Some(password) => SigningKey::generate_protected(password).map_err(failed)?,
+            None => {
+                let key = SigningKey::generate().map_err(failed)?;
+                let text = key.secret_text().map_err(failed)?;
+                (key, text)
+            }
+        };
+        let write = |path: &Path, mode, text: &str| {
+            let mut file = AtomicFile::create_with_mode(path, mode)?;
+            file.write_all(text.as_bytes()).map_err(|error| FileError::new(path, "write", error))?;
+            file.commit_synced()
+        };
+        write(&self.secret, 0o600, &secret)?;
+        write(&self.public, 0o644, &key.public_text())?;
+        Ok(key)
+    }
+
+    /// Reads the secret key, and the public one, which must be its own. A password is taken from
+    /// [`PASSWORD_VARIABLE`], or asked for.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub fn read(&self) -> Result<(SigningKey, TrustedKeys), KeysError> {
+        let text = self.text(&self.secret)?;
+        let mode = fs::metadata(&self.secret).map_or(0, |found| found.permissions().mode());
+        if mode & 0o077 != 0 {
+            log::warn!("{}: others can read this secret key; chmod 600 it", self.secret.display());
+        }
+        let key = match SigningKey::parse(&text, None) {
+            Err(KeyError::NeedsPassword) => {
+                let password = password(&format!("Password of {}: ", self.secret.display()))?;
+                SigningKey::parse(&text, Some(&password))
+            }
+            result => result,
+        };
+        let key = key.map_err(|source| KeysError::Secret { path: self.secret.clone(), source })?;
+        let public = TrustedKeys::parse(&self.text(&self.public)?)
+            .map_err(|source| KeysError::Public { path: self.public.clone(), source })?;
+        // More keys than this one may be trusted: the next one, say.
+        if public.ids().all(|id| id != key.id()) {
+            let ids: Vec<_> = public.ids().map(|id| id.to_string()).collect();
+            return Err(KeysError::Mismatch {
+                public_path: self.public.clone(),
+                public: ids.join(", "),
+                secret_path: self.secret.clone(),
+                secret: key.id().to_string(),
+            });
+        }
+        Ok((key, public))
+    }
+
+    fn text(&self, path: &Path) -> Result<String, KeysError> {
+        match read_at_most(path, MAX_KEY_FILE) {
+            // What is not text is no key, and will be refused as such.
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(KeysError::Missing { path: path.into(), prefix: self.secret.with_extension("") })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The password in [`PASSWORD_VARIABLE`], or what a person types.
+fn password(prompt: &str) -> Result<String, KeysError> {
+    match env::var(PASSWORD_VARIABLE) {
+        Ok(password) => Ok(password),
+        Err(_) => rpassword::prompt_password(prompt).map_err(KeysError::NoPassword),
+    }
+}
+
+/// A password for a new key: from [`PASSWORD_VARIABLE`], or typed twice.
+///
+/// # Errors
+/// [`KeysError`] when there is nobody to ask, the answers differ, or it is empty.
+pub fn new_password() -> Result<String, KeysError> {
+    let first = password("Password for the new key: ")?;
+    if first.is_empty() {
+        return Err(KeysError::EmptyPassword);
+    }
+    let second = password("The same again: ")?;
+    if first == second { Ok(first) } else { Err(KeysError::PasswordsDiffer) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::report;
+
+    #[test]
+    fn a_new_pair_is_read_back_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = KeyFiles::new(&dir.path().join("keys/demo.v1"));
+        let key = files.create(None).unwrap();
+        assert!(files.secret.ends_with("keys/demo.v1.key") && files.public.ends_with("keys/demo.v1.pub"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&files.secret), 0o600);
+        let (read, trusted) = files.read().unwrap();
+        assert_eq!(read.id(), key.id());
+        assert_eq!(trusted.ids().collect::<Vec<_>>(), [key.id()]);
+        for (path, text) in [(&files.secret, "secret"), (&files.public, "public")] {
+            let comment = format!("untrusted comment: imgfactory {text} key {}\n", key.id());
+            assert!(fs::read_to_string(path).unwrap().starts_with(&comment));
+        }
+
+        let before = fs::read(&files.secret).unwrap();
+        fs::remove_file(&files.public).unwrap();
+        let said = format!(
+            "{}: is there already; keys are never overwritten. Choose another name, or move it away",
+            files.secret.display()
+        );
+        assert_eq!(files.create(None).unwrap_err().to_string(), said);
+        assert_eq!(fs::read(&files.secret).unwrap(), before);
+    }
+
+    #[test]
+    fn each_fault_of_a_pair_has_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = KeyFiles::new(&dir.path().join("demo"));
+        let other = KeyFiles::new(&dir.path().join("other"));
+        let (at, public) = (files.secret.display().to_string(), files.public.display().to_string());
+        let said = |files: &KeyFiles| report(&files.read().unwrap_err());
+        let missing = format!("error: {at}: no such key; make one with `imgfactory keygen ");
+        assert!(said(&files).starts_with(&missing));
+
+        let key = files.create(None).unwrap();
+        let stranger = other.create(None).unwrap();
+        fs::copy(&other.public, &files.public).unwrap();
+        let mismatch = format!(
+            "error: {public}: of key {}, but {at} is of key {}; clients would trust the wrong one",
+            stranger.id(),
+            key.id()
+        );
+        assert_eq!(said(&files), mismatch);
+
+        let mut text = fs::read_to_string(&files.secret).unwrap();
+        text.replace_range(200..201, if &text[200..201] == "A" { "B" } else { "A" });
+        fs::write(&files.secret, text).unwrap();
+        let damaged = format!("error: {at}\n  caused by: the key is damaged: its checksum is wrong");
+        assert_eq!(said(&files), damaged);
+        fs::write(&files.secret, "comment\nRWQAAEIy\n").unwrap();
+        let no_key = "not a minisign secret key: a comment and one line of base64";
+        assert_eq!(said(&files), format!("error: {at}\n  caused by: {no_key}"));
+    }
+}
