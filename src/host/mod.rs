@@ -18,6 +18,8 @@ pub mod progress;
 #[cfg(feature = "builder")]
 pub mod project;
 #[cfg(feature = "builder")]
+pub mod qemu;
+#[cfg(feature = "builder")]
 pub mod serve;
 #[cfg(feature = "builder")]
 pub mod signals;
