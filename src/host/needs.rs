@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::files::FileSystem;
 use super::process::{Tool, find, package_of};
+use super::qemu::UEFI_FIRMWARE;
 use crate::report::size;
 
 /// What something is needed for.
@@ -108,15 +109,10 @@ pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
     checks.push(space("space for the cache", cache, 2 << 30));
     checks.push(space("space for the output", out, 1 << 30));
     checks.push(program("qemu-system-x86_64", Purpose::Boot));
-    checks.push(file(
-        "UEFI firmware",
-        &["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"],
-        "ovmf",
-        Purpose::BootUefi,
-    ));
+    checks.push(file("UEFI firmware", &UEFI_FIRMWARE, "ovmf", Purpose::BootUefi));
     checks.push(Check { name: "/dev/fuse".into(), purpose: Purpose::Mount, result: fuse() });
     checks.push(program("fusermount3", Purpose::Mount));
-    for judge in ["e2fsck", "minisign", "mdir", "uml_moo", "nginx"] {
+    for judge in ["e2fsck", "fsck.fat", "mdir", "minisign", "nginx", "sgdisk", "uml_moo"] {
         checks.push(program(judge, Purpose::Judge));
     }
     checks

@@ -85,6 +85,7 @@ pub fn build(files: &[File<'_>], id: u32) -> Result<Vec<u8>, EspError> {
         }
     }
     volume.unmount().map_err(EspError::Volume)?;
+    straighten(&mut image);
     Ok(image)
 }
 
@@ -124,6 +125,45 @@ impl Layout {
         let of =
             |file: &File<'_>| file.bytes.len().div_ceil(cluster) + directory(file.path.matches('/').count());
         files.iter().map(of).sum()
+    }
+}
+
+/// Bytes of a directory entry.
+const ENTRY: usize = 32;
+
+/// Puts the entries `.` and `..` of every directory where the specification (Microsoft, FAT 1.03, "FAT Directory
+/// Structure") has them: first and second. The crate gives each of them a long name too, one entry before it, and
+/// fsck.fat rightly objects. The two slots that get free are marked as deleted.
+fn straighten(image: &mut [u8]) {
+    // BPB_SecPerClus, BPB_RsvdSecCnt, BPB_NumFATs, BPB_RootEntCnt, BPB_FATSz16.
+    let word = |image: &[u8], at: usize| usize::from(u16::from_le_bytes([image[at], image[at + 1]]));
+    let cluster_bytes = usize::from(image[13]) * SECTOR;
+    let fat = word(image, 14) * SECTOR;
+    let root = fat + usize::from(image[16]) * word(image, 22) * SECTOR;
+    let data = root + word(image, 17) * ENTRY;
+    let place = |cluster: usize| data + (cluster - 2) * cluster_bytes;
+
+    // Parts of directories yet to be read, from where to where.
+    let mut parts = vec![(root, data)];
+    while let Some((begin, end)) = parts.pop() {
+        for entry in (begin..end).step_by(ENTRY) {
+            // DIR_Name, DIR_Attr: a directory, neither itself nor its parent, nor deleted, nor a free slot.
+            if image[entry + 11] != 0x10 || matches!(image[entry], b'.' | 0xe5 | 0) {
+                continue;
+            }
+            let mut cluster = word(image, entry + 26);
+            let first = place(cluster);
+            // Long, `.`, long, `..` -> `.`, `..`, deleted, deleted.
+            image.copy_within(first + ENTRY..first + 2 * ENTRY, first);
+            image.copy_within(first + 3 * ENTRY..first + 4 * ENTRY, first + ENTRY);
+            image[first + 2 * ENTRY] = 0xe5;
+            image[first + 3 * ENTRY] = 0xe5;
+            while (2..0xff0).contains(&cluster) {
+                parts.push((place(cluster), place(cluster) + cluster_bytes));
+                let both = word(image, fat + cluster * 3 / 2);
+                cluster = if cluster % 2 == 0 { both & 0xfff } else { both >> 4 };
+            }
+        }
     }
 }
 
@@ -181,6 +221,21 @@ mod tests {
             files.iter().map(|file| (file.path.to_owned(), file.bytes.to_vec())).collect();
         expected.sort();
         assert_eq!(read_back(&mut image), expected);
+    }
+
+    #[test]
+    fn directories_of_many_clusters_begin_with_themselves_and_their_parent() {
+        let names: Vec<String> = (0..40).map(|n| format!("one/two/{}{n:02}", "long ".repeat(20))).collect();
+        let files: Vec<File<'_>> = names.iter().map(|path| File { path, bytes: path.as_bytes() }).collect();
+        let mut image = build(&files, 1).unwrap();
+        let found: Vec<String> = read_back(&mut image).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(found, names);
+        let volume = FileSystem::new(Cursor::new(&mut image), FsOptions::new()).unwrap();
+        for path in ["one", "one/two"] {
+            let dir = volume.root_dir().open_dir(path).unwrap();
+            let first: Vec<String> = dir.iter().take(2).map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(first, [".", ".."], "{path}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct Contents<'a> {
     /// The distribution's name: `[a-z0-9-]+`.
     pub name: &'a str,
     /// The date of everything on the medium, in seconds since 1970.
-    pub epoch: u64,
+    pub epoch: i64,
     /// GRUB's menu.
     pub config: &'a str,
     /// GRUB itself.
@@ -102,7 +102,7 @@ const ESP_FILE: &str = "esp.img";
 const ROOM_FILE: &str = "backup.img";
 
 /// Everything that xorriso is told before the list of files.
-fn arguments(volume: &str, epoch: u64) -> Vec<String> {
+fn arguments(volume: &str, epoch: i64) -> Vec<String> {
     let mut args = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
     // Nobody's start-up files.
