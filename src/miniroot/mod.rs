@@ -8,6 +8,7 @@ pub mod cpio;
 mod kernel;
 mod modules;
 mod pack;
+mod scripts;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +16,9 @@ use std::sync::Arc;
 
 pub use cpio::CpioError;
 pub use kernel::{Kernel, KernelError, module_name};
-pub use modules::{DEFAULT_GROUPS, GROUPS, Group, Selection};
+pub use modules::{GROUPS, Group, Selection};
 pub use pack::{PackError, Packed, Part, pack};
+pub use scripts::{Settings, scripts};
 
 use crate::tree::{Content, Contents, Kind, Meta, Node, Time, Tree, TreeError};
 
@@ -57,9 +59,9 @@ pub struct Ingredients<'a> {
     pub mtime: Time,
 }
 
-/// Names under which busybox is called by other than its own shell, which finds all applets in itself: the
-/// kernel runs /sbin/modprobe, scripts begin with #!/bin/sh, chroot(1) runs the DHCP client.
-const BUSYBOX_NAMES: &[&str] = &["bin/sh", "bin/udhcpc", "sbin/modprobe", "sbin/poweroff", "sbin/reboot"];
+/// Names under which busybox is called by other than its own shell, which finds all applets in itself, by way
+/// of /proc: scripts begin with #!/bin/sh, /proc itself has to be mounted, the kernel runs /sbin/modprobe.
+const BUSYBOX_NAMES: &[&str] = &["bin/mount", "bin/sh", "sbin/modprobe"];
 
 /// Directories that are mounted on.
 const DIRECTORIES: &[(&str, u16)] =

@@ -93,9 +93,6 @@ pub const GROUPS: &[Group] = &[
     },
 ];
 
-/// The groups of a recipe that names no modules.
-pub const DEFAULT_GROUPS: &[&str] = &["net", "disk", "keyboard"];
-
 /// Near names that an unknown module's error lists.
 const SUGGESTIONS: usize = 3;
 

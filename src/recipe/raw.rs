@@ -118,8 +118,9 @@ section! {
         xen: Switch<Xen>,
         /// Appended to the host's kernel command line. Default: nothing.
         cmdline: Line,
-        /// Kernel modules of the miniroot; what they depend on comes along. Default: drivers of common
-        /// network cards.
+        /// Kernel modules of the miniroot, single ones or groups: `net` (common network cards), `net-usb`,
+        /// `net-server`, `disk`, `keyboard`. What they depend on comes along, and what the root file system
+        /// needs. Default: net, disk, keyboard.
         modules: List<Module>,
         /// The boot menu; the first is the default. Default: xen if there is `xen`, linux, rescue.
         entries: List<Entry>,

@@ -29,6 +29,16 @@ const BUILT_IN: &[(&str, &str)] = &[
     built_in!("guest/imgfactory-image@.service"),
     built_in!("guest/xen.service.conf"),
     built_in!("guest/xl.cfg"),
+    built_in!("miniroot/init"),
+    built_in!("miniroot/lib/client.sh"),
+    built_in!("miniroot/lib/cmdline.sh"),
+    built_in!("miniroot/lib/console.sh"),
+    built_in!("miniroot/lib/hardware.sh"),
+    built_in!("miniroot/lib/lease"),
+    built_in!("miniroot/lib/network.sh"),
+    built_in!("miniroot/lib/rescue.sh"),
+    built_in!("miniroot/lib/root.sh"),
+    built_in!("miniroot/settings"),
 ];
 
 /// Why a template gives no text. Its path comes first.

@@ -191,34 +191,5 @@ impl Debian {
     }
 }
 
-/// Modules of the miniroot when the recipe says nothing: what the root needs, and drivers of the network cards
-/// of virtual machines and common computers. What is built into the kernel counts as there.
-pub const DEFAULT_MODULES: &[&str] = &[
-    "loop",
-    "ext4",
-    "overlay",
-    "fuse",
-    "virtio_pci",
-    "virtio_net",
-    "virtio_blk",
-    "e1000",
-    "e1000e",
-    "igb",
-    "igc",
-    "r8169",
-    "8139cp",
-    "8139too",
-    "tg3",
-    "bnx2",
-    "atl1c",
-    "alx",
-    "sky2",
-    "forcedeth",
-    "vmxnet3",
-    "ne2k-pci",
-    "pcnet32",
-    "cdc_ether",
-    "r8152",
-    "ax88179_178a",
-    "asix",
-];
+/// Modules of the miniroot when the recipe says nothing: groups that the miniroot knows (`miniroot::GROUPS`).
+pub const DEFAULT_MODULES: &[&str] = &["net", "disk", "keyboard"];

@@ -1,0 +1,135 @@
+# The network: DHCP on every link at once, the first answer wins; or the address that `ip=` gives.
+
+# Seconds until there must be a link with an answer.
+NETWORK_WAIT=60
+LEASE=$CLIENT/run/lease
+
+# Links with hardware behind them. Radio needs a key that nobody has asked for.
+links() {
+  for path in /sys/class/net/*; do
+    [ -e "$path/device" ] && [ ! -e "$path/wireless" ] && [ ! -e "$path/phy80211" ] &&
+      [ "$(cat "$path/type")" = 1 ] && echo "${path##*/}"
+  done
+}
+
+bring_network_up() {
+  ip link set lo up
+  [ "$opt_ip" != ask ] || ask_for_address
+  say "looking for a network"
+  if [ "$opt_ip" = dhcp ]; then
+    within "$NETWORK_WAIT" leased || fail "no network: $(why_no_lease)" "$(what_to_try)"
+    stop_losers
+  else
+    within "$NETWORK_WAIT" static_link || fail "no network: $(why_no_link)" "$(what_to_try)"
+    use_static_address
+  fi
+  keep_network
+  say "network: $(cat "$LEASE/summary")"
+}
+
+# One round: asks on links that turned up since the last; 0 when there is a lease.
+leased() {
+  for link in $(links); do
+    [ -z "$opt_ip_device" ] || [ "$opt_ip_device" = "$link" ] || continue
+    [ -e "/run/imgfactory/dhcp/$link" ] || ask_for_lease "$link"
+  done
+  [ ! -e "$LEASE/summary" ] || return 0
+  load_drivers
+  return 1
+}
+
+# The DHCP client stays for as long as the lease is needed: below the client's directory, which outlives the
+# miniroot, and with an @, so that systemd leaves it to the end (see client.sh).
+ask_for_lease() {
+  mkdir -p /run/imgfactory/dhcp
+  ip link set "$1" up
+  chroot "$CLIENT" @/udhcpc -f -i "$1" -s /lib/imgfactory/lease -t 4 -T 1 -A 1 >/dev/null 2>&1 &
+  echo "$!" >"/run/imgfactory/dhcp/$1"
+}
+
+stop_losers() {
+  for file in /run/imgfactory/dhcp/*; do
+    [ "${file##*/}" = "$(cat "$LEASE/link")" ] || kill "$(cat "$file")" 2>/dev/null
+  done
+}
+
+# The link of `ip=`, or the first one with a cable.
+static_link() {
+  load_drivers
+  for link in $(links); do
+    [ -z "$opt_ip_device" ] || [ "$opt_ip_device" = "$link" ] || continue
+    ip link set "$link" up
+    [ "$(cat "/sys/class/net/$link/carrier" 2>/dev/null)" != 1 ] || return 0
+  done
+  return 1
+}
+
+use_static_address() {
+  ip address add "$opt_ip_address/$opt_ip_prefix" dev "$link" || fail "$link does not take $opt_ip_address" "another address in ip="
+  if [ -n "$opt_ip_gateway" ]; then
+    ip route add default via "$opt_ip_gateway" dev "$link" ||
+      fail "gateway $opt_ip_gateway can't be reached from $opt_ip_address/$opt_ip_prefix" "the right gateway or netmask in ip="
+  fi
+  for server in $opt_ip_dns; do
+    echo "nameserver $server"
+  done >"$CLIENT/etc/resolv.conf"
+  mkdir -p "$LEASE"
+  echo "$link" >"$LEASE/link"
+  echo "$link $opt_ip_address/$opt_ip_prefix${opt_ip_gateway:+, gateway $opt_ip_gateway}, DNS ${opt_ip_dns:-none}" >"$LEASE/summary"
+}
+
+# `staticipaddress`: asks until the answers make sense.
+ask_for_address() {
+  while :; do
+    address= netmask= gateway= dns=
+    ask address "IP address of this machine"
+    ask netmask "netmask [255.255.255.0]"
+    ask gateway "gateway [none]"
+    ask dns "DNS server [none]"
+    word=staticipaddress problem=
+    set_ip "$address::$gateway:${netmask:-255.255.255.0}::::$dns"
+    [ "$opt_ip" != static ] || [ -n "$problem" ] || return 0
+    say "$problem"
+  done
+}
+
+# ask VARIABLE QUESTION: on the last of `console=`, which is the one with the person in front.
+ask() {
+  printf '%s: ' "$2" >/dev/console
+  read -r "$1" </dev/console || sleep 1
+}
+
+why_no_link() {
+  [ -n "$(links)" ] || { echo "no wired network card that this image has a driver for"; return; }
+  [ -z "$opt_ip_device" ] || [ -e "/sys/class/net/$opt_ip_device" ] ||
+    { echo "no link $opt_ip_device; there are: $(links | tr '\n' ' ')"; return; }
+  echo "no cable in: $(links | tr '\n' ' ')"
+}
+
+why_no_lease() {
+  for link in $(links); do
+    [ "$(cat "/sys/class/net/$link/carrier" 2>/dev/null)" != 1 ] || with_cable="$with_cable $link"
+  done
+  if [ -n "$with_cable" ]; then
+    echo "no DHCP server answers on$with_cable within $NETWORK_WAIT s"
+  else
+    why_no_link
+  fi
+}
+
+what_to_try() {
+  if [ -n "$(links)" ]; then
+    echo "the cable, or an address of your own: ip=CLIENT::GATEWAY:NETMASK:::off:DNS"
+  else
+    echo "another network card, or its driver under boot: modules: in the recipe"
+  fi
+}
+
+# The root file system comes over this link: nothing in the system may rename it or take it down.
+keep_network() {
+  link=$(cat "$LEASE/link")
+  mkdir -p /run/systemd/network /run/NetworkManager/conf.d
+  printf '[Match]\nOriginalName=%s\n\n[Link]\nName=%s\n' "$link" "$link" >/run/systemd/network/00-imgfactory.link
+  printf '[Match]\nName=%s\n\n[Link]\nUnmanaged=yes\n' "$link" >/run/systemd/network/00-imgfactory.network
+  printf '[keyfile]\nunmanaged-devices=interface-name:%s\n' "$link" >/run/NetworkManager/conf.d/00-imgfactory.conf
+}

@@ -1,0 +1,150 @@
+//! The miniroot's shell functions under the shell that runs them: busybox.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+const LIB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/templates/miniroot/lib");
+
+/// Runs `script` with the functions of `part` at hand and `argument` as $1; gives what it prints.
+fn busybox(part: &str, script: &str, argument: &str) -> String {
+    let text = format!(". {LIB}/{part}.sh\n{script}");
+    let out = Command::new("busybox")
+        .args(["sh", "-uc", &text, "sh", argument])
+        .output()
+        .expect("busybox is installed (package busybox-static)");
+    assert!(out.stderr.is_empty(), "{part} {argument:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// What a command line sets, without what stays as it is for an empty one; or what is wrong with it.
+fn parsed(line: &str) -> Result<BTreeMap<String, String>, String> {
+    let script = "DISK=; parse_command_line \"$1\" || { echo \"wrong $problem\"; exit; }; set | grep '^opt_'";
+    let options = |text: &str| -> BTreeMap<String, String> {
+        let pairs = text.lines().map(|line| line.split_once('=').expect("set prints name=value"));
+        pairs.map(|(name, value)| (name[4..].into(), value.trim_matches('\'').into())).collect()
+    };
+    let found = busybox("cmdline", script, line);
+    if let Some(problem) = found.strip_prefix("wrong ") {
+        return Err(problem.trim_end().to_owned());
+    }
+    let unchanged = options(&busybox("cmdline", script, ""));
+    Ok(options(&found).into_iter().filter(|(name, value)| unchanged[name] != *value).collect())
+}
+
+#[test]
+fn good_options_set_what_they_say() {
+    for (line, expected) in [
+        ("", &[][..]),
+        ("BOOT_IMAGE=/vmlinuz quiet console=ttyS0,115200 root=/dev/sda1 imgfactory.token=x netsel", &[]),
+        ("mirror=http://mirror.example/a", &[("mirrors", "http://mirror.example/a/")]),
+        (
+            "mirror=http://mirror.example/,https://[2001:db8::1]:8443/b/",
+            &[("mirrors", "http://mirror.example/ https://[2001:db8::1]:8443/b/")],
+        ),
+        ("fuse_uri=http://mirror.example", &[("mirrors", "http://mirror.example/")]),
+        ("mirror=http://one.example mirror=http://two.example", &[("mirrors", "http://two.example/")]),
+        ("mirror=http://mirror.example/*", &[("mirrors", "http://mirror.example/*/")]),
+        ("release=41", &[("release", "41")]),
+        ("netselect dlahead=8", &[("netselect", "yes"), ("dlahead", "8")]),
+        ("nonetselect nodlahead", &[("netselect", "no"), ("dlahead", "no")]),
+        ("nocache memcache", &[]),
+        ("nocache", &[("cache", "none")]),
+        ("cache=LABEL=my-cache", &[("cache", "LABEL=my-cache")]),
+        ("cache=/dev/disk/by-id/x toram", &[("cache", "/dev/disk/by-id/x"), ("toram", "yes")]),
+        ("cow=tmpfs", &[]),
+        ("cow=UUID=6a1f-33", &[("cow", "UUID=6a1f-33")]),
+        ("http_proxy=http://proxy.example:3128/", &[("proxy", "http://proxy.example:3128/")]),
+        ("ip=dhcp", &[]),
+        ("ip=on", &[]),
+        ("ip=:::::eth1:dhcp", &[("ip_device", "eth1")]),
+        (
+            "ip=192.0.2.7::192.0.2.1:255.255.254.0:live:eth0:off:192.0.2.2:192.0.2.3",
+            &[
+                ("ip", "static"),
+                ("ip_address", "192.0.2.7"),
+                ("ip_prefix", "23"),
+                ("ip_gateway", "192.0.2.1"),
+                ("ip_hostname", "live"),
+                ("ip_device", "eth0"),
+                ("ip_dns", "192.0.2.2 192.0.2.3"),
+            ],
+        ),
+        ("ip=10.1.2.3", &[("ip", "static"), ("ip_address", "10.1.2.3"), ("ip_prefix", "8")]),
+        ("ip=192.0.2.7:::28", &[("ip", "static"), ("ip_address", "192.0.2.7"), ("ip_prefix", "28")]),
+        ("staticipaddress strict rescue", &[("ip", "ask"), ("strict", "yes"), ("rescue", "yes")]),
+        ("imgfactory.disk=/dev/vda init=/bin/sh", &[("disk", "/dev/vda"), ("init", "/bin/sh")]),
+        ("init=relative", &[]),
+    ] {
+        let expected = expected.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        assert_eq!(parsed(line), Ok(expected), "{line}");
+    }
+}
+
+#[test]
+fn each_wrong_value_gets_one_line_that_says_what_is_allowed() {
+    const MIRRORS: &str = "allowed are http:// and https:// addresses, commas between";
+    const DEVICES: &str = "allowed are LABEL=x, UUID=x, /dev/x; in RAM: memcache; none: nocache";
+    const IP: &str = "allowed are dhcp and CLIENT::GATEWAY:NETMASK::DEVICE:off:DNS in IPv4 addresses";
+    for (word, said) in [
+        ("mirror=", MIRRORS.to_owned()),
+        ("mirror=ftp://mirror.example/", MIRRORS.into()),
+        ("mirror=mirror.example", MIRRORS.into()),
+        ("mirror=http:///dir", MIRRORS.into()),
+        ("mirror=http://a.example,", String::new()),
+        ("mirror=http://a.example,,http://b.example", MIRRORS.into()),
+        ("mirror=http://a.example/'", MIRRORS.into()),
+        ("mirror", "it needs a value: mirror=...".into()),
+        ("release=0", "allowed is the number of a release, from 1".into()),
+        ("release=newest", "allowed is the number of a release, from 1".into()),
+        ("release=99999999999999999999", "allowed is the number of a release, from 1".into()),
+        ("dlahead=0", "allowed are 1 to 64 connections, or nodlahead".into()),
+        ("dlahead=65", "allowed are 1 to 64 connections, or nodlahead".into()),
+        ("dlahead=08", "allowed are 1 to 64 connections, or nodlahead".into()),
+        ("dlahead=4x", "allowed are 1 to 64 connections, or nodlahead".into()),
+        ("dlahead", "it needs a value: dlahead=...".into()),
+        ("netselect=yes", "netselect takes no value".into()),
+        ("strict=1", "strict takes no value".into()),
+        ("toram=/dev/sda1", "toram takes no value".into()),
+        ("cache=", DEVICES.into()),
+        ("cache=LABEL=", DEVICES.into()),
+        ("cache=sda1", DEVICES.into()),
+        ("cache=/dev/../etc/passwd", DEVICES.into()),
+        ("cow=ram", "allowed are tmpfs, LABEL=x, UUID=x, /dev/x".into()),
+        ("http_proxy=proxy.example:3128", "allowed is http://HOST:PORT/".into()),
+        ("http_proxy=https://proxy.example/", "allowed is http://HOST:PORT/".into()),
+        ("ip=off", IP.into()),
+        ("ip=eth0:dhcp", format!("eth0 is no IPv4 address; {IP}")),
+        ("ip=", IP.into()),
+        ("ip=192.0.2.256", format!("192.0.2.256 is no IPv4 address; {IP}")),
+        ("ip=192.0.2::192.0.2.1", format!("192.0.2 is no IPv4 address; {IP}")),
+        ("ip=192.0.2.7::gateway", format!("gateway is no IPv4 address; {IP}")),
+        ("ip=192.0.2.7:::255.0.255.0", format!("255.0.255.0 is no netmask; {IP}")),
+        ("ip=192.0.2.7:::0.0.0.0", format!("0.0.0.0 is no netmask; {IP}")),
+        ("ip=192.0.2.7:::255.255.255.0::eth0:bootp", IP.into()),
+        ("ip=::::::off", IP.into()),
+        ("imgfactory.disk=vda", "allowed are LABEL=x, UUID=x, /dev/x".into()),
+    ] {
+        let line = format!("quiet {word} strict");
+        let found = parsed(&line);
+        if said.is_empty() {
+            assert!(found.is_ok(), "{word}: {found:?}");
+        } else {
+            assert_eq!(found, Err(format!("{word}: {said}")), "{word}");
+        }
+    }
+}
+
+#[test]
+fn every_script_is_read_by_busybox_without_complaint() {
+    let mut seen = 0;
+    for entry in walkdir::WalkDir::new(Path::new(LIB).parent().unwrap()) {
+        let path = entry.unwrap().into_path();
+        if path.is_file() && path.file_name().unwrap() != "settings" {
+            let out = Command::new("busybox").args(["sh", "-n"]).arg(&path).output().unwrap();
+            assert!(out.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&out.stderr));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 9, "only {seen} scripts were found");
+}
