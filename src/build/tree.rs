@@ -12,7 +12,7 @@ use crate::host::files::{self, FileError, Scratch};
 use crate::host::process::{Tool, ToolError};
 use crate::host::progress::{Progress, Unit};
 use crate::host::spool::Spools;
-use crate::report::{elapsed, size};
+use crate::report::{date, elapsed, size};
 use crate::tree::tar::TarError;
 use crate::tree::{Tree, normalise::normalise, tar};
 
@@ -232,36 +232,9 @@ fn is_archive_of(name: &str, file: &str) -> bool {
     key.is_some_and(|key| key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The day of a time in UTC, `2026-09-12`.
-fn date(seconds: i64) -> String {
-    // H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days; years begin in March.
-    let days = seconds.div_euclid(86_400) + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn days_are_those_of_the_calendar() {
-        for (seconds, day) in [
-            (0, "1970-01-01"),
-            (1_789_199_741, "2026-09-12"),
-            (1_709_251_199, "2024-02-29"),
-            (4_107_542_400, "2100-03-01"),
-            (-1, "1969-12-31"),
-        ] {
-            assert_eq!(date(seconds), day);
-        }
-    }
 
     #[test]
     fn only_the_oldest_archives_of_the_same_name_go() {

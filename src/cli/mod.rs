@@ -7,6 +7,7 @@
 mod check;
 mod completions;
 mod doctor;
+mod image;
 mod index;
 mod keygen;
 mod output;
@@ -62,6 +63,8 @@ enum Command {
     Completions(completions::Args),
     /// Say what this machine lacks for building, and how to install it
     Doctor(doctor::Args),
+    /// Make ext2 images, and look into them
+    Image(image::Args),
     /// Look into an index; turn it into a plain block list of 2005, and back
     Index(index::Args),
     /// Make a key pair that signs releases
@@ -76,6 +79,7 @@ impl Command {
             Command::Check(args) => check::run(args, session),
             Command::Completions(args) => completions::run(args, session),
             Command::Doctor(args) => doctor::run(args, session),
+            Command::Image(args) => image::run(args, session),
             Command::Index(args) => index::run(args, session),
             Command::Keygen(args) => keygen::run(args, session),
             Command::Schema(args) => schema::run(args, session),

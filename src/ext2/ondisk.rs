@@ -320,7 +320,7 @@ pub const S_IFSOCK: u16 = 0o140_000;
 /// A symlink shorter than this is kept in `i_block`.
 pub const FAST_SYMLINK: usize = 60;
 
-/// Last second that is written: 2310-04-03. The fields reach 2446, but e2fsck takes what has bit 31 of the
+/// Last second that is written: 2310-04-04 16:10:39. The fields reach 2446, but e2fsck takes what has bit 31 of the
 /// low and both bits of the extra field set for a time before 1970, written by an old and faulty kernel.
 const TIME_MAX: i64 = (2 << 32) + i32::MAX as i64;
 /// First second that an inode holds: in the year 1901.

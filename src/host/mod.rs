@@ -3,8 +3,12 @@
 #[cfg(feature = "builder")]
 pub mod apt;
 pub mod cache;
+#[cfg(feature = "builder")]
+pub mod directory;
 pub mod files;
 pub mod http;
+#[cfg(feature = "builder")]
+pub mod image;
 #[cfg(feature = "builder")]
 pub mod keys;
 #[cfg(feature = "builder")]

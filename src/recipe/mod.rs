@@ -22,6 +22,7 @@ pub use findings::{Finding, Findings};
 pub use schema::schema;
 pub use shape::{Scalar, Wrong};
 pub use types::*;
+pub use values::Size;
 
 use shape::FromNode;
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use imgfactory::tree::{Content, Contents, Extent, Kind, Meta, Node, Source, SpoolId, Time, Tree};
 use proptest::prelude::*;
 
-/// `user::rw-, user:1000:rw-, group::r--, mask::rw-, other::r--` as getxattr(2) gives it.
-pub const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\xe8\x03\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x06\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+/// `user::rw-, user:4242:rw-, group::r--, mask::rw-, other::r--` as getxattr(2) gives it.
+pub const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\x92\x10\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x06\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
 /// `cap_net_raw+ep`.
 pub const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 

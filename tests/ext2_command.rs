@@ -1,0 +1,180 @@
+//! `imgfactory image` as people meet it. Needs root for loop mounts, and the Debian packages e2fsprogs, mount
+//! and tar.
+
+mod support;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use imgfactory::ext2::{Options, Reader, Sequential};
+use imgfactory::tree::SpoolId;
+use support::judges::{Mounted, assert_fsck_is_silent, compare_mount_with_tree};
+use support::trees::{everything, spools, with_times};
+use support::{ImageFile, packed_to};
+
+fn imgfactory<S: AsRef<OsStr>>(args: &[S]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_imgfactory"))
+        .args(args)
+        .env("NO_COLOR", "1")
+        .env("SOURCE_DATE_EPOCH", "1700000000")
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn pack(from: &Path, to: &Path, more: &[&str]) {
+    let fixed = ["image", "pack", "--from"].map(OsStr::new);
+    let places = [from.as_os_str(), OsStr::new("--to"), to.as_os_str()];
+    let args: Vec<&OsStr> = fixed.into_iter().chain(places).chain(more.iter().map(OsStr::new)).collect();
+    let output = imgfactory(&args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_directory_and_its_tar_become_the_same_image_as_the_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    // Tar knows no sockets, and keeps no time before 1970 to the nanosecond.
+    let mut tree = with_times(&everything(), |mut time| {
+        time.secs = time.secs.max(0);
+        time
+    });
+    assert!(tree.remove(b"run/socket") && tree.remove(b"var/far"));
+    // What the ACL says of owner, mask and others; setting it makes the mode so.
+    let etc = tree.lookup(b"etc").unwrap();
+    tree.node_mut(etc).meta.mode = 0o664;
+    let options = Options { free: 1 << 20, ..Options::new("same", 1_700_000_000) };
+    let ours = dir.path().join("ours.img");
+    packed_to(&ours, &tree, &spools(), &options, &mut Sequential::default());
+    let mounted = Mounted::new(&ours);
+    let source = dir.path().join("source");
+    // lost+found came with the image; the tree has none.
+    let copied = Command::new("cp").arg("-a").arg(mounted.path()).arg(&source).status().unwrap();
+    assert!(copied.success());
+    std::fs::remove_dir(source.join("lost+found")).unwrap();
+    let touched = Command::new("touch").args(["-d", "@1700000000"]).arg(&source).status().unwrap();
+    assert!(touched.success());
+
+    let of_directory = dir.path().join("same.directory.img");
+    pack(&source, &of_directory, &["--free", "1MiB"]);
+    assert_fsck_is_silent(&of_directory);
+    compare_mount_with_tree(&of_directory, &tree, &spools());
+
+    let archive = dir.path().join("source.tar");
+    let tarred = Command::new("tar")
+        .args(["--format=posix", "--xattrs", "--xattrs-include=*", "--acls", "--sparse", "--numeric-owner"])
+        .args(["--pax-option=delete=atime,delete=ctime", "-cf"])
+        .arg(&archive)
+        .arg("-C")
+        .arg(&source)
+        .arg(".")
+        .status()
+        .expect("tar is needed (Debian package tar)");
+    assert!(tarred.success());
+    let of_tar = dir.path().join("same.tar.img");
+    pack(&archive, &of_tar, &["--free", "1MiB"]);
+    assert!(std::fs::read(&of_tar).unwrap() == std::fs::read(&of_directory).unwrap());
+    assert!(std::fs::read(&of_tar).unwrap() == std::fs::read(&ours).unwrap());
+}
+
+#[test]
+fn images_are_listed_printed_and_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("all.img");
+    packed_to(&image, &everything(), &spools(), &Options::new("all", 0), &mut Sequential::default());
+    let image = image.to_str().unwrap();
+
+    let said = text(&imgfactory(&["image", "ls", image]).stdout);
+    let lines: Vec<&str> = said.lines().collect();
+    let expected = [
+        "drwxr-xr-x   2     0     0       4096 2023-11-14 22:13 dev",
+        "drwxr-xr-x   2     0     0       4096 2023-11-14 22:13 etc",
+        "drwx------   2     0     0      16384 1970-01-01 00:00 lost+found",
+        "drwxr-xr-x   2     0     0       4096 1969-12-31 23:59 run",
+        "drwxrwxrwt   2     0     0       4096 2049-03-22 04:26 tmp",
+        "drwxr-xr-x   4     0     0       4096 2023-11-14 22:13 usr",
+        "drwxr-xr-x   3     0     0       4096 2310-04-04 16:10 var",
+    ];
+    assert_eq!(lines, expected);
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &["ls", image, "/etc/mtab"],
+            "lrwxrwxrwx   1     0     0         19 2023-11-14 22:13 /etc/mtab -> ../proc/self/mounts\n",
+        ),
+        (&["ls", image, "dev/many"], "brw-rw----   1     0     0 259, 70000 2023-11-14 22:13 dev/many\n"),
+        (&["ls", image, "usr/bin/su"], "-rwsr-xr-x   3     0     0      49153 2023-11-14 22:13 usr/bin/su\n"),
+        (&["cat", image, "/etc/hostname"], "demo\n"),
+        (&["cat", image, "etc/empty"], ""),
+        (
+            &["stat", image, "usr/bin/ping"],
+            "inode 35: file\n  mode 0755 owner 0:0 links 1 size 4 i_blocks 8\n",
+        ),
+    ];
+    for (args, expected) in cases {
+        let output = imgfactory(&[&["image"], args].concat());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).starts_with(expected), "{args:?}: {}", text(&output.stdout));
+    }
+    let dump = text(&imgfactory(&["image", "dump", image]).stdout);
+    assert!(dump.starts_with("superblock\n  s_inodes_count ") && dump.contains("\ninode 2: directory\n"));
+    let file = ImageFile::open(Path::new(image));
+    let mut expected = vec![];
+    imgfactory::ext2::dump(&Reader::open(&file).unwrap(), &mut expected).unwrap();
+    assert!(dump.as_bytes() == expected);
+    assert!(Reader::open(&file).unwrap().tree(SpoolId(0)).is_ok());
+}
+
+#[test]
+fn what_goes_wrong_is_said_with_the_file_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    packed_to(
+        Path::new(&at("all.img")),
+        &everything(),
+        &spools(),
+        &Options::new("all", 0),
+        &mut Sequential::default(),
+    );
+    std::fs::write(at("text"), "not an image, and not an archive either\n").unwrap();
+    let all = &at("all.img");
+    let (text_file, missing, new) = (&at("text"), &at("missing"), &at("new.img"));
+    let cases: [(Vec<&str>, i32, String); 9] = [
+        (vec!["cat", all, "etc"], 1, format!("error: {all}: etc: not a regular file\n")),
+        (vec!["cat", all, "etc/x"], 1, format!("error: {all}: /etc/x: no such file in the image\n")),
+        (vec!["ls", all, "etc/hostname/x"], 1, format!("error: {all}: /etc/hostname: not a directory\n")),
+        (vec!["stat", missing, "x"], 1, format!("error: {missing}: can't open\n")),
+        (
+            vec!["dump", text_file],
+            1,
+            format!("error: {text_file}: superblock: the image has 40 bytes; a file system has at least 2048\n"),
+        ),
+        (
+            vec!["pack", "--from", missing, "--to", new],
+            1,
+            format!("error: {missing}: can't read\n"),
+        ),
+        (vec!["pack", "--from", text_file, "--to", new], 1, format!("error: {text_file}: byte 0: ")),
+        (
+            vec!["pack", "--from", text_file, "--to", new, "--inode-size", "64"],
+            2,
+            "error: invalid value '64' for '--inode-size <N>': 128 and 256 are possible\n".into(),
+        ),
+        (
+            vec!["pack", "--from", text_file, "--to", new, "--free", "1MB"],
+            2,
+            "error: invalid value '1MB' for '--free <SIZE>': `1MB` is not a size; did you mean `1MiB`? allowed: \
+             whole bytes, or KiB, MiB, GiB, TiB, as in `64MiB`\n"
+                .into(),
+        ),
+    ];
+    for (args, code, expected) in cases {
+        let output = imgfactory(&[vec!["image"], args.clone()].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.starts_with(&expected), "{args:?}: {said}");
+        assert!(!Path::new(new).exists(), "{args:?}: nothing half done is left");
+    }
+}
