@@ -43,5 +43,7 @@ pub mod host;
 
 #[cfg(feature = "builder")]
 pub mod build;
+pub mod cli_fetch;
+
 #[cfg(feature = "builder")]
 pub mod cli;

@@ -1,3 +1,5 @@
-//! `imgfetch`.
+//! `imgfetch`: see `imgfactory::cli_fetch`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    imgfactory::cli_fetch::main()
+}

@@ -10,6 +10,7 @@
 //! before any prefetch; every read is finished or failed by its deadline.
 
 mod core;
+mod extent;
 mod fault;
 mod mirrors;
 mod ram;
@@ -19,6 +20,7 @@ mod sim;
 use std::time::Duration;
 
 pub use self::core::{Action, Config, Core, Found, LastFault};
+pub use extent::{Piece, pieces};
 pub use fault::{Blame, Fault, Wait};
 pub use mirrors::{Health, Rest};
 pub use ram::Ram;

@@ -3,10 +3,16 @@
 #[cfg(feature = "builder")]
 pub mod apt;
 pub mod cache;
+pub mod clock;
+pub mod daemon;
+pub mod engine;
 #[cfg(feature = "builder")]
 pub mod directory;
 pub mod files;
+pub mod fuse;
 pub mod http;
+pub mod origin;
+pub mod status;
 #[cfg(feature = "builder")]
 pub mod image;
 #[cfg(feature = "builder")]

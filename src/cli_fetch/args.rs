@@ -1,0 +1,352 @@
+//! Words on the command line -> what they mean. Nothing is opened here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use crate::index::{ImageName, Serial};
+use crate::release::MirrorUrl;
+
+/// What to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Mount(Mount),
+    Cat(Source),
+    Status(Vec<PathBuf>),
+    /// Something to print: help, version.
+    Text(String),
+}
+
+/// Where an image comes from; common to all commands that read one.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) mirrors: Vec<MirrorUrl>,
+    pub(super) mirrors_file: Option<PathBuf>,
+    /// Files or base64.
+    pub(super) keys: Vec<String>,
+    pub(super) image: ImageName,
+    pub(super) name: Option<ImageName>,
+    pub(super) release: Option<Serial>,
+    pub(super) strict: bool,
+    pub(super) cache: Option<PathBuf>,
+    pub(super) cache_max: Option<u64>,
+    pub(super) ram: usize,
+    pub(super) connections: usize,
+    pub(super) deadline: Duration,
+    pub(super) prefetch: bool,
+    /// `none` for no proxy whatever the environment says.
+    pub(super) proxy: Option<String>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) verbose: bool,
+}
+
+/// `imgfetch mount`.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) source: Source,
+    pub(super) mountpoint: PathBuf,
+    pub(super) status: Option<PathBuf>,
+    pub(super) no_status: bool,
+    pub(super) foreground: bool,
+    pub(super) report_ready: bool,
+    pub(super) root_daemon: bool,
+    pub(super) allow_other: bool,
+    /// The words themselves, for the process in the background.
+    pub(super) words: Vec<OsString>,
+}
+
+/// A command line that means nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UsageError {
+    #[error(transparent)]
+    Word(#[from] lexopt::Error),
+    #[error("no command; there are mount, cat and status")]
+    NoCommand,
+    #[error("no command `{0}`; there are mount, cat and status")]
+    UnknownCommand(String),
+    #[error("{option}: {text}")]
+    Value { option: &'static str, text: String },
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("`{0}`: one MOUNTPOINT is enough")]
+    Extra(String),
+}
+
+const HELP: &str = "\
+imgfetch: the virtual disk of an image, fetched block by block over HTTP
+
+usage:
+  imgfetch mount [options] --mirror URL --key KEY --image NAME MOUNTPOINT
+                             MOUNTPOINT/disk is then the disk; returns when it can be read
+  imgfetch cat [options] --mirror URL --key KEY --image NAME
+                             writes the whole disk to standard output
+  imgfetch status [--socket PATH]...
+                             one line of JSON for each client that runs
+
+where from:
+  --mirror URL[,URL...]      mirrors in order of preference; may be given several times
+  --mirrors FILE             more of them, one a line, `#` begins a comment
+  --key KEY                  minisign public key, as a file or as base64; may be given several times
+  --image NAME               the image of the release
+  --name NAME                only releases of this distribution; wise if a key signs several
+  --release N                this release and no other, even if it is older than the last one used
+  --strict                   refuse a release that may be stale; without it a warning is given
+  --proxy URL|none           proxy for all mirrors (otherwise http_proxy, https_proxy, no_proxy)
+  --ca FILE                  certificate authorities (PEM) beside the built-in ones
+
+how:
+  --cache DIR                keep blocks here; also remembers the release, so that no older one is accepted
+  --cache-max SIZE           at most so much (64MiB, 2GiB); otherwise 80 % of the file system
+  --ram SIZE                 inflated blocks in memory [32MiB]
+  --connections N            1 to 64 [4]
+  --deadline TIME            a read that gets no bytes ends with EIO after this (60s, 5m) [60s]
+  --no-prefetch              do not fetch ahead what a boot is known to read
+  --verbose                  say every fault
+
+mount:
+  --foreground               do not go into the background
+  --root-daemon              serve the root file system: systemd leaves the process alone, signals are ignored
+  --allow-other              every user may read the disk
+  --status PATH|none         status socket [/run/imgfetch/NAME.sock]
+
+exit code: 0 done, 1 it failed, 2 wrong usage
+";
+
+pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let all: Vec<OsString> = words.into_iter().collect();
+    let mut parser = lexopt::Parser::from_iter(&all);
+    let command = match parser.next()? {
+        None => return Err(UsageError::NoCommand),
+        Some(Long("help") | Short('h')) => return Ok(Command::Text(HELP.into())),
+        Some(Long("version") | Short('V')) => {
+            return Ok(Command::Text(concat!("imgfetch ", env!("CARGO_PKG_VERSION"), "\n").into()));
+        }
+        Some(Value(command)) => command.string()?,
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    match command.as_str() {
+        "mount" | "cat" => {}
+        "status" => return status(parser),
+        "help" => return Ok(Command::Text(HELP.into())),
+        _ => return Err(UsageError::UnknownCommand(command)),
+    }
+    let raw = raw(parser, command == "mount")?;
+    if raw.help {
+        return Ok(Command::Text(HELP.into()));
+    }
+    if command == "cat" {
+        return Ok(Command::Cat(source(raw)?));
+    }
+    let words = all.into_iter().skip(1).collect();
+    let (mountpoint, status) = (raw.mountpoint.clone(), raw.status.clone());
+    let (foreground, report_ready) = (raw.foreground, raw.report_ready);
+    let (root_daemon, allow_other) = (raw.root_daemon, raw.allow_other);
+    let no_status = status.as_ref().is_some_and(|path| path.as_os_str() == "none");
+    Ok(Command::Mount(Mount {
+        source: source(raw)?,
+        mountpoint: mountpoint.ok_or(UsageError::Missing("MOUNTPOINT"))?,
+        status: status.filter(|_| !no_status),
+        no_status,
+        foreground,
+        report_ready,
+        root_daemon,
+        allow_other,
+        words,
+    }))
+}
+
+fn status(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let mut sockets = Vec::new();
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("socket") => sockets.push(parser.value()?.into()),
+            Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Status(sockets))
+}
+
+/// The words, sorted by option.
+#[derive(Default)]
+struct Raw {
+    mirrors: Vec<String>,
+    mirrors_file: Option<PathBuf>,
+    keys: Vec<String>,
+    image: Option<String>,
+    name: Option<String>,
+    release: Option<String>,
+    strict: bool,
+    cache: Option<PathBuf>,
+    cache_max: Option<String>,
+    ram: Option<String>,
+    connections: Option<String>,
+    deadline: Option<String>,
+    no_prefetch: bool,
+    proxy: Option<String>,
+    ca: Option<PathBuf>,
+    verbose: bool,
+    mountpoint: Option<PathBuf>,
+    status: Option<PathBuf>,
+    foreground: bool,
+    report_ready: bool,
+    root_daemon: bool,
+    allow_other: bool,
+    help: bool,
+}
+
+fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
+    let mut raw = Raw::default();
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("mirror") => {
+                let urls = parser.value()?.string()?;
+                raw.mirrors.extend(urls.split(',').filter(|url| !url.is_empty()).map(Into::into));
+            }
+            Long("mirrors") => raw.mirrors_file = Some(parser.value()?.into()),
+            Long("key") => raw.keys.push(parser.value()?.string()?),
+            Long("image") => raw.image = Some(parser.value()?.string()?),
+            Long("name") => raw.name = Some(parser.value()?.string()?),
+            Long("release") => raw.release = Some(parser.value()?.string()?),
+            Long("strict") => raw.strict = true,
+            Long("cache") => raw.cache = Some(parser.value()?.into()),
+            Long("cache-max") => raw.cache_max = Some(parser.value()?.string()?),
+            Long("ram") => raw.ram = Some(parser.value()?.string()?),
+            Long("connections") => raw.connections = Some(parser.value()?.string()?),
+            Long("deadline") => raw.deadline = Some(parser.value()?.string()?),
+            Long("no-prefetch") => raw.no_prefetch = true,
+            Long("proxy") => raw.proxy = Some(parser.value()?.string()?),
+            Long("ca") => raw.ca = Some(parser.value()?.into()),
+            Long("verbose") | Short('v') => raw.verbose = true,
+            Long("help") | Short('h') => raw.help = true,
+            Long("status") if mount => raw.status = Some(parser.value()?.into()),
+            Long("foreground") if mount => raw.foreground = true,
+            Long("report-ready") if mount => raw.report_ready = true,
+            Long("root-daemon") if mount => raw.root_daemon = true,
+            Long("allow-other") if mount => raw.allow_other = true,
+            Value(path) if mount && raw.mountpoint.is_none() => raw.mountpoint = Some(path.into()),
+            Value(extra) if mount => return Err(UsageError::Extra(extra.to_string_lossy().into())),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(raw)
+}
+
+fn source(raw: Raw) -> Result<Source, UsageError> {
+    let mirrors = raw.mirrors.iter().map(|url| MirrorUrl::typed(url));
+    let mirrors = mirrors.collect::<Result<_, _>>().map_err(|error| value("--mirror", &error))?;
+    if raw.mirrors.is_empty() && raw.mirrors_file.is_none() {
+        return Err(UsageError::Missing("--mirror URL"));
+    }
+    if raw.keys.is_empty() {
+        return Err(UsageError::Missing("--key KEY"));
+    }
+    let name = |option, text: &str| text.parse::<ImageName>().map_err(|error| value(option, &error));
+    let image = raw.image.as_deref().ok_or(UsageError::Missing("--image NAME"))?;
+    let serial = |text: String| text.parse::<Serial>().map_err(|error| value("--release", &error));
+    let connections = raw.connections.as_deref().map_or(Ok(4), |text| {
+        let number = text.parse().ok().filter(|number| (1..=64).contains(number));
+        number.ok_or_else(|| value("--connections", &format!("`{text}` is no number from 1 to 64")))
+    })?;
+    let bytes = |option, text: Option<String>| text.map(|text| size(option, &text)).transpose();
+    let ram = bytes("--ram", raw.ram)?.unwrap_or(32 << 20);
+    Ok(Source {
+        mirrors,
+        mirrors_file: raw.mirrors_file,
+        keys: raw.keys,
+        image: name("--image", image)?,
+        name: raw.name.as_deref().map(|text| name("--name", text)).transpose()?,
+        release: raw.release.map(serial).transpose()?,
+        strict: raw.strict,
+        cache: raw.cache,
+        cache_max: bytes("--cache-max", raw.cache_max)?,
+        ram: usize::try_from(ram).unwrap_or(usize::MAX),
+        connections,
+        deadline: raw.deadline.as_deref().map_or(Ok(Duration::from_secs(60)), duration)?,
+        prefetch: !raw.no_prefetch,
+        proxy: raw.proxy,
+        ca: raw.ca,
+        verbose: raw.verbose,
+    })
+}
+
+fn value(option: &'static str, error: &dyn std::fmt::Display) -> UsageError {
+    UsageError::Value { option, text: error.to_string() }
+}
+
+/// `64MiB`, `2GiB`, `512KiB`, or bytes.
+fn size(option: &'static str, text: &str) -> Result<u64, UsageError> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40), ("", 0)];
+    let parsed = units.into_iter().find_map(|(unit, shift)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(1 << shift)
+    });
+    parsed.ok_or_else(|| value(option, &format!("`{text}` is no size; 64MiB, 2GiB or bytes")))
+}
+
+/// `60s`, `5m`, or seconds.
+fn duration(text: &str) -> Result<Duration, UsageError> {
+    let parsed =
+        [("ms", 1), ("s", 1000), ("m", 60_000), ("", 1000)].into_iter().find_map(|(unit, millis)| {
+            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+            number.checked_mul(millis).map(Duration::from_millis)
+        });
+    let most = Duration::from_secs(86_400);
+    let parsed = parsed.filter(|time| (Duration::from_millis(100)..=most).contains(time));
+    parsed.ok_or_else(|| value("--deadline", &format!("`{text}` is no time from 100ms to a day; 60s, 5m")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, UsageError> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    const SOURCE: &str = "--mirror http://a.example,http://b.example/x/ --key RWQ --image host";
+
+    #[test]
+    fn a_whole_line_is_understood() {
+        let line = format!(
+            "imgfetch mount {SOURCE} --mirror http://c.example --release 41 --cache-max 2GiB --ram 1MiB \
+             --deadline 5m --root-daemon /mnt"
+        );
+        let Command::Mount(mount) = parse_line(&line).unwrap() else { panic!("{line}") };
+        let source = &mount.source;
+        let mirrors: Vec<_> = source.mirrors.iter().map(MirrorUrl::as_str).collect();
+        assert_eq!(mirrors, ["http://a.example/", "http://b.example/x/", "http://c.example/"]);
+        assert_eq!((source.cache_max, source.ram), (Some(2 << 30), 1 << 20));
+        assert_eq!((source.deadline, source.connections), (Duration::from_secs(300), 4));
+        assert_eq!(source.release, Serial::new(41));
+        assert!(mount.root_daemon && !mount.foreground && source.prefetch);
+        assert_eq!(mount.words.len(), line.split(' ').count() - 1, "all but the program's name");
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_what_would_be_right() {
+        for (line, said) in [
+            ("imgfetch", "no command; there are mount, cat and status"),
+            ("imgfetch mont", "no command `mont`; there are mount, cat and status"),
+            ("imgfetch cat --key RWQ --image host", "--mirror URL is missing"),
+            ("imgfetch cat --mirror http://a.example --image host", "--key KEY is missing"),
+            ("imgfetch cat --mirror http://a.example --key RWQ", "--image NAME is missing"),
+            ("imgfetch mount SOURCE", "MOUNTPOINT is missing"),
+            ("imgfetch mount SOURCE /a /b", "`/b`: one MOUNTPOINT is enough"),
+            ("imgfetch cat SOURCE --foreground", "invalid option '--foreground'"),
+            ("imgfetch cat SOURCE --connections 0", "--connections: `0` is no number from 1 to 64"),
+            ("imgfetch cat SOURCE --ram 1MB", "--ram: `1MB` is no size; 64MiB, 2GiB or bytes"),
+            ("imgfetch cat SOURCE --deadline 0", "--deadline: `0` is no time from 100ms to a day; 60s, 5m"),
+            (
+                "imgfetch cat SOURCE --release 0",
+                "--release: `0` is no serial: 1 to 9223372036854775807, without leading zeros",
+            ),
+            ("imgfetch status --soket x", "invalid option '--soket'"),
+        ] {
+            let error = parse_line(&line.replace("SOURCE", SOURCE)).unwrap_err();
+            assert_eq!(error.to_string(), said, "{line}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The command line of `imgfetch`: raw words -> meaningful arguments ([`args`]) -> one file a command.
+
+mod args;
+mod cat;
+mod mount;
+mod source;
+mod status;
+
+use std::process::ExitCode;
+
+use args::Command;
+
+use crate::host::daemon;
+use crate::report::{Exit, report};
+
+/// Runs `imgfetch` with this process's arguments.
+pub fn main() -> ExitCode {
+    let command = match args::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("imgfetch: {error}\nimgfetch: `imgfetch --help` lists what there is");
+            return Exit::Usage.into();
+        }
+    };
+    let result = match command {
+        Command::Text(text) => {
+            print!("{text}");
+            return Exit::Done.into();
+        }
+        Command::Mount(mount) => {
+            daemon::start_log(mount.source.verbose);
+            mount::run(mount)
+        }
+        Command::Cat(source) => {
+            daemon::start_log(source.verbose);
+            cat::run(&source).map(|()| Exit::Done.into())
+        }
+        Command::Status(sockets) => status::run(&sockets).map(|()| Exit::Done.into()),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("imgfetch: {}", report(error.as_ref()));
+        Exit::Failed.into()
+    })
+}
+
+/// Whatever a command fails with.
+type Failure = Box<dyn std::error::Error>;

@@ -1,0 +1,182 @@
+//! Arguments -> what they name: keys, mirrors, client, cache.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Failure;
+use super::args::Source;
+use crate::fetch::{Config, MirrorId};
+use crate::host::cache::Cache;
+use crate::host::engine::{Engine, Parts};
+use crate::host::files::{FileError, read_at_most};
+use crate::host::http::{BadCa, BadProxy, Http, Patience, Proxies};
+use crate::host::origin::{Chosen, Origin, Wanted};
+use crate::release::{BadKey, BadUrl, MirrorUrl, TrustedKeys};
+
+/// Files of options are not longer than this.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What a source names is not there, or not what it ought to be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("--key {place}")]
+    Key {
+        place: String,
+        #[source]
+        source: BadKey,
+    },
+    #[error("{}:{line}: {source}", path.display())]
+    Mirror { path: PathBuf, line: usize, source: BadUrl },
+    #[error("no mirror: give --mirror, or a line in {}", path.display())]
+    NoMirror { path: PathBuf },
+    #[error("{0} mirrors; 64 at most")]
+    TooMany(usize),
+    #[error(transparent)]
+    Proxy(#[from] BadProxy),
+    #[error("--ca {}", path.display())]
+    Ca {
+        path: PathBuf,
+        #[source]
+        source: BadCa,
+    },
+}
+
+/// Everything that is open before a release is chosen.
+pub(super) struct Opened {
+    pub(super) mirrors: Vec<MirrorUrl>,
+    keys: TrustedKeys,
+    http: Arc<Http>,
+    cache: Option<Arc<Cache>>,
+    config: Config,
+    ram: usize,
+    wanted: Wanted,
+}
+
+impl Opened {
+    pub(super) fn open(source: &Source) -> Result<Self, Failure> {
+        let proxies = match source.proxy.as_deref() {
+            Some("none") => Proxies::none(),
+            Some(proxy) => Proxies::only(proxy, "--proxy").map_err(SourceError::from)?,
+            None => Proxies::from_env().map_err(SourceError::from)?,
+        };
+        let ca = source.ca.as_ref().map(|path| read_at_most(path, 16 * MAX_FILE)).transpose()?;
+        let http =
+            Http::new(proxies, ca.as_deref(), source.connections, Patience::default()).map_err(|error| {
+                SourceError::Ca { path: source.ca.clone().unwrap_or_default(), source: error }
+            })?;
+        // Later the working directory is another one.
+        let root = source.cache.as_ref().map(std::path::absolute).transpose()?;
+        let cache = root.map(|root| Cache::open(&root, source.cache_max)).transpose()?.map(Arc::new);
+        let defaults = Config::default();
+        let deadline = source.deadline;
+        Ok(Opened {
+            mirrors: mirrors(source)?,
+            keys: keys(source)?,
+            http: Arc::new(http),
+            cache,
+            config: Config {
+                connections: source.connections,
+                deadline,
+                // Time for a second mirror.
+                attempt: defaults.attempt.min(deadline / 2),
+                load: defaults.load.min(deadline / 4),
+                ..defaults
+            },
+            ram: source.ram,
+            wanted: Wanted {
+                image: source.image.clone(),
+                name: source.name.clone(),
+                release: source.release,
+                strict: source.strict,
+            },
+        })
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            http: &self.http,
+            mirrors: &self.mirrors,
+            keys: &self.keys,
+            cache: self.cache.as_deref(),
+            until: Instant::now() + self.config.deadline,
+        }
+    }
+
+    pub(super) fn choose(&self) -> Result<Chosen, Failure> {
+        Ok(self.origin().choose(&self.wanted)?)
+    }
+
+    pub(super) fn start(&self, chosen: &Chosen) -> Result<Engine, Failure> {
+        let parts = Parts {
+            index: Arc::clone(&chosen.index),
+            mirrors: self.mirrors.clone(),
+            http: Arc::clone(&self.http),
+            cache: self.cache.clone(),
+            config: self.config,
+            ram: self.ram,
+        };
+        Ok(Engine::start(parts)?)
+    }
+
+    /// Counts what the cache has and fetches ahead what a boot will read. Takes a while; the disk works meanwhile.
+    pub(super) fn look_ahead(&self, chosen: &Chosen, engine: &Engine) {
+        if let Some(list) = self.origin().prefetch_list(&chosen.files) {
+            let names: Vec<_> = list.entries.iter().map(|entry| entry.name).collect();
+            if let Some(cache) = &self.cache {
+                cache.protect(names.iter().copied());
+            }
+            log::info!("fetching {} blocks ahead of need", names.len());
+            engine.prefetch(names);
+        }
+    }
+
+    pub(super) fn count_cache(&self) {
+        if let Some(cache) = &self.cache {
+            cache.scan();
+        }
+    }
+}
+
+fn keys(source: &Source) -> Result<TrustedKeys, SourceError> {
+    let mut text = String::new();
+    for key in &source.keys {
+        let place = || if key.len() > 80 { "(base64)".to_owned() } else { key.clone() };
+        // 42 bytes in base64, of which the first two are "Ed".
+        let one = if key.len() == 56 && key.starts_with("RW") {
+            key.clone()
+        } else {
+            String::from_utf8_lossy(&read_at_most(key, MAX_FILE)?).into_owned()
+        };
+        TrustedKeys::parse(&one).map_err(|source| SourceError::Key { place: place(), source })?;
+        text.push_str(&one);
+        text.push('\n');
+    }
+    TrustedKeys::parse(&text).map_err(|source| SourceError::Key { place: String::new(), source })
+}
+
+fn mirrors(source: &Source) -> Result<Vec<MirrorUrl>, SourceError> {
+    let mut mirrors = source.mirrors.clone();
+    if let Some(path) = &source.mirrors_file {
+        let text = read_at_most(path, MAX_FILE)?;
+        for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if !line.is_empty() {
+                let parsed = MirrorUrl::typed(line);
+                let bad = |source| SourceError::Mirror { path: path.clone(), line: number + 1, source };
+                mirrors.push(parsed.map_err(bad)?);
+            }
+        }
+        if mirrors.is_empty() {
+            return Err(SourceError::NoMirror { path: path.clone() });
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    mirrors.retain(|mirror| seen.insert(mirror.clone()));
+    if mirrors.len() > usize::from(MirrorId::MAX.0) + 1 {
+        return Err(SourceError::TooMany(mirrors.len()));
+    }
+    Ok(mirrors)
+}

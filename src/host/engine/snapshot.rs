@@ -1,0 +1,128 @@
+//! How things stand, for `imgfetch status`.
+
+use serde::Serialize;
+
+use crate::fetch::{Health, Time};
+use crate::release::MirrorUrl;
+
+/// Everything that was counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Reads of the disk.
+    pub reads: u64,
+    /// Bytes they asked for.
+    pub read_bytes: u64,
+    /// Reads that ended with an error.
+    pub reads_failed: u64,
+    /// Parts of reads that RAM had.
+    pub ram_hits: u64,
+    /// Blocks that the cache had.
+    pub cache_hits: u64,
+    /// Blocks that the cache did not have.
+    pub cache_misses: u64,
+    /// Blocks looked for in the cache ahead of need.
+    pub cache_peeks: u64,
+    /// Blocks that were damaged in the cache.
+    pub cache_damaged: u64,
+    /// Blocks that were not kept, because the disk did not keep up.
+    pub not_kept: u64,
+    /// Requests for blocks.
+    pub requests: u64,
+    /// Requests that brought nothing that can be used.
+    pub faults: u64,
+    /// Blocks that came over the network.
+    pub fetched_blocks: u64,
+    /// Their bytes.
+    pub fetched_bytes: u64,
+    /// Those of them that nobody had asked for yet.
+    pub prefetched_blocks: u64,
+}
+
+/// One mirror.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MirrorState {
+    /// Its address.
+    pub url: String,
+    /// `good`, `doubtful` (had wrong or missing files), `busy`, or `down`.
+    pub state: &'static str,
+    /// Failures since its last good answer.
+    pub failures: u32,
+    /// Good answers.
+    pub good: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Seconds until it is asked again while another mirror does.
+    pub rests_s: f64,
+}
+
+impl MirrorState {
+    pub(super) fn of(url: &MirrorUrl, health: &Health, now: Time) -> Self {
+        let rests = health.rests_until.saturating_sub(now);
+        let state = match health {
+            Health { failures: 1.., .. } => "down",
+            _ if !rests.is_zero() => "busy",
+            Health { doubt: 1.., .. } => "doubtful",
+            _ => "good",
+        };
+        MirrorState {
+            url: url.to_string(),
+            state,
+            failures: health.failures,
+            good: health.good,
+            bytes: health.bytes,
+            in_flight: health.in_flight,
+            rests_s: rests.as_secs_f64(),
+        }
+    }
+}
+
+/// A request in flight.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InFlight {
+    /// The block's name.
+    pub block: String,
+    /// From where.
+    pub mirror: String,
+    /// Seconds since it began.
+    pub for_s: f64,
+}
+
+/// An error of the past.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LastError {
+    /// Seconds after the start.
+    pub at_s: f64,
+    /// What it was.
+    pub text: String,
+}
+
+/// All of it at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// In the order in which they were given.
+    pub mirrors: Vec<MirrorState>,
+    /// What was counted.
+    pub counters: Counters,
+    /// Reads that wait for blocks now.
+    pub reads_waiting: usize,
+    /// Blocks of the prefetch list that are not begun.
+    pub prefetch_left: usize,
+    /// Requests in flight.
+    pub in_flight: Vec<InFlight>,
+    /// Bytes of inflated blocks in RAM.
+    pub ram_bytes: usize,
+    /// At most.
+    pub ram_limit: usize,
+    /// Blocks in the cache, as far as they are counted; `null` without a cache.
+    pub cache_blocks: Option<usize>,
+    /// Their bytes.
+    pub cache_bytes: Option<u64>,
+    /// Blocks that the disk would not take.
+    pub cache_write_errors: Option<u64>,
+    /// The newest last.
+    pub last_errors: Vec<LastError>,
+}

@@ -1,0 +1,351 @@
+//! What the engine's mutex guards.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use super::snapshot::{Counters, InFlight, LastError, MirrorState, Snapshot};
+use super::{Load, Parts, Probe, ReadError, Reply, Request};
+use crate::block::{Block, BlockName};
+use crate::fetch::{Action, Core, Fault, Found, LastFault, MirrorId, ObjectId, Piece, Ram, ReadId, Time};
+
+/// A block that has just come.
+pub(super) type Ready = (ObjectId, Arc<Block>);
+/// Reads that are over, to be answered when the mutex is free.
+pub(super) type Done = Vec<(Reply, Result<Vec<u8>, ReadError>)>;
+
+/// Errors that the status shows.
+const ERRORS: usize = 8;
+/// No more than one line of a mirror in the log in this time.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Where jobs go.
+pub(super) struct Jobs {
+    pub(super) loads: Sender<Load>,
+    pub(super) requests: Sender<Request>,
+    pub(super) probes: Sender<Probe>,
+    pub(super) writes: Sender<(BlockName, Vec<u8>)>,
+}
+
+/// A read that waits for blocks.
+struct Pending {
+    pieces: Vec<Piece>,
+    out: Vec<u8>,
+    reply: Reply,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pending({} bytes)", self.out.len())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    core: Core,
+    ram: Ram<Arc<Block>>,
+    pending: HashMap<ReadId, Pending>,
+    /// `None` once stopped.
+    jobs: Option<Jobs>,
+    counters: Counters,
+    errors: VecDeque<LastError>,
+    /// When each mirror was last spoken of, and when a failed read was.
+    spoke: Vec<Option<Time>>,
+    spoke_of_reads: Option<Time>,
+    /// When the timer wakes by itself.
+    wakes_at: Option<Time>,
+}
+
+impl State {
+    pub(super) fn new(parts: &Parts, jobs: Jobs) -> Self {
+        State {
+            core: Core::new(parts.config, parts.mirrors.len()),
+            ram: Ram::new(parts.ram),
+            pending: HashMap::new(),
+            jobs: Some(jobs),
+            counters: Counters::default(),
+            errors: VecDeque::new(),
+            spoke: vec![None; parts.mirrors.len()],
+            spoke_of_reads: None,
+            wakes_at: None,
+        }
+    }
+
+    /// A block for a read of `len` bytes that lies in it, if RAM has it.
+    pub(super) fn ram_hit(&mut self, id: ObjectId, len: u32) -> Option<Arc<Block>> {
+        let block = self.ram.get(id)?;
+        self.counters.reads += 1;
+        self.counters.read_bytes += u64::from(len);
+        self.counters.ram_hits += 1;
+        Some(block)
+    }
+
+    /// Takes what RAM has and asks the core for the rest. Gives the read back if there is none.
+    pub(super) fn begin_read(&mut self, now: Time, pieces: Vec<Piece>, reply: Reply) -> Done {
+        let len = pieces.last().map_or(0, |last| last.at + last.len);
+        let mut pending = Pending { pieces: Vec::new(), out: vec![0; len], reply };
+        self.counters.reads += 1;
+        self.counters.read_bytes += len as u64;
+        for piece in pieces {
+            let Some(id) = piece.object else { continue };
+            if let Some(block) = self.ram.get(id) {
+                self.counters.ram_hits += 1;
+                copy(&piece, &block, &mut pending.out);
+            } else {
+                pending.pieces.push(piece);
+            }
+        }
+        if pending.pieces.is_empty() {
+            return vec![(pending.reply, Ok(pending.out))];
+        }
+        let id = self.core.read(now, pending.pieces.iter().filter_map(|piece| piece.object));
+        self.pending.insert(id, pending);
+        Done::new()
+    }
+
+    pub(super) fn prefetch(&mut self, list: Vec<ObjectId>) {
+        self.core.prefetch(list);
+    }
+
+    pub(super) fn hold_prefetch(&mut self, held: bool) {
+        self.core.hold_prefetch(held);
+    }
+
+    pub(super) fn not_kept(&mut self) {
+        self.counters.not_kept += 1;
+    }
+
+    pub(super) fn write(&self, name: BlockName, file: Vec<u8>) {
+        if let Some(jobs) = &self.jobs {
+            Jobs::send(&jobs.writes, (name, file));
+        }
+    }
+
+    pub(super) fn loaded(
+        &mut self,
+        now: Time,
+        id: ObjectId,
+        peek: bool,
+        found: Found,
+        damaged: bool,
+        ready: Option<&Ready>,
+    ) {
+        let counter = match (peek, found) {
+            (true, _) => &mut self.counters.cache_peeks,
+            (false, Found::Yes) => &mut self.counters.cache_hits,
+            (false, Found::No) => &mut self.counters.cache_misses,
+        };
+        *counter += 1;
+        self.counters.cache_damaged += u64::from(damaged);
+        self.keep_in_ram(ready);
+        self.core.loaded(now, id, peek, found);
+    }
+
+    fn keep_in_ram(&mut self, ready: Option<&Ready>) {
+        if let Some((id, block)) = ready {
+            self.ram.insert(*id, block.bytes().len(), Arc::clone(block));
+        }
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        parts: &Parts,
+        now: Time,
+        job: &Request,
+        result: Result<u64, Fault>,
+        ready: Option<&Ready>,
+    ) {
+        match &result {
+            Ok(bytes) => {
+                self.counters.fetched_blocks += 1;
+                self.counters.fetched_bytes += bytes;
+                self.counters.prefetched_blocks += u64::from(job.prefetch);
+                // What was only fetched ahead lies in the cache, and does not drive out what is read now.
+                if !job.prefetch || parts.cache.is_none() {
+                    self.keep_in_ram(ready);
+                }
+            }
+            Err(fault) => {
+                self.counters.faults += 1;
+                let name = parts.index.object(job.id).map(|object| object.name);
+                self.remember_fault(parts, now, job.mirror, name, fault);
+            }
+        }
+        let was_down = self.is_down(job.mirror);
+        self.core.fetched(now, job.ticket, result);
+        self.say_if_back(parts, job.mirror, was_down);
+    }
+
+    pub(super) fn probed(&mut self, parts: &Parts, now: Time, mirror: MirrorId, result: Result<(), Fault>) {
+        let was_down = self.is_down(mirror);
+        if let Err(fault) = &result {
+            log::debug!("{}: still: {fault}", url(parts, mirror));
+        }
+        self.core.probed(now, mirror, result);
+        self.say_if_back(parts, mirror, was_down);
+    }
+
+    fn is_down(&self, mirror: MirrorId) -> bool {
+        self.core.mirrors().get(usize::from(mirror.0)).is_some_and(|health| health.failures > 0)
+    }
+
+    fn say_if_back(&self, parts: &Parts, mirror: MirrorId, was_down: bool) {
+        if was_down && !self.is_down(mirror) {
+            log::info!("{}: answers again", url(parts, mirror));
+        }
+    }
+
+    fn remember_fault(
+        &mut self,
+        parts: &Parts,
+        now: Time,
+        mirror: MirrorId,
+        name: Option<BlockName>,
+        fault: &Fault,
+    ) {
+        // Faults of a block name it themselves.
+        let text = match (fault, name) {
+            (Fault::Damaged(_), _) | (_, None) => format!("{}: {fault}", url(parts, mirror)),
+            (_, Some(name)) => format!("{}: block {name}: {fault}", url(parts, mirror)),
+        };
+        let spoke = self.spoke.get_mut(usize::from(mirror.0));
+        if let Some(spoke) = spoke.filter(|at| at.is_none_or(|at| now >= at + QUIET)) {
+            *spoke = Some(now);
+            log::warn!("{text}; trying again, or the next mirror");
+        } else {
+            log::debug!("{text}");
+        }
+        self.remember(now, text);
+    }
+
+    fn remember(&mut self, now: Time, text: String) {
+        if self.errors.len() == ERRORS {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(LastError { at_s: now.as_secs_f64(), text });
+    }
+
+    /// Lets the core say all it has to say.
+    pub(super) fn step(&mut self, parts: &Parts, now: Time, ready: Option<Ready>) -> Done {
+        let mut done = Vec::new();
+        while let Some(action) = self.core.poll(now) {
+            match action {
+                Action::Deliver { read, block } => {
+                    let pending = self.pending.get_mut(&read);
+                    if let (Some(pending), Some((id, bytes))) = (pending, &ready)
+                        && *id == block
+                    {
+                        let Pending { pieces, out, .. } = pending;
+                        let of_block = pieces.iter().filter(|piece| piece.object == Some(block));
+                        of_block.for_each(|piece| copy(piece, bytes, out));
+                    }
+                }
+                Action::Finish { read } => {
+                    if let Some(Pending { out, reply, .. }) = self.pending.remove(&read) {
+                        done.push((reply, Ok(out)));
+                    }
+                }
+                Action::Fail { read, block, last } => {
+                    let error = self.read_failed(parts, now, block, last);
+                    if let Some(Pending { reply, .. }) = self.pending.remove(&read) {
+                        done.push((reply, Err(error)));
+                    }
+                }
+                action => self.hand_out(action),
+            }
+        }
+        done
+    }
+
+    fn hand_out(&mut self, action: Action) {
+        let Some(jobs) = &self.jobs else { return };
+        match action {
+            Action::Load { block, peek } => Jobs::send(&jobs.loads, Load { id: block, peek }),
+            Action::Fetch { ticket, block, mirror, until, fresh, prefetch } => {
+                self.counters.requests += 1;
+                let request = Request { ticket, id: block, mirror, until, fresh, prefetch };
+                Jobs::send(&jobs.requests, request);
+            }
+            Action::Probe { mirror, until } => Jobs::send(&jobs.probes, Probe { mirror, until }),
+            Action::Deliver { .. } | Action::Finish { .. } | Action::Fail { .. } => {}
+        }
+    }
+
+    fn read_failed(&mut self, parts: &Parts, now: Time, block: ObjectId, last: LastFault) -> ReadError {
+        self.counters.reads_failed += 1;
+        let reason = match last {
+            Some((mirror, fault)) => format!("last, {}: {fault}", url(parts, mirror)),
+            None => "no mirror has answered yet".into(),
+        };
+        // An object of the index, or there would be no read of it.
+        let name = parts.index.object(block).map_or(BlockName([0; 16]), |object| object.name);
+        let error = ReadError::Deadline { name, deadline: parts.config.deadline, reason };
+        if self.spoke_of_reads.is_none_or(|at| now >= at + QUIET) {
+            self.spoke_of_reads = Some(now);
+            log::error!("{error}; the read ends with EIO ({} so far)", self.counters.reads_failed);
+        }
+        self.remember(now, error.to_string());
+        error
+    }
+
+    pub(super) fn next_wakeup(&mut self, now: Time) -> Option<Time> {
+        self.wakes_at = self.core.next_wakeup(now);
+        self.wakes_at
+    }
+
+    /// Whether the timer sleeps for too long.
+    pub(super) fn wakeup_is_sooner(&self, now: Time) -> bool {
+        match (self.core.next_wakeup(now), self.wakes_at) {
+            (Some(next), Some(planned)) => next < planned,
+            (next, planned) => next.is_some() && planned.is_none(),
+        }
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        self.jobs.is_none()
+    }
+
+    pub(super) fn stop(&mut self) -> Done {
+        self.jobs = None;
+        self.pending.drain().map(|(_, pending)| (pending.reply, Err(ReadError::Stopped))).collect()
+    }
+
+    pub(super) fn snapshot(&self, parts: &Parts, now: Time, cache: Option<((usize, u64), u64)>) -> Snapshot {
+        let mirrors = parts.mirrors.iter().zip(self.core.mirrors());
+        let mirrors = mirrors.map(|(url, health)| MirrorState::of(url, health, now)).collect();
+        let in_flight = self.core.flights().map(|(block, mirror, since)| InFlight {
+            block: parts.index.object(block).map(|object| object.name.to_string()).unwrap_or_default(),
+            mirror: url(parts, mirror).to_string(),
+            for_s: now.saturating_sub(since).as_secs_f64(),
+        });
+        Snapshot {
+            uptime_s: now.as_secs_f64(),
+            mirrors,
+            counters: self.counters.clone(),
+            reads_waiting: self.core.waiting(),
+            prefetch_left: self.core.prefetch_left(),
+            in_flight: in_flight.collect(),
+            ram_bytes: self.ram.used(),
+            ram_limit: self.ram.limit(),
+            cache_blocks: cache.map(|((blocks, _), _)| blocks),
+            cache_bytes: cache.map(|((_, bytes), _)| bytes),
+            cache_write_errors: cache.map(|(_, errors)| errors),
+            last_errors: self.errors.iter().cloned().collect(),
+        }
+    }
+}
+
+fn url(parts: &Parts, mirror: MirrorId) -> &str {
+    parts.mirrors.get(usize::from(mirror.0)).map_or("?", |url| url.as_str())
+}
+
+/// Puts a piece of a block where it belongs in a read.
+fn copy(piece: &Piece, block: &Block, out: &mut [u8]) {
+    let from = block.bytes().get(piece.from..piece.from + piece.len);
+    let to = out.get_mut(piece.at..piece.at + piece.len);
+    // Pieces are cut by the index, whose lengths a `Block` is proved against.
+    if let (Some(from), Some(to)) = (from, to) {
+        to.copy_from_slice(from);
+    }
+}
