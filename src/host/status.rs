@@ -107,7 +107,7 @@ mod tests {
         }
         let taken = serve(&path, String::new).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(sockets(&[scratch.path().join("run")]), [path.clone()]);
+        assert_eq!(sockets(&[scratch.path().join("run")]), std::slice::from_ref(&path));
         drop(socket);
         assert!(!path.exists());
         // As a killed process leaves it.
