@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use super::draft::{Draft, Fault};
+use super::draft::{Draft, Fault, block_count};
 use super::text::{At, Lines, TextFault, number, number32, words};
 use super::{BlockSize, Error, Header, Index, MAX_BLOCKS, MAX_FILE, MAX_LINE, Parent, Rule, Run};
 use crate::block::Object;
@@ -32,6 +32,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Index, Fault> {
         .and_then(BlockSize::new)
         .ok_or(Fault::BlockSize { found: block_size })?;
     let size = lines.number_field("size:", u64::MAX)?;
+    block_count(size, block_size)?;
     let published = lines.time("published:")?;
     let parent = match lines.field("parent:")? {
         "-" => None,

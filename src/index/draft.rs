@@ -196,11 +196,16 @@ pub(super) struct Draft {
     mapped: u32,
 }
 
+/// Blocks of a disk.
+pub(super) fn block_count(size: u64, block_size: BlockSize) -> Result<u32, Fault> {
+    let count = u32::try_from(size.div_ceil(block_size.get().into())).ok();
+    count.filter(|count| (1..=MAX_BLOCKS).contains(count)).ok_or(Fault::Size { size, block_size })
+}
+
 impl Draft {
     pub(super) fn new(header: Header) -> Result<Self, Fault> {
         let Header { size, block_size, serial, parent, .. } = &header;
-        let too_large = Fault::Size { size: *size, block_size: *block_size };
-        let block_count = header.block_count().ok_or(too_large)?;
+        let block_count = block_count(*size, *block_size)?;
         if let Some(Parent { serial: parent, .. }) = parent
             && parent >= serial
         {
@@ -350,9 +355,9 @@ impl Index {
         let mut draft = Draft::new(header)?;
         let mut runs: Vec<Run> = Vec::new();
         for (number, block) in blocks.into_iter().enumerate() {
-            let first = u32::try_from(number).ok().filter(|number| *number < draft.block_count);
-            let first =
-                first.ok_or(Fault::PastEnd { first: 0, count: u32::MAX, blocks: draft.block_count })?;
+            let blocks = draft.block_count;
+            let first = u32::try_from(number).ok().filter(|number| *number < blocks);
+            let first = first.ok_or(Fault::PastEnd { first: blocks, count: 1, blocks })?;
             let target = match block {
                 None => Target::Zero,
                 Some(object) => match draft.ids.get(&object.name) {

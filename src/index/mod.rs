@@ -84,8 +84,7 @@ impl Header {
     /// Blocks on the disk, the last one perhaps shorter; `None` when there are none, or more than
     /// [`MAX_BLOCKS`].
     pub fn block_count(&self) -> Option<u32> {
-        let count = self.size.div_ceil(self.block_size.get().into());
-        u32::try_from(count).ok().filter(|count| (1..=MAX_BLOCKS).contains(count))
+        draft::block_count(self.size, self.block_size).ok()
     }
 
     /// Raw bytes of block `number`, when the disk has `count` blocks.

@@ -9,6 +9,25 @@ use std::str::FromStr;
 use super::names::{BadName, BadSerial, ImageName, Serial, UnixTime, clip};
 use crate::block::BadHex;
 
+/// Every key of version 1 of our texts: one of them in the wrong place is another mistake than a key of a later
+/// version or of somebody's own.
+const KEYS: [&str; 14] = [
+    "base:",
+    "block-size:",
+    "blocks:",
+    "expires:",
+    "image:",
+    "min-serial:",
+    "mirrors:",
+    "name:",
+    "parent:",
+    "published:",
+    "release:",
+    "retain-until:",
+    "serial:",
+    "size:",
+];
+
 /// A fault with its place, `index.idx:12: ...`. The file is the format's usual name: a decoder knows no paths.
 #[derive(Debug)]
 pub struct At<F> {
@@ -228,7 +247,7 @@ impl<R: BufRead> Lines<R> {
         let line = self.need("end")?;
         match line.split_once(' ') {
             Some((found, value)) if found == key => Ok(value),
-            Some((found, _)) if found.ends_with(':') => {
+            Some((found, _)) if found.ends_with(':') && !KEYS.contains(&found) => {
                 Err(TextFault::UnknownKey { found: found.into(), want: key })
             }
             _ => Err(TextFault::Shape { found: line.into(), want: key }),
@@ -256,7 +275,7 @@ impl<R: BufRead> Lines<R> {
 
     /// A field that is a number.
     pub(crate) fn number_field(&mut self, key: &'static str, max: u64) -> Result<u64, TextFault> {
-        number(key, self.field(key)?, max)
+        number(key.trim_end_matches(':'), self.field(key)?, max)
     }
 
     /// A field that is a time.
