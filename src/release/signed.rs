@@ -46,25 +46,38 @@ impl fmt::Debug for KeyId {
 impl KeyId {
     /// From the base64 of a public key or of a signature: 2 bytes of algorithm, then these 8.
     fn of_base64(text: &str) -> Option<Self> {
-        let mut bytes = [0; 12];
-        for (group, chars) in bytes.chunks_exact_mut(3).zip(text.as_bytes().get(..16)?.chunks_exact(4)) {
-            let mut bits = 0_u32;
-            for char in chars {
-                let value = match char {
-                    b'A'..=b'Z' => char - b'A',
-                    b'a'..=b'z' => char - b'a' + 26,
-                    b'0'..=b'9' => char - b'0' + 52,
-                    b'+' => 62,
-                    b'/' => 63,
-                    _ => return None,
-                };
-                bits = bits << 6 | u32::from(value);
-            }
-            let [_, first @ ..] = bits.to_be_bytes();
-            group.copy_from_slice(&first);
-        }
+        let bytes = base64(text.as_bytes().get(..16)?)?;
         bytes.get(2..10)?.try_into().ok().map(KeyId)
     }
+}
+
+/// Decodes base64 with its padding, as far as minisign's lines need it.
+pub(super) fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let digits = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
+    let padding = text.len() - digits;
+    if padding > 2 || !text.len().is_multiple_of(4) || text[digits..].iter().any(|byte| *byte != b'=') {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for chars in text.chunks_exact(4) {
+        let mut bits = 0_u32;
+        for char in chars {
+            let value = match char {
+                b'A'..=b'Z' => char - b'A',
+                b'a'..=b'z' => char - b'a' + 26,
+                b'0'..=b'9' => char - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                b'=' => 0,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        let [_, three @ ..] = bits.to_be_bytes();
+        bytes.extend(three);
+    }
+    bytes.truncate(bytes.len() - padding);
+    Some(bytes)
 }
 
 /// Text that is no minisign public key.

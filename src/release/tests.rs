@@ -1,5 +1,65 @@
+use proptest::prelude::*;
+
 use super::*;
-use crate::index::{ImageName, Serial, UnixTime};
+use crate::block::BlockName;
+use crate::index::{At, BlockSize, Header, ImageName, Index, Serial, UnixTime};
+
+const LATEST: &str = "\
+imgfactory-latest 1
+name: xenoppix
+serial: 42
+release: releases/42.txt 0101010101010101010101010101010101010101010101010101010101010101 600
+mirrors: mirrors.txt 0202020202020202020202020202020202020202020202020202020202020202 500
+published: 1795205345
+expires: 1795810145
+min-serial: 40
+end
+";
+
+const RELEASE: &str = "\
+imgfactory-release 1
+name: xenoppix
+serial: 42
+published: 1795205345
+retain-until: 1802981345
+image host images/host/42/index.idx 0101010101010101010101010101010101010101010101010101010101010101 268435456
+dlahead host images/host/41/dlahead 0202020202020202020202020202020202020202020202020202020202020202 20
+layout host images/host/42/layout.z 0303030303030303030303030303030303030303030303030303030303030303 30
+image guest images/guest/7/index.idx 0404040404040404040404040404040404040404040404040404040404040404 40
+end
+";
+
+const MIRRORS: &str = "\
+imgfactory-mirrors 1
+name: xenoppix
+mirror http://mirror.example/xenoppix/
+mirror https://two.mirror.example:8443/ max-conn=4 location=jp
+mirror http://10.0.2.2:8080/ location=Osaka-1
+end
+";
+
+const UPLOAD: &str = "\
+imgfactory-upload 1
+name: xenoppix
+serial: 42
+base: 41
+put blk/ec/ec87a838931d4d5d2e94a04644788a55 277 0101010101010101010101010101010101010101010101010101010101010101
+put images/host/42/index.idx 1000 0202020202020202020202020202020202020202020202020202020202020202
+put releases/42.txt 600 0303030303030303030303030303030303030303030303030303030303030303
+replace mirrors.txt 500 0404040404040404040404040404040404040404040404040404040404040404
+replace latest 700 0505050505050505050505050505050505050505050505050505050505050505
+end 5 3077
+";
+
+const DLAHEAD: &str = "\
+imgfactory-dlahead 1
+image: host
+serial: 42
+# phase  md5  first read after start (ms)  reads
+boot ec87a838931d4d5d2e94a04644788a55 0 3
+boot 0cc175b9c0f1b6a831c399e269772661 17 1
+login 92eb5ffee6ae2fec3ad71c777531578f 17 4000000000
+";
 
 fn name(text: &str) -> ImageName {
     text.parse().unwrap()
@@ -21,20 +81,515 @@ fn latest() -> Latest {
     }
 }
 
+/// Decoder and encoder of each text, as one.
+type Again = fn(&str) -> Result<String, String>;
+
+fn document<T: Document>(text: &str) -> Result<String, String> {
+    T::decode_text(text.as_bytes()).map(|value| value.to_text()).map_err(|error| error.to_string())
+}
+
+fn upload(text: &str) -> Result<String, String> {
+    let upload = Upload::decode(text.as_bytes()).map_err(|error| error.to_string())?;
+    let mut again = Vec::new();
+    upload.encode(&mut again).unwrap();
+    Ok(String::from_utf8(again).unwrap())
+}
+
+fn dlahead(text: &str) -> Result<String, String> {
+    let list = Dlahead::decode(text.as_bytes()).map_err(|error| error.to_string())?;
+    let mut again = Vec::new();
+    list.encode(&mut again).unwrap();
+    Ok(String::from_utf8(again).unwrap())
+}
+
+const TEXTS: [(&str, &str, Again); 5] = [
+    ("latest", LATEST, document::<Latest>),
+    ("release", RELEASE, document::<Release>),
+    ("mirrors.txt", MIRRORS, document::<Mirrors>),
+    ("upload.txt", UPLOAD, upload),
+    ("dlahead", DLAHEAD, dlahead),
+];
+
 #[test]
-fn what_our_key_signed_is_believed_and_nothing_else() {
+fn every_golden_text_reads_and_is_written_again_to_the_byte() {
+    for (file, text, again) in TEXTS {
+        assert_eq!(again(text).unwrap(), text, "{file}");
+    }
+    assert_eq!(Latest::decode_text(LATEST.as_bytes()).unwrap(), latest());
+    let release = Release::decode_text(RELEASE.as_bytes()).unwrap();
+    let host = release.image(&name("host")).unwrap();
+    assert_eq!(host.index_path().to_string(), "images/host/42/index.idx");
+    assert_eq!(host.dlahead_path().unwrap().to_string(), "images/host/41/dlahead");
+    assert_eq!(host.layout_path().unwrap().to_string(), "images/host/42/layout.z");
+    assert_eq!(release.image(&name("guest")).unwrap().dlahead_path(), None);
+    assert_eq!(release.image(&name("other")), None);
+    let upload = Upload::decode(UPLOAD.as_bytes()).unwrap();
+    assert_eq!((upload.steps().count(), upload.bytes()), (5, 3077));
+}
+
+#[test]
+fn each_damage_has_its_line_and_its_words() {
+    let cases: &[(&str, &str, &str, &str)] = &[
+        ("latest", "latest 1", "latest 3", {
+            "1: version 3 is not supported; this program knows version 1. A newer one may read it"
+        }),
+        (
+            "latest",
+            "releases/42.txt",
+            "releases/41.txt",
+            "4: `releases/41.txt` where `releases/42.txt` belongs",
+        ),
+        ("latest", "releases/42.txt", "../42.txt", "4: `../42.txt` is no path of a mirror"),
+        ("latest", "releases/42.txt", "releases/042.txt", "4: `releases/042.txt` is no path of a mirror"),
+        ("latest", "releases/42.txt", "/releases/42.txt", "4: `/releases/42.txt` is no path of a mirror"),
+        ("latest", " 600", " 1048577", {
+            "4: length: `1048577` is no number: digits, without sign or leading zeros, at most 1048576"
+        }),
+        ("latest", "mirrors.txt ", "latest ", "5: `latest` where `mirrors.txt` belongs"),
+        ("latest", "expires: 1795810145", "expires: 1795205344", {
+            "7: expires 1795205344 is before `published: 1795205345`"
+        }),
+        ("latest", "min-serial: 40", "min-serial: 43", "8: min-serial 43 is above serial 42"),
+        ("latest", "serial: 42", "serial: 9223372036854775808", {
+            "3: `9223372036854775808` is no serial: 1 to 9223372036854775807, without leading zeros"
+        }),
+        ("latest", "min-serial: 40\n", "", "8: `end` where `min-serial:` belongs"),
+        ("latest", "min-serial: 40\n", "min-serial: 40\nmotto: x\n", "9: `motto: x` where `end` belongs"),
+        ("release", "images/host/42/index.idx", "images/guest/42/index.idx", {
+            "6: `images/guest/42/index.idx` where `images/host/<serial>/index.idx` belongs"
+        }),
+        ("release", "images/host/41/dlahead", "images/host/41/layout.z", {
+            "7: `images/host/41/layout.z` where `images/host/<serial>/dlahead` belongs"
+        }),
+        ("release", "images/host/41/dlahead", "images/../41/dlahead", {
+            "7: `images/../41/dlahead` is no path of a mirror"
+        }),
+        ("release", "images/host/42/index.idx", "images/host/43/index.idx", {
+            "6: serial 43 in a text of serial 42; only files of earlier releases and its own can be named"
+        }),
+        ("release", "268435456", "268435457", {
+            "6: length: `268435457` is no number: digits, without sign or leading zeros, at most 268435456"
+        }),
+        (
+            "release",
+            "image guest images/guest/",
+            "image host images/host/",
+            "9: image `host` is there already",
+        ),
+        ("release", "image guest images/guest/7/index.idx", "layout host images/host/7/layout.z", {
+            "9: `layout host` belongs after `image host`, once, `dlahead` before `layout`"
+        }),
+        ("release", "image guest images/guest/7/index.idx", "dlahead host images/host/7/dlahead", {
+            "9: `dlahead host` belongs after `image host`, once, `dlahead` before `layout`"
+        }),
+        ("release", "image guest images/guest/7/index.idx", "dlahead guest images/guest/7/dlahead", {
+            "9: `dlahead guest` belongs after `image guest`, once, `dlahead` before `layout`"
+        }),
+        ("release", "image guest", "picture guest", "9: `picture guest"),
+        ("release", "retain-until: 1802981345", "retain-until: 1", {
+            "5: retain-until 1 is before `published: 1795205345`"
+        }),
+        ("mirrors.txt", "max-conn=4", "max-conn=0", {
+            "4: `max-conn=0`: options are `max-conn=1..64`, then `location=` with 1 to 32 of a-z, A-Z, 0-9 and -"
+        }),
+        ("mirrors.txt", "max-conn=4", "max-conn=4 max-conn=4", "4: `max-conn=4`"),
+        ("mirrors.txt", "max-conn=4 location=jp", "location=jp max-conn=4", "4: `max-conn=4`"),
+        ("mirrors.txt", "location=jp", "location=", "4: `location=`"),
+        ("mirrors.txt", "location=jp", "speed=9", "4: `speed=9`"),
+        ("mirrors.txt", "location=jp", "", "4: ``: options"),
+        ("mirrors.txt", "http://10.0.2.2:8080/", "http://mirror.example/xenoppix/", {
+            "5: mirror http://mirror.example/xenoppix/ is there already"
+        }),
+        ("mirrors.txt", "http://10.0.2.2:8080/", "ftp://mirror.example/", {
+            "5: `ftp://mirror.example/` is no URL of a mirror: http:// or https://, a host, a path that ends with /; \
+             no user, no ? and no #, at most 256 bytes"
+        }),
+        ("mirrors.txt", "mirror http://10", "mirrors http://10", "5: `mirrors http"),
+        ("upload.txt", "base: 41", "base: 43", {
+            "4: base 43 of serial 42: a base has a lower serial, or the same when only `latest` is made anew"
+        }),
+        ("upload.txt", "put releases/42.txt", "replace releases/42.txt", {
+            "7: `replace releases/42.txt`: `latest` and `mirrors.txt` are replaced, all else is put"
+        }),
+        ("upload.txt", "replace latest", "put latest", {
+            "9: `put latest`: `latest` and `mirrors.txt` are replaced, all else is put"
+        }),
+        ("upload.txt", "put releases/42.txt", "put blk/0c/0cc175b9c0f1b6a831c399e269772661", {
+            "7: `put blk/0c/0cc175b9c0f1b6a831c399e269772661`: blocks come first, then images' files, the release, \
+             `mirrors.txt`, `latest`"
+        }),
+        ("upload.txt", "put releases/42.txt", "put images/host/42/index.idx", {
+            "7: `images/host/42/index.idx` is there already"
+        }),
+        (
+            "upload.txt",
+            "blk/ec/",
+            "blk/ed/",
+            "5: `blk/ed/ec87a838931d4d5d2e94a04644788a55` is no path of a mirror",
+        ),
+        ("upload.txt", "put blk", "copy blk", "5: `copy blk/"),
+        ("upload.txt", "end 5 3077", "end 5 3078", "10: `end 5 3078`: there are 5 lines of 3077 bytes"),
+        ("dlahead", "boot 0cc", "Boot 0cc", "6: phase `Boot`: must have 1 to 16 of a-z, 0-9 and -"),
+        ("dlahead", " 17 4000000000", " 16 1", {
+            "7: first read after 16 ms follows 17 ms; the list is in order of first read"
+        }),
+        ("dlahead", "0cc175b9c0f1b6a831c399e269772661", "ec87a838931d4d5d2e94a04644788a55", {
+            "6: block ec87a838931d4d5d2e94a04644788a55 is there already"
+        }),
+        ("dlahead", " 0 3", " 0", "5: `boot ec87"),
+    ];
+    for (file, text, damaged, said) in cases {
+        let (_, golden, again) = TEXTS.into_iter().find(|(of, ..)| of == file).unwrap();
+        let changed = golden.replacen(text, damaged, 1);
+        assert_ne!(changed, golden, "{text}");
+        let error = again(&changed).expect_err(said);
+        let want = format!("{file}:{said}");
+        assert!(error == want || (said.len() < 24 && error.starts_with(&want)), "{error}\n{want}");
+    }
+}
+
+#[test]
+fn what_must_be_there_once_at_least_is_missed() {
+    let without = |text: &str, words: &[&str]| -> String {
+        text.lines()
+            .filter(|line| !words.iter().any(|word| line.starts_with(word)))
+            .fold(String::new(), |text, line| text + line + "\n")
+    };
+    let images = without(RELEASE, &["image ", "dlahead ", "layout "]);
+    assert_eq!(document::<Release>(&images).unwrap_err(), {
+        "release:6: no `image` line; a release has at least one image"
+    });
+    let manifest = without(UPLOAD, &["replace latest"]);
+    assert_eq!(upload(&manifest).unwrap_err(), {
+        "upload.txt:9: `replace latest` is missing; without it nothing is published"
+    });
+    let mirrors = without(MIRRORS, &["mirror "]);
+    assert_eq!(document::<Mirrors>(&mirrors).unwrap(), mirrors, "a list may be empty");
+    let line = |n| format!("mirror http://m{n}.example/\n");
+    let many: String = (0..65).map(line).collect();
+    let many = mirrors.replace("end\n", &(many + "end\n"));
+    assert_eq!(document::<Mirrors>(&many).unwrap_err(), "mirrors.txt:67: more than 64 mirrors");
+}
+
+#[test]
+fn comments_in_a_prefetch_list_are_skipped() {
+    let noted = DLAHEAD.replace("boot 0cc", "# the login screen\nboot 0cc");
+    assert_eq!(dlahead(&noted).unwrap(), DLAHEAD);
+}
+
+#[test]
+fn only_paths_of_the_tree_are_paths() {
+    for good in [
+        "blk/ec/ec87a838931d4d5d2e94a04644788a55",
+        "images/host/42/index.idx",
+        "images/a-0/9223372036854775807/layout.z",
+        "images/x/1/dlahead",
+        "releases/1.txt",
+        "mirrors.txt",
+        "latest",
+    ] {
+        assert_eq!(good.parse::<MirrorPath>().unwrap().to_string(), good);
+    }
+    for bad in [
+        "",
+        "/latest",
+        "latest/",
+        "blk/ec/../ec87a838931d4d5d2e94a04644788a55",
+        "blk/0c/ec87a838931d4d5d2e94a04644788a55",
+        "blk/EC/EC87A838931D4D5D2E94A04644788A55",
+        "images/../1/index.idx",
+        "images/Host/1/index.idx",
+        "images/host/0/index.idx",
+        "images/host/1/index",
+        "releases/01.txt",
+        "releases/1.txt.txt",
+        "releases/1",
+    ] {
+        let said = format!("`{bad}` is no path of a mirror");
+        assert_eq!(bad.parse::<MirrorPath>().unwrap_err().to_string(), said);
+    }
+}
+
+#[test]
+fn a_url_of_a_mirror_is_a_root_that_paths_can_be_put_after() {
+    for (typed, url) in [
+        ("http://mirror.example", "http://mirror.example/"),
+        ("https://mirror.example:8443/live/", "https://mirror.example:8443/live/"),
+        ("http://[2001:db8::1]:80", "http://[2001:db8::1]:80/"),
+    ] {
+        assert_eq!(MirrorUrl::typed(typed).unwrap().as_str(), url);
+    }
+    let long = format!("http://{}/", "x".repeat(249));
+    for bad in [
+        "",
+        "mirror.example",
+        "http:///x/",
+        "http://:80/",
+        "http://user@mirror.example/",
+        "http://mirror.example/?x/",
+        "http://mirror.example/#/",
+        "http://mirror.example/a b/",
+        "http://mirror.example/\u{e9}/",
+        &long,
+    ] {
+        assert!(MirrorUrl::typed(bad).is_err(), "{bad}");
+    }
+}
+
+/// A key, what trusts it, and `latest` signed by it.
+fn signed() -> (SigningKey, TrustedKeys, Vec<u8>) {
     let key = SigningKey::generate().unwrap();
     let keys = TrustedKeys::parse(&key.public_text()).unwrap();
     let file = key.sign(&latest()).unwrap();
+    (key, keys, file)
+}
+
+#[test]
+fn what_our_key_signed_is_believed() {
+    let (key, keys, file) = signed();
     let opened = Verified::<Latest>::open(&file, &keys).unwrap();
     assert_eq!(*opened, latest());
     assert_eq!(opened.key(), key.id());
     assert_eq!(opened.trusted_comment(), "imgfactory xenoppix latest serial 42");
+    let lines: Vec<_> = std::str::from_utf8(&file).unwrap().lines().collect();
+    assert_eq!(lines.len(), 13);
+    assert_eq!(lines[9], format!("untrusted comment: signature of key {}", key.id()));
 
+    // One of several keys is enough, whichever.
     let other = SigningKey::generate().unwrap();
-    let strangers = TrustedKeys::parse(&other.public_base64()).unwrap();
-    let error = Verified::<Latest>::open(&file, &strangers).unwrap_err();
-    let said =
-        format!("latest: signed by key {}, which is not trusted here; trusted: {}", key.id(), other.id());
-    assert_eq!(error.to_string(), said);
+    let both = TrustedKeys::parse(&(other.public_text() + &key.public_base64())).unwrap();
+    assert_eq!(both.ids().collect::<Vec<_>>(), [other.id(), key.id()]);
+    assert!(Verified::<Latest>::open(&file, &both).is_ok());
+}
+
+#[test]
+fn each_fault_of_a_signature_has_its_words() {
+    let (key, keys, file) = signed();
+    let id = key.id();
+    let text = String::from_utf8(file).unwrap();
+    let (body, signature) = text.split_at(text.find("untrusted").unwrap());
+    let lines: Vec<_> = signature.lines().collect();
+    let with = |line: usize, new: &str| {
+        let mut lines = lines.clone();
+        lines[line] = new;
+        format!("{body}{}\n", lines.join("\n"))
+    };
+    // Minisign's old kind signs the text itself: `Ed` and not `ED`, second character U -> W.
+    let legacy = lines[1].replacen("RU", "RW", 1);
+    let algorithm = lines[1].replacen("RU", "RX", 1);
+    let flipped = lines[1].replace(&lines[1][40..42], if &lines[1][40..42] == "AA" { "BA" } else { "AA" });
+    let other = SigningKey::generate().unwrap();
+    let other_file = String::from_utf8(other.sign(&latest()).unwrap()).unwrap();
+    let changed =
+        format!("latest: the signature of key {id} does not fit: the file was changed after it was signed");
+    let not_signed = "latest: not signed: no `end` line with the four lines of a minisign signature after it";
+    let no_signature = "latest: the four lines after `end` are no minisign signature";
+    let old_kind =
+        "latest: the signature is not of the prehashed kind; sign with minisign 0.10 or later, without -l";
+
+    let cases: Vec<(String, String)> = vec![
+        (text.replace("min-serial: 40", "min-serial: 41"), changed.clone()),
+        (text.replace("latest serial 42", "latest serial 43"), changed.clone()),
+        (with(1, &flipped), changed.clone()),
+        (body.into(), not_signed.into()),
+        (text.trim_end().into(), not_signed.into()),
+        (text.clone() + "\n", not_signed.into()),
+        (text.replace("\nend\n", "\n"), not_signed.into()),
+        (String::new(), not_signed.into()),
+        ("<html>404</html>\n".repeat(9), not_signed.into()),
+        (with(0, "trusted comment: x"), no_signature.into()),
+        (with(0, "untrusted comment: x\r"), no_signature.into()),
+        (with(1, "RWQ="), no_signature.into()),
+        (with(2, "comment: x"), no_signature.into()),
+        (with(3, ""), no_signature.into()),
+        (with(1, &legacy), old_kind.into()),
+        (with(1, &algorithm), old_kind.into()),
+        (
+            other_file,
+            format!("latest: signed by key {}, which is not trusted here; trusted: {id}", other.id()),
+        ),
+        (
+            format!("{body}{}\n{}", "x".repeat(20_000), lines.join("\n")),
+            format!("latest: {} bytes; at most 16384 are read", body.len() + 20_001 + signature.len() - 1),
+        ),
+    ];
+    for (file, said) in cases {
+        assert_eq!(Verified::<Latest>::open(file.as_bytes(), &keys).unwrap_err().to_string(), said);
+    }
+    // A right signature over another kind of text.
+    let mirrors = Mirrors::decode_text(MIRRORS.as_bytes()).unwrap();
+    let error = Verified::<Latest>::open(&key.sign(&mirrors).unwrap(), &keys).unwrap_err();
+    assert_eq!(error.to_string(), {
+        "latest:1: begins with `imgfactory-mirrors 1`; a file of this kind begins with `imgfactory-latest 1`"
+    });
+}
+
+#[test]
+fn keys_that_are_none_are_told_by_line() {
+    for (text, said) in [
+        ("", "no minisign public key in it"),
+        ("untrusted comment: x\n", "no minisign public key in it"),
+        ("untrusted comment: x\nRWQ\n", {
+            "line 2: no minisign public key: 56 characters of base64 that begin with RW"
+        }),
+        ("RUQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO\u{e9}", {
+            "line 1: no minisign public key: 56 characters of base64 that begin with RW"
+        }),
+    ] {
+        assert_eq!(TrustedKeys::parse(text).unwrap_err().to_string(), said);
+    }
+    // The key of minisign's own home page.
+    let keys = TrustedKeys::parse("RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3").unwrap();
+    assert_eq!(keys.ids().map(|id| id.to_string()).collect::<Vec<_>>(), ["E7620F1842B4E81F"]);
+}
+
+/// An index of one block of zeros, and the release, mirrors and pointer above it.
+fn chain(key: &SigningKey) -> (Latest, Vec<u8>, Vec<u8>, Vec<u8>) {
+    let header = Header {
+        image: name("host"),
+        serial: serial(41),
+        block_size: BlockSize::DEFAULT,
+        size: 4096,
+        published: UnixTime(0),
+        parent: None,
+    };
+    let index = Index::assemble(header, [None]).unwrap().to_text();
+    let stored = Stored { serial: serial(41), digest: Digest::of(&index) };
+    let release = Release {
+        name: name("xenoppix"),
+        serial: serial(42),
+        published: UnixTime(0),
+        retain_until: UnixTime(0),
+        images: vec![ImageFiles { name: name("host"), index: stored, dlahead: None, layout: None }],
+    };
+    let release = key.sign(&release).unwrap();
+    let mirrors = key.sign(&Mirrors::decode_text(MIRRORS.as_bytes()).unwrap()).unwrap();
+    let latest = Latest { release: Digest::of(&release), mirrors: Digest::of(&mirrors), ..latest() };
+    (latest, release, mirrors, index)
+}
+
+#[test]
+fn each_link_of_the_chain_is_checked_by_the_one_above() {
+    let (key, keys, _) = signed();
+    let (latest, release, mirrors, index) = chain(&key);
+    assert_eq!(latest.open_mirrors(&mirrors, &keys).unwrap().mirrors.len(), 3);
+    let opened = latest.open_release(&release, &keys).unwrap();
+    let host = opened.image(&name("host")).unwrap();
+    assert_eq!(host.open_index(&index).unwrap().block_count(), 1);
+
+    // Signed again, so right in itself, but not the one that `latest` names.
+    let again = key.sign(&*opened).unwrap();
+    let error = latest.open_release(&again, &keys).unwrap_err();
+    assert_eq!(error.to_string(), {
+        let (found, want) = (Sha256::of(&again), Sha256::of(&release));
+        format!("releases/42.txt: SHA-256 {found}; latest says {want}")
+    });
+    let error = latest.open_release(&release[1..], &keys).unwrap_err();
+    assert_eq!(error.to_string(), {
+        format!("releases/42.txt: {} bytes; latest says {}", release.len() - 1, release.len())
+    });
+    let error = host.open_index(&index[1..]).unwrap_err();
+    assert_eq!(error.to_string(), {
+        format!("images/host/41/index.idx: {} bytes; the release says {}", index.len() - 1, index.len())
+    });
+
+    // A publisher that signs nonsense.
+    let named = |latest: Latest| latest.open_release(&release, &keys).unwrap_err().to_string();
+    assert_eq!(named(Latest { serial: serial(43), ..latest.clone() }), {
+        "releases/43.txt: has serial 42; 43 was asked for"
+    });
+    assert_eq!(named(Latest { name: name("other"), ..latest.clone() }), {
+        "releases/42.txt: is of `xenoppix`; `other` was asked for"
+    });
+    let other = Latest { name: name("other"), ..latest };
+    let error = other.open_mirrors(&mirrors, &keys).unwrap_err();
+    assert_eq!(error.to_string(), "mirrors.txt: is of `xenoppix`; `other` was asked for");
+    for (wrong, said) in [
+        (ImageFiles { name: name("guest"), ..host.clone() }, {
+            "images/guest/41/index.idx: is of `host`; `guest` was asked for"
+        }),
+        (
+            ImageFiles { index: Stored { serial: serial(40), ..host.index }, ..host.clone() },
+            "images/host/40/index.idx: has serial 41; 40 was asked for",
+        ),
+    ] {
+        assert_eq!(wrong.open_index(&index).unwrap_err().to_string(), said);
+    }
+}
+
+#[test]
+fn a_prefetch_list_is_checked_like_an_index() {
+    let stored = |text: &str| Stored { serial: serial(42), digest: Digest::of(text.as_bytes()) };
+    let files = ImageFiles { name: name("host"), index: stored(""), dlahead: None, layout: None };
+    assert_eq!(files.open_dlahead(b"whatever").unwrap(), None);
+    let with = |text: &str| ImageFiles { dlahead: Some(stored(text)), ..files.clone() };
+    let list = with(DLAHEAD).open_dlahead(DLAHEAD.as_bytes()).unwrap().unwrap();
+    let first = BlockName::of_zeros(262_144);
+    assert_eq!((list.entries.len(), list.entries[0].name), (3, first));
+    let other = DLAHEAD.replace("image: host", "image: guest");
+    assert_eq!(with(&other).open_dlahead(other.as_bytes()).unwrap_err().to_string(), {
+        "images/host/42/dlahead: is of `guest`; `host` was asked for"
+    });
+    let damaged = DLAHEAD.replace("boot ec", "boot xx");
+    assert_eq!(with(&damaged).open_dlahead(damaged.as_bytes()).unwrap_err().to_string(), {
+        "dlahead:5: `xx87a838931d4d5d2e94a04644788a55` is not 32 lower-case hex digits"
+    });
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_text_is_an_error_or_says_what_it_says(
+        which in 0_usize..4,
+        at in any::<proptest::sample::Index>(),
+        with in prop_oneof![proptest::string::string_regex("[ -~\n]{0,3}").unwrap().prop_map(String::into_bytes),
+            proptest::collection::vec(any::<u8>(), 0..3)],
+        cut in 0_usize..20,
+    ) {
+        let (_, text, again) = TEXTS[which];
+        let mut text = text.as_bytes().to_vec();
+        let at = at.index(text.len());
+        let end = (at + cut).min(text.len());
+        text.splice(at..end, with);
+        if let Ok(text) = String::from_utf8(text)
+            && let Ok(written) = again(&text)
+        {
+            prop_assert_eq!(written, text);
+        }
+    }
+
+    #[test]
+    fn no_change_of_a_signed_file_is_believed(
+        at in any::<proptest::sample::Index>(), with in any::<u8>(), insert in any::<bool>(),
+    ) {
+        use std::sync::LazyLock;
+        static SIGNED: LazyLock<(SigningKey, TrustedKeys, Vec<u8>)> = LazyLock::new(signed);
+        let (_, keys, file) = &*SIGNED;
+        let mut changed = file.clone();
+        let at = at.index(file.len());
+        if insert { changed.insert(at, with) } else { changed[at] = with }
+        // The untrusted comment is what its name says.
+        if let Ok(opened) = Verified::<Latest>::open(&changed, keys) {
+            prop_assert_eq!(&*opened, &latest());
+            let free = |file: &[u8]| {
+                let text = String::from_utf8_lossy(file).into_owned();
+                text.lines().filter(|line| !line.starts_with("untrusted comment: ")).collect::<String>()
+            };
+            prop_assert_eq!(free(&changed), free(file));
+        }
+    }
+
+    #[test]
+    fn whatever_comes_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        for (_, _, again) in TEXTS {
+            prop_assert!(again(&String::from_utf8_lossy(&bytes)).is_err());
+        }
+        prop_assert!(TrustedKeys::parse(&String::from_utf8_lossy(&bytes)).is_err());
+    }
+}
+
+/// `At` names the place of a fault in its text.
+#[test]
+fn a_fault_has_its_source_but_once() {
+    let error: At<Fault> = Latest::decode_text(b"x").unwrap_err();
+    assert_eq!(crate::report::report(&error), "error: latest:1: the line has no end; the file is cut short");
 }
