@@ -8,7 +8,7 @@ use std::process::Command;
 
 use imgfactory::build::tree::{DebianTree, TreeMaker};
 use imgfactory::debian::kit::{self, GrubImage, Kit};
-use imgfactory::debian::{Mirrors, Mode, Plan, Script, Set};
+use imgfactory::debian::{InRelease, Mirrors, Mode, Plan, Script, Set};
 use imgfactory::host::apt;
 use imgfactory::host::files::Scratch;
 use imgfactory::host::progress::Silent;
@@ -245,4 +245,33 @@ fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
     let future = TreeMaker { epoch: Some(1 << 40), ..maker_like(&maker) };
     let error = future.make("bad", &set("{suite: trixie}"), &mut Spools::new()).unwrap_err();
     assert!(report(&error).contains("times can only be set back; is the clock right?"));
+}
+
+#[test]
+fn an_archive_that_changes_meanwhile_stops_the_making() {
+    let room = Scratch::directory(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let lists = room.path().join("var/lib/apt/lists");
+    fs::create_dir_all(&lists).unwrap();
+    let set = Set::of(&debian("{suite: trixie, sources: [{suite: trixie-updates}]}"), vec![]);
+    let sources = set.sources(&Mirrors::from_option("http://mirror.example/debian").unwrap()).unwrap();
+    let texts = ["Date: Thu, 01 Jan 1970 00:00:01 UTC\n", "Date: Thu, 01 Jan 1970 00:00:02 UTC\n"];
+    let inreleases = texts.map(|text| InRelease::parse(text.as_bytes()).unwrap());
+    let plan = Plan::new(set, sources.into_iter().zip(inreleases).collect(), None).unwrap();
+    let file = plan.files("").into_iter().find(|file| file.name == "check-archives").unwrap();
+    let script = room.path().join("check-archives");
+    fs::write(&script, file.bytes).unwrap();
+    let check = || {
+        let output = Command::new("sh").arg(&script).arg(room.path()).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (name, text) in [("a_trixie_InRelease", texts[0]), ("a_trixie-updates_InRelease", texts[1])] {
+        fs::write(lists.join(name), text).unwrap();
+    }
+    assert_eq!(check(), (true, String::new()));
+    fs::write(lists.join("a_trixie_InRelease"), "Date: Thu, 01 Jan 1970 00:00:03 UTC\n").unwrap();
+    let said = "the archive of a_trixie_InRelease has changed since the build began: start again\n";
+    assert_eq!(check(), (false, said.to_owned()));
+    // No list at all: apt did not get far enough for a tree.
+    fs::remove_dir_all(&lists).unwrap();
+    assert!(!check().0);
 }
