@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::host::files::{FileError, read_at_most, write_atomic};
+use crate::index::Serial;
 use crate::iso::plan::Parts;
+use crate::recipe::{self, Recipe};
 
 /// Its name in the output directory.
 pub const FILE: &str = "build.json";
@@ -136,6 +138,28 @@ pub enum FactsError {
 }
 
 impl Facts {
+    /// What is to be known of a build.
+    pub fn of(recipe: &Recipe, serial: Serial, parts: Parts, images: Vec<Image>, steps: Vec<Step>) -> Self {
+        let lines = |lines: &[recipe::Line]| lines.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Facts {
+            version: VERSION,
+            name: recipe.name.to_string(),
+            serial: serial.get(),
+            iso: format!("{}.iso", recipe.name),
+            mirrors: recipe.mirrors.iter().map(ToString::to_string).collect(),
+            entries: recipe.boot.entries.iter().map(|entry| entry.as_str().to_owned()).collect(),
+            machine: Machine { memory_mib: recipe.machine.memory >> 20, cpus: recipe.machine.cpus },
+            expect: Expect {
+                timeout_s: recipe.expect.timeout.as_secs(),
+                lines: lines(&recipe.expect.lines),
+                guest_lines: recipe.guests.iter().flat_map(|guest| lines(&guest.expect)).collect(),
+            },
+            parts,
+            images,
+            steps,
+        }
+    }
+
     /// The version to put into new facts.
     pub const VERSION: u32 = VERSION;
 

@@ -3,11 +3,17 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use super::miniroot::Boot;
+use super::systems::Systems;
+use super::{Output, Request};
+use crate::debian::kit::{Kit, KitError};
 use crate::host::files::{FileError, Scratch};
 use crate::host::process::{Tool, ToolError};
 use crate::iso::esp::EspError;
 use crate::iso::gpt::{self, TableError};
+use crate::iso::grub::{self, Grub};
 use crate::iso::plan::{Contents, OUTPUT, Parts, Plan};
+use crate::recipe::templates::TemplateError;
 
 /// Why there is no medium.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +27,42 @@ pub enum IsoError {
     /// xorriso failed or is missing.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// The boot kit lacks something.
+    #[error(transparent)]
+    Kit(#[from] KitError),
+    /// The menu's template.
+    #[error("the boot menu")]
+    Template(#[from] TemplateError),
     /// A file can't be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// Makes the medium of a build.
+///
+/// # Errors
+/// [`IsoError`].
+pub fn of_build(
+    request: &Request<'_>,
+    systems: &Systems,
+    boot: &Boot,
+    target: &Path,
+    out: &Output,
+) -> Result<Parts, IsoError> {
+    let recipe = request.recipe;
+    let (name, description) = (recipe.name.as_str(), recipe.description.as_str());
+    let grub = Grub::of(&Kit { tree: &systems.kit, contents: &systems.spools })?;
+    let config = grub::config(&request.project.templates(), name, description, &recipe.boot)?;
+    let contents = Contents {
+        name,
+        epoch: u64::try_from(systems.epoch).unwrap_or(0),
+        config: &config,
+        grub: &grub,
+        xen: boot.xen.as_deref(),
+        kernel: &boot.kernel,
+        miniroot: &boot.miniroot.bytes,
+    };
+    make(&contents, target, &out.logs().join("xorriso.log"))
 }
 
 /// Makes the medium `target`; it appears when it is complete. `log` gets what xorriso says.

@@ -1,7 +1,191 @@
-//! `imgfactory build`, step by step.
+//! `imgfactory build`, step by step. [`build`] is the list; each step is a file of its own.
+//!
+//! What is written under its final name is complete. A build that ends early leaves trees in the cache and
+//! blocks in the mirror, which the next one uses; `latest`, and with it the release, comes last.
 
 pub mod facts;
+pub mod image;
 pub mod iso;
+pub mod miniroot;
 pub mod release;
 pub mod split;
+pub mod steps;
+pub mod systems;
 pub mod tree;
+
+use std::path::{Path, PathBuf};
+
+use crate::debian::{Mirrors, Mode};
+use crate::host::files::{self, DirLock, FileError};
+use crate::host::progress::Progress;
+use crate::host::project::Project;
+use crate::host::store::{Store, StoreError};
+use crate::index::{ImageName, Index, UnixTime};
+use crate::recipe::{self, Recipe};
+use crate::release::{Draft, Mirror, MirrorUrl, SigningKey, TrustedKeys, Upload};
+use facts::Facts;
+use steps::Steps;
+
+/// Seconds for which a release's blocks stay on the mirrors at least: 90 days.
+const RETAIN: u64 = 90 * 24 * 3600;
+/// Seconds for which `latest` is fresh: a week.
+const FRESH: u64 = 7 * 24 * 3600;
+
+/// What a build needs to know.
+pub struct Request<'a> {
+    /// What to build.
+    pub recipe: &'a Recipe,
+    /// Where the recipe's overlays, templates and scripts are.
+    pub project: &'a Project,
+    /// Output directory; docs/architecture.md says what is in it.
+    pub out: &'a Path,
+    /// Where trees and downloads are kept between builds.
+    pub cache: &'a Path,
+    /// Where the Debian archives are.
+    pub mirrors: &'a Mirrors,
+    /// Root, or an ordinary user.
+    pub mode: Mode,
+    /// SOURCE_DATE_EPOCH; without, the date of the newest InRelease.
+    pub epoch: Option<i64>,
+    /// Use no network: InRelease files and trees come from the cache.
+    pub offline: bool,
+    /// Signs the release.
+    pub key: &'a SigningKey,
+    /// The client for the miniroot: a static program.
+    pub imgfetch: &'a [u8],
+    /// The time of day, for `latest`.
+    pub now: UnixTime,
+    /// Where progress is shown.
+    pub progress: &'a dyn Progress,
+}
+
+/// What a build made.
+#[derive(Debug)]
+pub struct Built {
+    /// What build.json says.
+    pub facts: Facts,
+    /// What is to be sent to mirrors.
+    pub upload: Upload,
+    /// The ISO.
+    pub iso: PathBuf,
+}
+
+/// Why a build ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A system's tree.
+    #[error(transparent)]
+    System(#[from] systems::SystemError),
+    /// A miniroot.
+    #[error(transparent)]
+    Miniroot(#[from] miniroot::MinirootError),
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] image::ImageError),
+    /// The ISO.
+    #[error(transparent)]
+    Iso(#[from] iso::IsoError),
+    /// The release.
+    #[error(transparent)]
+    Release(#[from] release::ReleaseError),
+    /// The mirror's tree.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// build.json.
+    #[error(transparent)]
+    Facts(#[from] facts::FactsError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Recipe -> trees -> images in blocks -> miniroot and ISO -> release and manifest.
+///
+/// # Errors
+/// [`BuildError`]; what was there under a final name is then still there, and whole.
+pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
+    let out = Output::open(request.out)?;
+    let mut steps = Steps::new(request.progress);
+    let mut store = Store::open(out.mirror())?;
+    let name = image_name(request.recipe.name.as_str());
+    let keys = TrustedKeys::parse(&request.key.public_text()).expect("a key reads its own text");
+    let last = release::Last::read(&mut store, &name, &keys)?;
+
+    let mut systems = systems::make(request, &out, &mut steps)?;
+    let boot = miniroot::make(request, &mut systems, &mut steps)?;
+
+    let mut splits = Vec::new();
+    for system in systems.all() {
+        let wanted = image::Wanted::of(request.recipe, system, systems.epoch, &last);
+        splits.push(steps.run(
+            format!("image {}", wanted.name),
+            |_| false,
+            || image::make(&wanted, &system.tree, &systems.spools, &mut store, request.progress),
+        )?);
+    }
+
+    let target = out.dir.join(format!("{name}.iso"));
+    let parts = steps.run("iso", |_| false, || iso::of_build(request, &systems, &boot, &target, &out))?;
+    let images = splits.iter().map(image::figures).collect();
+    let draft = request.draft(name, &last, splits.into_iter().map(|split| split.index).collect());
+    let upload = steps.run(
+        "release",
+        |_| false,
+        || release::publish(&store, &out.manifest(), draft, &last, request.key),
+    )?;
+
+    let facts = Facts::of(request.recipe, upload.serial, parts, images, steps.into_done());
+    facts.write(&out.dir)?;
+    Ok(Built { facts, upload, iso: target })
+}
+
+impl Request<'_> {
+    fn draft(&self, name: ImageName, last: &release::Last, indexes: Vec<Index>) -> Draft {
+        let mirror = |url: &recipe::Url| Mirror {
+            url: MirrorUrl::typed(url.as_ref()).expect("a recipe's URLs are those of mirrors"),
+            max_connections: None,
+            location: None,
+        };
+        Draft {
+            name,
+            serial: last.next,
+            indexes,
+            mirrors: self.recipe.mirrors.iter().map(mirror).collect(),
+            published: self.now,
+            retain_for: RETAIN,
+            fresh_for: FRESH,
+        }
+    }
+}
+
+/// A name that a recipe's check let through is one of an index too: both are `[a-z0-9-]`, 64 bytes at most.
+fn image_name(name: &str) -> ImageName {
+    name.parse().expect("a recipe's names follow the rules of image names")
+}
+
+/// The output directory, held for this build alone.
+pub struct Output {
+    dir: PathBuf,
+    _lock: DirLock,
+}
+
+impl Output {
+    fn open(dir: &Path) -> Result<Self, FileError> {
+        files::create_dir_all(dir.join(facts::LOGS))?;
+        let lock = DirLock::take(dir)?;
+        files::sweep(dir)?;
+        Ok(Output { dir: dir.into(), _lock: lock })
+    }
+
+    fn mirror(&self) -> PathBuf {
+        self.dir.join(facts::MIRROR)
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.dir.join(facts::LOGS)
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.dir.join("upload.txt")
+    }
+}

@@ -4,6 +4,7 @@
 //! use ends there, with exit code 2) and then calls the library. To add a command: a file with those two, a
 //! line in [`Command`], a line in [`Command::run`].
 
+mod build;
 mod check;
 mod completions;
 mod doctor;
@@ -57,6 +58,8 @@ enum When {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Build a recipe: tree, images, blocks, release, ISO, upload manifest
+    Build(build::Args),
     /// Check a recipe: show all its faults, or what a build will make of it
     Check(check::Args),
     /// Print a script that completes commands and options in a shell
@@ -76,6 +79,7 @@ enum Command {
 impl Command {
     fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
+            Command::Build(args) => build::run(args, session),
             Command::Check(args) => check::run(args, session),
             Command::Completions(args) => completions::run(args, session),
             Command::Doctor(args) => doctor::run(args, session),

@@ -8,6 +8,7 @@
 use minijinja::Value;
 
 use crate::recipe::templates::{TemplateError, Templates, context};
+use crate::recipe::{self, Start};
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 
 /// Directory in a guest's image with its kernel, `vmlinuz`, and initrd, `initrd`.
@@ -24,11 +25,24 @@ pub struct Guest {
     pub memory_mib: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// What is appended to its kernel's command line; may be empty.
+    pub cmdline: String,
     /// Whether it starts with the host.
     pub at_boot: bool,
 }
 
 impl Guest {
+    /// What a recipe says of it.
+    pub fn of(guest: &recipe::Guest) -> Self {
+        Guest {
+            name: guest.name.to_string(),
+            memory_mib: guest.memory >> 20,
+            vcpus: guest.vcpus,
+            cmdline: guest.cmdline.to_string(),
+            at_boot: guest.start == Start::Boot,
+        }
+    }
+
     /// What templates may use as `guest`.
     fn values(&self) -> Value {
         context! { name => self.name.as_str(), memory_mib => self.memory_mib, vcpus => self.vcpus }
@@ -80,7 +94,11 @@ pub fn install_in_host(
     files.put(SCRIPT, 0o755, render("guest", first)?)?;
     files.symlink("usr/bin/guest", "../lib/imgfactory/guest")?;
     for guest in guests {
-        files.put(&format!("etc/imgfactory/guests/{}.cfg", guest.name), 0o644, render("xl.cfg", guest)?)?;
+        let config = format!("etc/imgfactory/guests/{}", guest.name);
+        files.put(&format!("{config}.cfg"), 0o644, render("xl.cfg", guest)?)?;
+        // For the script to read as it is: a text of any characters has no place in a script or in xl's syntax.
+        let cmdline = Content::inline(format!("{}\n", guest.cmdline).into_bytes());
+        files.put(&format!("{config}.cmdline"), 0o644, cmdline)?;
         if guest.at_boot {
             files.symlink(
                 &format!(
@@ -135,7 +153,7 @@ mod tests {
     use super::*;
 
     fn guest(name: &str, at_boot: bool) -> Guest {
-        Guest { name: name.into(), memory_mib: 192, vcpus: 2, at_boot }
+        Guest { name: name.into(), memory_mib: 192, vcpus: 2, cmdline: "quiet".into(), at_boot }
     }
 
     fn text(tree: &Tree, path: &str) -> String {
@@ -161,6 +179,7 @@ mod tests {
         for line in ["name = \"web\"", "type = \"pv\"", "memory = 192", "vcpus = 2"] {
             assert!(config.lines().any(|found| found == line), "{line} in\n{config}");
         }
+        assert_eq!(text(&host, "etc/imgfactory/guests/web.cmdline"), "quiet\n");
         let wants = "etc/systemd/system/multi-user.target.wants";
         assert_eq!(
             text(&host, &format!("{wants}/imgfactory-guest@web.service")),

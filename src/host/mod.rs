@@ -7,6 +7,8 @@ pub mod clock;
 pub mod daemon;
 pub mod engine;
 #[cfg(feature = "builder")]
+pub mod client;
+#[cfg(feature = "builder")]
 pub mod directory;
 pub mod files;
 pub mod fuse;

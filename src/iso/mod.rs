@@ -5,3 +5,4 @@ pub mod esp;
 pub mod gpt;
 pub mod grub;
 pub mod plan;
+pub mod xen;

@@ -1,0 +1,208 @@
+//! Step: what the machine and each guest start with: kernel, hypervisor, miniroot.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Request;
+use super::steps::Steps;
+use super::systems::{System, Systems};
+use crate::debian::kit::{Kit, KitError};
+use crate::guest::{self, GuestError};
+use crate::iso::xen::{self, XenError};
+use crate::miniroot::{
+    self, File, Ingredients, Kernel, KernelError, PackError, Packed, PlanError, Selection, Settings,
+};
+use crate::recipe::HOST_IMAGE;
+use crate::recipe::templates::TemplateError;
+use crate::tree::{Content, Contents, Kind, NodeId, Tree};
+
+/// Where a guest finds its root file system: the first disk that the host gives it.
+const GUEST_DISK: &str = "/dev/xvda";
+/// Modules that a guest's miniroot needs beside those of every root: Xen's disk.
+const GUEST_MODULES: [&str; 1] = ["xen-blkfront"];
+
+/// What the machine starts with.
+#[derive(Debug)]
+pub struct Boot {
+    /// The kernel.
+    pub kernel: Vec<u8>,
+    /// The hypervisor, if the recipe has it.
+    pub xen: Option<Vec<u8>>,
+    /// The miniroot that fetches the host's root file system.
+    pub miniroot: Packed,
+}
+
+/// Why a miniroot can't be made. The system's name comes first.
+#[derive(Debug, thiserror::Error)]
+pub enum MinirootError {
+    /// The kernel, or one of its modules.
+    #[error("system `{system}`")]
+    Kernel {
+        /// Whose.
+        system: String,
+        /// Why.
+        source: KernelError,
+    },
+    /// The hypervisor.
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    /// A file of a tree can't be read.
+    #[error("system `{system}`: {what} can't be read")]
+    Read {
+        /// Whose.
+        system: String,
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The boot kit lacks something.
+    #[error(transparent)]
+    Kit(#[from] KitError),
+    /// A script's template.
+    #[error("the miniroot's scripts")]
+    Template(#[from] TemplateError),
+    /// It can't be put together.
+    #[error("system `{system}`")]
+    Plan {
+        /// Whose.
+        system: String,
+        /// Why.
+        source: PlanError,
+    },
+    /// It can't be packed.
+    #[error("system `{system}`: its miniroot can't be packed")]
+    Pack {
+        /// Whose.
+        system: String,
+        /// Why.
+        source: PackError,
+    },
+    /// It has no place in the guest's image.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+}
+
+/// Makes the host's miniroot, and puts kernel and miniroot into each guest's tree.
+///
+/// # Errors
+/// [`MinirootError`].
+pub fn make(
+    request: &Request<'_>,
+    systems: &mut Systems,
+    steps: &mut Steps<'_>,
+) -> Result<Boot, MinirootError> {
+    let kit = Kit { tree: &systems.kit, contents: &systems.spools };
+    let busybox: Arc<[u8]> = kit.busybox()?.into();
+    let boot = steps.run("miniroot", |_| false, || host(request, systems, busybox.clone()))?;
+
+    let time = systems.time();
+    for index in 0..systems.guests.len() {
+        let guest = &systems.guests[index];
+        let (kernel, initrd) = steps.run(
+            format!("miniroot of {}", guest.name),
+            |_| false,
+            || guest_boot(request, systems, guest, busybox.clone()),
+        )?;
+        guest::install_in_guest(&mut systems.guests[index].tree, kernel, initrd, time)?;
+    }
+    Ok(boot)
+}
+
+fn host(request: &Request<'_>, systems: &Systems, busybox: Arc<[u8]>) -> Result<Boot, MinirootError> {
+    let recipe = request.recipe;
+    let tree = &systems.host.tree;
+    let kernel = find_kernel(HOST_IMAGE, tree, &systems.spools)?;
+    let wanted = recipe.boot.modules.iter().map(AsRef::as_ref);
+    let modules = Selection::new(&kernel, wanted)
+        .map_err(|source| MinirootError::Kernel { system: HOST_IMAGE.into(), source })?;
+
+    let mirrors: String = recipe.mirrors.iter().map(|mirror| format!("{mirror}\n")).collect();
+    let mut files = vec![
+        file("etc/imgfactory/release.pub", request.key.public_text()),
+        file("etc/imgfactory/mirrors", mirrors),
+    ];
+    files.extend(scripts(request, systems, HOST_IMAGE, None)?);
+    let imgfetch = Some(request.imgfetch.into());
+    let ingredients = Ingredients { modules: &modules, busybox, imgfetch, files, mtime: systems.time() };
+    let miniroot = packed(HOST_IMAGE, &ingredients, &systems.spools)?;
+
+    let read = |node: NodeId, what| {
+        let content = file_content(tree, node);
+        content.read_all(&systems.spools).map_err(|source| MinirootError::Read {
+            system: HOST_IMAGE.into(),
+            what,
+            source,
+        })
+    };
+    let xen = match &recipe.boot.xen {
+        Some(_) => Some(read(xen::find(tree)?, "the hypervisor")?),
+        None => None,
+    };
+    Ok(Boot { kernel: read(kernel.vmlinuz, "the kernel")?, xen, miniroot })
+}
+
+/// A guest's kernel and miniroot. A guest without a kernel of its own gets the host's.
+fn guest_boot(
+    request: &Request<'_>,
+    systems: &Systems,
+    guest: &System,
+    busybox: Arc<[u8]>,
+) -> Result<(Content, Content), MinirootError> {
+    let name = guest.name.as_str();
+    let own = match find_kernel(name, &guest.tree, &systems.spools) {
+        Err(MinirootError::Kernel { source: KernelError::None, .. }) => None,
+        found => Some((found?, &guest.tree)),
+    };
+    let (kernel, tree) = match own {
+        Some(own) => own,
+        None => (find_kernel(HOST_IMAGE, &systems.host.tree, &systems.spools)?, &systems.host.tree),
+    };
+    let modules = Selection::new(&kernel, GUEST_MODULES)
+        .map_err(|source| MinirootError::Kernel { system: name.into(), source })?;
+    let files = scripts(request, systems, name, Some(GUEST_DISK))?;
+    let ingredients =
+        Ingredients { modules: &modules, busybox, imgfetch: None, files, mtime: systems.time() };
+    let initrd = packed(name, &ingredients, &systems.spools)?;
+    Ok((file_content(tree, kernel.vmlinuz).clone(), Content::inline(initrd.bytes)))
+}
+
+fn find_kernel<'t>(
+    system: &str,
+    tree: &'t Tree,
+    contents: &dyn Contents,
+) -> Result<Kernel<'t>, MinirootError> {
+    Kernel::find(tree, contents).map_err(|source| MinirootError::Kernel { system: system.into(), source })
+}
+
+fn scripts(
+    request: &Request<'_>,
+    systems: &Systems,
+    image: &str,
+    disk: Option<&str>,
+) -> Result<Vec<File>, TemplateError> {
+    let settings = Settings { name: request.recipe.name.as_str(), image, built: systems.epoch, disk };
+    miniroot::scripts(&request.project.templates(), &settings)
+}
+
+fn packed(
+    system: &str,
+    ingredients: &Ingredients<'_>,
+    contents: &dyn Contents,
+) -> Result<Packed, MinirootError> {
+    let tree = miniroot::plan(ingredients, contents)
+        .map_err(|source| MinirootError::Plan { system: system.into(), source })?;
+    miniroot::pack(&tree).map_err(|source| MinirootError::Pack { system: system.into(), source })
+}
+
+fn file(path: &str, text: String) -> File {
+    File { path: path.into(), mode: 0o644, bytes: text.into_bytes().into() }
+}
+
+/// What a node that was found as a regular file holds.
+fn file_content(tree: &Tree, node: NodeId) -> &Content {
+    match &tree.node(node).kind {
+        Kind::File(content) => content,
+        other => unreachable!("kernels and hypervisors are found as files, not as {other:?}"),
+    }
+}

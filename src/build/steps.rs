@@ -1,0 +1,48 @@
+//! The steps of a build as they are told: what was done, how long it took, whether an earlier result served.
+
+use std::time::Instant;
+
+use super::facts::Step;
+use crate::host::progress::Progress;
+use crate::report::elapsed;
+
+/// Times steps and tells of them.
+pub struct Steps<'a> {
+    progress: &'a dyn Progress,
+    done: Vec<Step>,
+}
+
+impl<'a> Steps<'a> {
+    /// None yet.
+    pub fn new(progress: &'a dyn Progress) -> Self {
+        Steps { progress, done: Vec::new() }
+    }
+
+    /// Does a step. `cached` tells from its result whether an earlier one served.
+    ///
+    /// # Errors
+    /// Those of the step.
+    pub fn run<T, E>(
+        &mut self,
+        name: impl Into<String>,
+        cached: impl FnOnce(&T) -> bool,
+        step: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let name = name.into();
+        let started = Instant::now();
+        let result = step()?;
+        let (took, cached) = (started.elapsed(), cached(&result));
+        self.progress.say(&format!(
+            "{name}: {}{}",
+            elapsed(took),
+            if cached { ", from the cache" } else { "" }
+        ));
+        self.done.push(Step { name, seconds: took.as_secs_f64(), cached });
+        Ok(result)
+    }
+
+    /// All that was done, in order.
+    pub fn into_done(self) -> Vec<Step> {
+        self.done
+    }
+}

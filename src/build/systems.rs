@@ -1,0 +1,217 @@
+//! Step: the trees of the host, the guests and the boot kit, with overlays, as they will be in their images.
+
+use super::steps::Steps;
+use super::tree::{DebianTree, MakeTreeError, TreeMaker};
+use super::{Output, Request, image_name};
+use crate::debian::{Script, Set, kit};
+use crate::guest::{self, GuestError};
+use crate::host::files::{self, FileError};
+use crate::host::overlay::{self, LoadOverlayError};
+use crate::host::spool::Spools;
+use crate::index::ImageName;
+use crate::iso::grub::Grub;
+use crate::recipe::templates::context;
+use crate::recipe::{self, Debian, HOST_IMAGE, HostName, OverlayName, ProjectPath};
+use crate::tree::overlay::OverlayError;
+use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
+
+/// A script for mmdebstrap of more than this is none.
+const MAX_SCRIPT: u64 = 1 << 20;
+
+/// A system on its way into an image.
+#[derive(Debug)]
+pub struct System {
+    /// Name of its image.
+    pub name: ImageName,
+    /// Its root file system.
+    pub tree: Tree,
+    /// What the recipe says of its file system.
+    pub image: recipe::Image,
+}
+
+/// All systems of a build.
+#[derive(Debug)]
+pub struct Systems {
+    /// The host.
+    pub host: System,
+    /// The guests, in the recipe's order.
+    pub guests: Vec<System>,
+    /// GRUB, busybox and certificates.
+    pub kit: Tree,
+    /// Where the contents of all trees are.
+    pub spools: Spools,
+    /// The newest date of anything in them, seconds since 1970: the date of all that is made of them.
+    pub epoch: i64,
+}
+
+impl Systems {
+    /// The host first.
+    pub fn all(&self) -> impl Iterator<Item = &System> {
+        std::iter::once(&self.host).chain(&self.guests)
+    }
+
+    /// The date of all that is made of the trees, as a node has it.
+    pub fn time(&self) -> Time {
+        Time { secs: self.epoch, nanos: 0 }
+    }
+}
+
+/// Why a system can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// Its packages.
+    #[error(transparent)]
+    Tree(#[from] MakeTreeError),
+    /// An overlay can't be read.
+    #[error("system `{name}`: overlay `{overlay}`")]
+    LoadOverlay {
+        /// Which system.
+        name: ImageName,
+        /// Which overlay.
+        overlay: String,
+        /// Why.
+        source: LoadOverlayError,
+    },
+    /// An overlay does not fit.
+    #[error("system `{name}`: overlay `{overlay}`")]
+    Overlay {
+        /// Which system.
+        name: ImageName,
+        /// Which overlay.
+        overlay: String,
+        /// Why.
+        source: OverlayError,
+    },
+    /// A file of ours has no place in it.
+    #[error("system `{name}`: its own files can't be put into it")]
+    Own {
+        /// Which system.
+        name: ImageName,
+        /// Why.
+        source: TreeError,
+    },
+    /// What guests need.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// A script can't be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Makes all trees, or takes them out of the cache.
+///
+/// # Errors
+/// [`SystemError`].
+pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps<'_>) -> Result<Systems, SystemError> {
+    let logs = out.logs();
+    let maker = TreeMaker {
+        cache: request.cache,
+        logs: &logs,
+        mirrors: request.mirrors,
+        mode: request.mode,
+        epoch: request.epoch,
+        offline: request.offline,
+        progress: request.progress,
+    };
+    let mut works = Works { request, maker, steps, spools: Spools::new(), epoch: 0 };
+    let recipe = request.recipe;
+
+    let recipe::System::Debian(debian) = &recipe.host.system;
+    let kit = works.tree("kit", &kit::set(debian, &Grub::images()))?.tree;
+    let host = &recipe.host;
+    let name = image_name(HOST_IMAGE);
+    let host = works.system(name, &host.system, &host.overlays, &host.hostname, host.image)?;
+    let guests = recipe.guests.iter().map(|guest| {
+        let name = image_name(guest.name.as_str());
+        works.system(name, &guest.system, &guest.overlays, &guest.hostname, guest.image)
+    });
+    let guests = guests.collect::<Result<_, _>>()?;
+    let Works { spools, epoch, .. } = works;
+    let mut systems = Systems { host, guests, kit, spools, epoch };
+    let described: Vec<_> = recipe.guests.iter().map(guest::Guest::of).collect();
+    let time = systems.time();
+    guest::install_in_host(&mut systems.host.tree, &described, &request.project.templates(), time)?;
+    Ok(systems)
+}
+
+/// What making one system after the other needs.
+struct Works<'a, 's, 'p> {
+    request: &'a Request<'a>,
+    maker: TreeMaker<'a>,
+    steps: &'s mut Steps<'p>,
+    spools: Spools,
+    epoch: i64,
+}
+
+impl Works<'_, '_, '_> {
+    fn system(
+        &mut self,
+        name: ImageName,
+        system: &recipe::System,
+        overlays: &[OverlayName],
+        hostname: &HostName,
+        image: recipe::Image,
+    ) -> Result<System, SystemError> {
+        let recipe::System::Debian(debian) = system;
+        let set = Set::of(debian, self.scripts(debian)?);
+        let DebianTree { mut tree, epoch, .. } = self.tree(name.as_str(), &set)?;
+        let time = Time { secs: epoch, nanos: 0 };
+        call(&mut tree, hostname, time).map_err(|source| SystemError::Own { name: name.clone(), source })?;
+        for overlay in overlays {
+            self.lay(&name, overlay.as_ref(), hostname, &mut tree, epoch)?;
+        }
+        Ok(System { name, tree, image })
+    }
+
+    fn lay(
+        &mut self,
+        name: &ImageName,
+        overlay: &str,
+        hostname: &HostName,
+        tree: &mut Tree,
+        epoch: i64,
+    ) -> Result<(), SystemError> {
+        let distribution = self.request.recipe.name.as_str();
+        let values = context! { name => distribution, image => name.as_str(), hostname => hostname.as_ref() };
+        overlay::load(self.request.project, overlay, &values, &mut self.spools)
+            .map_err(|source| SystemError::LoadOverlay {
+                name: name.clone(),
+                overlay: overlay.into(),
+                source,
+            })?
+            .apply(tree, &self.spools, epoch)
+            .map_err(|source| SystemError::Overlay { name: name.clone(), overlay: overlay.into(), source })
+    }
+
+    fn tree(&mut self, name: &str, set: &Set) -> Result<DebianTree, MakeTreeError> {
+        let made = self.steps.run(
+            format!("tree {name}"),
+            |made: &DebianTree| made.cached,
+            || self.maker.make(name, set, &mut self.spools),
+        )?;
+        self.epoch = self.epoch.max(made.epoch);
+        Ok(made)
+    }
+
+    fn scripts(&self, debian: &Debian) -> Result<Vec<Script>, FileError> {
+        let read = |path: &ProjectPath| {
+            let text = files::read_at_most(self.request.project.path(path), MAX_SCRIPT)?;
+            Ok(Script { name: path.to_string(), text })
+        };
+        debian.customise.iter().map(read).collect()
+    }
+}
+
+/// Gives a system its host name.
+fn call(tree: &mut Tree, name: &HostName, mtime: Time) -> Result<(), TreeError> {
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+    );
+    for (path, text) in [("etc/hostname", format!("{name}\n")), ("etc/hosts", hosts)] {
+        let meta = Meta { mode: 0o644, mtime, ..Meta::default() };
+        let kind = Kind::File(Content::inline(text.into_bytes()));
+        tree.insert(path.as_bytes(), Node { meta, kind })?;
+    }
+    Ok(())
+}

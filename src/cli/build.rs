@@ -1,0 +1,121 @@
+//! `imgfactory build RECIPE`.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::doctor::CacheArg;
+use super::{Failure, Session, print};
+use crate::build::{self, Built, Request};
+use crate::debian::{Mirrors, Mode};
+use crate::host::apt;
+use crate::host::client;
+use crate::host::keys::KeyFiles;
+use crate::host::needs::{self, Purpose};
+use crate::host::project::Project;
+use crate::index::UnixTime;
+use crate::report::{Exit, size};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Environment:
+  IMGFACTORY_DEBIAN_MIRROR  as --debian-mirror
+  IMGFACTORY_IMGFETCH       as --imgfetch
+  SOURCE_DATE_EPOCH         latest time of any file [default: the date of the newest InRelease]")]
+pub(super) struct Args {
+    /// The recipe
+    recipe: PathBuf,
+    /// Where to write: mirror/, the ISO, upload.txt [default: out/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Key pair that signs the release: NAME.key and NAME.pub [default: the recipe's `key`]
+    #[arg(long, value_name = "NAME")]
+    key: Option<PathBuf>,
+    /// Mirrors of the Debian archives: URL for the main one, security=URL for the other
+    /// [default: this machine's own apt sources]
+    #[arg(long, value_name = "[ARCHIVE=]URL")]
+    debian_mirror: Vec<String>,
+    /// The client for the miniroot, a static program [default: imgfetch beside this program]
+    #[arg(long, value_name = "FILE")]
+    imgfetch: Option<PathBuf>,
+    /// Use no network, only what the cache has
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    cache: CacheArg,
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let (project, recipe) = Project::load(&args.recipe)?;
+    let out = args.out.unwrap_or_else(|| Path::new("out").join(recipe.name.as_str()));
+    let cache = args.cache.directory()?;
+    let mirrors = mirrors(&args.debian_mirror)?;
+    let epoch = epoch()?;
+    needs::require(Purpose::Build, &out, &cache)?;
+    let (key, _) = KeyFiles::new(&args.key.unwrap_or_else(|| project.path(&recipe.key))).read()?;
+    let imgfetch =
+        client::read(args.imgfetch.or_else(|| std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into)))?;
+
+    let mode = if rustix::process::geteuid().is_root() { Mode::Root } else { Mode::Unshare };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let built = build::build(&Request {
+        recipe: &recipe,
+        project: &project,
+        out: &out,
+        cache: &cache,
+        mirrors: &mirrors,
+        mode,
+        epoch,
+        offline: args.offline,
+        key: &key,
+        imgfetch: &imgfetch,
+        now: UnixTime(now),
+        progress: session.progress.as_ref(),
+    })?;
+    if !session.quiet {
+        print(&summary(&built, &out))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn mirrors(given: &[String]) -> Result<Mirrors, Failure> {
+    let mut mirrors = Mirrors::default();
+    let wrong = |text: &str, error| Failure::Usage(format!("--debian-mirror {text}: {error}"));
+    for text in given {
+        mirrors = mirrors.or(Mirrors::from_option(text).map_err(|error| wrong(text, error))?);
+    }
+    if let Ok(text) = std::env::var("IMGFACTORY_DEBIAN_MIRROR") {
+        let more = Mirrors::from_option(&text)
+            .map_err(|error| Failure::Usage(format!("IMGFACTORY_DEBIAN_MIRROR={text}: {error}")))?;
+        mirrors = mirrors.or(more);
+    }
+    Ok(if mirrors.is_complete() { mirrors } else { mirrors.or(apt::own_mirrors()) })
+}
+
+fn epoch() -> Result<Option<i64>, Failure> {
+    let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    match text.parse() {
+        Ok(epoch) if epoch >= 0 => Ok(Some(epoch)),
+        _ => Err(Failure::Usage(format!("SOURCE_DATE_EPOCH={text}: not a number of seconds since 1970"))),
+    }
+}
+
+fn summary(built: &Built, out: &Path) -> String {
+    let facts = &built.facts;
+    let mut text = format!("{}: release {}\n\n", facts.name, facts.serial);
+    text.push_str("image           on disk     blocks      files  compressed\n");
+    for image in &facts.images {
+        text.push_str(&format!(
+            "{:12} {:>10} {:>10} {:>10} {:>11}\n",
+            image.name,
+            size(image.bytes),
+            image.blocks,
+            image.objects,
+            size(image.compressed)
+        ));
+    }
+    text.push_str(&format!("\n{}\n{}\n", built.iso.display(), facts.parts));
+    let (files, bytes) = (built.upload.steps().count(), size(built.upload.bytes()));
+    text.push_str(&format!("{}: {files} files, {bytes} to send\n", out.join("upload.txt").display()));
+    text.push_str(&format!("boot it with: imgfactory run {}\n", out.display()));
+    text
+}
