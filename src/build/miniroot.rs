@@ -87,11 +87,7 @@ pub enum MinirootError {
 ///
 /// # Errors
 /// [`MinirootError`].
-pub fn make(
-    request: &Request<'_>,
-    systems: &mut Systems,
-    steps: &mut Steps<'_>,
-) -> Result<Boot, MinirootError> {
+pub fn make(request: &Request<'_>, systems: &mut Systems, steps: &mut Steps) -> Result<Boot, MinirootError> {
     let kit = Kit { tree: &systems.kit, contents: &systems.spools };
     let busybox: Arc<[u8]> = kit.busybox()?.into();
     let boot = steps.run("miniroot", |_| false, || host(request, systems, busybox.clone()))?;

@@ -105,7 +105,7 @@ pub enum BuildError {
 /// [`BuildError`]; what was there under a final name is then still there, and whole.
 pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     let out = Output::open(request.out)?;
-    let mut steps = Steps::new(request.progress);
+    let mut steps = Steps::default();
     let mut store = Store::open(out.mirror())?;
     let name = image_name(request.recipe.name.as_str());
     let keys = TrustedKeys::parse(&request.key.public_text()).expect("a key reads its own text");

@@ -1,23 +1,16 @@
-//! The steps of a build as they are told: what was done, how long it took, whether an earlier result served.
+//! The steps of a build: what was done, how long it took, whether an earlier result served.
 
 use std::time::Instant;
 
 use super::facts::Step;
-use crate::host::progress::Progress;
-use crate::report::elapsed;
 
-/// Times steps and tells of them.
-pub struct Steps<'a> {
-    progress: &'a dyn Progress,
+/// Times steps.
+#[derive(Debug, Default)]
+pub struct Steps {
     done: Vec<Step>,
 }
 
-impl<'a> Steps<'a> {
-    /// None yet.
-    pub fn new(progress: &'a dyn Progress) -> Self {
-        Steps { progress, done: Vec::new() }
-    }
-
+impl Steps {
     /// Does a step. `cached` tells from its result whether an earlier one served.
     ///
     /// # Errors

@@ -70,7 +70,7 @@ pub enum SystemError {
         /// Which overlay.
         overlay: String,
         /// Why.
-        source: LoadOverlayError,
+        source: Box<LoadOverlayError>,
     },
     /// An overlay does not fit.
     #[error("system `{name}`: overlay `{overlay}`")]
@@ -102,7 +102,7 @@ pub enum SystemError {
 ///
 /// # Errors
 /// [`SystemError`].
-pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps<'_>) -> Result<Systems, SystemError> {
+pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Systems, SystemError> {
     let logs = out.logs();
     let maker = TreeMaker {
         cache: request.cache,
@@ -135,15 +135,15 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps<'_>) -> Resul
 }
 
 /// What making one system after the other needs.
-struct Works<'a, 's, 'p> {
+struct Works<'a, 's> {
     request: &'a Request<'a>,
     maker: TreeMaker<'a>,
-    steps: &'s mut Steps<'p>,
+    steps: &'s mut Steps,
     spools: Spools,
     epoch: i64,
 }
 
-impl Works<'_, '_, '_> {
+impl Works<'_, '_> {
     fn system(
         &mut self,
         name: ImageName,

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
+use crate::build::facts::Step;
 use crate::build::{self, Built, Request};
 use crate::debian::{Mirrors, Mode};
 use crate::host::apt;
@@ -102,7 +103,10 @@ fn epoch() -> Result<Option<i64>, Failure> {
 fn summary(built: &Built, out: &Path) -> String {
     let facts = &built.facts;
     let mut text = format!("{}: release {}\n\n", facts.name, facts.serial);
-    text.push_str("image           on disk     blocks      files  compressed\n");
+    for Step { name, seconds, cached } in &facts.steps {
+        text.push_str(&format!("{name:24} {seconds:6.1} s{}\n", if *cached { "  cached" } else { "" }));
+    }
+    text.push_str("\nimage           on disk     blocks      files  compressed\n");
     for image in &facts.images {
         text.push_str(&format!(
             "{:12} {:>10} {:>10} {:>10} {:>11}\n",
