@@ -29,7 +29,7 @@ pub enum ImageError {
         /// The image.
         image: ImageName,
         /// Why.
-        source: Box<SplitError<WriteError>>,
+        source: SplitError<WriteError>,
     },
 }
 
@@ -110,7 +110,7 @@ pub fn make(
     split::split(&header, split::Options::new(wanted.codec), store, progress, |out| {
         ext2::write(&plan, contents, out)
     })
-    .map_err(|source| ImageError::Split { image: image(), source: Box::new(source) })
+    .map_err(|source| ImageError::Split { image: image(), source })
 }
 
 /// The figures of an image.

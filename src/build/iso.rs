@@ -55,7 +55,7 @@ pub fn of_build(
     let config = grub::config(&request.project.templates(), name, description, &recipe.boot)?;
     let contents = Contents {
         name,
-        epoch: u64::try_from(systems.epoch).unwrap_or(0),
+        epoch: systems.epoch,
         config: &config,
         grub: &grub,
         xen: boot.xen.as_deref(),

@@ -22,7 +22,7 @@ pub enum ReleaseError {
         /// File of the mirror.
         path: PathBuf,
         /// What is wrong with it.
-        source: Box<Untrusted>,
+        source: Untrusted,
     },
     /// A file that the last release needs is gone.
     #[error("{}: not there, though the last release needs it; bring it back, or build into another directory", path.display())]
@@ -92,7 +92,7 @@ impl Last {
 fn previous(store: &Store, name: &ImageName, keys: &TrustedKeys) -> Result<Option<Previous>, ReleaseError> {
     let untrusted = |path: &MirrorPath| {
         let path = store.locate(path);
-        move |source| ReleaseError::Previous { path, source: Box::new(source) }
+        move |source| ReleaseError::Previous { path, source }
     };
     let read = |path: &MirrorPath| {
         let missing = || ReleaseError::Missing { path: store.locate(path) };

@@ -24,13 +24,8 @@ impl Steps {
         let name = name.into();
         let started = Instant::now();
         let result = step()?;
-        let (took, cached) = (started.elapsed(), cached(&result));
-        self.progress.say(&format!(
-            "{name}: {}{}",
-            elapsed(took),
-            if cached { ", from the cache" } else { "" }
-        ));
-        self.done.push(Step { name, seconds: took.as_secs_f64(), cached });
+        let (seconds, cached) = (started.elapsed().as_secs_f64(), cached(&result));
+        self.done.push(Step { name, seconds, cached });
         Ok(result)
     }
 

@@ -70,7 +70,7 @@ pub enum SystemError {
         /// Which overlay.
         overlay: String,
         /// Why.
-        source: Box<LoadOverlayError>,
+        source: LoadOverlayError,
     },
     /// An overlay does not fit.
     #[error("system `{name}`: overlay `{overlay}`")]
