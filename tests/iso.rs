@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
+use imgfactory::build::facts::{self, Expect, Facts};
 use imgfactory::build::iso;
 use imgfactory::build::tree::TreeMaker;
 use imgfactory::debian::kit::{self, Kit};
@@ -15,8 +15,6 @@ use imgfactory::debian::{Mirrors, Mode};
 use imgfactory::host::apt;
 use imgfactory::host::files::Scratch;
 use imgfactory::host::progress::Silent;
-use imgfactory::host::qemu::accel::Accel;
-use imgfactory::host::qemu::{Firmware, Machine, Medium, Screen};
 use imgfactory::host::spool::Spools;
 use imgfactory::iso::esp::REMOVABLE_BOOT;
 use imgfactory::iso::gpt::Identity;
@@ -264,44 +262,13 @@ fn real_grub(recipe: &Recipe) -> Grub {
     Grub::of(&Kit { tree: &made.tree, contents: &spools }).unwrap()
 }
 
-/// Boots a medium until its console says `token`, and gives the whole console.
-fn boot(iso: &Path, firmware: Firmware, medium: Medium, token: &str) -> String {
-    let machine = Machine {
-        iso: iso.to_owned(),
-        medium,
-        firmware,
-        accel: Accel::Tcg,
-        memory_mib: 512,
-        cpus: 1,
-        nic: None,
-        oem: Some(format!("imgfactory:mirror=http://mirror.example/ entry=probe imgfactory.token={token}")),
-        screen: Screen::None,
-    };
-    let dir = room();
-    let mut started = machine.start(&dir.path().join("console.log"), &dir.path().join("qemu.log")).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(90);
-    let mut said = Vec::new();
-    loop {
-        match started.console.next(deadline) {
-            Ok(Some(line)) if line.ended => said.push(line.text),
-            Ok(Some(_)) => {}
-            Ok(None) => break,
-            Err(_) => panic!("{:?} {medium:?}: not off in time:\n{}", machine.firmware, said.join("\n")),
-        }
-    }
-    started.wait().unwrap();
-    said.join("\n")
-}
-
-#[test]
-fn grub_starts_from_every_medium_with_every_firmware_and_hears_what_smbios_says() {
+/// Where a build would leave a medium: a medium with an entry `probe`, which no recipe has. It says what reached
+/// the menu and switches the machine off.
+fn build(out: &Path) {
     let recipe = recipe();
     let grub = real_grub(&recipe);
     let mut config = grub::config(&Templates::built_in(), "demo", "", &recipe.boot).unwrap();
-    // An entry that no recipe has: it says what reached the menu and switches the machine off.
     config.push_str("menuentry 'Probe' --id probe {\n    echo probe: $extra\n    halt\n}\n");
-    let dir = room();
-    let iso = dir.path().join("demo.iso");
     let contents = Contents {
         name: "demo",
         epoch: EPOCH,
@@ -311,15 +278,68 @@ fn grub_starts_from_every_medium_with_every_firmware_and_hears_what_smbios_says(
         kernel: b"no kernel",
         miniroot: b"no miniroot",
     };
-    let parts = iso::make(&contents, &iso, &dir.path().join("xorriso.log")).unwrap();
+    let parts = iso::make(&contents, &out.join("demo.iso"), &out.join("logs/xorriso.log")).unwrap();
     assert!(parts.grub_bios < 300_000 && parts.esp < 1_200_000, "{parts}");
-    for (at, firmware) in [Firmware::Bios, Firmware::uefi().unwrap()].into_iter().enumerate() {
-        for medium in [Medium::Cdrom, Medium::Disk, Medium::Usb] {
-            let token = format!("token-{at}-{medium:?}-{}", std::process::id());
-            let said = boot(&iso, firmware.clone(), medium, &token);
-            let wanted = format!("probe: mirror=http://mirror.example/ imgfactory.token={token}");
-            assert!(said.contains(&wanted), "{firmware:?} {medium:?}: no {wanted} in:\n{said}");
-            assert!(said.contains("imgfactory: demo: GRUB reads "), "{firmware:?} {medium:?}:\n{said}");
+    let facts = Facts {
+        version: Facts::VERSION,
+        name: "demo".into(),
+        serial: 1,
+        iso: "demo.iso".into(),
+        mirrors: Vec::new(),
+        entries: vec!["probe".into()],
+        machine: facts::Machine { memory_mib: 512, cpus: 1 },
+        expect: Expect {
+            timeout_s: 90,
+            lines: vec![
+                "imgfactory: demo: GRUB reads ".into(),
+                "probe: mirror=http://mirror.example/ imgfactory.token={{ token }} strict".into(),
+            ],
+            guest_lines: vec!["only below Xen".into()],
+        },
+        parts,
+        images: Vec::new(),
+        steps: Vec::new(),
+    };
+    facts.write(out).unwrap();
+}
+
+/// `imgfactory test OUT` with more arguments: its exit code, standard output and standard error.
+fn test(out: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_imgfactory"))
+        .args(["test", "--accel", "tcg", "--mirror", "http://mirror.example/", "--options", "strict"])
+        .args(args)
+        .arg(out)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn grub_starts_from_every_medium_with_every_firmware_and_hears_what_smbios_says() {
+    let dir = room();
+    let out = dir.path();
+    build(out);
+    for firmware in ["--bios", "--uefi"] {
+        for medium in ["cdrom", "disk", "usb"] {
+            let (code, table, errors) = test(out, &[firmware, "--medium", medium, "--entry", "probe"]);
+            assert_eq!(code, Some(0), "{firmware} {medium}: {errors}");
+            let reached = |line: &&str| line.ends_with("s   GRUB") || line.contains("imgfactory.token=");
+            assert_eq!(table.lines().filter(reached).count(), 2, "{firmware} {medium}: {table}");
+            let log = out.join(format!("logs/console-{}-{medium}-probe.log", &firmware[2..]));
+            let log = fs::read_to_string(log).unwrap();
+            assert!(log.contains("] probe: mirror=http://mirror.example/ imgfactory.token="), "{log}");
         }
     }
+    // What is not said is missed; a machine that is off says no more.
+    let (code, table, errors) = test(out, &["--entry", "probe", "--expect", "never {{ token }}"]);
+    assert_eq!(code, Some(1), "{table}{errors}");
+    for said in
+        ["the machine was off after ", "before it said `never ", "  probe: mirror=", "whole console: "]
+    {
+        assert!(errors.contains(said), "no {said} in {errors}");
+    }
+    let (code, _, errors) = test(out, &["--entry", "xen"]);
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("--entry xen: no such menu entry; there are: probe"), "{errors}");
 }

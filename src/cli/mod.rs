@@ -11,8 +11,12 @@ mod doctor;
 mod image;
 mod index;
 mod keygen;
+mod machine;
 mod output;
+mod run;
 mod schema;
+mod serve;
+mod test;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
@@ -72,8 +76,14 @@ enum Command {
     Index(index::Args),
     /// Make a key pair that signs releases
     Keygen(keygen::Args),
+    /// Boot what was built in a virtual machine, its console here
+    Run(run::Args),
     /// Print the JSON schema of recipes, for editors
     Schema(schema::Args),
+    /// Serve a mirror tree over HTTP
+    Serve(serve::Args),
+    /// Boot what was built and wait for what the recipe expects
+    Test(test::Args),
 }
 
 impl Command {
@@ -86,7 +96,10 @@ impl Command {
             Command::Image(args) => image::run(args, session),
             Command::Index(args) => index::run(args, session),
             Command::Keygen(args) => keygen::run(args, session),
+            Command::Run(args) => run::run(args, session),
             Command::Schema(args) => schema::run(args, session),
+            Command::Serve(args) => serve::run(args, session),
+            Command::Test(args) => test::run(args, session),
         }
     }
 }

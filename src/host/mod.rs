@@ -39,3 +39,5 @@ pub mod signals;
 pub mod spool;
 #[cfg(feature = "builder")]
 pub mod store;
+#[cfg(feature = "builder")]
+pub mod terminal;

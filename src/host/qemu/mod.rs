@@ -2,13 +2,14 @@
 
 pub mod accel;
 pub mod console;
+pub mod timeline;
+pub mod trial;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::time::Instant;
 
 use crate::host::files::{FileError, create_dir_all};
@@ -215,14 +216,6 @@ pub struct Started {
 }
 
 impl Started {
-    /// Whether it has ended, and how.
-    ///
-    /// # Errors
-    /// [`ToolError::Start`] when the system can't tell.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>, ToolError> {
-        self.running.ended()
-    }
-
     /// Waits for its end. A machine that switches itself off ends well.
     ///
     /// # Errors

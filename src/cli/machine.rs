@@ -1,0 +1,198 @@
+//! What `run` and `test` have in common: a build, a machine for it, and a mirror for the machine.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use super::{Failure, Session};
+use crate::build::facts::{Facts, MIRROR};
+use crate::host::qemu::accel::{self, Accel};
+use crate::host::qemu::{Firmware, Machine, Medium, Nic, Screen};
+use crate::host::serve::Server;
+
+/// Options of the machine.
+#[derive(Debug, clap::Args)]
+pub(super) struct MachineArgs {
+    /// The output directory of a build
+    #[arg(value_name = "OUT")]
+    pub(super) out: PathBuf,
+    /// Boot by BIOS; this is the default
+    #[arg(long, conflicts_with = "uefi")]
+    bios: bool,
+    /// Boot by UEFI, with the firmware of Debian's package ovmf
+    #[arg(long)]
+    uefi: bool,
+    /// Put the ISO in as this
+    #[arg(long, value_name = "KIND", default_value = "cdrom")]
+    medium: MediumArg,
+    /// Put the ISO in as a disk: the same as --medium disk
+    #[arg(long, conflicts_with = "medium")]
+    disk: bool,
+    /// Menu entry to boot at once: xen, linux, rescue
+    #[arg(long, value_name = "ENTRY")]
+    entry: Option<String>,
+    /// Memory of the machine in MiB [default: the recipe's]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    memory: Option<u64>,
+    /// Processors of the machine [default: the recipe's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: Option<u32>,
+    /// Network card of the machine
+    #[arg(long, value_name = "MODEL", default_value = "virtio")]
+    nic: NicArg,
+    /// What executes the machine
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    accel: AccelArg,
+    /// Have the machine fetch from URL, as it sees it; this host is 10.0.2.2. Without, OUT/mirror is served
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// More words for Linux's command line
+    #[arg(long, value_name = "WORDS")]
+    options: Vec<String>,
+}
+
+/// `--medium`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MediumArg {
+    /// A CD.
+    Cdrom,
+    /// A disk.
+    Disk,
+    /// A USB stick.
+    Usb,
+}
+
+/// `--nic`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NicArg {
+    /// virtio-net.
+    Virtio,
+    /// Intel's e1000.
+    E1000,
+    /// No network.
+    None,
+}
+
+/// `--accel`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AccelArg {
+    /// KVM if it works, which is tried.
+    Auto,
+    /// KVM.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// A machine ready to be started.
+pub(super) struct Prepared {
+    /// The machine.
+    pub(super) machine: Machine,
+    /// The mirror it fetches from, if that is ours. It serves until dropped.
+    pub(super) server: Option<Server>,
+    /// The menu entry that it boots.
+    pub(super) entry: String,
+    /// Firmware, medium and entry in a word, for names of files.
+    pub(super) kind: String,
+}
+
+impl MachineArgs {
+    /// Reads the build's facts and says what is meant.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for an entry that the menu does not have.
+    pub(super) fn prepare(
+        &self,
+        session: &Session,
+        token: Option<&str>,
+        screen: Screen,
+    ) -> Result<(Facts, Prepared), Failure> {
+        let facts = Facts::read(&self.out)?;
+        if let Some(entry) = &self.entry
+            && !facts.entries.contains(entry)
+        {
+            let known = facts.entries.join(", ");
+            return Err(Failure::Usage(format!("--entry {entry}: no such menu entry; there are: {known}")));
+        }
+        let firmware = if self.uefi { Firmware::uefi()? } else { Firmware::Bios };
+        let medium = match self.medium {
+            _ if self.disk => Medium::Disk,
+            MediumArg::Cdrom => Medium::Cdrom,
+            MediumArg::Disk => Medium::Disk,
+            MediumArg::Usb => Medium::Usb,
+        };
+        let accel = match self.accel {
+            AccelArg::Kvm => Accel::Kvm,
+            AccelArg::Tcg => Accel::Tcg,
+            AccelArg::Auto => {
+                let found = accel::find()?;
+                if let Some(why) = found.why {
+                    session.progress.say(&format!("no KVM, QEMU translates, which is slow: {why}"));
+                }
+                found.accel
+            }
+        };
+        let server = match self.mirror {
+            Some(_) => None,
+            None => Some(serve(&self.out)?),
+        };
+        let mirror = match (&self.mirror, &server) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(server)) => Some(format!("http://10.0.2.2:{}/", server.address().port())),
+            (None, None) => None,
+        };
+        let machine = Machine {
+            iso: self.out.join(&facts.iso),
+            medium,
+            firmware,
+            accel,
+            memory_mib: self.memory.unwrap_or(facts.machine.memory_mib),
+            cpus: self.cpus.unwrap_or(facts.machine.cpus),
+            nic: match self.nic {
+                NicArg::Virtio => Some(Nic::Virtio),
+                NicArg::E1000 => Some(Nic::E1000),
+                NicArg::None => None,
+            },
+            oem: Some(oem(self.entry.as_deref(), mirror.as_deref(), token, &self.options)),
+            screen,
+        };
+        let entry = self.entry.clone().or(facts.entries.first().cloned()).unwrap_or_default();
+        let firmware = if self.uefi { "uefi" } else { "bios" };
+        let kind = format!("{firmware}-{medium:?}-{entry}").to_lowercase();
+        Ok((facts, Prepared { machine, server, entry, kind }))
+    }
+}
+
+/// Serves a build's mirror tree for machines of ours only.
+fn serve(out: &Path) -> Result<Server, Failure> {
+    Ok(Server::start(&out.join(MIRROR), ([127, 0, 0, 1], 0).into())?)
+}
+
+/// The string that GRUB reads: docs/iso.md has its form.
+fn oem(entry: Option<&str>, mirror: Option<&str>, token: Option<&str>, options: &[String]) -> String {
+    let named = [("entry", entry), ("mirror", mirror), ("imgfactory.token", token)];
+    let named = named.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    let words: Vec<String> = named.chain(options.iter().cloned()).collect();
+    format!("imgfactory:{}", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grub_reads_is_one_line_of_words() {
+        for (entry, mirror, token, options, said) in [
+            (None, None, None, &[][..], "imgfactory:"),
+            (
+                Some("xen"),
+                Some("http://10.0.2.2:1/"),
+                Some("ab12"),
+                &["nodlahead".to_owned(), "strict".to_owned()][..],
+                "imgfactory:entry=xen mirror=http://10.0.2.2:1/ imgfactory.token=ab12 nodlahead strict",
+            ),
+        ] {
+            assert_eq!(oem(entry, mirror, token, options), said);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! `imgfactory serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::{Failure, Session, print};
+use crate::build::facts::{FILE, MIRROR};
+use crate::host::serve::Server;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "For trying things out and for a network of one's own; a mirror for the world is better served by nginx \
+                        or any other web server. -v shows requests. Ctrl-C ends it."
+)]
+pub(super) struct Args {
+    /// A mirror tree, or the output directory of a build
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<crate::report::Exit, Failure> {
+    let of_build = args.dir.join(MIRROR);
+    let root = if args.dir.join(FILE).is_file() && of_build.is_dir() { of_build } else { args.dir };
+    let server = Server::start(&root, args.listen)?;
+    print(&format!("http://{}/\n", server.address()))?;
+    session.progress.say(&format!("serving {}; Ctrl-C ends it", root.display()));
+    // A signal ends the process.
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,89 @@
+//! `imgfactory test`.
+
+use std::io::Read;
+use std::time::Duration;
+
+use super::machine::MachineArgs;
+use super::{Failure, Session, print};
+use crate::build::facts::LOGS;
+use crate::host::files::FileError;
+use crate::host::qemu::Screen;
+use crate::host::qemu::timeline::Timeline;
+use crate::host::qemu::trial::Trial;
+use crate::host::serve::Server;
+use crate::recipe::Entry;
+use crate::recipe::templates::{TemplateError, context, render_text};
+use crate::report::{Exit, elapsed};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Boots without a screen, waits until the console has said all lines that the recipe expects, and ends \
+                        the machine. Prints when what was reached. Exit code 1 if something is missing."
+)]
+pub(super) struct Args {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Wait for this text instead of what the recipe expects; `{{ token }}` is this boot's own word
+    #[arg(long, value_name = "TEXT")]
+    expect: Vec<String>,
+    /// Give up after so many seconds [default: the recipe's]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let token = token()?;
+    let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;
+    let mut templates = args.expect.clone();
+    if templates.is_empty() {
+        templates.extend(facts.expect.lines.iter().cloned());
+        // Guests start below Xen only.
+        if prepared.entry == Entry::Xen.as_str() {
+            templates.extend(facts.expect.guest_lines.iter().cloned());
+        }
+    }
+    let mut timeline = Timeline::new(expected(&templates, &token)?);
+    let logs = args.machine.out.join(LOGS);
+    let console_log = logs.join(format!("console-{}.log", prepared.kind));
+    let trial = Trial {
+        machine: &prepared.machine,
+        console_log: &console_log,
+        qemu_log: &logs.join(format!("qemu-{}.log", prepared.kind)),
+        limit: args.timeout.map_or(facts.expect.timeout(), Duration::from_secs),
+    };
+    let traffic = || prepared.server.as_ref().map(Server::traffic);
+    let tell = |name: &str, at| session.progress.say(&format!("{:>8}  {name}", elapsed(at)));
+    session.progress.say(&format!("booting {}: {}", facts.name, prepared.kind.replace('-', ", ")));
+    let result = trial.run(&mut timeline, traffic, tell);
+    print(&format!("{timeline}\n"))?;
+    result?;
+    Ok(Exit::Done)
+}
+
+/// What is expected of the boot with this token.
+fn expected(templates: &[String], token: &str) -> Result<Vec<String>, TemplateError> {
+    templates.iter().map(|text| render_text("expect", text, context! { token })).collect()
+}
+
+/// A word that nobody can have known before: 16 hex digits.
+fn token() -> Result<String, FileError> {
+    let path = std::path::Path::new("/dev/urandom");
+    let failed = |error| FileError::new(path, "read", error);
+    let mut bytes = [0; 8];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(failed)?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_boot_has_a_word_of_its_own_and_the_expected_lines_have_it() {
+        let (one, two) = (token().unwrap(), token().unwrap());
+        assert_ne!(one, two);
+        assert_eq!(one.len(), 16);
+        let lines = ["ready {{ token }}".to_owned(), "login:".to_owned()];
+        assert_eq!(expected(&lines, &one).unwrap(), [format!("ready {one}"), "login:".to_owned()]);
+    }
+}
