@@ -84,6 +84,7 @@ impl Plan {
         let Set { suite, variant, components: _, sources: _, packages, apt_options, scripts } = &self.set;
         let mut text = format!("tree {GENERATION}\nsuite {suite}\nvariant {variant}\nepoch {}\n", self.epoch);
         // Writing to a String can't fail.
+        let _ = writeln!(text, "finish {}", hex(&Sha256::digest(FINISH_SCRIPT)));
         for (source, inrelease) in &self.sources {
             let _ = writeln!(text, "source {} {source}", inrelease.sha256);
         }
@@ -174,11 +175,14 @@ impl Plan {
     }
 }
 
-/// Run last. apt's options were for this machine. Font caches hold the times of the font directories, which
+/// Run last. apt's options were for this machine, and so are passwords for mirrors. Font caches hold the times of the font directories, which
 /// later become SOURCE_DATE_EPOCH; fc-cache itself discards what it makes while that variable is set.
 const FINISH_SCRIPT: &str = r#"#!/bin/sh
 set -eu
 rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
+if [ -f "$1/etc/apt/sources.list" ]; then
+    sed -i -E 's#(://)[^/@ ]*@#\1#' "$1/etc/apt/sources.list"
+fi
 if [ -x "$1/usr/bin/fc-cache" ]; then
     for dir in "$1/usr/share/fonts" "$1/usr/local/share/fonts"; do
         [ ! -d "$dir" ] || find "$dir" -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

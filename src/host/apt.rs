@@ -156,8 +156,12 @@ pub fn inreleases(
     parsed.collect()
 }
 
-/// A file name for a URI, as apt makes them: `/` becomes `_`. The scheme stays.
+/// A file name for a URI, as apt makes them: `/` becomes `_`, a name and password are left out. The scheme stays.
 fn file_name(uri: &str) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("", uri));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    let uri = format!("{scheme}://{host}/{path}");
     let safe = |c: char| if c.is_ascii_alphanumeric() || "-.+~".contains(c) { c } else { '_' };
     uri.chars().map(safe).collect()
 }
@@ -202,7 +206,7 @@ mod tests {
     fn what_was_never_fetched_is_not_there_offline() {
         let dir = Scratch::directory(std::env::temp_dir()).unwrap();
         let source = Source {
-            uri: "http://mirror.example/debian".into(),
+            uri: "http://me:secret@mirror.example/debian".into(),
             suite: "trixie".into(),
             components: vec!["main".into()],
             signed_by: "/k.gpg".into(),
@@ -211,7 +215,7 @@ mod tests {
         let offline = || inreleases(std::slice::from_ref(&source), dir.path(), &log, true);
         assert_eq!(
             offline().unwrap_err().to_string(),
-            "http://mirror.example/debian/dists/trixie/InRelease: not fetched before, so it can't be used offline"
+            "http://me:secret@mirror.example/debian/dists/trixie/InRelease: not fetched before, so it can't be used offline"
         );
         let kept = dir.path().join("http___mirror.example_debian_dists_trixie_InRelease");
         fs::write(kept, "Date: Thu, 01 Jan 1970 00:00:07 UTC\n").unwrap();
