@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use imgfactory::ext2::blockmap::{MAX_FILE_BLOCKS, needed_for};
+use imgfactory::ext2::ondisk::{GroupDesc, Inode, Superblock};
 use imgfactory::ext2::{
     Allocator, Demand, InodeSize, MAX_BLOCKS, Options, PlaceError, Placement, Plan, Sequential,
 };
@@ -262,4 +263,29 @@ fn names_give_label_uuid_and_seed() {
     assert_ne!(superblock("demo").s_uuid, superblock("demo").s_hash_seed);
     // Version 5, variant 1: a UUID that follows from a name.
     assert_eq!((long.s_uuid[6] >> 4, long.s_uuid[8] >> 6), (5, 2));
+}
+
+/// The tables of docs/ext2.md, row by row: offset, type, field.
+#[test]
+fn the_document_has_every_field_at_its_offset() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ext2.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let mut rows = vec![];
+    for line in document.lines().filter(|line| line.starts_with("| 0x")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let offset = usize::from_str_radix(&cells[1][2..], 16).unwrap();
+        let len = match cells[2] {
+            "u8" => 1,
+            "u16" => 2,
+            "u32" => 4,
+            "[u8; 16]" => 16,
+            "[u32; 15]" => 60,
+            other => panic!("{other} in {line}"),
+        };
+        rows.push((cells[3].to_owned(), offset, len));
+    }
+    let fields = [Superblock::FIELDS, GroupDesc::FIELDS, Inode::FIELDS].concat();
+    let fields: Vec<_> =
+        fields.into_iter().map(|(name, offset, len)| (name.to_owned(), offset, len)).collect();
+    assert_eq!(rows, fields);
 }
