@@ -1,0 +1,116 @@
+//! Throughput of the split step: MB of raw image a second, for both codecs, on one thread and on all, into an empty
+//! store and into one that has all blocks. `cargo bench --bench split [-- IMAGE]`; without an image, 512 MiB of
+//! seeded bytes that compress about as a system's disk does.
+
+use std::fs;
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+use std::time::Instant;
+
+use imgfactory::block::{BlockName, Codec, Compressor, Sha256};
+use imgfactory::build::split::{Options, split};
+use imgfactory::host::progress::Silent;
+use imgfactory::host::store::Store;
+use imgfactory::index::{BlockSize, Header, Serial, UnixTime};
+
+const SEEDED: usize = 512 << 20;
+
+/// A tenth zeros, the rest words of a small vocabulary with noise between them.
+fn seeded() -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let words: Vec<Vec<u8>> = (0..4096)
+        .map(|_| {
+            next()
+                .to_le_bytes()
+                .iter()
+                .chain(&next().to_le_bytes())
+                .take(3 + next() as usize % 12)
+                .copied()
+                .collect()
+        })
+        .collect();
+    let mut image = Vec::with_capacity(SEEDED);
+    while image.len() < SEEDED {
+        if image.len() % (10 << 20) < 1 << 20 {
+            image.resize(image.len() + (1 << 20), 0);
+        }
+        let run = image.len() + (1 << 16);
+        while image.len() < run {
+            image.extend_from_slice(&words[next() as usize % words.len()]);
+            if next() % 8 == 0 {
+                image.extend_from_slice(&next().to_le_bytes());
+            }
+        }
+    }
+    image.truncate(SEEDED);
+    image
+}
+
+fn main() {
+    let file = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let image = match &file {
+        Some(path) => {
+            let mut image = Vec::new();
+            fs::File::open(path)
+                .and_then(|file| file.take(4 << 30).read_to_end(&mut image))
+                .expect("the image is read");
+            image
+        }
+        None => seeded(),
+    };
+    let header = Header {
+        image: "bench".parse().expect("a name"),
+        serial: Serial::FIRST,
+        block_size: BlockSize::DEFAULT,
+        size: image.len() as u64,
+        published: UnixTime(0),
+        parent: None,
+    };
+    let rate = |from: Instant| image.len() as f64 / 1e6 / from.elapsed().as_secs_f64();
+    println!("image: {:.0} MB", image.len() as f64 / 1e6);
+
+    let start = Instant::now();
+    for raw in image.chunks(BlockSize::DEFAULT.get() as usize) {
+        black_box((BlockName::of(raw), Sha256::of(raw)));
+    }
+    println!("MD5 and SHA-256 alone, 1 thread: {:.0} MB/s", rate(start));
+
+    let all = available_parallelism().expect("the number of cores");
+    for (name, codec) in [("libdeflate 6", Codec::libdeflate(6)), ("zlib 6", Codec::zlib(6))] {
+        let codec = codec.expect("a level");
+        let start = Instant::now();
+        let mut compressor = Compressor::new(codec);
+        let bytes: usize =
+            image.chunks(BlockSize::DEFAULT.get() as usize).map(|raw| compressor.compress(raw).len()).sum();
+        println!(
+            "{name} alone, 1 thread: {:.0} MB/s, to {:.1} %",
+            rate(start),
+            100.0 * bytes as f64 / image.len() as f64
+        );
+        for threads in [NonZeroUsize::MIN, all] {
+            let dir = tempfile::tempdir().expect("a directory");
+            for state in ["empty store", "same build again", "after a build that was cut off"] {
+                let mut store = Store::open(dir.path()).expect("a store");
+                if state == "same build again" {
+                    let text = fs::read(dir.path().join("index")).expect("the index");
+                    store.trust(&imgfactory::index::Index::decode(&text[..]).expect("an index"));
+                }
+                let start = Instant::now();
+                let options = Options { codec, threads };
+                let done = split(&header, options, &mut store, &Silent, |out| out.write_all(&image))
+                    .expect("a split");
+                let rate = rate(start);
+                println!("split, {name}, {threads} threads, {state}: {rate:.0} MB/s, {:?}", done.figures);
+                fs::write(dir.path().join("index"), done.index.to_text()).expect("the index");
+            }
+        }
+    }
+}
