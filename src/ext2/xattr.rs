@@ -479,6 +479,17 @@ mod tests {
     }
 
     #[test]
+    fn hashes_take_names_as_signed_bytes_and_values_as_words() {
+        let hash =
+            |name: &[u8], value: &[u8]| Attr { index: 1, name: name.to_vec(), value: value.to_vec() }.hash();
+        // By hand: 0x61 << 5 ^ 0x62; then 16 bits round and the word 0x31.
+        assert_eq!(hash(b"ab", b""), 0x0c42);
+        assert_eq!(hash(b"ab", b"1"), 0x0c42_0031);
+        // 0xe9 is -23; 16 bits round, and the word "odd\0".
+        assert_eq!(hash(b"\xe9", b"odd"), 0xffe9_ffff ^ 0x0064_646f);
+    }
+
+    #[test]
     fn decode_rejects_each_damage_by_name() {
         let attrs = [Attr { index: 1, name: b"abc".to_vec(), value: b"value".to_vec() }];
         let mut good = vec![0; 1024];
