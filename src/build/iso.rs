@@ -71,7 +71,9 @@ pub fn of_build(
 /// [`IsoError`]; an older `target` is then still there.
 pub fn make(contents: &Contents<'_>, target: &Path, log: &Path) -> Result<Parts, IsoError> {
     let plan = Plan::of(contents)?;
-    let stage = Scratch::directory(target.parent().unwrap_or(Path::new(".")))?;
+    // A bare name has the empty path above it.
+    let beside = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let stage = Scratch::directory(beside.unwrap_or(Path::new(".")))?;
     for (name, bytes) in &plan.staged {
         let path = stage.path().join(name);
         fs::write(&path, bytes).map_err(|error| FileError::new(&path, "write", error))?;
