@@ -176,9 +176,9 @@ mod tests {
             timeline.to_string(),
             "     after  requests     fetched   reached\n\
              \x20    1.0 s         1    97.6 KiB   GRUB\n\
-             \x20    2.0 s         2   195.3 KiB   Xen\n\
-             \x20    3.0 s         3   292.9 KiB   kernel\n\
-             \x20    9.0 s         9   878.9 KiB   network\n\
+             \x20    2.0 s         2     195 KiB   Xen\n\
+             \x20    3.0 s         3     292 KiB   kernel\n\
+             \x20    9.0 s         9     878 KiB   network\n\
              \x20   12.0 s        12     1.1 MiB   root file system\n\
              \x20   30.0 s        30     2.8 MiB   guest ready abc\n\
              \x20   35.0 s        35     3.3 MiB   login\n\
