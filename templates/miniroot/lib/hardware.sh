@@ -20,7 +20,7 @@ set_clock() {
 load_drivers() {
   seen=
   for pass in 1 2 3 4; do
-    found=$(find /sys/devices -name modalias -exec cat {} + 2>/dev/null | sort -u)
+    found=$(cat /sys/bus/*/devices/*/modalias 2>/dev/null | sort -u)
     [ "$found" != "$seen" ] || break
     seen=$found
     set -f
@@ -28,6 +28,10 @@ load_drivers() {
     modprobe -abq $found 2>/dev/null
     set +f
   done
+}
+
+# What the root file system needs; devices do not ask for it.
+load_root_drivers() {
   modprobe -aq loop ext4 overlay fuse af_packet 2>/dev/null
 }
 
@@ -48,6 +52,10 @@ wait_for_device() {
 
 # The disks and partitions there are: for messages.
 devices() {
-  list=$(sed -n '1,2d; s/.* \([a-z]*[a-z0-9]*\)$/\1/p' /proc/partitions | grep -v '^\(loop\|ram\|zram\|fd\)' | sed 's|^|/dev/|' | tr '\n' ' ')
+  list=
+  for path in /sys/class/block/*; do
+    name=${path##*/}
+    case $name in loop* | ram* | zram* | fd* | sr* | nbd*) ;; *) [ ! -b "/dev/$name" ] || list="$list${list:+, }/dev/$name" ;; esac
+  done
   echo "${list:-none}"
 }

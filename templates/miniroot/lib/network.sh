@@ -34,7 +34,8 @@ leased() {
     [ -e "/run/imgfactory/dhcp/$link" ] || ask_for_lease "$link"
   done
   [ ! -e "$LEASE/summary" ] || return 0
-  load_drivers
+  # A card behind USB may turn up late.
+  [ -n "$(links)" ] || load_drivers
   return 1
 }
 
@@ -55,7 +56,7 @@ stop_losers() {
 
 # The link of `ip=`, or the first one with a cable.
 static_link() {
-  load_drivers
+  [ -n "$(links)" ] || load_drivers
   for link in $(links); do
     [ -z "$opt_ip_device" ] || [ "$opt_ip_device" = "$link" ] || continue
     ip link set "$link" up
