@@ -4,7 +4,7 @@ LOWER=/run/imgfactory/lower
 COW=/run/imgfactory/cow
 
 wait_for_disk() {
-  within "$DISK_WAIT" wait_for_device "$1" || fail "no disk $1; there are: $(devices)" "imgfactory.disk= with one of these"
+  within "$DISK_WAIT" wait_for_device "$1" || fail "imgfactory.disk=$1: no such disk" "one of these: $(devices)"
   disk=$device
 }
 
