@@ -1,6 +1,6 @@
 //! The miniroot's shell functions under the shell that runs them: busybox.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -147,4 +147,34 @@ fn every_script_is_read_by_busybox_without_complaint() {
         }
     }
     assert!(seen >= 9, "only {seen} scripts were found");
+}
+
+#[test]
+fn the_reference_has_every_option_and_no_other() {
+    let read =
+        |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    // Patterns of `case`: a word or several, each with `=` and what follows, or without.
+    let script = read("templates/miniroot/lib/cmdline.sh");
+    let body = script.split("set_option() {").nth(1).unwrap().split("\n}").next().unwrap();
+    let in_script: BTreeSet<&str> = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ")?.split_once(')'))
+        .filter(|(patterns, _)| !patterns.starts_with(' ') && !patterns.contains("esac"))
+        .flat_map(|(patterns, _)| patterns.split(" | "))
+        .map(|pattern| pattern.split('=').next().unwrap())
+        .collect();
+    let document = read("docs/boot.md");
+    let table = document.split("## Options").nth(1).unwrap().split("\n## ").next().unwrap();
+    let in_document: BTreeSet<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|word| !word.starts_with('='))
+        .map(|word| word.split('=').next().unwrap())
+        // The demo's own, and an older name that the table mentions in passing.
+        .filter(|word| *word != "imgfactory.token")
+        .chain(["fuse_uri"])
+        .collect();
+    assert!(in_script.len() > 15, "{in_script:?}");
+    assert_eq!(in_script, in_document);
 }
