@@ -377,7 +377,9 @@ fn each_fault_of_a_signature_has_its_words() {
     // Minisign's old kind signs the text itself: `Ed` and not `ED`, second character U -> W.
     let legacy = lines[1].replacen("RU", "RW", 1);
     let algorithm = lines[1].replacen("RU", "RX", 1);
-    let flipped = lines[1].replace(&lines[1][40..42], if &lines[1][40..42] == "AA" { "BA" } else { "AA" });
+    // Somewhere in the 64 bytes of the signature proper.
+    let mut flipped = lines[1].to_owned();
+    flipped.replace_range(60..61, if &flipped[60..61] == "A" { "B" } else { "A" });
     let other = SigningKey::generate().unwrap();
     let other_file = String::from_utf8(other.sign(&latest()).unwrap()).unwrap();
     let changed =

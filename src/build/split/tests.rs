@@ -8,6 +8,7 @@ use super::*;
 use crate::block::MAX_BLOCK_SIZE;
 use crate::host::progress::Silent;
 use crate::index::{Serial, UnixTime};
+use crate::release::MirrorPath;
 
 const K: usize = 1024;
 
@@ -296,10 +297,21 @@ fn a_store_that_fails_ends_the_writer_and_is_the_error() {
     for threads in [1, 4] {
         let mut bench = Bench::new();
         bench.options.threads = NonZeroUsize::new(threads).unwrap();
-        fs::write(bench.dir.path().join("blk"), b"").unwrap();
-        // More than the queue takes, so that a writer that nobody hears would wait for ever.
-        let blocks: Vec<u32> = (1..400).collect();
-        let error = bench.try_split("host", &disk(&blocks, 0)).unwrap_err();
+        // The first block can't be written: a directory has the name of its file. All others can.
+        let first = MirrorPath::Block(BlockName::of(&disk(&[1], 0)));
+        fs::create_dir_all(bench.store.locate(&first)).unwrap();
+
+        let blocks = 20_000;
+        let header = header("host", 16 * K, blocks * 16 * K);
+        let mut written = 0;
+        let error = split(&header, bench.options, &mut bench.store, &Silent, |out| {
+            (1..=blocks).try_for_each(|number| {
+                written += 1;
+                out.write_all(&disk(&[number as u32], 0))
+            })
+        });
+        let error = error.unwrap_err();
         assert!(matches!(error, SplitError::Store(_)), "{error}");
+        assert!(written < blocks / 2, "{written} blocks written after the failure");
     }
 }
