@@ -25,6 +25,7 @@ use crate::recipe::{self, Recipe};
 use crate::release::{Draft, Mirror, MirrorUrl, SigningKey, TrustedKeys, Upload};
 use facts::Facts;
 use steps::Steps;
+use systems::Systems;
 
 /// Seconds for which a release's blocks stay on the mirrors at least: 90 days.
 const RETAIN: u64 = 90 * 24 * 3600;
@@ -111,8 +112,7 @@ pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     let keys = TrustedKeys::parse(&request.key.public_text()).expect("a key reads its own text");
     let last = release::Last::read(&mut store, &name, &keys)?;
 
-    let mut systems = systems::make(request, &out, &mut steps)?;
-    let boot = miniroot::make(request, &mut systems, &mut steps)?;
+    let (systems, boot) = assemble(request, &out, &mut steps)?;
 
     let mut splits = Vec::new();
     for system in systems.all() {
@@ -137,6 +137,25 @@ pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     let facts = Facts::of(request.recipe, upload.serial, parts, images, steps.into_done());
     facts.write(&out.dir)?;
     Ok(Built { facts, upload, iso: target })
+}
+
+/// What the images of a build hold, without the build: the finished trees, from the cache where it has them.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn trees(request: &Request<'_>) -> Result<Systems, BuildError> {
+    let out = Output::open(request.out)?;
+    Ok(assemble(request, &out, &mut Steps::default())?.0)
+}
+
+fn assemble(
+    request: &Request<'_>,
+    out: &Output,
+    steps: &mut Steps,
+) -> Result<(Systems, miniroot::Boot), BuildError> {
+    let mut systems = systems::make(request, out, steps)?;
+    let boot = miniroot::make(request, &mut systems, steps)?;
+    Ok((systems, boot))
 }
 
 impl Request<'_> {

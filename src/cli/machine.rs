@@ -147,7 +147,8 @@ impl MachineArgs {
             firmware,
             accel,
             memory_mib: self.memory.unwrap_or(facts.machine.memory_mib),
-            cpus: self.cpus.unwrap_or(facts.machine.cpus),
+            // Two translated processors wait for one another so long in dom0 that its watchdog bites.
+            cpus: self.cpus.unwrap_or(if accel == Accel::Tcg { 1 } else { facts.machine.cpus }),
             nic: match self.nic {
                 NicArg::Virtio => Some(Nic::Virtio),
                 NicArg::E1000 => Some(Nic::E1000),

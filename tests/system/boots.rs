@@ -1,0 +1,109 @@
+//! Boots under QEMU. Each waits for the recipe's marker lines, which carry a token drawn for that boot, come
+//! from inside the host and the guest, and are judged by `imgfactory test` (exit status 0).
+
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::fixture::{assert_success, demo, imgfactory};
+
+#[track_caller]
+fn boots(args: &[&str]) {
+    let demo = demo();
+    let out = imgfactory(&["test"]).arg(&demo.by_root).args(args).output().unwrap();
+    assert_success(&format!("imgfactory test {args:?}"), &out);
+}
+
+#[test]
+fn bios_cd_boots_xen_the_host_and_its_guest() {
+    boots(&["--bios", "--entry", "xen"]);
+}
+
+#[test]
+fn uefi_cd_boots_xen_the_host_and_its_guest() {
+    boots(&["--uefi", "--entry", "xen"]);
+}
+
+#[test]
+fn bios_disk_boots_xen_the_host_and_its_guest() {
+    boots(&["--bios", "--disk", "--entry", "xen"]);
+}
+
+#[test]
+fn uefi_disk_boots_plain_linux() {
+    boots(&["--uefi", "--disk", "--entry", "linux"]);
+}
+
+#[test]
+fn nginx_serves_as_well_as_the_built_in_server() {
+    let demo = demo();
+    let nginx = Nginx::serve(&demo.by_root.join("mirror"));
+    let mirror = format!("http://10.0.2.2:{}/", nginx.port);
+    let out = imgfactory(&["test"])
+        .arg(&demo.by_root)
+        .args(["--bios", "--entry", "linux", "--mirror", &mirror])
+        .output()
+        .unwrap();
+    assert_success("imgfactory test through nginx", &out);
+    let log = fs::read_to_string(nginx.dir.path().join("access.log")).unwrap();
+    assert!(log.contains("GET /latest "), "nginx was asked for latest:\n{log}");
+    assert!(log.lines().filter(|line| line.contains("GET /blk/")).count() > 50, "and for the blocks");
+}
+
+#[test]
+fn a_boot_that_misses_a_line_fails_and_says_which() {
+    let demo = demo();
+    // A mirror that is not there: the miniroot must say so, and `test` must exit 1 within its deadline.
+    let out = imgfactory(&["test"])
+        .arg(&demo.by_root)
+        .args(["--bios", "--entry", "linux", "--mirror", "http://10.0.2.2:9/", "--timeout", "90"])
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+    assert!(said.contains("demo host ready"), "it names the line that did not come:\n{said}");
+}
+
+/// nginx as a mirror operator would run it, in a directory of its own.
+struct Nginx {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Nginx {
+    fn serve(mirror: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let at = dir.path().display();
+        let conf = format!(
+            "daemon off; pid {at}/pid; error_log {at}/error.log; user root;\n\
+             events {{}}\n\
+             http {{ access_log {at}/access.log; default_type application/octet-stream;\n\
+             client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/fcgi;\n\
+             uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;\n\
+             server {{ listen 127.0.0.1:{port}; root {}; }} }}\n",
+            mirror.display()
+        );
+        let path = dir.path().join("nginx.conf");
+        fs::File::create(&path).unwrap().write_all(conf.as_bytes()).unwrap();
+        let child = Command::new("/usr/sbin/nginx").arg("-c").arg(&path).spawn().expect("nginx is installed");
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(10), "nginx listens within 10 s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Nginx { child, port, dir }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Nothing to do about a server that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
