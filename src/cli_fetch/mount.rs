@@ -13,7 +13,8 @@ use super::Failure;
 use super::args::Mount;
 use super::source::Opened;
 use crate::host::daemon;
-use crate::host::engine::{Engine, Snapshot};
+use crate::host::detail;
+use crate::host::engine::{Engine, Snapshot, millis};
 use crate::host::fuse::{DISK, Mounted, mount};
 use crate::host::origin::Chosen;
 use crate::host::status::{self, StatusSocket};
@@ -157,12 +158,12 @@ struct Serving {
 struct Starting {
     #[serde(flatten)]
     head: Head,
-    uptime_s: f64,
+    uptime_ms: u64,
 }
 
 impl Stage {
     fn starting(args: &Mount, mountpoint: &Path, opened: &Opened) -> Self {
-        log::debug!("{} mirrors", opened.mirrors.len());
+        detail!("{} mirrors", opened.mirrors.len());
         let head = Head {
             state: "starting",
             image: args.source.image.to_string(),
@@ -188,9 +189,9 @@ impl Stage {
         let head = self.head.clone();
         let json = match self.engine.upgrade() {
             Some(engine) => serde_json::to_string(&Serving { head, snapshot: engine.snapshot() }),
-            None => serde_json::to_string(&Starting { head, uptime_s: self.start.elapsed().as_secs_f64() }),
+            None => serde_json::to_string(&Starting { head, uptime_ms: millis(self.start.elapsed()) }),
         };
-        let mut json = json.expect("keys are text, and a snapshot's numbers are finite");
+        let mut json = json.expect("keys are text, and nothing in it can fail");
         json.push('\n');
         json
     }

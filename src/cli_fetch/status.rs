@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use crate::host::detail;
 use crate::host::status::{ask, directory, sockets};
 
 /// Where the client of the host's own root has its sockets, seen from outside its chroot.
@@ -24,7 +25,7 @@ pub(super) fn run(given: &[PathBuf]) -> Result<(), Failure> {
         match ask(&path) {
             Ok(answer) => print!("{answer}"),
             // Without --socket, what a dead client left is passed over.
-            Err(error) if given.is_empty() => log::debug!("{}: {error}", path.display()),
+            Err(error) if given.is_empty() => detail!("{}: {error}", path.display()),
             Err(error) => failed = Some(format!("{}: no answer: {error}", path.display())),
         }
     }

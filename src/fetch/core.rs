@@ -168,6 +168,7 @@ pub struct Core {
     flights: BTreeMap<Ticket, Flight>,
     outputs: VecDeque<Action>,
     next: u64,
+    polled_at: Time,
 }
 
 impl Core {
@@ -189,6 +190,7 @@ impl Core {
             flights: BTreeMap::new(),
             outputs: VecDeque::new(),
             next: 0,
+            polled_at: Time::ZERO,
         }
     }
 
@@ -350,6 +352,7 @@ impl Core {
 
     /// The next thing to do now; `None` until something happens or [`Core::next_wakeup`] comes.
     pub fn poll(&mut self, now: Time) -> Option<Action> {
+        self.polled_at = now;
         if self.outputs.is_empty() {
             self.expire(now);
         }
@@ -516,8 +519,9 @@ impl Core {
         None
     }
 
-    /// When [`Core::poll`], which has just said `None`, is to be asked again even if nothing happens.
-    pub fn next_wakeup(&self, now: Time) -> Option<Time> {
+    /// When [`Core::poll`], which has just said `None`, is to be asked again even if nothing happens. May have
+    /// passed meanwhile.
+    pub fn next_wakeup(&self) -> Option<Time> {
         let reads = self.deadlines.first().map(|&(deadline, _)| deadline);
         let loads = self.loading.values().map(|&since| since + self.config.load);
         let flights = self.flights.values().map(|flight| flight.until + GRACE);
@@ -531,8 +535,8 @@ impl Core {
             }
         });
         let times = reads.into_iter().chain(loads).chain(flights).chain(probes).chain(blocks);
-        // What was due by now and was not done waits for something else: an event will come.
-        times.filter(|&time| time > now).min()
+        // What was due then and was not done waits for something else: an event will come.
+        times.filter(|&time| time > self.polled_at).min()
     }
 
     /// The mirrors, in the order of their ids.

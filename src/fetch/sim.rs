@@ -100,7 +100,7 @@ impl Sim {
                 self.act(action);
             }
             let event = self.events.first_key_value().map(|(&(time, _), _)| time);
-            let wakeup = self.core.next_wakeup(self.now);
+            let wakeup = self.core.next_wakeup();
             assert!(wakeup.is_none_or(|at| at > self.now), "a wakeup that has passed would spin");
             let Some(next) = event.into_iter().chain(wakeup).min().filter(|&next| next <= until) else {
                 self.now = until;

@@ -23,6 +23,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::process::setsid;
@@ -45,7 +46,8 @@ pub fn background(args: &[OsString], extra: &[&str], as_root_daemon: bool) -> io
         .arg0(if as_root_daemon { "@imgfetch" } else { "imgfetch" })
         .args(args)
         .args(extra)
-        .stdin(Stdio::null())
+        // A chroot need not have one; nobody reads from it.
+        .stdin(File::open("/dev/null").map_or_else(|_| Stdio::inherit(), Stdio::from))
         .stdout(Stdio::piped());
     // SAFETY: setsid is a plain system call, allowed between fork and exec.
     unsafe {
@@ -101,7 +103,7 @@ pub fn settle(root_daemon: bool) {
     if root_daemon {
         let spared = fs::write("/proc/self/oom_score_adj", "-1000");
         if let Err(error) = spared {
-            log::debug!("/proc/self/oom_score_adj: {error}; who starts us may have set it");
+            detail!("/proc/self/oom_score_adj: {error}; who starts us may have set it");
         }
     }
 }
@@ -109,7 +111,7 @@ pub fn settle(root_daemon: bool) {
 /// To be called before any thread is started: they inherit it.
 pub fn be_io_flusher() {
     if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
-        log::debug!("PR_SET_IO_FLUSHER: {error}");
+        detail!("PR_SET_IO_FLUSHER: {error}");
     }
 }
 
@@ -146,11 +148,21 @@ struct Lines {
 
 static LINES: Lines = Lines { kernel: Mutex::new(None) };
 
+/// Target of what only `--verbose` shows. It has a target and not a level, because levels below `info` are left out
+/// of a release, ours with those of the libraries.
+pub const DETAIL: &str = "imgfactory::detail";
+
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let verbose = VERBOSE.load(Ordering::Relaxed);
         // What libraries say is for those who debug them.
-        metadata.target().starts_with("imgf")
-            || metadata.level() <= Level::Warn && log::max_level() > Level::Info
+        if metadata.target().starts_with("imgfactory") {
+            verbose || metadata.target() != DETAIL
+        } else {
+            verbose && metadata.level() <= Level::Warn
+        }
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -164,8 +176,8 @@ impl Log for Lines {
         let (word, priority) = match record.level() {
             Level::Error => ("error: ", 27),
             Level::Warn => ("warning: ", 28),
-            Level::Info => ("", 30),
-            Level::Debug | Level::Trace => ("debug: ", 31),
+            Level::Info if record.target() != DETAIL => ("", 30),
+            Level::Info | Level::Debug | Level::Trace => ("", 31),
         };
         let _ = match kernel.as_mut() {
             Some(file) => file.write_all(format!("<{priority}>imgfetch: {word}{text}\n").as_bytes()),
@@ -178,9 +190,9 @@ impl Log for Lines {
 
 /// Starts the log: warnings and news, or with `verbose` every request.
 pub fn start_log(verbose: bool) {
-    let level = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
+    VERBOSE.store(verbose, Ordering::Relaxed);
     if log::set_logger(&LINES).is_ok() {
-        log::set_max_level(level);
+        log::set_max_level(LevelFilter::Info);
     }
 }
 

@@ -136,7 +136,7 @@ fn read_ahead(mountpoint: &Path) {
     let (major, minor) = (rustix::fs::major(found.st_dev()), rustix::fs::minor(found.st_dev()));
     let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = fs::write(&knob, READ_AHEAD_KIB.to_string()) {
-        log::debug!("{knob}: {error}; the kernel reads ahead as it likes");
+        detail!("{knob}: {error}; the kernel reads ahead as it likes");
     }
 }
 

@@ -1,5 +1,11 @@
 //! The one place that touches the system: files, processes, signals, terminals, the network.
 
+/// A line that only `imgfetch --verbose` shows.
+macro_rules! detail {
+    ($($text:tt)+) => { log::info!(target: $crate::host::daemon::DETAIL, $($text)+) };
+}
+pub(crate) use detail;
+
 #[cfg(feature = "builder")]
 pub mod apt;
 pub mod cache;

@@ -17,6 +17,8 @@ use crate::release::{Document, ImageFiles, Latest, MirrorPath, MirrorUrl, Releas
 
 /// Between two rounds through all mirrors; doubled each time, 2 s at most.
 const PAUSE: Duration = Duration::from_millis(200);
+/// While nothing works, a line is said this often.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// Whom to ask and how.
 #[derive(Clone, Copy, Debug)]
@@ -235,7 +237,7 @@ impl Origin<'_> {
     fn remember(&self, wanted: &Wanted, release: &Release) -> Result<(), OriginError> {
         let serial = release.serial;
         let Some(cache) = self.cache else {
-            log::debug!("no cache: that release {serial} was accepted is not remembered");
+            detail!("no cache: that release {serial} was accepted is not remembered");
             return Ok(());
         };
         match cache.accept_serial(&release.name, serial) {
@@ -269,6 +271,7 @@ impl Origin<'_> {
         enough: &dyn Fn() -> bool,
     ) -> Result<T, OriginError> {
         let mut pause = PAUSE;
+        let mut said: Option<Instant> = None;
         let mut fresh = *path == MirrorPath::Latest;
         loop {
             let mut faults = Vec::new();
@@ -286,7 +289,7 @@ impl Origin<'_> {
                 match result {
                     Ok(opened) => return Ok(opened),
                     Err(fault) => {
-                        log::debug!("{mirror}: {path}: {fault}");
+                        detail!("{mirror}: {path}: {fault}");
                         hope |= fault.blame() != Blame::File;
                         fresh |= fault.is_wrong_bytes();
                         faults.push((mirror.clone(), fault.to_string()));
@@ -298,7 +301,13 @@ impl Origin<'_> {
                     if hope { "; is the network up, and is the address of the mirror right?" } else { "" };
                 return Err(OriginError::NoMirror { file: path.to_string(), faults, hint });
             }
-            log::info!("{path}: no mirror has answered well yet; trying again in {} ms", pause.as_millis());
+            if said.is_none_or(|at| at.elapsed() >= NEWS) {
+                said = Some(Instant::now());
+                let left = self.until.saturating_duration_since(Instant::now()).as_secs();
+                let last =
+                    faults.last().map(|(mirror, fault)| format!("{mirror}: {fault}")).unwrap_or_default();
+                log::warn!("{path}: no mirror has answered well yet ({last}); trying for {left} s more");
+            }
             thread::sleep(pause);
             pause = (2 * pause).min(Duration::from_secs(2));
         }

@@ -41,7 +41,7 @@ pub fn serve(path: &Path, answer: impl Fn() -> String + Send + 'static) -> io::R
                 caller.write_all(answer().as_bytes())
             });
             if let Err(error) = told {
-                log::debug!("status: {error}");
+                detail!("status: {error}");
                 // Out of file descriptors, for example: not again at once.
                 thread::sleep(Duration::from_millis(50));
             }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{io, thread};
 
-pub use snapshot::{Counters, MirrorState, Snapshot};
+pub use snapshot::{Counters, MirrorState, Snapshot, millis};
 use state::{Done, Jobs, Ready, State};
 
 use crate::block::{Block, BlockName, Fetched, Object};
@@ -261,7 +261,7 @@ impl Shared {
     /// Does what the core wants done; `ready` is the block that has just come.
     fn step(&self, mut state: MutexGuard<'_, State>, ready: Option<Ready>) {
         let done = state.step(&self.parts, self.now(), ready);
-        let sooner = state.wakeup_is_sooner(self.now());
+        let sooner = state.wakeup_is_sooner();
         drop(state);
         if sooner {
             self.timer.notify_all();
@@ -279,7 +279,7 @@ impl Shared {
                 state = self.lock();
                 continue;
             }
-            state = match state.next_wakeup(self.now()) {
+            state = match state.next_wakeup() {
                 Some(time) => {
                     let wait = time.saturating_sub(self.now());
                     self.timer.wait_timeout(state, wait).map_or_else(|p| p.into_inner().0, |woken| woken.0)

@@ -53,8 +53,8 @@ pub struct MirrorState {
     pub bytes: u64,
     /// Requests in flight.
     pub in_flight: u32,
-    /// Seconds until it is asked again while another mirror does.
-    pub rests_s: f64,
+    /// Milliseconds until it is asked again while another mirror does.
+    pub rests_ms: u64,
 }
 
 impl MirrorState {
@@ -73,7 +73,7 @@ impl MirrorState {
             good: health.good,
             bytes: health.bytes,
             in_flight: health.in_flight,
-            rests_s: rests.as_secs_f64(),
+            rests_ms: millis(rests),
         }
     }
 }
@@ -85,15 +85,15 @@ pub struct InFlight {
     pub block: String,
     /// From where.
     pub mirror: String,
-    /// Seconds since it began.
-    pub for_s: f64,
+    /// Milliseconds since it began.
+    pub for_ms: u64,
 }
 
 /// An error of the past.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LastError {
-    /// Seconds after the start.
-    pub at_s: f64,
+    /// Milliseconds after the start.
+    pub at_ms: u64,
     /// What it was.
     pub text: String,
 }
@@ -101,8 +101,8 @@ pub struct LastError {
 /// All of it at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
-    /// Seconds since the start.
-    pub uptime_s: f64,
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
     /// In the order in which they were given.
     pub mirrors: Vec<MirrorState>,
     /// What was counted.
@@ -125,4 +125,9 @@ pub struct Snapshot {
     pub cache_write_errors: Option<u64>,
     /// The newest last.
     pub last_errors: Vec<LastError>,
+}
+
+/// Milliseconds, as the status shows times: whole numbers, so that no code to print others is needed.
+pub fn millis(time: Time) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::snapshot::{Counters, InFlight, LastError, MirrorState, Snapshot};
+use super::snapshot::{Counters, InFlight, LastError, MirrorState, Snapshot, millis};
 use super::{Load, Parts, Probe, ReadError, Reply, Request};
 use crate::block::{Block, BlockName};
 use crate::fetch::{Action, Core, Fault, Found, LastFault, MirrorId, ObjectId, Piece, Ram, ReadId, Time};
@@ -180,7 +180,7 @@ impl State {
     pub(super) fn probed(&mut self, parts: &Parts, now: Time, mirror: MirrorId, result: Result<(), Fault>) {
         let was_down = self.is_down(mirror);
         if let Err(fault) = &result {
-            log::debug!("{}: still: {fault}", url(parts, mirror));
+            detail!("{}: still: {fault}", url(parts, mirror));
         }
         self.core.probed(now, mirror, result);
         self.say_if_back(parts, mirror, was_down);
@@ -214,7 +214,7 @@ impl State {
             *spoke = Some(now);
             log::warn!("{text}; trying again, or the next mirror");
         } else {
-            log::debug!("{text}");
+            detail!("{text}");
         }
         self.remember(now, text);
     }
@@ -223,7 +223,7 @@ impl State {
         if self.errors.len() == ERRORS {
             self.errors.pop_front();
         }
-        self.errors.push_back(LastError { at_s: now.as_secs_f64(), text });
+        self.errors.push_back(LastError { at_ms: millis(now), text });
     }
 
     /// Lets the core say all it has to say.
@@ -289,14 +289,14 @@ impl State {
         error
     }
 
-    pub(super) fn next_wakeup(&mut self, now: Time) -> Option<Time> {
-        self.wakes_at = self.core.next_wakeup(now);
+    pub(super) fn next_wakeup(&mut self) -> Option<Time> {
+        self.wakes_at = self.core.next_wakeup();
         self.wakes_at
     }
 
     /// Whether the timer sleeps for too long.
-    pub(super) fn wakeup_is_sooner(&self, now: Time) -> bool {
-        match (self.core.next_wakeup(now), self.wakes_at) {
+    pub(super) fn wakeup_is_sooner(&self) -> bool {
+        match (self.core.next_wakeup(), self.wakes_at) {
             (Some(next), Some(planned)) => next < planned,
             (next, planned) => next.is_some() && planned.is_none(),
         }
@@ -317,10 +317,10 @@ impl State {
         let in_flight = self.core.flights().map(|(block, mirror, since)| InFlight {
             block: parts.index.object(block).map(|object| object.name.to_string()).unwrap_or_default(),
             mirror: url(parts, mirror).to_string(),
-            for_s: now.saturating_sub(since).as_secs_f64(),
+            for_ms: millis(now.saturating_sub(since)),
         });
         Snapshot {
-            uptime_s: now.as_secs_f64(),
+            uptime_ms: millis(now),
             mirrors,
             counters: self.counters.clone(),
             reads_waiting: self.core.waiting(),
