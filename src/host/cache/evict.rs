@@ -141,12 +141,13 @@ fn above(used: u64, total: u64) -> u64 {
     used.saturating_sub(total / 100 * LOW)
 }
 
-/// Bytes used and bytes in all of the file system; `None` when it does not say.
+/// Bytes used, and bytes that can be used in all, as `df` has them: what is reserved counts for neither. `None` when
+/// the file system does not say.
 fn occupied(path: &Path) -> Option<(u64, u64)> {
     let found = rustix::fs::statvfs(path).ok()?;
-    let total = found.f_blocks.saturating_mul(found.f_frsize);
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    (total > 0).then(|| (total.saturating_sub(free), total))
+    let used = found.f_blocks.saturating_sub(found.f_bfree).saturating_mul(found.f_frsize);
+    let total = used.saturating_add(found.f_bavail.saturating_mul(found.f_frsize));
+    (total > 0).then_some((used, total))
 }
 
 #[cfg(test)]
