@@ -386,3 +386,42 @@ fn the_first_wrong_bytes_make_the_next_request_go_past_caches() {
         assert!(!same[0].contains("no-cache") && same[1].contains("cache-control: no-cache\r\n"), "{same:?}");
     }
 }
+
+#[test]
+fn under_any_mixture_of_faults_bytes_are_right_or_there_is_an_error_in_time() {
+    let world = world();
+    let mut whole = 0;
+    for seed in 0..12_u64 {
+        let servers: Vec<_> = (0..2_u64)
+            .map(|number| {
+                FaultServer::new(world.tree.clone(), move |path, nth| {
+                    // A hash of all that makes this request what it is.
+                    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ (seed << 32) ^ (number << 16) ^ nth as u64;
+                    path.bytes()
+                        .for_each(|byte| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+                    let mut acts = faults();
+                    acts.extend([Act::Stall, Act::Silence, Act::Drip(Duration::from_millis(100))]);
+                    let share = if is_block(path) { 60 } else { 20 };
+                    if hash >> 40 & 0xff < share {
+                        acts.swap_remove((hash >> 16) as usize % acts.len())
+                    } else {
+                        Act::Serve
+                    }
+                })
+            })
+            .collect();
+        let urls: Vec<_> = servers.iter().map(FaultServer::url).collect();
+        let found = world.cat(&[&urls[0], &urls[1]], &["--deadline", "6s", "--connections", "8"]);
+        if found.output.status.success() {
+            world.assert_right(&found, &format!("seed {seed}"));
+            whole += 1;
+        } else {
+            assert_eq!(found.output.status.code(), Some(1), "seed {seed}");
+            assert!(found.errors().contains("imgfetch: error: "), "seed {seed}: {}", found.errors());
+            assert!(world.disk.starts_with(&found.output.stdout), "seed {seed}: wrong bytes");
+        }
+        // The release, the index, and then reads that each have their own deadline.
+        assert!(found.took < Duration::from_secs(60), "seed {seed}: {:?}", found.took);
+    }
+    assert!(whole >= 6, "with two mirrors that are mostly right, most disks come whole: {whole} of 12");
+}

@@ -14,6 +14,7 @@ struct Nginx {
     child: Child,
     http: u16,
     https: u16,
+    expired: u16,
     home: Scratch,
 }
 
@@ -39,11 +40,11 @@ fn nginx(home: Scratch) -> Nginx {
     openssl(root, &format!("req -x509 {ec} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"));
     openssl(root, &format!("req {ec} -subj /CN=mirror -keyout server.key -out server.csr"));
     fs::write(root.join("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-    openssl(
-        root,
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem",
-    );
-    let (http, https) = (free_port(), free_port());
+    let signed = "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext";
+    openssl(root, &format!("{signed} -days 2 -out server.pem"));
+    // Over since yesterday.
+    openssl(root, &format!("{signed} -days -1 -out expired.pem"));
+    let (http, https, expired) = (free_port(), free_port(), free_port());
     let config = format!(
         "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}
          http {{ access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f;
@@ -52,7 +53,9 @@ fn nginx(home: Scratch) -> Nginx {
              location /away/ {{ rewrite ^/away/(.*)$ https://127.0.0.1:{https}/$1 redirect; }} }}
            server {{ listen 127.0.0.1:{https} ssl; root tree; gzip on; gzip_types *; gzip_min_length 1;
              ssl_certificate server.pem; ssl_certificate_key server.key;
-             location /away/ {{ rewrite ^/away/(.*)$ http://127.0.0.1:{http}/$1 redirect; }} }} }}"
+             location /away/ {{ rewrite ^/away/(.*)$ http://127.0.0.1:{http}/$1 redirect; }} }}
+           server {{ listen 127.0.0.1:{expired} ssl; root tree;
+             ssl_certificate expired.pem; ssl_certificate_key server.key; }} }}"
     );
     fs::write(root.join("nginx.conf"), config).unwrap();
     let child = Command::new("nginx")
@@ -61,8 +64,14 @@ fn nginx(home: Scratch) -> Nginx {
         .stderr(fs::File::create(root.join("log")).unwrap())
         .spawn()
         .unwrap();
-    let nginx = Nginx { child, http, https, home };
-    until("nginx listens", || TcpStream::connect(("127.0.0.1", https)).is_ok());
+    let mut nginx = Nginx { child, http, https, expired, home };
+    until("nginx listens", || {
+        // Its own words are better than a timeout.
+        let ended = nginx.child.try_wait().unwrap();
+        let log = || fs::read_to_string(nginx.home.path().join("log")).unwrap();
+        assert!(ended.is_none(), "{}", log());
+        TcpStream::connect(("127.0.0.1", https)).is_ok()
+    });
     nginx
 }
 
@@ -92,6 +101,7 @@ fn nginx_serves_by_http_and_https_and_certificates_are_checked() {
     }
     for (url, words, said) in [
         (format!("https://127.0.0.1:{https}/"), &["--deadline", "2s"][..], "invalid peer certificate"),
+        (format!("https://127.0.0.1:{}/", nginx.expired), &ca, "is the clock right? It says 20"),
         (format!("https://localhost:{https}/"), &ca, "invalid peer certificate"),
         (
             format!("https://127.0.0.1:{https}/away/"),

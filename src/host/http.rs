@@ -19,6 +19,7 @@ use ureq::{Agent, Body, Error, Timeout};
 pub use route::{BadProxy, Proxies};
 use route::{Route, redirect_target};
 
+use super::clock;
 use crate::fetch::{Fault, Wait};
 
 /// Redirects followed for one file.
@@ -289,6 +290,17 @@ fn is_untrusted(error: &Error) -> bool {
     error.to_string().contains("invalid peer certificate")
 }
 
+/// A certificate that is not valid now may only meet a clock that is wrong.
+fn with_clock(error: String) -> String {
+    if error.contains("NotValidYet")
+        || error.contains("certificate: Expired")
+        || error.contains("not valid yet")
+    {
+        return format!("{error}; is the clock right? It says {}", clock::date(clock::now()));
+    }
+    error
+}
+
 fn fault_of(error: Error, part: Part) -> Fault {
     use std::io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, TimedOut, UnexpectedEof,
@@ -310,14 +322,14 @@ fn fault_of(error: Error, part: Part) -> Fault {
                 Fault::Broken(error.to_string())
             }
             InvalidData if matches!(part, Part::Body) => Fault::Broken(error.to_string()),
-            _ => Fault::Unreachable(error.to_string()),
+            _ => Fault::Unreachable(with_clock(error.to_string())),
         },
         Error::Protocol(error) => Fault::Protocol(error.to_string()),
         Error::LargeResponseHeader(..) => {
             Fault::Protocol(format!("more than {MAX_HEADERS} bytes of headers"))
         }
         other => match part {
-            Part::Head => Fault::Unreachable(other.to_string()),
+            Part::Head => Fault::Unreachable(with_clock(other.to_string())),
             Part::Body => Fault::Broken(other.to_string()),
         },
     }
