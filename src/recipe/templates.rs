@@ -170,7 +170,7 @@ pub fn check_text(name: &str, text: &str) -> Result<(), TemplateError> {
 /// [`TemplateError::Unused`], [`TemplateError::Wrong`].
 pub fn check_own(name: &str, text: &str) -> Result<(), TemplateError> {
     if names().any(|known| known == name) {
-        return check_text(name, text);
+        return check_text(&format!("templates/{name}"), text);
     }
     let hint = match nearest(name, names()) {
         Some(meant) => format!("; did you mean `{meant}`?"),
