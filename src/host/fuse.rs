@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
@@ -35,6 +35,8 @@ const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 const READ_AHEAD_KIB: u32 = 512;
 /// Requests that the kernel sends without waiting for the answers of others.
 const MAX_BACKGROUND: u16 = 64;
+/// How long the kernel may take to let go of a file that was closed.
+const LETTING_GO: Duration = Duration::from_secs(2);
 
 /// Why the disk can't be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +153,18 @@ impl Mounted {
     /// # Errors
     /// What the system says: `ResourceBusy` while somebody uses the disk.
     pub fn unmount(&self) -> io::Result<()> {
+        let until = Instant::now() + LETTING_GO;
+        loop {
+            match self.unmount_at_once() {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn unmount_at_once(&self) -> io::Result<()> {
         match rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW) {
             Err(Errno::PERM) => {
                 let tool = Command::new("fusermount3").arg("-u").arg("--").arg(&self.mountpoint).output()?;
