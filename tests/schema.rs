@@ -11,7 +11,7 @@ struct Room;
 
 impl Surroundings for Room {
     fn overlays(&self) -> Vec<String> {
-        ["demo-guest", "demo-host"].map(str::to_owned).into()
+        ["autologin", "common", "demo-guest", "demo-host"].map(str::to_owned).into()
     }
 
     fn file(&self, _: &ProjectPath) -> ProjectFile {
