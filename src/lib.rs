@@ -27,6 +27,8 @@ pub mod tree;
 pub mod block;
 pub mod index;
 pub mod release;
+#[cfg(feature = "builder")]
+pub mod publish;
 
 #[cfg(feature = "builder")]
 pub mod debian;

@@ -299,6 +299,7 @@ fn build(out: &Path) {
         parts,
         images: Vec::new(),
         steps: Vec::new(),
+        publish: facts::Publish::default(),
     };
     facts.write(out).unwrap();
 }

@@ -36,6 +36,8 @@ const SECTIONS: &[(&str, &str)] = &[
     ("/$defs/Blocks", "blocks: {zzz: 1}"),
     ("/$defs/Machine", "machine: {zzz: 1}"),
     ("/$defs/Expect", "expect: {zzz: 1}"),
+    ("/$defs/Publish", "publish: {zzz: 1}"),
+    ("/$defs/PublishTarget", "publish: {targets: [{zzz: 1}]}"),
 ];
 
 /// The keys that the parser allows where it finds `zzz`.

@@ -46,6 +46,62 @@ pub struct Facts {
     pub images: Vec<Image>,
     /// Steps of the build, in order.
     pub steps: Vec<Step>,
+    /// Where releases go; files of earlier versions of us have none.
+    #[serde(default)]
+    pub publish: Publish,
+}
+
+/// What `publish`, `rollback`, `refresh` and `gc` need to know. Times are in seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Publish {
+    /// Public keys that sign its releases, in base64.
+    pub keys: Vec<String>,
+    /// The signing key's name: a path without `.key`.
+    pub key: String,
+    /// Places, in order.
+    pub targets: Vec<PublishTarget>,
+    /// Whether the failure of one target keeps others from being begun.
+    pub stop: bool,
+    /// How long a release's blocks stay at least.
+    pub retain: u64,
+    /// How long `latest` is fresh.
+    pub fresh: u64,
+    /// How many of the newest releases stay.
+    pub keep: u32,
+    /// Between condemning a file and removing it.
+    pub grace: u64,
+    /// Releases that stay for ever.
+    pub pin: Vec<u32>,
+}
+
+impl Default for Publish {
+    /// What a recipe that says nothing means: docs/recipe.md.
+    fn default() -> Self {
+        const DAY: u64 = 86_400;
+        Publish {
+            keys: vec![],
+            key: String::new(),
+            targets: vec![],
+            stop: false,
+            retain: 90 * DAY,
+            fresh: 7 * DAY,
+            keep: 3,
+            grace: 14 * DAY,
+            pin: vec![],
+        }
+    }
+}
+
+/// A place to publish to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PublishTarget {
+    /// As the recipe writes it.
+    pub to: String,
+    /// Where clients fetch from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// A machine.
@@ -157,6 +213,25 @@ impl Facts {
             parts,
             images,
             steps,
+            publish: Publish {
+                keys: vec![],
+                key: String::new(),
+                targets: recipe
+                    .publish
+                    .targets
+                    .iter()
+                    .map(|target| PublishTarget {
+                        to: target.to.written(),
+                        url: target.url.as_ref().map(ToString::to_string),
+                    })
+                    .collect(),
+                stop: recipe.publish.on_failure == recipe::OnFailure::Stop,
+                retain: recipe.publish.retain,
+                fresh: recipe.publish.fresh,
+                keep: recipe.publish.keep,
+                grace: recipe.publish.grace,
+                pin: recipe.publish.pin.clone(),
+            },
         }
     }
 
@@ -215,6 +290,7 @@ mod tests {
             parts,
             images: vec![Image { name: "host".into(), bytes: 9, blocks: 8, objects: 7, compressed: 6 }],
             steps: vec![Step { name: "tree".into(), seconds: 1.5, cached: false }],
+            publish: Publish::default(),
         }
     }
 

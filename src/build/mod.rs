@@ -3,6 +3,7 @@
 //! What is written under its final name is complete. A build that ends early leaves trees in the cache and
 //! blocks in the mirror, which the next one uses; `latest`, and with it the release, comes last.
 
+pub mod again;
 pub mod facts;
 pub mod image;
 pub mod iso;
@@ -27,11 +28,6 @@ use facts::Facts;
 use steps::Steps;
 use systems::Systems;
 
-/// Seconds for which a release's blocks stay on the mirrors at least: 90 days.
-const RETAIN: u64 = 90 * 24 * 3600;
-/// Seconds for which `latest` is fresh: a week.
-const FRESH: u64 = 7 * 24 * 3600;
-
 /// What a build needs to know.
 pub struct Request<'a> {
     /// What to build.
@@ -52,6 +48,8 @@ pub struct Request<'a> {
     pub offline: bool,
     /// Signs the release.
     pub key: &'a SigningKey,
+    /// What was given for it: a path without `.key`, or another source of keys.
+    pub key_name: &'a str,
     /// The client for the miniroot: a static program.
     pub imgfetch: &'a [u8],
     /// The time of day, for `latest`.
@@ -134,7 +132,9 @@ pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         || release::publish(&store, &out.manifest(), draft, &last, request.key),
     )?;
 
-    let facts = Facts::of(request.recipe, upload.serial, parts, images, steps.into_done());
+    let mut facts = Facts::of(request.recipe, upload.serial, parts, images, steps.into_done());
+    facts.publish.keys = vec![request.key.public_base64()];
+    facts.publish.key = request.key_name.to_owned();
     facts.write(&out.dir)?;
     Ok(Built { facts, upload, iso: target })
 }
@@ -171,8 +171,8 @@ impl Request<'_> {
             indexes,
             mirrors: self.recipe.mirrors.iter().map(mirror).collect(),
             published: self.now,
-            retain_for: RETAIN,
-            fresh_for: FRESH,
+            retain_for: self.recipe.publish.retain,
+            fresh_for: self.recipe.publish.fresh,
         }
     }
 }

@@ -28,9 +28,10 @@ pub(super) struct Args {
     /// Where to write: mirror/, the ISO, upload.txt [default: out/NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Key pair that signs the release: NAME.key and NAME.pub [default: the recipe's `key`]
-    #[arg(long, value_name = "NAME")]
-    key: Option<PathBuf>,
+    /// Key that signs the release: NAME for NAME.key, `env:VARIABLE`, or `command:COMMAND` that prints it
+    /// [default: the recipe's `key`]
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
     /// Mirrors of the Debian archives: URL for the main one, security=URL for the other
     /// [default: this machine's own apt sources]
     #[arg(long, value_name = "[ARCHIVE=]URL")]
@@ -52,7 +53,8 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let mirrors = mirrors(&args.debian_mirror)?;
     let epoch = epoch()?;
     needs::require(Purpose::Build, &out, &cache)?;
-    let (key, _) = KeyFiles::new(&args.key.unwrap_or_else(|| project.path(&recipe.key))).read()?;
+    let key_name = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
+    let key = KeyFiles::sign_with(&key_name)?;
     let imgfetch =
         client::read(args.imgfetch.or_else(|| std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into)))?;
 
@@ -68,6 +70,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         epoch,
         offline: args.offline,
         key: &key,
+        key_name: &key_name,
         imgfetch: &imgfetch,
         now: UnixTime(now),
         progress: session.progress.as_ref(),

@@ -8,11 +8,15 @@ mod build;
 mod check;
 mod completions;
 mod doctor;
+mod gc;
 mod image;
 mod index;
 mod keygen;
 mod machine;
+mod mirror;
 mod output;
+mod publish;
+mod releases;
 mod run;
 mod schema;
 mod serve;
@@ -70,12 +74,24 @@ enum Command {
     Completions(completions::Args),
     /// Say what this machine lacks for building, and how to install it
     Doctor(doctor::Args),
+    /// Remove from a mirror what no release in retention needs
+    Gc(gc::Args),
     /// Make ext2 images, and look into them
     Image(image::Args),
     /// Look into an index; turn it into a plain block list of 2005, and back
     Index(index::Args),
     /// Make a key pair that signs releases
     Keygen(keygen::Args),
+    /// Copy mirrors, look whether they are whole, show how they stand
+    Mirror(mirror::Args),
+    /// Send a release to its mirrors
+    Publish(publish::Args),
+    /// Sign `latest` again with a later date
+    Refresh(releases::RefreshArgs),
+    /// List the releases of a mirror
+    Releases(releases::Args),
+    /// Make a new release of an old one's state
+    Rollback(releases::RollbackArgs),
     /// Boot what was built in a virtual machine, its console here
     Run(run::Args),
     /// Print the JSON schema of recipes, for editors
@@ -93,9 +109,15 @@ impl Command {
             Command::Check(args) => check::run(args, session),
             Command::Completions(args) => completions::run(args, session),
             Command::Doctor(args) => doctor::run(args, session),
+            Command::Gc(args) => gc::run(args, session),
             Command::Image(args) => image::run(args, session),
             Command::Index(args) => index::run(args, session),
             Command::Keygen(args) => keygen::run(args, session),
+            Command::Mirror(args) => mirror::run(args, session),
+            Command::Publish(args) => publish::run(args, session),
+            Command::Refresh(args) => releases::refresh(args, session),
+            Command::Releases(args) => releases::run(args, session),
+            Command::Rollback(args) => releases::rollback(args, session),
             Command::Run(args) => run::run(args, session),
             Command::Schema(args) => schema::run(args, session),
             Command::Serve(args) => serve::run(args, session),

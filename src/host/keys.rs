@@ -7,10 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{AtomicFile, FileError, create_dir_all, read_at_most};
+use super::process::{Tool, ToolError};
 use crate::release::{BadKey, KeyError, SigningKey, TrustedKeys};
 
 /// Where the password of a secret key is looked for before a person is asked.
 pub const PASSWORD_VARIABLE: &str = "IMGFACTORY_KEY_PASSWORD";
+
+/// Longest time for a command that gives a key: people may have to touch a token.
+const COMMAND_LIMIT: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Key files are two short lines.
 const MAX_KEY_FILE: u64 = 16 << 10;
@@ -63,6 +67,20 @@ pub enum KeysError {
         secret_path: PathBuf,
         /// Its number.
         secret: String,
+    },
+    /// No such variable.
+    #[error("{variable}: not set; it is to hold a secret key")]
+    Variable {
+        /// Its name.
+        variable: String,
+    },
+    /// The command that gives a key failed.
+    #[error("`{command}`: gave no key")]
+    Command {
+        /// The command.
+        command: String,
+        /// Why.
+        source: ToolError,
     },
     /// Nobody to ask for a password.
     #[error("no password: {PASSWORD_VARIABLE} is not set and there is no terminal to ask at")]
@@ -159,6 +177,37 @@ impl KeyFiles {
             });
         }
         Ok((key, public))
+    }
+
+    /// The key that signs, by what people write for it: `env:VARIABLE` holds the secret key's text,
+    /// `command:COMMAND` prints it (a vault, a token), anything else is the name of a key pair.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub fn sign_with(source: &str) -> Result<SigningKey, KeysError> {
+        let text = if let Some(variable) = source.strip_prefix("env:") {
+            let missing = |_| KeysError::Variable { variable: variable.into() };
+            // CI systems mostly take one line only: the base64 alone will do.
+            let text = env::var(variable).map_err(missing)?;
+            if text.trim().contains('\n') {
+                text
+            } else {
+                format!("untrusted comment: key\n{}\n", text.trim())
+            }
+        } else if let Some(command) = source.strip_prefix("command:") {
+            let output = Tool::new("sh").args(["-c", command]).limit(COMMAND_LIMIT).output();
+            let output = output.map_err(|source| KeysError::Command { command: command.into(), source })?;
+            String::from_utf8_lossy(&output).into_owned()
+        } else {
+            return Ok(KeyFiles::new(Path::new(source)).read()?.0);
+        };
+        let key = match SigningKey::parse(&text, None) {
+            Err(KeyError::NeedsPassword) => {
+                SigningKey::parse(&text, Some(&password(&format!("Password of {source}: "))?))
+            }
+            result => result,
+        };
+        key.map_err(|error| KeysError::Secret { path: source.into(), source: error })
     }
 
     fn text(&self, path: &Path) -> Result<String, KeysError> {

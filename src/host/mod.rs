@@ -28,6 +28,8 @@ pub mod keys;
 #[cfg(feature = "builder")]
 pub mod needs;
 #[cfg(feature = "builder")]
+pub mod mirror;
+#[cfg(feature = "builder")]
 pub mod overlay;
 #[cfg(feature = "builder")]
 pub mod process;
@@ -37,6 +39,8 @@ pub mod progress;
 pub mod project;
 #[cfg(feature = "builder")]
 pub mod qemu;
+#[cfg(feature = "builder")]
+pub mod remote;
 #[cfg(feature = "builder")]
 pub mod serve;
 #[cfg(feature = "builder")]

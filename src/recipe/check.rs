@@ -9,12 +9,12 @@ use super::raw;
 use super::shape::{Scalar, Switch};
 use super::templates::render_text;
 use super::types::{
-    Blocks, Boot, DEFAULT_MODULES, Debian, Expect, Guest, HOST_IMAGE, Host, Image, Machine, Origin, Recipe,
-    Source, System, Xen,
+    Blocks, Boot, DEFAULT_MODULES, Debian, Expect, Guest, HOST_IMAGE, Host, Image, Machine, Origin, Publish,
+    PublishTarget, Recipe, Source, System, Xen,
 };
 use super::values::{
-    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OverlayName,
-    ProjectPath, Seconds, Size, Start, Suite, Variant,
+    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OnFailure,
+    OverlayName, ProjectPath, Seconds, Size, Start, Suite, Variant,
 };
 use super::{ProjectFile, Surroundings};
 use crate::report::size;
@@ -64,6 +64,7 @@ impl Checker<'_> {
         let guests = self.guests(raw.guests);
         let blocks = self.blocks(raw.blocks);
         let expect = self.expect(raw.expect);
+        let publish = self.publish(raw.publish);
         let name = raw.name.map(|name| name.value);
         let host = raw.host.and_then(|host| self.host(host.value, name.as_ref()));
 
@@ -90,6 +91,7 @@ impl Checker<'_> {
             machine: machine?,
             expect: expect?,
             name,
+            publish: publish?,
         })
     }
 
@@ -367,6 +369,32 @@ impl Checker<'_> {
         let timeout = self.seconds(timeout, 300, 1, 86_400);
         let lines = self.expected_lines(lines);
         Some(Expect { timeout: Duration::from_secs(timeout?), lines })
+    }
+
+    fn publish(&mut self, raw: Option<Located<raw::Publish>>) -> Option<Publish> {
+        const DAY: u64 = 86_400;
+        let raw = raw.map(|raw| raw.value);
+        let (targets, on_failure, times, keep, pin) = match raw {
+            Some(raw) => (raw.targets, raw.on_failure, [raw.retain, raw.fresh, raw.grace], raw.keep, raw.pin),
+            None => (None, None, [None, None, None], None, None),
+        };
+        let mut places: Vec<PublishTarget> = Vec::new();
+        for Located { span, value } in targets.map(|targets| targets.value).unwrap_or_default() {
+            let Some(to) = value.to else { continue };
+            if places.iter().any(|other| other.to == to.value) {
+                self.findings.add(&span, format!("`{}` is listed twice", to.value), "once is enough");
+            }
+            places.push(PublishTarget { to: to.value, url: value.url.map(|url| url.value) });
+        }
+        let [retain, fresh, grace] = times;
+        let retain = self.seconds(retain, 90 * DAY, DAY, 36_500 * DAY);
+        let fresh = self.seconds(fresh, 7 * DAY, 3600, 3650 * DAY);
+        let grace = self.seconds(grace, 14 * DAY, 3600, 3650 * DAY);
+        let keep = self.within(keep, 3, 1..=10_000, "releases to keep");
+        let pin = self.distinct(pin);
+        let on_failure = or(on_failure, || OnFailure::Continue);
+        let (retain, fresh, keep, grace) = (retain?, fresh?, keep?, grace?);
+        Some(Publish { targets: places, on_failure, retain, fresh, keep, grace, pin })
     }
 
     fn expected_lines(&mut self, lines: Option<Located<List<Line>>>) -> Vec<Line> {

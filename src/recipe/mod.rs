@@ -13,6 +13,7 @@ pub mod findings;
 mod raw;
 mod schema;
 pub(crate) mod shape;
+pub mod target;
 pub mod templates;
 pub mod types;
 mod values;
@@ -22,7 +23,7 @@ pub use findings::{Finding, Findings};
 pub use schema::schema;
 pub use shape::{Scalar, Wrong};
 pub use types::*;
-pub use values::Size;
+pub use values::{Seconds, Size};
 
 use shape::FromNode;
 

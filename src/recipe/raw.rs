@@ -3,9 +3,10 @@
 
 use super::findings::Located;
 use super::shape::{Switch, section};
+use super::target::Target;
 use super::values::{
-    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OverlayName,
-    Package, ProjectPath, Seconds, Size, Start, Suite, Url, Variant,
+    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OnFailure,
+    OverlayName, Package, ProjectPath, Seconds, Size, Start, Suite, Url, Variant,
 };
 
 type List<T> = Vec<Located<T>>;
@@ -33,6 +34,8 @@ section! {
         machine: Machine,
         /// What `test` waits for on the console.
         expect: Expect,
+        /// Where releases go, and how long they stay there.
+        publish: Publish,
     }
 
     /// The system that the machine boots.
@@ -152,6 +155,32 @@ section! {
         memory: Size,
         /// Its processors. Default: 2.
         cpus: u32,
+    }
+
+    /// Where releases go, and how long they stay there.
+    pub struct Publish {
+        /// Where `publish` sends them. Default: none.
+        targets: List<PublishTarget>,
+        /// What becomes of the other targets when one fails: continue or stop. Default: continue.
+        on_failure: OnFailure,
+        /// How long the blocks of a release stay at least. Default: 90d.
+        retain: Seconds,
+        /// How long clients take `latest` for fresh. Default: 7d.
+        fresh: Seconds,
+        /// How many of the newest releases `gc` keeps whatever their age. Default: 3.
+        keep: u32,
+        /// How long `gc` waits between condemning a file and removing it. Default: 14d.
+        grace: Seconds,
+        /// Releases that `gc` keeps for ever. Default: none.
+        pin: List<u32>,
+    }
+
+    /// A place to publish to.
+    pub struct PublishTarget {
+        /// A directory, `user@host:path`, `rsync://host/module/path`, `http(s)://host/path` or `s3://bucket/prefix`.
+        to (required): Target,
+        /// Where clients fetch from there: some blocks are fetched back before `latest` moves. Default: not done.
+        url: Url,
     }
 
     /// What `test` waits for on the console.

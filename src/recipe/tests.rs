@@ -117,7 +117,7 @@ const FAULTS: &[(&str, &str)] = &[
     // keys
     (
         "gusts: []",
-        "3:1: unknown key `gusts`; did you mean `guests`?; allowed here: `name`, `description`, `mirrors`, `key`, `host`, `boot`, `guests`, `blocks`, `machine`, `expect`",
+        "3:1: unknown key `gusts`; did you mean `guests`?; allowed here: `name`, `description`, `mirrors`, `key`, `host`, `boot`, `guests`, `blocks`, `machine`, `expect`, `publish`",
     ),
     (
         "blocks: {sise: 4KiB, zoo: 1}",
@@ -174,7 +174,7 @@ const FAULTS: &[(&str, &str)] = &[
     ("blocks: {codec: zlib, level: 12}", "3:30: 12 is out of the range of levels of zlib; allowed: 1 to 9"),
     (
         "expect: {timeout: 5m}",
-        "3:19: `5m` is not a time; write whole seconds, or with s, min or h: `300s`, `5min`",
+        "3:19: `5m` is not a time; write whole seconds, or with s, min, h or d: `300s`, `5min`",
     ),
     ("expect: {timeout: 0}", "3:19: a time of 0 s; allowed: 1s to 86400s"),
     (

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use super::target::Target;
+
 pub use super::values::{
-    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OverlayName,
-    Package, ProjectPath, Start, Suite, Url, Variant,
+    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OnFailure,
+    OverlayName, Package, ProjectPath, Start, Suite, Url, Variant,
 };
 
 /// A live distribution.
@@ -31,6 +33,8 @@ pub struct Recipe {
     pub machine: Machine,
     /// What `test` waits for.
     pub expect: Expect,
+    /// Where releases go.
+    pub publish: Publish,
 }
 
 /// Name of the host's image.
@@ -182,6 +186,34 @@ pub struct Expect {
     pub timeout: Duration,
     /// Templates of what must appear on the console; they may use `token`.
     pub lines: Vec<Line>,
+}
+
+/// Where releases go, and how long they stay there. Times are in seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Places, in order.
+    pub targets: Vec<PublishTarget>,
+    /// What becomes of the others when one fails.
+    pub on_failure: OnFailure,
+    /// How long blocks stay at least.
+    pub retain: u64,
+    /// How long `latest` is fresh.
+    pub fresh: u64,
+    /// How many of the newest releases stay whatever their age; at least 1.
+    pub keep: u32,
+    /// Between condemning a file and removing it.
+    pub grace: u64,
+    /// Releases that stay for ever.
+    pub pin: Vec<u32>,
+}
+
+/// A place to publish to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishTarget {
+    /// Where to.
+    pub to: Target,
+    /// Where clients fetch from there.
+    pub url: Option<Url>,
 }
 
 impl Debian {

@@ -87,6 +87,14 @@ word! {
 }
 
 choice! {
+    /// What becomes of the other targets when one fails.
+    pub enum OnFailure as "what to do after a failure" {
+        /// They go on.
+        Continue = "continue",
+        /// Those that have not begun don't begin.
+        Stop = "stop",
+    }
+
     /// What goes into a Debian tree to begin with: mmdebstrap's variants.
     pub enum Variant as "a variant" {
         /// Only what the recipe lists, unpacked and not set up.
@@ -421,7 +429,7 @@ impl schemars::JsonSchema for Size {
     }
 }
 
-/// A time span in whole seconds, written as such or with `s`, `min`, `h`.
+/// A time span in whole seconds, written as such or with `s`, `min`, `h`, `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seconds(pub u64);
 
@@ -434,6 +442,7 @@ impl Scalar for Seconds {
             "" | "s" => Some(1),
             "min" => Some(60),
             "h" => Some(3600),
+            "d" => Some(86_400),
             _ => None,
         };
         let number = digits.parse::<u64>().ok();
@@ -441,7 +450,7 @@ impl Scalar for Seconds {
         time.map(Seconds).ok_or_else(|| {
             Wrong::new(
                 format!("`{text}` is not a time"),
-                "write whole seconds, or with s, min or h: `300s`, `5min`",
+                "write whole seconds, or with s, min, h or d: `300s`, `5min`",
             )
         })
     }
@@ -454,10 +463,10 @@ impl schemars::JsonSchema for Seconds {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "a number of seconds, or with a unit: `300s`, `5min`, `1h`",
+            "description": "a number of seconds, or with a unit: `300s`, `5min`, `1h`, `7d`",
             "anyOf": [
                 { "type": "integer", "minimum": 0 },
-                { "type": "string", "pattern": "^[0-9]+ ?(s|min|h)?$" },
+                { "type": "string", "pattern": "^[0-9]+ ?(s|min|h|d)?$" },
             ],
         })
     }
@@ -510,7 +519,8 @@ mod tests {
         }
         for text in ["5m", "-1", "1.5s", "", "99999999999999999999s", "18446744073709551615h"] {
             assert!(
-                said::<Seconds>(text).ends_with("write whole seconds, or with s, min or h: `300s`, `5min`")
+                said::<Seconds>(text)
+                    .ends_with("write whole seconds, or with s, min, h or d: `300s`, `5min`")
             );
         }
     }

@@ -111,6 +111,7 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         epoch: None,
         offline: true,
         key: &key,
+        key_name: "keys/demo",
         imgfetch: &imgfetch,
         now: UnixTime(0),
         progress: &Silent,

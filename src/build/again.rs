@@ -1,0 +1,194 @@
+//! Releases without a build: an old state under a new number, or the same with a later date.
+
+use std::path::Path;
+
+use super::release::ReleaseError;
+use crate::host::files::{AtomicFile, FileError};
+use crate::host::remote::LocalTree;
+use crate::host::store::{Store, StoreError};
+use crate::index::{Serial, UnixTime};
+use crate::publish::{Files, StateError, limit, read_state};
+use crate::release::{
+    Digest, Error as Untrusted, Latest, MirrorPath, Put, Release, SigningKey, TrustedKeys, Upload, Verified,
+};
+
+/// What to sign again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// The maps of an old release, as a new one.
+    Rollback {
+        /// The old release.
+        to: Serial,
+        /// Whether all releases before the new one are revoked.
+        revoke: bool,
+    },
+    /// `latest` alone.
+    Refresh {
+        /// Releases below it are revoked.
+        min: Option<Serial>,
+    },
+}
+
+/// Why nothing was signed.
+#[derive(Debug, thiserror::Error)]
+pub enum AgainError {
+    /// There is nothing to begin with.
+    #[error("{0}: no release there")]
+    Empty(String),
+    /// What is there can't be built upon.
+    #[error("{place}: can't be built upon; was it signed by another key?")]
+    State {
+        /// The tree.
+        place: String,
+        /// Why.
+        source: StateError,
+    },
+    /// No such release.
+    #[error("{place}: release {to} is not there; there are those that `imgfactory releases` shows")]
+    NoRelease {
+        /// The tree.
+        place: String,
+        /// The release.
+        to: Serial,
+    },
+    /// It is not what it should be.
+    #[error("release {to}: can't be believed")]
+    Untrusted {
+        /// The release.
+        to: Serial,
+        /// Why.
+        source: Untrusted,
+    },
+    /// It was revoked.
+    #[error("release {to}: revoked, as all below {min}; clients would refuse what they know of it")]
+    Revoked {
+        /// The release.
+        to: Serial,
+        /// What `latest` says.
+        min: Serial,
+    },
+    /// Going back to where we are.
+    #[error("release {0} is the newest already")]
+    Same(Serial),
+    /// A bound that can't be.
+    #[error("--min-serial {min}: above the newest release, {newest}; nothing would be left")]
+    Bound {
+        /// The bound.
+        min: Serial,
+        /// The newest release.
+        newest: Serial,
+    },
+    /// A bound that goes down.
+    #[error("--min-serial {min}: release {old} is the bound already, and it never goes down")]
+    Lower {
+        /// The bound.
+        min: Serial,
+        /// The one that holds.
+        old: Serial,
+    },
+    /// Writing it.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+}
+
+impl From<StoreError> for AgainError {
+    fn from(error: StoreError) -> Self {
+        AgainError::Release(error.into())
+    }
+}
+
+impl From<FileError> for AgainError {
+    fn from(error: FileError) -> Self {
+        AgainError::Release(error.into())
+    }
+}
+
+/// Signs again: `times` are now, and the seconds for which blocks stay and for which `latest` is fresh.
+///
+/// # Errors
+/// [`AgainError`]; the tree is then as it was.
+pub fn again(
+    root: &Path,
+    manifest: &Path,
+    what: &Again,
+    key: &SigningKey,
+    (now, retain, fresh): (UnixTime, u64, u64),
+) -> Result<Upload, AgainError> {
+    let place = || root.display().to_string();
+    let tree = LocalTree(root.into());
+    let keys = TrustedKeys::parse(&key.public_text()).expect("a key reads its own text");
+    let state = read_state(&tree, &keys).map_err(|source| AgainError::State { place: place(), source })?;
+    let state = state.ok_or_else(|| AgainError::Empty(place()))?;
+    let old = &state.latest;
+    let failed = |source| AgainError::Release(ReleaseError::Sign(source));
+
+    let mut latest = Latest { published: now, expires: UnixTime(now.0.saturating_add(fresh)), ..old.clone() };
+    let mut file = None;
+    match *what {
+        Again::Refresh { min } => {
+            let min = min.unwrap_or(old.min_serial);
+            if min > old.serial {
+                return Err(AgainError::Bound { min, newest: old.serial });
+            }
+            if min < old.min_serial {
+                return Err(AgainError::Lower { min, old: old.min_serial });
+            }
+            latest.min_serial = min;
+        }
+        Again::Rollback { to, revoke } => {
+            if to == old.serial {
+                return Err(AgainError::Same(to));
+            }
+            if to < old.min_serial {
+                return Err(AgainError::Revoked { to, min: old.min_serial });
+            }
+            let path = MirrorPath::Release(to);
+            let bytes = tree
+                .read(&path, limit(&path))
+                .map_err(|error| AgainError::State { place: place(), source: error.into() })?;
+            let bytes = bytes.ok_or_else(|| AgainError::NoRelease { place: place(), to })?;
+            let untrusted = |source| AgainError::Untrusted { to, source };
+            let release = Verified::<Release>::open(&bytes, &keys).map_err(untrusted)?;
+            release.expect(&old.name, to).map_err(untrusted)?;
+            // The maps must be there: a release without them would be none.
+            crate::publish::read_indexes(&tree, &release, None)
+                .map_err(|source| AgainError::State { place: place(), source })?;
+            let serial = old.serial.next().ok_or(ReleaseError::LastSerial { mirror: root.into() })?;
+            let new = Release {
+                serial,
+                published: now,
+                retain_until: UnixTime(now.0.saturating_add(retain)),
+                ..release.into_inner()
+            };
+            let signed = key.sign(&new).map_err(failed)?;
+            latest.serial = serial;
+            latest.release = Digest::of(&signed);
+            if revoke {
+                latest.min_serial = serial;
+            }
+            file = Some((MirrorPath::Release(serial), signed));
+        }
+    }
+    let latest_file = key.sign(&latest).map_err(failed)?;
+    let upload = Upload {
+        name: latest.name.clone(),
+        serial: latest.serial,
+        base: Some(old.serial),
+        puts: file
+            .iter()
+            .map(|(path, bytes)| Put { path: path.clone(), digest: Digest::of(bytes) })
+            .collect(),
+        mirrors: None,
+        latest: Digest::of(&latest_file),
+    };
+    let mut out = AtomicFile::create(manifest)?;
+    upload.encode(&mut out).map_err(|source| FileError::new(manifest, "write", source))?;
+    let store = Store::open(root)?;
+    let synced = store.sync()?;
+    if let Some((path, bytes)) = &file {
+        synced.write(path, bytes)?;
+    }
+    out.commit_synced()?;
+    synced.write(&MirrorPath::Latest, &latest_file)?;
+    Ok(upload)
+}

@@ -1,0 +1,339 @@
+//! `imgfactory publish OUT`.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Session, print};
+use crate::build::facts::{FILE, Facts, MIRROR, Publish, PublishTarget};
+use crate::host::files::{AtomicFile, DirLock, FileError, read_at_most};
+use crate::host::http::{Http, Patience, Proxies};
+use crate::host::mirror::{CheckedTree, Expected, WebTree, prove, trusted};
+use crate::host::progress::Unit;
+use crate::host::remote::{self, LocalTree, WallClock};
+use crate::publish::{self, Done, Files, Job, Options, Plan, State, Target, Token, read_state};
+use crate::release::{MirrorUrl, TrustedKeys};
+use crate::report::{Exit, elapsed, size};
+
+/// Where we keep what one attempt leaves for the next, in the output directory.
+const STATE: &str = ".publish.json";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A target is a directory that begins with / or ./, user@host:path (rsync over ssh), rsync://host/module/path,
+http(s)://host/path (WebDAV), or s3://bucket/prefix?endpoint=URL&region=NAME&style=path|host.
+
+Environment:
+  IMGFACTORY_HTTP_USER, IMGFACTORY_HTTP_PASSWORD, IMGFACTORY_HTTP_TOKEN      for http(s):// targets
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN                for s3:// targets
+  RSYNC_RSH, RSYNC_PASSWORD                                                 see rsync(1)
+
+Killed at any moment, it can be run again, and goes on from there; clients read the old release until then.")]
+pub(super) struct Args {
+    /// The output directory of a build, or a mirror tree
+    out: PathBuf,
+    /// Where to [default: the recipe's targets]
+    #[arg(long, value_name = "TARGET")]
+    to: Vec<String>,
+    /// Where clients fetch from the target of the same place in the list; some files are fetched back from there
+    /// before `latest` moves
+    #[arg(long, value_name = "URL", requires = "to")]
+    url: Vec<String>,
+    /// Public key that signs the release: a file, or base64 [default: the build's]
+    #[arg(long, value_name = "KEY")]
+    key: Vec<String>,
+    /// Only say what would be sent
+    #[arg(long)]
+    dry_run: bool,
+    /// Look for every block on the target, instead of believing the release that it has
+    #[arg(long)]
+    verify: bool,
+    /// Files sent at a time
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    jobs: usize,
+    /// Wait so many seconds while somebody else publishes or collects garbage there
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
+    /// Go on although somebody else says that he works there: when you know that he has ended
+    #[arg(long)]
+    take_over: bool,
+    /// After a failure, begin no other target [default: the recipe's on-failure]
+    #[arg(long)]
+    stop: bool,
+}
+
+/// What one attempt leaves for the next.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Memory {
+    /// The word of our flags.
+    token: String,
+    /// Bytes a second, by target.
+    rates: std::collections::BTreeMap<String, u64>,
+}
+
+/// A tree and what is known of it.
+pub(super) struct Tree {
+    /// The tree itself.
+    pub root: PathBuf,
+    /// What its build noted.
+    pub publish: Publish,
+}
+
+impl Tree {
+    /// The tree of an output directory, or a tree by itself.
+    pub fn find(dir: &Path) -> Result<Self, Failure> {
+        let inner = dir.join(MIRROR);
+        if dir.join(FILE).is_file() && inner.is_dir() {
+            return Ok(Tree { root: inner, publish: Facts::read(dir)?.publish });
+        }
+        let root = if inner.join("latest").is_file() { inner } else { dir.into() };
+        Ok(Tree { root, publish: Publish::default() })
+    }
+
+    /// Who may have signed it.
+    pub fn keys(&self, given: &[String]) -> Result<TrustedKeys, Failure> {
+        let keys = if given.is_empty() { &self.publish.keys[..] } else { given };
+        if keys.is_empty() {
+            return Err(Failure::Usage(format!(
+                "{}: no build there that says whose it is; give the public key with --key",
+                self.root.display()
+            )));
+        }
+        Ok(trusted(keys)?)
+    }
+
+    /// Its newest release.
+    pub fn state(&self, keys: &TrustedKeys) -> Result<State, Failure> {
+        let state = read_state(&LocalTree(self.root.clone()), keys)?;
+        state.ok_or_else(|| {
+            Failure::Failed(format!("{}: no release there; build one", self.root.display()).into())
+        })
+    }
+}
+
+/// The name of this machine.
+pub(super) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A new word.
+pub(super) fn new_token() -> Result<Token, FileError> {
+    use std::io::Read;
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|error| FileError::new(path, "read", error))?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Token::new(&text).expect("32 hex digits"))
+}
+
+/// A client for what the public sees.
+pub(super) fn http(jobs: usize) -> Result<Http, Failure> {
+    Ok(Http::new(Proxies::from_env()?, None, jobs, Patience::default())?)
+}
+
+fn parsed(target: &PublishTarget) -> Result<(Target, Option<MirrorUrl>), Failure> {
+    let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
+    let to = target.to.parse::<Target>().map_err(|error| usage(&error))?;
+    let url = target.url.as_deref().map(MirrorUrl::typed).transpose().map_err(|error| usage(&error))?;
+    Ok((to, url))
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let tree = Tree::find(&args.out)?;
+    let given: Vec<PublishTarget> = args
+        .to
+        .iter()
+        .enumerate()
+        .map(|(at, to)| PublishTarget { to: to.clone(), url: args.url.get(at).cloned() })
+        .collect();
+    if args.url.len() > given.len() {
+        return Err(Failure::Usage("more --url than --to; each URL belongs to one target".into()));
+    }
+    let targets = if given.is_empty() { tree.publish.targets.clone() } else { given };
+    if targets.is_empty() {
+        return Err(Failure::Usage(
+            "no target: give one with --to, or write `publish: targets:` into the recipe".into(),
+        ));
+    }
+    let targets = targets.iter().map(parsed).collect::<Result<Vec<_>, _>>()?;
+    let keys = tree.keys(&args.key)?;
+    let ours = tree.state(&keys)?;
+    let _lock = DirLock::take(&args.out)?;
+    let file = args.out.join(STATE);
+    let mut memory: Memory = read_at_most(&file, 1 << 16)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    let token = match Token::new(&memory.token) {
+        Some(token) => token,
+        None => new_token()?,
+    };
+    memory.token = token.as_str().into();
+    if !args.dry_run {
+        // Before our flag can stand anywhere.
+        remember(&file, &memory)?;
+    }
+    let options = Options {
+        token,
+        host: host_name(),
+        verify: args.verify,
+        wait: Duration::from_secs(args.wait),
+        take_over: args.take_over,
+    };
+    let expected = Expected::of(&ours);
+    let local = LocalTree(tree.root.clone());
+    let checked = CheckedTree { tree: &local, expected: &expected, jobs: jobs_here() };
+    let round = Round {
+        args: &args,
+        session,
+        ours: &ours,
+        keys: &keys,
+        tree: &checked,
+        expected: &expected,
+        options,
+    };
+
+    let stop = args.stop || tree.publish.stop;
+    let memory = Mutex::new(memory);
+    let results: Vec<Option<Result<(), Failure>>> = if stop || args.dry_run {
+        let mut failed = false;
+        let one = |(to, url): &(Target, Option<MirrorUrl>)| {
+            let result = (!failed || args.dry_run).then(|| round.one(to, url.as_ref(), &memory));
+            failed |= matches!(result, Some(Err(_)));
+            result
+        };
+        targets.iter().map(one).collect()
+    } else {
+        std::thread::scope(|scope| {
+            let begun: Vec<_> = targets
+                .iter()
+                .map(|(to, url)| scope.spawn(|| round.one(to, url.as_ref(), &memory)))
+                .collect();
+            begun.into_iter().map(|one| one.join().ok()).collect()
+        })
+    };
+    if !args.dry_run {
+        remember(&file, &memory.into_inner().unwrap_or_default())?;
+    }
+    let mut exit = Exit::Done;
+    for ((to, _), result) in targets.iter().zip(results) {
+        match result {
+            Some(Ok(())) => {}
+            Some(Err(failure)) => {
+                exit = session.fail(&failure);
+                eprintln!("{to}: not published; it has the release that it had");
+            }
+            None => {
+                exit = Exit::Failed;
+                eprintln!("{to}: not begun, because another target failed");
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn remember(file: &Path, memory: &Memory) -> Result<(), Failure> {
+    let text = serde_json::to_vec_pretty(memory)?;
+    let mut out = AtomicFile::create_with_mode(file, 0o600)?;
+    out.write_all(&text).map_err(|error| FileError::new(file, "write", error))?;
+    Ok(out.commit_synced()?)
+}
+
+/// Files hashed and inflated at a time.
+pub(super) fn jobs_here() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What all targets of one command have in common.
+struct Round<'a> {
+    args: &'a Args,
+    session: &'a Session,
+    ours: &'a State,
+    keys: &'a TrustedKeys,
+    tree: &'a CheckedTree<'a>,
+    expected: &'a Expected,
+    options: Options,
+}
+
+impl Round<'_> {
+    fn one(&self, to: &Target, url: Option<&MirrorUrl>, memory: &Mutex<Memory>) -> Result<(), Failure> {
+        let remote = remote::open(to, self.args.jobs)?;
+        let http = http(self.args.jobs)?;
+        let prove = |plan: &Plan| match url {
+            Some(url) => prove(WebTree { http: &http, url }, self.ours, self.expected, plan, self.args.jobs)
+                .map_err(Into::into),
+            None => Ok(()),
+        };
+        let mut job = Job {
+            remote: remote.as_ref(),
+            tree: self.tree as &dyn Files,
+            ours: self.ours,
+            keys: self.keys,
+            options: &self.options,
+            clock: &WallClock,
+            sent: &|_| {},
+            prove: &prove,
+        };
+        let plan = publish::plan(&job)?;
+        let rate = memory.lock().ok().and_then(|memory| memory.rates.get(&to.to_string()).copied());
+        if self.args.dry_run {
+            print(&format!("{to}: {plan}{}\n", estimate(&plan, rate)))?;
+            if self.session.quiet {
+                return Ok(());
+            }
+            for item in plan.items() {
+                print(&format!("  {} {}\n", item.path, item.len))?;
+            }
+            return Ok(());
+        }
+        let task = self.session.progress.start(&to.to_string(), plan.bytes(), Unit::Bytes);
+        let sent = |bytes| task.advance(bytes);
+        job.sent = &sent;
+        let start = Instant::now();
+        let done = publish::publish(&job)?;
+        drop(task);
+        let took = start.elapsed();
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        // A few small files say nothing about a line.
+        if done.bytes > 1 << 20
+            && let Ok(mut memory) = memory.lock()
+        {
+            memory.rates.insert(to.to_string(), done.bytes.saturating_mul(1000) / millis);
+        }
+        print(&said(to, &done, took))?;
+        Ok(())
+    }
+}
+
+fn said(to: &Target, done: &Done, took: Duration) -> String {
+    let Done { plan, files, bytes, found } = done;
+    if *files == 0 {
+        return format!("{to}: release {} was there already; 0 blocks sent\n", plan.serial);
+    }
+    let found = if *found > 0 {
+        format!("; {found} blocks were there from an earlier attempt")
+    } else {
+        String::new()
+    };
+    format!("{to}: release {}: {files} files, {bytes} bytes sent in {}{found}\n", plan.serial, elapsed(took))
+}
+
+fn estimate(plan: &Plan, rate: Option<u64>) -> String {
+    match rate {
+        _ if plan.is_done() => String::new(),
+        Some(rate) if rate > 0 => {
+            let time = Duration::from_millis(plan.bytes().saturating_mul(1000) / rate);
+            format!("; about {} at {}/s, as the last time", elapsed(time), size(rate))
+        }
+        _ => {
+            let time = Duration::from_millis(plan.bytes().saturating_mul(1000) >> 20);
+            format!("; {} at 1 MiB/s", elapsed(time))
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `imgfactory releases`, `rollback` and `refresh`: releases without a build.
+
+use std::path::PathBuf;
+
+use super::publish::{Tree, http};
+use super::{Failure, Session, print};
+use crate::build::again::{self, Again};
+use crate::host::clock;
+use crate::host::files::DirLock;
+use crate::host::keys::KeyFiles;
+use crate::host::mirror::{WebTree, trusted};
+use crate::host::remote::{Directory, LocalTree};
+use crate::index::Serial;
+use crate::publish::{Files, Remote, image_files, limit, read_latest};
+use crate::recipe::{Scalar, Seconds};
+use crate::release::{MirrorPath, MirrorUrl, Release, Verified};
+use crate::report::Exit;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The output directory of a build, a mirror tree, or the URL of a mirror
+    #[arg(value_name = "OUT|URL")]
+    tree: String,
+    /// Public key that signs the releases: a file, or base64 [default: the build's]
+    #[arg(long, value_name = "KEY")]
+    key: Vec<String>,
+}
+
+pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
+    let mut text = String::from("serial  published             kept until            images\n");
+    let (http, url);
+    let (files, serials, keys): (Box<dyn Files>, Option<Vec<Serial>>, _);
+    if args.tree.contains("://") {
+        if args.key.is_empty() {
+            return Err(Failure::Usage("give the public key with --key".into()));
+        }
+        keys = trusted(&args.key)?;
+        url = MirrorUrl::typed(&args.tree).map_err(|error| Failure::Usage(error.to_string()))?;
+        http = self::http(8)?;
+        files = Box::new(WebTree { http: &http, url: &url });
+        serials = None;
+    } else {
+        let tree = Tree::find(&PathBuf::from(&args.tree))?;
+        keys = tree.keys(&args.key)?;
+        let listed = Directory::new(&tree.root, 1).list()?.unwrap_or_default();
+        let serial = |path: &str| match path.parse() {
+            Ok(MirrorPath::Release(serial)) => Some(serial),
+            _ => None,
+        };
+        serials = Some(listed.iter().filter_map(|listed| serial(&listed.path)).collect());
+        files = Box::new(LocalTree(tree.root));
+    }
+    let missing = || Failure::Failed(format!("{}: no release there", args.tree).into());
+    let (latest, _) = read_latest(files.as_ref(), &keys)?.ok_or_else(missing)?;
+    // A web server has no list; the last hundred will do.
+    let newest = latest.serial.get();
+    let mut serials = serials
+        .unwrap_or_else(|| (newest.saturating_sub(99).max(1)..=newest).filter_map(Serial::new).collect());
+    serials.sort_unstable();
+    for serial in serials {
+        let path = MirrorPath::Release(serial);
+        let Some(bytes) = files.read(&path, limit(&path))? else { continue };
+        let release = match Verified::<Release>::open(&bytes, &keys) {
+            Ok(release) => release,
+            Err(error) => {
+                text.push_str(&format!("{serial:>6}  {error}\n"));
+                continue;
+            }
+        };
+        let mark = if serial == latest.serial {
+            "  <- latest"
+        } else if serial < latest.min_serial {
+            "  revoked"
+        } else {
+            ""
+        };
+        let images: Vec<String> = release
+            .images
+            .iter()
+            .map(|image| format!("{} (map of {})", image.name, image.index.serial))
+            .collect();
+        let whole = image_files(&release)
+            .iter()
+            .all(|item| matches!(files.read(&item.path, limit(&item.path)), Ok(Some(_))));
+        let whole = if whole { "" } else { "  (maps are missing)" };
+        text.push_str(&format!(
+            "{serial:>6}  {}  {}  {}{mark}{whole}\n",
+            clock::date(release.published),
+            clock::date(release.retain_until),
+            images.join(", ")
+        ));
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Makes a new release with the maps of an old one; no block is made or uploaded again. \
+`imgfactory publish` sends it."
+)]
+pub(super) struct RollbackArgs {
+    /// The output directory of a build, or a mirror tree
+    out: PathBuf,
+    /// The release whose state comes back
+    #[arg(long, value_name = "SERIAL")]
+    to: u64,
+    /// Revoke all releases before the new one: clients refuse them, even when asked for
+    #[arg(long)]
+    revoke: bool,
+    #[command(flatten)]
+    signer: Signer,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    alias = "expire",
+    after_help = "For every day: clients that see a `latest` past its date wonder why there is \
+nothing newer. `imgfactory publish` sends it."
+)]
+pub(super) struct RefreshArgs {
+    /// The output directory of a build, or a mirror tree
+    out: PathBuf,
+    /// Revoke the releases below this one: clients refuse them, even when asked for
+    #[arg(long, value_name = "SERIAL")]
+    min_serial: Option<u64>,
+    #[command(flatten)]
+    signer: Signer,
+}
+
+/// Who signs, and until when.
+#[derive(Debug, clap::Args)]
+struct Signer {
+    /// Key that signs: NAME for NAME.key, `env:VARIABLE`, or `command:COMMAND` that prints it [default: the build's]
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// For how long clients take `latest` for fresh: 7d, 36h [default: the build's, or 7d]
+    #[arg(long, value_name = "TIME")]
+    fresh: Option<String>,
+}
+
+impl Signer {
+    fn sign(&self, out: &std::path::Path, what: &Again) -> Result<Exit, Failure> {
+        let tree = Tree::find(out)?;
+        let name = self.key.clone().or_else(|| Some(tree.publish.key.clone()).filter(|key| !key.is_empty()));
+        let Some(name) = name else {
+            return Err(Failure::Usage(
+                "no build there that says which key signs; give it with --key".into(),
+            ));
+        };
+        let key = KeyFiles::sign_with(&name)?;
+        let fresh = match &self.fresh {
+            Some(text) => {
+                Seconds::read(text)
+                    .map_err(|wrong| Failure::Usage(format!("--fresh: {}; {}", wrong.what, wrong.instead)))?
+                    .0
+            }
+            None => tree.publish.fresh,
+        };
+        let _lock = DirLock::take(out)?;
+        let manifest = match tree.root.parent().filter(|_| tree.root != *out) {
+            Some(out) => out.join("upload.txt"),
+            None => out.join("upload.txt"),
+        };
+        let upload =
+            again::again(&tree.root, &manifest, what, &key, (clock::now(), tree.publish.retain, fresh))?;
+        print(&format!(
+            "release {}: {} files, {} bytes to send; publish it with: imgfactory publish {}\n",
+            upload.serial,
+            upload.steps().count(),
+            upload.bytes(),
+            out.display()
+        ))?;
+        Ok(Exit::Done)
+    }
+}
+
+fn serial(option: &str, number: u64) -> Result<Serial, Failure> {
+    Serial::new(number).ok_or_else(|| Failure::Usage(format!("{option} {number}: serials begin at 1")))
+}
+
+pub(super) fn rollback(args: RollbackArgs, _: &Session) -> Result<Exit, Failure> {
+    let to = serial("--to", args.to)?;
+    args.signer.sign(&args.out, &Again::Rollback { to, revoke: args.revoke })
+}
+
+pub(super) fn refresh(args: RefreshArgs, _: &Session) -> Result<Exit, Failure> {
+    let min = args.min_serial.map(|min| serial("--min-serial", min)).transpose()?;
+    args.signer.sign(&args.out, &Again::Refresh { min })
+}

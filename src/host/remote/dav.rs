@@ -1,0 +1,164 @@
+//! HTTP PUT, GET, HEAD and DELETE: WebDAV servers, and nginx with `dav_methods`.
+//!
+//! A server that writes a body beside its name and renames it (nginx does) makes each PUT one step. One that does
+//! not may leave half a file when it is cut; its length gives it away, and the next attempt sends it again.
+
+use super::wire::{Ask, Said, Wire, unexpected};
+use super::{of_tree, parallel};
+use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
+
+/// Environment of credentials.
+const USER: &str = "IMGFACTORY_HTTP_USER";
+const PASSWORD: &str = "IMGFACTORY_HTTP_PASSWORD";
+const TOKEN: &str = "IMGFACTORY_HTTP_TOKEN";
+
+/// A tree below a URL.
+#[derive(Debug)]
+pub struct Dav {
+    url: String,
+    wire: Wire,
+    jobs: usize,
+    authorization: Option<String>,
+}
+
+impl Dav {
+    /// A tree below this URL, which ends with `/`.
+    ///
+    /// # Errors
+    /// [`RemoteError`] when half of the credentials lacks.
+    pub fn new(url: &str, jobs: usize) -> Result<Self, RemoteError> {
+        let var = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let authorization = match (var(TOKEN), var(USER), var(PASSWORD)) {
+            (Some(token), ..) => Some(format!("Bearer {token}")),
+            (None, Some(user), Some(password)) => {
+                Some(format!("Basic {}", base64(format!("{user}:{password}").as_bytes())))
+            }
+            (None, None, None) => None,
+            _ => return Err(RemoteError::new(url, format!("{USER} and {PASSWORD} belong together"))),
+        };
+        Ok(Dav { url: url.into(), wire: Wire::new(jobs), jobs, authorization })
+    }
+
+    fn ask(&self, method: &'static str, url: &str, body: &[u8], limit: u64) -> Result<Said, RemoteError> {
+        let headers = self.authorization.iter().map(|value| ("authorization", value.clone()));
+        let headers = headers.chain([("cache-control", "no-cache".to_owned())]).collect();
+        self.wire.ask(&Ask { method, url, headers, body, limit }, url)
+    }
+
+    fn send(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+        let url = format!("{}{place}", self.url);
+        let mut said = self.ask("PUT", &url, bytes, 4096)?;
+        // Servers that make no directories by themselves say so in one of these ways.
+        if matches!(said.status, 403 | 404 | 409) && self.make_directories(place)? {
+            said = self.ask("PUT", &url, bytes, 4096)?;
+        }
+        match said.status {
+            200 | 201 | 204 => Ok(()),
+            _ => Err(unexpected(&url, "write", &said)),
+        }
+    }
+
+    /// Whether at least one was made.
+    fn make_directories(&self, place: &Place) -> Result<bool, RemoteError> {
+        let path = place.to_string();
+        let mut made = false;
+        for (at, _) in path.match_indices('/') {
+            let url = format!("{}{}/", self.url, &path[..at]);
+            // 405: it is there already.
+            made |= self.ask("MKCOL", &url, &[], 4096)?.status == 201;
+        }
+        Ok(made)
+    }
+}
+
+impl Remote for Dav {
+    fn name(&self) -> String {
+        self.url.clone()
+    }
+
+    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+        let url = format!("{}{place}", self.url);
+        let said = self.ask("GET", &url, &[], place.limit())?;
+        match said.status {
+            200 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
+                format!("{url}: can't read"),
+                format!("more than {} bytes", place.limit()),
+            )),
+            200 => Ok(Some(said.body)),
+            404 | 410 => Ok(None),
+            _ => Err(unexpected(&url, "read", &said)),
+        }
+    }
+
+    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
+        parallel(items, self.jobs, |item| {
+            let url = format!("{}{}", self.url, item.path);
+            let said = self.ask("HEAD", &url, &[], 0)?;
+            match said.status {
+                200 => Ok(said.len),
+                404 | 410 => Ok(None),
+                _ => Err(unexpected(&url, "look at", &said)),
+            }
+        })
+    }
+
+    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+        parallel(items, self.jobs, |item| {
+            self.send(&Place::File(item.path.clone()), &of_tree(tree, &item.path, item.len)?)?;
+            sent(item.len);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+        self.send(place, bytes)
+    }
+
+    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
+        parallel(places, self.jobs, |place| {
+            let url = format!("{}{place}", self.url);
+            let said = self.ask("DELETE", &url, &[], 4096)?;
+            match said.status {
+                200 | 202 | 204 | 404 | 410 => Ok(()),
+                _ => Err(unexpected(&url, "remove", &said)),
+            }
+        })?;
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
+        // nginx has no PROPFIND, and directory listings are off on a mirror.
+        Ok(None)
+    }
+}
+
+/// RFC 4648 with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let shown = digit <= chunk.len();
+            let value = bits >> (18 - 6 * digit) & 63;
+            text.push(if shown { char::from(DIGITS[value as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (text, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(text.as_bytes()), coded);
+        }
+    }
+}

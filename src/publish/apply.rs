@@ -1,0 +1,457 @@
+//! A publication, step by step. Whatever step is the last, a client reads the old release or the new one, whole.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::time::Duration;
+
+use super::flag::{Flag, Token};
+use super::plan::{Held, Plan, PlanError, block_item};
+use super::remote::{Clock, Files, Remote, RemoteError};
+use super::state::{OfRemote, State, StateError, read_latest, read_named};
+use super::tombstones::Tombstones;
+use super::{Control, Item, Place};
+use crate::index::Serial;
+use crate::release::{MirrorPath, TrustedKeys};
+use crate::report::size;
+
+/// Blocks sent between two looks at the clock.
+const BATCH: usize = 512;
+/// Blocks of an earlier, broken attempt that are read back before the others are believed.
+const SAMPLE: usize = 16;
+/// Between two looks at a flag of others.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Whatever went wrong.
+type Fault = Box<dyn Error + Send + Sync>;
+
+/// How to publish.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Our flag's word; the same for each attempt from one output directory.
+    pub token: Token,
+    /// The name of this machine, for others that find our flag.
+    pub host: String,
+    /// Look for every block instead of believing the release that the target has.
+    pub verify: bool,
+    /// Wait so long for another publisher.
+    pub wait: Duration,
+    /// Go on in spite of another publisher's flag.
+    pub take_over: bool,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// What was to be done.
+    pub plan: Plan,
+    /// Files that were sent.
+    pub files: u64,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// Blocks that an earlier attempt had sent already.
+    pub found: u64,
+}
+
+/// Why nothing was published. The target has its old release.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Somebody else is at it.
+    #[error(
+        "{target}: {host} works there ({what}), and said so {ago} s ago; it will count as dead in {left} s. Wait \
+         (--wait), or go on in spite of it if you know that it has ended (--take-over)"
+    )]
+    Busy {
+        /// The target.
+        target: String,
+        /// What it does.
+        what: &'static str,
+        /// Which machine.
+        host: String,
+        /// Seconds since its flag was made or renewed.
+        ago: u64,
+        /// Seconds until its flag no longer counts.
+        left: u64,
+    },
+    /// Somebody else took over while we worked.
+    #[error("{target}: another publisher took over while this one worked; run it again")]
+    TakenOver {
+        /// The target.
+        target: String,
+    },
+    /// We slept too long.
+    #[error("{target}: this program stood still for so long that its flag no longer counts; run it again")]
+    Lapsed {
+        /// The target.
+        target: String,
+    },
+    /// The plan can't be.
+    #[error("{target}: {source}")]
+    Plan {
+        /// The target.
+        target: String,
+        /// Why.
+        source: PlanError,
+    },
+    /// What the target has can't be believed.
+    #[error("{target}: what is there can't be built upon")]
+    State {
+        /// The target.
+        target: String,
+        /// Why.
+        source: StateError,
+    },
+    /// Too little space.
+    #[error("{target}: {} are to be sent, and {} are free", size(*need), size(*free))]
+    Space {
+        /// The target.
+        target: String,
+        /// Bytes to be sent.
+        need: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// Files are missing after they were sent.
+    #[error("{target}: {path} is {} after it was sent, {more} more; `latest` was not moved", match found {
+        Some(found) => format!("{found} bytes long and not {want}"),
+        None => "not there".to_owned(),
+    })]
+    Incomplete {
+        /// The target.
+        target: String,
+        /// The first such file.
+        path: MirrorPath,
+        /// Its length there.
+        found: Option<u64>,
+        /// Its length.
+        want: u64,
+        /// How many others.
+        more: usize,
+    },
+    /// What the public sees is not what was sent.
+    #[error("{target}: what clients get there is wrong; `latest` was not moved")]
+    Proof {
+        /// The target.
+        target: String,
+        /// What they get.
+        source: Fault,
+    },
+    /// The target failed.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+}
+
+/// What goes to a target, and by which means.
+pub struct Job<'a> {
+    /// The target.
+    pub remote: &'a dyn Remote,
+    /// Our tree.
+    pub tree: &'a dyn Files,
+    /// Its release.
+    pub ours: &'a State,
+    /// Who may have signed what the target has.
+    pub keys: &'a TrustedKeys,
+    /// How.
+    pub options: &'a Options,
+    /// The clock.
+    pub clock: &'a dyn Clock,
+    /// Told how many bytes went out.
+    pub sent: &'a (dyn Fn(u64) + Sync),
+    /// Fetches what was sent as a client would, before `latest` moves.
+    pub prove: &'a dyn Fn(&Plan) -> Result<(), Fault>,
+}
+
+/// What a publication would do. Nothing is written, no flag is set.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn plan(job: &Job<'_>) -> Result<Plan, PublishError> {
+    let held = held(job)?;
+    Plan::new(job.ours, held.as_ref())
+        .map_err(|source| PublishError::Plan { target: job.remote.name(), source })
+}
+
+fn held(job: &Job<'_>) -> Result<Option<Held>, PublishError> {
+    let failed = |source| PublishError::State { target: job.remote.name(), source };
+    let files = OfRemote(job.remote);
+    let Some(latest) = read_latest(&files, job.keys).map_err(failed)? else { return Ok(None) };
+    match read_named(&files, latest.clone(), job.keys, Some(job.tree)) {
+        Ok(state) => Ok(Some(Held { latest, state: Some(state) })),
+        Err(StateError::Remote(error)) => Err(error.into()),
+        Err(error) => {
+            log::warn!(
+                "{}: release {} is damaged ({error}): it is looked for what is there",
+                job.remote.name(),
+                latest.0.serial
+            );
+            Ok(Some(Held { latest, state: None }))
+        }
+    }
+}
+
+/// Publishes.
+///
+/// # Errors
+/// [`PublishError`]; clients then still read the old release, and the next attempt goes on from there.
+pub fn publish(job: &Job<'_>) -> Result<Done, PublishError> {
+    let mut turn = Turn::take(job)?;
+    let result = in_turn(job, &mut turn);
+    // The flag is ours to take down even after a failure; that this fails too is not worth more words.
+    if let Err(error) = turn.give_back() {
+        log::warn!("{error}: the flag stays, and counts for some minutes");
+    }
+    result
+}
+
+fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
+    let plan = plan(job)?;
+    let remote = job.remote;
+    let mut done = Done { plan, files: 0, bytes: 0, found: 0 };
+    if done.plan.is_done() && !job.options.verify {
+        return Ok(done);
+    }
+    drop_present(job, &mut done.plan)?;
+    let lacking = lacking(job, &done.plan)?;
+    let new = done.plan.blocks.len() as u64;
+    done.found = new.saturating_sub(lacking.len() as u64);
+
+    let rest = done.plan.files.iter().chain(&done.plan.mirrors).chain(&done.plan.latest);
+    let need: u64 = lacking.iter().chain(rest).map(|item| item.len).sum();
+    if let Some(free) = remote.free().filter(|free| *free < need) {
+        return Err(PublishError::Space { target: remote.name(), need, free });
+    }
+
+    for batch in lacking.chunks(BATCH) {
+        turn.renew()?;
+        job.tree.check(batch)?;
+        remote.put(job.tree, batch, job.sent)?;
+        count(&mut done, batch);
+    }
+    // Images' files before the release that names them.
+    let (images, release): (Vec<_>, Vec<_>) =
+        done.plan.files.iter().cloned().partition(|item| !matches!(item.path, MirrorPath::Release(_)));
+    for batch in [images, release] {
+        if !batch.is_empty() {
+            turn.renew()?;
+            job.tree.check(&batch)?;
+            remote.put(job.tree, &batch, job.sent)?;
+            count(&mut done, &batch);
+        }
+    }
+    complete(job, &done.plan, &lacking)?;
+    (job.prove)(&done.plan).map_err(|source| PublishError::Proof { target: remote.name(), source })?;
+
+    turn.still_ours()?;
+    for item in done.plan.mirrors.iter().chain(&done.plan.latest).cloned().collect::<Vec<_>>() {
+        let bytes = match &item.path {
+            MirrorPath::Latest => job.ours.latest_file.clone(),
+            path => job.tree.read(path, super::place::limit(path))?.unwrap_or_default(),
+        };
+        remote.write(&Place::File(item.path.clone()), &bytes)?;
+        (job.sent)(item.len);
+        count(&mut done, &[item]);
+    }
+    Ok(done)
+}
+
+/// Images' files of earlier releases may be there although the newest release does not name them: after a rollback.
+fn drop_present(job: &Job<'_>, plan: &mut Plan) -> Result<(), PublishError> {
+    revive(job, plan)?;
+    let serial = plan.serial;
+    let old: Vec<Item> = plan
+        .files
+        .iter()
+        .filter(|item| matches!(item.path, MirrorPath::Image(_, of, _) if of < serial))
+        .cloned()
+        .collect();
+    if !old.is_empty() {
+        let lengths = job.remote.lengths(&old)?;
+        let there: HashSet<_> = old
+            .iter()
+            .zip(lengths)
+            .filter(|(item, len)| *len == Some(item.len))
+            .map(|(item, _)| &item.path)
+            .collect();
+        plan.files.retain(|item| !there.contains(&item.path));
+    }
+    Ok(())
+}
+
+fn count(done: &mut Done, items: &[Item]) {
+    done.files += items.len() as u64;
+    done.bytes += items.iter().map(|item| item.len).sum::<u64>();
+}
+
+/// Blocks that the target has not. Those that are going to be removed are revived before they count as present.
+fn lacking(job: &Job<'_>, plan: &Plan) -> Result<Vec<Item>, PublishError> {
+    let looked_for: Vec<Item> = if job.options.verify {
+        plan.blocks.iter().chain(&plan.shared).map(block_item).collect()
+    } else {
+        plan.blocks.iter().map(block_item).collect()
+    };
+    if looked_for.is_empty() {
+        return Ok(vec![]);
+    }
+    let lengths = job.remote.lengths(&looked_for)?;
+    let (present, mut lacking): (Vec<_>, Vec<_>) =
+        looked_for.into_iter().zip(lengths).partition(|(item, len)| *len == Some(item.len));
+    // A target that lost its power may have files of the right length and the wrong contents.
+    let step = present.len().div_ceil(SAMPLE).max(1);
+    let sample: Vec<_> = present.iter().step_by(step).map(|(item, _)| item).collect();
+    let places: Vec<_> = sample.iter().map(|item| Place::File(item.path.clone())).collect();
+    for (item, there) in sample.into_iter().zip(job.remote.get_all(&places)?) {
+        let Some(ours) = job.tree.read(&item.path, item.len)? else { continue };
+        if there.as_deref() != Some(&ours[..]) {
+            log::warn!(
+                "{}: {} is damaged there; all blocks of the broken attempt are sent again",
+                job.remote.name(),
+                item.path
+            );
+            lacking.extend(present.iter().cloned());
+            break;
+        }
+    }
+    Ok(lacking.into_iter().map(|(item, _)| item).collect())
+}
+
+/// Takes what we need off the list of what is going to be removed.
+fn revive(job: &Job<'_>, plan: &Plan) -> Result<(), PublishError> {
+    let place = Place::Control(Control::Tombstones);
+    let Some(text) = job.remote.get(&place)? else { return Ok(()) };
+    // What can't be read condemns nothing: the next collection starts anew.
+    let mut stones = Tombstones::decode(&text[..]).unwrap_or_default();
+    let before = stones.0.len();
+    let needed: HashSet<_> = plan.blocks.iter().chain(&plan.shared).map(|object| object.name).collect();
+    stones.0.retain(|path, _| !super::state::block_of(path).is_some_and(|name| needed.contains(&name)));
+    for item in plan.files.iter().chain(&super::state::image_files(&job.ours.release)) {
+        stones.0.remove(&item.path);
+    }
+    if stones.0.len() != before {
+        job.remote.write(&place, &stones.to_text())?;
+    }
+    Ok(())
+}
+
+/// Looks whether everything that is new is there, with its length.
+fn complete(job: &Job<'_>, plan: &Plan, sent: &[Item]) -> Result<(), PublishError> {
+    let mut items: Vec<Item> = plan.blocks.iter().map(block_item).collect();
+    let new: HashSet<_> = items.iter().map(|item| item.path.clone()).collect();
+    items.extend(sent.iter().filter(|item| !new.contains(&item.path)).cloned());
+    items.extend(plan.files.iter().cloned());
+    let lengths = job.remote.lengths(&items)?;
+    let mut wrong = items.iter().zip(lengths).filter(|(item, len)| *len != Some(item.len));
+    let Some((item, found)) = wrong.next() else { return Ok(()) };
+    Err(PublishError::Incomplete {
+        target: job.remote.name(),
+        path: item.path.clone(),
+        found,
+        want: item.len,
+        more: wrong.count(),
+    })
+}
+
+/// Our turn at a target: its flag says so.
+pub(super) struct Turn<'a> {
+    remote: &'a dyn Remote,
+    clock: &'a dyn Clock,
+    flag: Flag,
+    place: Place,
+}
+
+/// Reads a flag; a damaged one is none.
+pub(super) fn read_flag(remote: &dyn Remote, which: Control) -> Result<Option<Flag>, RemoteError> {
+    let text = remote.get(&Place::Control(which))?;
+    Ok(text.and_then(|text| Flag::decode(&text).ok()))
+}
+
+impl<'a> Turn<'a> {
+    fn take(job: &Job<'a>) -> Result<Self, PublishError> {
+        let Job { remote, clock, options, .. } = *job;
+        let end = clock.now().0.saturating_add(options.wait.as_secs());
+        loop {
+            match Self::try_take(job)? {
+                Ok(turn) => return Ok(turn),
+                Err((what, flag)) => {
+                    let now = clock.now();
+                    if now.0 >= end {
+                        return Err(PublishError::Busy {
+                            target: remote.name(),
+                            what,
+                            host: flag.host,
+                            ago: (now.0 + super::flag::LEASE).saturating_sub(flag.until.0),
+                            left: flag.until.0.saturating_sub(now.0),
+                        });
+                    }
+                    clock.sleep(PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Writes our flag, then reads the collector's: whichever of the two wrote second sees the other.
+    fn try_take(job: &Job<'a>) -> Result<Result<Self, (&'static str, Flag)>, PublishError> {
+        let Job { remote, clock, options, .. } = *job;
+        let theirs = |flag: &Flag| flag.token != options.token && !options.take_over;
+        let now = clock.now();
+        if let Some(flag) = read_flag(remote, Control::Publishing)?
+            && flag.is_fresh(now)
+            && theirs(&flag)
+        {
+            return Ok(Err(("publishing", flag)));
+        }
+        let flag = Flag::new(&options.token, &options.host, now);
+        let place = Place::Control(Control::Publishing);
+        remote.write(&place, &flag.to_text())?;
+        let mut turn = Turn { remote, clock, flag, place };
+        if let Some(flag) = read_flag(remote, Control::Collecting)?
+            && flag.is_fresh(clock.now())
+            && !options.take_over
+        {
+            turn.give_back()?;
+            return Ok(Err(("collecting garbage", flag)));
+        }
+        Ok(Ok(turn))
+    }
+
+    /// Says that we still work. Fails when our flag has run out meanwhile.
+    fn renew(&mut self) -> Result<(), PublishError> {
+        let now = self.clock.now();
+        if !self.flag.is_fresh(now) {
+            return Err(PublishError::Lapsed { target: self.remote.name() });
+        }
+        // Half of the time is left: no need yet.
+        if self.flag.until.0.saturating_sub(now.0) > super::flag::LEASE / 2 {
+            return Ok(());
+        }
+        self.still_ours()?;
+        self.flag = self.flag.renewed(now);
+        self.remote.write(&self.place, &self.flag.to_text())?;
+        Ok(())
+    }
+
+    fn still_ours(&self) -> Result<(), PublishError> {
+        if !self.flag.is_fresh(self.clock.now()) {
+            return Err(PublishError::Lapsed { target: self.remote.name() });
+        }
+        let flag = read_flag(self.remote, Control::Publishing)?;
+        if flag.is_none_or(|flag| flag.token != self.flag.token) {
+            return Err(PublishError::TakenOver { target: self.remote.name() });
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self) -> Result<(), RemoteError> {
+        let flag = read_flag(self.remote, Control::Publishing)?;
+        if flag.is_some_and(|flag| flag.token == self.flag.token) {
+            self.remote.remove(std::slice::from_ref(&self.place))?;
+        }
+        Ok(())
+    }
+}
+
+/// The release that a target has, for lists.
+///
+/// # Errors
+/// [`StateError`].
+pub fn serial_at(remote: &dyn Remote, keys: &TrustedKeys) -> Result<Option<Serial>, StateError> {
+    Ok(read_latest(&OfRemote(remote), keys)?.map(|(latest, _)| latest.serial))
+}

@@ -1,0 +1,146 @@
+//! `.imgfactory/publishing` and `.imgfactory/collecting`: who works on a target, until when at the latest.
+//!
+//! A target can do little more than take a file whole. So mutual exclusion is what two flags and the order of
+//! reads and writes give: each side *writes its own flag, then reads the other's*. Whichever wrote second sees the
+//! first. Nothing here needs a server that compares and swaps.
+
+use std::fmt;
+
+use crate::index::{At, Lines, TextFault, UnixTime};
+
+/// Seconds for which a flag counts that is not written again: 10 minutes.
+pub const LEASE: u64 = 600;
+
+/// A flag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    /// Whose: a publisher that was killed knows its own flag again.
+    pub token: Token,
+    /// Which machine, for people: 1 to 64 letters, digits, `.`, `-`.
+    pub host: String,
+    /// Since when.
+    pub since: UnixTime,
+    /// Until when it counts.
+    pub until: UnixTime,
+}
+
+/// A word that nobody else has: 1 to 64 of `a-z`, `0-9`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Takes a word of 1 to 64 of `a-z`, `0-9`.
+    pub fn new(text: &str) -> Option<Self> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        (plain && (1..=64).contains(&text.len())).then(|| Token(text.into()))
+    }
+
+    /// The word.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is wrong with a flag.
+#[derive(Debug, thiserror::Error)]
+pub enum FlagFault {
+    /// Not even a text of the right shape.
+    #[error(transparent)]
+    Text(#[from] TextFault),
+    /// A word that can't be there.
+    #[error("`{}` is no {what}", crate::index::clip(found))]
+    Word {
+        /// `token` or `host`.
+        what: &'static str,
+        /// The word.
+        found: String,
+    },
+}
+
+impl Flag {
+    /// A flag from now on.
+    pub fn new(token: &Token, host: &str, now: UnixTime) -> Self {
+        let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let mut host: String = host.chars().filter(plain).take(64).collect();
+        if host.is_empty() {
+            host = "unknown".into();
+        }
+        Flag { token: token.clone(), host, since: now, until: UnixTime(now.0.saturating_add(LEASE)) }
+    }
+
+    /// The same for a while longer.
+    pub fn renewed(&self, now: UnixTime) -> Self {
+        Flag { until: UnixTime(now.0.saturating_add(LEASE)), ..self.clone() }
+    }
+
+    /// Whether it counts.
+    pub fn is_fresh(&self, now: UnixTime) -> bool {
+        now <= self.until
+    }
+
+    /// The canonical text.
+    pub fn to_text(&self) -> Vec<u8> {
+        self.to_string().into_bytes()
+    }
+
+    /// Reads the canonical text.
+    ///
+    /// # Errors
+    /// The line and its [`FlagFault`].
+    pub fn decode(text: &[u8]) -> Result<Self, At<FlagFault>> {
+        let mut lines = Lines::new(text, 4096, 256);
+        decode(&mut lines).map_err(|fault| At { file: "flag", line: lines.number(), fault })
+    }
+}
+
+impl fmt::Display for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Flag { token: Token(token), host, since, until } = self;
+        write!(f, "imgfactory-flag 1\ntoken: {token}\nhost: {host}\nsince: {since}\nuntil: {until}\nend\n")
+    }
+}
+
+fn decode(lines: &mut Lines<&[u8]>) -> Result<Flag, FlagFault> {
+    lines.heading("imgfactory-flag")?;
+    let word = |what, found: &str| FlagFault::Word { what, found: found.into() };
+    let token = lines.field("token:")?;
+    let token = Token::new(token).ok_or_else(|| word("token", token))?;
+    let host = lines.field("host:")?;
+    let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    if !plain || !(1..=64).contains(&host.len()) {
+        return Err(word("host", host));
+    }
+    let host = host.to_owned();
+    let (since, until) = (lines.time("since:")?, lines.time("until:")?);
+    lines.end()?;
+    Ok(Flag { token, host, since, until })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_is_read_as_it_was_written_and_nothing_else_is() {
+        let token = Token::new("0a1b").unwrap();
+        let flag = Flag::new(&token, "ci runner.example", UnixTime(1000));
+        let text = "imgfactory-flag 1\ntoken: 0a1b\nhost: cirunner.example\nsince: 1000\nuntil: 1600\nend\n";
+        assert_eq!(flag.to_string(), text);
+        assert_eq!(Flag::decode(text.as_bytes()).unwrap(), flag);
+        assert!(flag.is_fresh(UnixTime(1600)) && !flag.is_fresh(UnixTime(1601)));
+        assert!(flag.renewed(UnixTime(1500)).is_fresh(UnixTime(2100)));
+        for (from, to, said) in [
+            ("0a1b", "../x", "flag:2: `../x` is no token"),
+            ("cirunner.example", "a b", "flag:3: `a b` is no host"),
+            ("end\n", "", "flag:6: the file is cut short: no `end` line"),
+            (
+                "flag 1",
+                "flag 2",
+                "flag:1: version 2 is not supported; this program knows version 1. A newer one may read it",
+            ),
+        ] {
+            let error = Flag::decode(text.replace(from, to).as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), said);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! Garbage collection: what no release in retention names is condemned, and removed after a grace.
+//!
+//! Roots are the newest release, releases whose `retain-until` has not come, the newest few, those that are pinned,
+//! and releases above the newest (somebody publishes them). A publication that runs makes collection stop at once.
+//! Two things keep apart what is removed and what is needed again: the flags (`flag.rs`), and the grace, which holds
+//! even for a publisher that stood still until its flag had run out.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+
+use super::apply::read_flag;
+use super::flag::{Flag, Token};
+use super::remote::{Clock, Listed, Remote, RemoteError};
+use super::state::{OfRemote, StateError, image_files, read_indexes, read_latest};
+use super::tombstones::Tombstones;
+use super::{Control, Item, Place};
+use crate::index::{Index, Serial, UnixTime};
+use crate::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
+use crate::report::size;
+
+/// Files removed between two looks at the flags.
+const BATCH: usize = 256;
+/// Releases below the newest that are looked for where a target has no list of its files.
+const LOOK_BACK: u64 = 4096;
+
+/// What to keep, and for how long.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Seconds between condemning and removing.
+    pub grace: u64,
+    /// The newest so many releases stay whatever their age; at least 1.
+    pub keep: usize,
+    /// These stay.
+    pub pinned: BTreeSet<Serial>,
+}
+
+/// Why nothing more was removed.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    /// A publication runs, or another collection.
+    #[error("{target}: {host} is {what} there; its flag counts for {left} s more. Collect later")]
+    Busy {
+        /// The target.
+        target: String,
+        /// What it does.
+        what: &'static str,
+        /// Which machine.
+        host: String,
+        /// Seconds until its flag no longer counts.
+        left: u64,
+    },
+    /// There is nothing.
+    #[error("{0}: no release there")]
+    Empty(String),
+    /// What is kept can't be told.
+    #[error("{target}: what is in use there can't be told, so nothing was removed")]
+    State {
+        /// The target.
+        target: String,
+        /// Why.
+        source: StateError,
+    },
+    /// The list of condemned files is damaged.
+    #[error("{target}: .imgfactory/tombstones is damaged; remove it, and the grace begins anew")]
+    Tombstones {
+        /// The target.
+        target: String,
+        /// How.
+        source: crate::index::At<super::tombstones::TombstoneFault>,
+    },
+    /// Our flag ran out or somebody took it.
+    #[error("{0}: this collection stood still for too long, or another took over; run it again")]
+    Lapsed(String),
+    /// The target failed.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+}
+
+/// What a collection will do.
+#[derive(Clone, Debug)]
+pub struct GcPlan {
+    /// The newest release.
+    pub latest: Serial,
+    /// Releases that stay, and why.
+    pub kept: BTreeMap<Serial, &'static str>,
+    /// Releases that no longer stay.
+    pub expired: BTreeSet<Serial>,
+    /// Files in use.
+    pub live: usize,
+    /// Files to be removed now: their grace is over.
+    pub due: Vec<Item>,
+    /// Files that wait for the end of their grace, with when they were condemned.
+    pub waiting: Tombstones,
+    /// Bytes of the waiting ones, as far as known.
+    pub waiting_bytes: u64,
+    /// Files of the list of condemned ones that are in use again.
+    pub revived: usize,
+}
+
+impl fmt::Display for GcPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (serial, why) in &self.kept {
+            writeln!(f, "release {serial} stays: {why}")?;
+        }
+        for serial in &self.expired {
+            writeln!(f, "release {serial} goes: past its retention")?;
+        }
+        let due: u64 = self.due.iter().map(|item| item.len).sum();
+        writeln!(f, "{} files in use", self.live)?;
+        writeln!(f, "{} files of {} to be removed now", self.due.len(), size(due))?;
+        write!(
+            f,
+            "{} files of {} wait for the end of their grace; {} are in use again",
+            self.waiting.0.len(),
+            size(self.waiting_bytes),
+            self.revived
+        )
+    }
+}
+
+/// What is collected, and by which means.
+pub struct GcJob<'a> {
+    /// The target.
+    pub remote: &'a dyn Remote,
+    /// Who may have signed what it has.
+    pub keys: &'a TrustedKeys,
+    /// What to keep.
+    pub policy: &'a Policy,
+    /// The clock.
+    pub clock: &'a dyn Clock,
+    /// Our flag's word.
+    pub token: &'a Token,
+    /// The name of this machine.
+    pub host: &'a str,
+    /// Told how many files are gone.
+    pub gone: &'a (dyn Fn(u64) + Sync),
+}
+
+/// What a collection would do. Nothing is written.
+///
+/// # Errors
+/// [`GcError`].
+pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
+    let target = || job.remote.name();
+    let failed = |source| GcError::State { target: target(), source };
+    let text = job.remote.get(&Place::Control(Control::Tombstones))?;
+    let stones = match text {
+        Some(text) => Tombstones::decode(&text[..])
+            .map_err(|source| GcError::Tombstones { target: target(), source })?,
+        None => Tombstones::default(),
+    };
+    let listed = job.remote.list()?;
+    let files = OfRemote(job.remote);
+    let (latest, _) =
+        read_latest(&files, job.keys).map_err(failed)?.ok_or_else(|| GcError::Empty(target()))?;
+    let releases = releases(job, &latest, listed.as_deref()).map_err(failed)?;
+    let now = job.clock.now();
+    let (kept, expired) = sort(&releases, &latest, job.policy, now);
+    if !kept.contains_key(&latest.serial) {
+        let missing = StateError::Missing { path: latest.release_path(), by: "latest" };
+        return Err(failed(missing));
+    }
+
+    // Two releases mostly share their images' files; each is read once.
+    let mut live: HashSet<MirrorPath> = [MirrorPath::Latest, MirrorPath::Mirrors].into();
+    let mut candidates: BTreeMap<MirrorPath, u64> = BTreeMap::new();
+    let mut seen: HashSet<MirrorPath> = HashSet::new();
+    for (serial, (release, len)) in &releases {
+        let is_kept = kept.contains_key(serial);
+        let mut fresh = release.clone();
+        fresh
+            .images
+            .retain(|image| is_kept && seen.insert(image.index_path()) || !is_kept && listed.is_none());
+        let indexes = match read_indexes(&files, &fresh, None) {
+            Ok(indexes) => indexes,
+            // Of an expired release a collection that was cut short may have removed it already.
+            Err(StateError::Missing { .. }) if !is_kept => vec![],
+            Err(error) => return Err(failed(error)),
+        };
+        let named = image_files(release).into_iter().chain(indexes.iter().flat_map(block_items));
+        let own = Item { path: MirrorPath::Release(*serial), len: *len };
+        for item in named.chain([own]) {
+            if is_kept {
+                live.insert(item.path);
+            } else {
+                candidates.insert(item.path, item.len);
+            }
+        }
+    }
+    for Listed { path, len } in listed.iter().flatten() {
+        // What is no path of ours is somebody else's.
+        if let Ok(path) = path.parse::<MirrorPath>() {
+            candidates.insert(path, *len);
+        }
+    }
+    candidates.retain(|path, _| !live.contains(path) && !is_above(path, latest.serial));
+    let known: BTreeSet<&MirrorPath> = stones.0.keys().collect();
+    let revived = known.iter().filter(|path| live.contains(**path)).count();
+
+    let mut due = Vec::new();
+    let mut waiting = Tombstones::default();
+    let mut waiting_bytes = 0;
+    // Without a list of the target's files, what was condemned earlier is known from the tombstones only.
+    if listed.is_none() {
+        for path in stones.0.keys().filter(|path| !live.contains(*path)) {
+            candidates.entry(path.clone()).or_insert(0);
+        }
+    }
+    for (path, len) in candidates {
+        let since = stones.0.get(&path).copied().unwrap_or(now).min(now);
+        if stones.0.contains_key(&path) && now.0.saturating_sub(since.0) >= job.policy.grace {
+            due.push(Item { path, len });
+        } else {
+            waiting_bytes += len;
+            waiting.0.insert(path, since);
+        }
+    }
+    // What names comes before what is named: nobody finds a release whose blocks are gone.
+    due.sort_by_key(|item| match item.path {
+        MirrorPath::Release(_) => 0,
+        MirrorPath::Image(..) => 1,
+        _ => 2,
+    });
+    Ok(GcPlan {
+        latest: latest.serial,
+        kept,
+        expired,
+        live: live.len(),
+        due,
+        waiting,
+        waiting_bytes,
+        revived,
+    })
+}
+
+fn block_items(index: &Index) -> impl Iterator<Item = Item> + '_ {
+    index.objects().iter().map(super::plan::block_item)
+}
+
+/// A file of a release that is not published yet.
+fn is_above(path: &MirrorPath, latest: Serial) -> bool {
+    match path {
+        MirrorPath::Image(_, serial, _) | MirrorPath::Release(serial) => *serial > latest,
+        _ => false,
+    }
+}
+
+type Releases = BTreeMap<Serial, (Release, u64)>;
+
+/// Every release that the target has, its signature checked, with the length of its file.
+fn releases(job: &GcJob<'_>, latest: &Latest, listed: Option<&[Listed]>) -> Result<Releases, StateError> {
+    let serials: Vec<Serial> = match listed {
+        Some(listed) => listed
+            .iter()
+            .filter_map(|listed| match listed.path.parse() {
+                Ok(MirrorPath::Release(serial)) => Some(serial),
+                _ => None,
+            })
+            .collect(),
+        None => {
+            let newest = latest.serial.get();
+            let all = newest.saturating_sub(LOOK_BACK - 1).max(1)..=newest;
+            let items: Vec<_> = all
+                .filter_map(Serial::new)
+                .map(|serial| Item { path: MirrorPath::Release(serial), len: 0 })
+                .collect();
+            let lengths = job.remote.lengths(&items)?;
+            let there = items.iter().zip(lengths).filter(|(_, len)| len.is_some());
+            there
+                .filter_map(|(item, _)| match item.path {
+                    MirrorPath::Release(serial) => Some(serial),
+                    _ => None,
+                })
+                .collect()
+        }
+    };
+    let mut releases = Releases::new();
+    for serial in serials {
+        let path = MirrorPath::Release(serial);
+        let untrusted = |source: Untrusted| StateError::Untrusted(path.clone(), source);
+        let Some(bytes) = job.remote.get(&Place::File(path.clone()))? else { continue };
+        let release = Verified::<Release>::open(&bytes, job.keys).map_err(untrusted)?;
+        release.expect(&latest.name, serial).map_err(untrusted)?;
+        releases.insert(serial, (release.into_inner(), bytes.len() as u64));
+    }
+    Ok(releases)
+}
+
+fn sort(
+    releases: &Releases,
+    latest: &Latest,
+    policy: &Policy,
+    now: UnixTime,
+) -> (BTreeMap<Serial, &'static str>, BTreeSet<Serial>) {
+    let newest = releases.keys().rev().filter(|serial| **serial <= latest.serial).take(policy.keep.max(1));
+    let newest: BTreeSet<_> = newest.copied().collect();
+    let (mut kept, mut expired) = (BTreeMap::new(), BTreeSet::new());
+    for (serial, (release, _)) in releases {
+        let why = if *serial == latest.serial {
+            "the newest"
+        } else if *serial > latest.serial {
+            "not published yet"
+        } else if policy.pinned.contains(serial) {
+            "pinned"
+        } else if newest.contains(serial) {
+            "one of the newest"
+        } else if now <= release.retain_until {
+            "in retention"
+        } else {
+            expired.insert(*serial);
+            continue;
+        };
+        kept.insert(*serial, why);
+    }
+    (kept, expired)
+}
+
+/// Collects: removes what is due, and notes what is condemned now.
+///
+/// # Errors
+/// [`GcError`]. What was removed by then was due.
+pub fn collect(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
+    let mut flag = Flag::new(job.token, job.host, job.clock.now());
+    let place = Place::Control(Control::Collecting);
+    busy(job, Control::Collecting, "collecting")?;
+    // First our flag, then a look at the publisher's: whichever of the two wrote second sees the other.
+    job.remote.write(&place, &flag.to_text())?;
+    let result = in_turn(job, &mut flag);
+    let ours = |found: &Flag| found.token == flag.token;
+    let down = read_flag(job.remote, Control::Collecting).and_then(|found| {
+        if found.is_some_and(|found| ours(&found)) { job.remote.remove(&[place]) } else { Ok(()) }
+    });
+    if let Err(error) = down {
+        log::warn!("{error}: the flag stays, and counts for some minutes");
+    }
+    result
+}
+
+fn in_turn(job: &GcJob<'_>, flag: &mut Flag) -> Result<GcPlan, GcError> {
+    busy(job, Control::Publishing, "publishing")?;
+    let plan = plan(job)?;
+    for batch in plan.due.chunks(BATCH) {
+        still_ours(job, flag)?;
+        let places: Vec<Place> = batch.iter().map(|item| Place::File(item.path.clone())).collect();
+        job.remote.remove(&places)?;
+        (job.gone)(batch.len() as u64);
+    }
+    still_ours(job, flag)?;
+    let place = Place::Control(Control::Tombstones);
+    if plan.waiting.0.is_empty() {
+        job.remote.remove(&[place])?;
+    } else {
+        job.remote.write(&place, &plan.waiting.to_text())?;
+    }
+    Ok(plan)
+}
+
+fn busy(job: &GcJob<'_>, which: Control, what: &'static str) -> Result<(), GcError> {
+    let now = job.clock.now();
+    match read_flag(job.remote, which)? {
+        Some(flag) if flag.is_fresh(now) && flag.token != *job.token => {
+            let left = flag.until.0.saturating_sub(now.0);
+            Err(GcError::Busy { target: job.remote.name(), what, host: flag.host, left })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Only with a flag that counts may anything be removed.
+fn still_ours(job: &GcJob<'_>, flag: &mut Flag) -> Result<(), GcError> {
+    let now = job.clock.now();
+    let lapsed = || GcError::Lapsed(job.remote.name());
+    if !flag.is_fresh(now) {
+        return Err(lapsed());
+    }
+    let found = read_flag(job.remote, Control::Collecting)?;
+    if found.is_none_or(|found| found.token != flag.token) {
+        return Err(lapsed());
+    }
+    if flag.until.0.saturating_sub(now.0) <= super::flag::LEASE / 2 {
+        *flag = flag.renewed(now);
+        job.remote.write(&Place::Control(Control::Collecting), &flag.to_text())?;
+    }
+    Ok(())
+}

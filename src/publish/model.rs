@@ -1,0 +1,574 @@
+//! A small target in memory, and every order in which a publication, a garbage collection and the clock can take
+//! their steps there. The programs are the real ones; each of their requests to the target is one step.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::gc::{GcJob, Policy};
+use super::*;
+use crate::block::{Block, Codec, Compressor, Object};
+use crate::index::{BlockSize, Header, ImageName, Index, Serial, UnixTime};
+use crate::release::{
+    Digest, ImageFiles, Latest, MirrorPath, Mirrors, Release, SigningKey, Stored, TrustedKeys,
+};
+
+/// Files by path.
+type Memory = BTreeMap<String, Vec<u8>>;
+
+/// The time at which every scenario begins.
+const START: u64 = 1_000_000_000;
+const DAY: u64 = 86_400;
+
+struct Author {
+    key: SigningKey,
+    keys: TrustedKeys,
+}
+
+impl Author {
+    fn new() -> Self {
+        let key = SigningKey::generate().unwrap();
+        let keys = TrustedKeys::parse(&key.public_text()).unwrap();
+        Author { key, keys }
+    }
+
+    /// A tree with one release whose disk is made of these bytes, one a block; it was published `ago` seconds before
+    /// the start and is kept for a day.
+    fn release(&self, serial: u64, blocks: &[u8], ago: u64) -> Memory {
+        let mut memory = Memory::new();
+        let (serial, published) = (Serial::new(serial).unwrap(), UnixTime(START - ago));
+        let name: ImageName = "demo".parse().unwrap();
+        let mut compressor = Compressor::new(Codec::zlib(6).unwrap());
+        let disk: Vec<_> = blocks
+            .iter()
+            .map(|byte| {
+                let block = Block::seal(vec![*byte; 4096]);
+                let file = compressor.compress(block.bytes());
+                let object = Object {
+                    name: block.name(),
+                    sha256: block.sha256(),
+                    raw_len: 4096,
+                    file_len: file.len().try_into().unwrap(),
+                };
+                memory.insert(MirrorPath::Block(object.name).to_string(), file);
+                Some(object)
+            })
+            .collect();
+        let header = Header {
+            image: "host".parse().unwrap(),
+            serial,
+            block_size: BlockSize::new(4096).unwrap(),
+            size: 4096 * blocks.len() as u64,
+            published,
+            parent: None,
+        };
+        let text = Index::assemble(header, disk).unwrap().to_text();
+        let index = Stored { serial, digest: Digest::of(&text) };
+        let files = ImageFiles { name: "host".parse().unwrap(), index, dlahead: None, layout: None };
+        memory.insert(files.index_path().to_string(), text);
+        let retain_until = UnixTime(published.0 + DAY);
+        let release = Release { name: name.clone(), serial, published, retain_until, images: vec![files] };
+        let release = self.key.sign(&release).unwrap();
+        let mirrors = self.key.sign(&Mirrors { name: name.clone(), mirrors: vec![] }).unwrap();
+        let latest = Latest {
+            name,
+            serial,
+            release: Digest::of(&release),
+            mirrors: Digest::of(&mirrors),
+            published,
+            expires: UnixTime(START + 9 * DAY),
+            min_serial: Serial::FIRST,
+        };
+        memory.insert("latest".into(), self.key.sign(&latest).unwrap());
+        memory.insert(MirrorPath::Release(serial).to_string(), release);
+        memory.insert("mirrors.txt".into(), mirrors);
+        memory
+    }
+}
+
+impl Files for Memory {
+    fn read(&self, path: &MirrorPath, _: u64) -> Result<Option<Vec<u8>>, RemoteError> {
+        Ok(self.get(&path.to_string()).cloned())
+    }
+}
+
+/// What a client can read; panics when it can read neither release whole.
+fn served(memory: &Memory, keys: &TrustedKeys) -> Option<Serial> {
+    let state = read_state(memory, keys).unwrap_or_else(|error| panic!("{error}"))?;
+    for object in state.objects() {
+        let path = MirrorPath::Block(object.name).to_string();
+        let file =
+            memory.get(&path).unwrap_or_else(|| panic!("release {} lacks {path}", state.latest.serial));
+        assert_eq!(file.len() as u64, u64::from(object.file_len), "{path} is cut");
+    }
+    Some(state.latest.serial)
+}
+
+/// One step.
+#[derive(Clone, Debug, Hash)]
+enum Ask {
+    Get(String),
+    Len(String),
+    Write(String, Vec<u8>),
+    Remove(String),
+    List,
+    Free,
+}
+
+#[derive(Clone, Debug, Hash)]
+enum Answer {
+    Bytes(Option<Vec<u8>>),
+    Len(Option<u64>),
+    Paths(Vec<(String, u64)>),
+    Done,
+}
+
+fn serve(memory: &mut Memory, ask: &Ask) -> Answer {
+    match ask {
+        Ask::Get(path) => Answer::Bytes(memory.get(path).cloned()),
+        Ask::Len(path) => Answer::Len(memory.get(path).map(|bytes| bytes.len() as u64)),
+        Ask::Write(path, bytes) => {
+            memory.insert(path.clone(), bytes.clone());
+            Answer::Done
+        }
+        Ask::Remove(path) => {
+            memory.remove(path);
+            Answer::Done
+        }
+        Ask::List => Answer::Paths(
+            memory
+                .iter()
+                .filter(|(path, _)| !path.starts_with(CONTROL_DIR))
+                .map(|(path, bytes)| (path.clone(), bytes.len() as u64))
+                .collect(),
+        ),
+        Ask::Free => Answer::Done,
+    }
+}
+
+/// One program's way to the target: it waits before each step until it is its turn.
+struct Stepped {
+    ask: Mutex<Sender<Ask>>,
+    answer: Mutex<Receiver<Answer>>,
+    lists: bool,
+}
+
+impl Stepped {
+    fn step(&self, ask: Ask) -> Result<Answer, RemoteError> {
+        let ended = || RemoteError::new("model", "ended");
+        self.ask.lock().unwrap().send(ask).map_err(|_| ended())?;
+        self.answer.lock().unwrap().recv().map_err(|_| ended())
+    }
+}
+
+impl Remote for Stepped {
+    fn name(&self) -> String {
+        "model".into()
+    }
+
+    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+        match self.step(Ask::Get(place.to_string()))? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
+        let len = |item: &Item| match self.step(Ask::Len(item.path.to_string()))? {
+            Answer::Len(len) => Ok(len),
+            other => panic!("{other:?}"),
+        };
+        items.iter().map(len).collect()
+    }
+
+    fn put(&self, tree: &dyn Files, items: &[Item], _: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+        for item in items {
+            let bytes = tree.read(&item.path, item.len)?.expect("our tree is whole");
+            self.step(Ask::Write(item.path.to_string(), bytes))?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+        self.step(Ask::Write(place.to_string(), bytes.into())).map(|_| ())
+    }
+
+    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
+        places.iter().try_for_each(|place| self.step(Ask::Remove(place.to_string())).map(|_| ()))
+    }
+
+    fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
+        if !self.lists {
+            return Ok(None);
+        }
+        match self.step(Ask::List)? {
+            Answer::Paths(paths) => {
+                Ok(Some(paths.into_iter().map(|(path, len)| Listed { path, len }).collect()))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn free(&self) -> Option<u64> {
+        self.step(Ask::Free).ok().and(None)
+    }
+}
+
+/// A clock that only the scenario moves.
+#[derive(Clone)]
+struct ModelClock(Arc<AtomicU64>);
+
+impl Clock for ModelClock {
+    fn now(&self) -> UnixTime {
+        UnixTime(self.0.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, _: Duration) {}
+}
+
+type Program = Arc<dyn Fn(&Stepped, &ModelClock) -> bool + Send + Sync>;
+
+fn publisher(author: &Arc<Author>, tree: Memory, token: &str) -> Program {
+    let (author, token) = (author.clone(), Token::new(token).unwrap());
+    let ours = read_state(&tree, &author.keys).unwrap().unwrap();
+    Arc::new(move |remote, clock| {
+        let options = Options {
+            token: token.clone(),
+            host: "p".into(),
+            verify: false,
+            wait: Duration::ZERO,
+            take_over: false,
+        };
+        let job = Job {
+            remote,
+            tree: &tree,
+            ours: &ours,
+            keys: &author.keys,
+            options: &options,
+            clock,
+            sent: &|_| {},
+            prove: &|_| Ok(()),
+        };
+        publish(&job).is_ok()
+    })
+}
+
+fn collector(author: &Arc<Author>) -> Program {
+    let author = author.clone();
+    Arc::new(move |remote, clock| {
+        let policy = Policy { grace: DAY, keep: 1, pinned: BTreeSet::new() };
+        let token = Token::new("gc").unwrap();
+        let job = GcJob {
+            remote,
+            keys: &author.keys,
+            policy: &policy,
+            clock,
+            token: &token,
+            host: "g",
+            gone: &|_| {},
+        };
+        gc::collect(&job).is_ok()
+    })
+}
+
+/// A program under way.
+struct Running {
+    asks: Receiver<Ask>,
+    answers: Option<Sender<Answer>>,
+    /// What it waits to do; `None` when it has ended.
+    pending: Option<Ask>,
+    /// All that it has seen, which is all that its state depends on.
+    seen: DefaultHasher,
+    thread: Option<thread::JoinHandle<bool>>,
+}
+
+impl Running {
+    fn start(program: &Program, clock: &ModelClock, lists: bool) -> Self {
+        let (ask, asks) = channel();
+        let (answers, answer) = channel();
+        let (program, clock) = (program.clone(), clock.clone());
+        let thread = thread::spawn(move || {
+            let remote = Stepped { ask: Mutex::new(ask), answer: Mutex::new(answer), lists };
+            program(&remote, &clock)
+        });
+        let pending = asks.recv().ok();
+        Running { asks, answers: Some(answers), pending, seen: DefaultHasher::new(), thread: Some(thread) }
+    }
+
+    fn step(&mut self, memory: &mut Memory) {
+        let ask = self.pending.take().expect("it waits");
+        let answer = serve(memory, &ask);
+        answer.hash(&mut self.seen);
+        self.answers.as_ref().unwrap().send(answer).unwrap();
+        self.pending = self.asks.recv().ok();
+    }
+
+    fn result(mut self) -> bool {
+        drop(self.answers.take());
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+struct Scenario {
+    keys: TrustedKeys,
+    begin: Memory,
+    programs: Vec<Program>,
+    /// Whether the clock may jump over a lease, once, at any moment.
+    ticks: bool,
+    lists: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Explored {
+    states: usize,
+    /// Which programs did their work, over all orders.
+    ends: BTreeSet<Vec<bool>>,
+}
+
+impl Scenario {
+    /// Tries every order. States that were met already are not followed twice: what a program does next depends on
+    /// the answers that it had, and on the clock when it had them.
+    fn explore(&self) -> Explored {
+        let mut found = Explored::default();
+        let (mut met, mut whole) = (HashSet::new(), HashSet::new());
+        let mut open: Vec<Vec<usize>> = vec![vec![]];
+        while let Some(order) = open.pop() {
+            let clock = ModelClock(Arc::new(AtomicU64::new(START)));
+            let mut memory = self.begin.clone();
+            let mut running: Vec<_> =
+                self.programs.iter().map(|program| Running::start(program, &clock, self.lists)).collect();
+            let tick = running.len();
+            // The assumption about time: nobody stands still for a lease between the look at its own flag and the
+            // one step after that.
+            let mut checked = None;
+            let mut done = Vec::new();
+            let mut todo = order.into_iter();
+            loop {
+                let next = match todo.next() {
+                    Some(who) => who,
+                    None => {
+                        let (states, clock) = (states_of(&running), clock.0.load(Ordering::SeqCst));
+                        let memory_hash = hash_of(&memory);
+                        if whole.insert(memory_hash) {
+                            served(&memory, &self.keys);
+                        }
+                        if !met.insert(hash_of(&(memory_hash, clock, checked, states))) {
+                            break;
+                        }
+                        found.states += 1;
+                        let ready = (0..running.len()).filter(|who| running[*who].pending.is_some());
+                        let may_tick = self.ticks && !done.contains(&tick) && checked.is_none();
+                        let ready: Vec<_> = ready.collect();
+                        let Some((&first, others)) = ready.split_first() else {
+                            found.ends.insert(running.drain(..).map(Running::result).collect());
+                            break;
+                        };
+                        // The first of them goes on here; the others' turn comes later.
+                        for &who in others.iter().chain(may_tick.then_some(&tick)) {
+                            let mut other = done.clone();
+                            other.push(who);
+                            open.push(other);
+                        }
+                        first
+                    }
+                };
+                done.push(next);
+                if next == tick {
+                    clock.0.fetch_add(flag::LEASE + 1, Ordering::SeqCst);
+                    running.iter_mut().for_each(|program| "tick".hash(&mut program.seen));
+                    continue;
+                }
+                let looks =
+                    matches!(&running[next].pending, Some(Ask::Get(path)) if path.ends_with("/collecting"));
+                if looks && next > 0 {
+                    checked = Some(next);
+                } else if checked == Some(next) {
+                    checked = None;
+                }
+                running[next].step(&mut memory);
+            }
+        }
+        found
+    }
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn states_of(running: &[Running]) -> Vec<(u64, bool)> {
+    running.iter().map(|program| (program.seen.finish(), program.pending.is_some())).collect()
+}
+
+/// A target with release 2; release 1 is long over, and its block 9 has been condemned for longer than the grace.
+/// What is published is release 3, which needs that block again.
+fn scenario(ticks: bool, lists: bool, left_behind: bool) -> Scenario {
+    let author = Arc::new(Author::new());
+    let mut begin = author.release(1, &[1, 9], 40 * DAY);
+    begin.extend(author.release(2, &[1, 2], 20 * DAY));
+    let next = author.release(3, &[1, 9, 3], 0);
+    let condemned = |byte: u8| MirrorPath::Block(Block::seal(vec![byte; 4096]).name());
+    let mut stones = BTreeMap::from([(condemned(9), UnixTime(START - 15 * DAY))]);
+    if left_behind {
+        // An attempt that was killed left its flag and one block, which was condemned since.
+        let flag = Flag::new(&Token::new("p1").unwrap(), "p", UnixTime(START - 1));
+        begin.insert(Place::Control(Control::Publishing).to_string(), flag.to_text());
+        let path = condemned(3);
+        begin.insert(path.to_string(), next[&path.to_string()].clone());
+        stones.insert(path, UnixTime(START - 15 * DAY));
+    }
+    let tombstones = Place::Control(Control::Tombstones).to_string();
+    begin.insert(tombstones, Tombstones(stones).to_text());
+    Scenario {
+        keys: author.keys.clone(),
+        begin,
+        programs: vec![publisher(&author, next, "p1"), collector(&author)],
+        ticks,
+        lists,
+    }
+}
+
+#[test]
+fn in_every_order_of_a_publication_and_a_collection_no_block_in_use_is_missing() {
+    for (ticks, lists, left_behind) in [(false, false, false), (true, true, false), (true, true, true)] {
+        let found = scenario(ticks, lists, left_behind).explore();
+        println!("ticks {ticks}, lists {lists}, left behind {left_behind}: {found:?}");
+        assert!(found.states > 100, "{found:?}");
+        // There are orders in which each does its work.
+        assert!(found.ends.iter().any(|ends| ends[0]), "{found:?}");
+        assert!(found.ends.iter().any(|ends| ends[1]), "{found:?}");
+    }
+}
+
+/// A target that fails for good after some steps; the last of them may be torn.
+struct Failing {
+    memory: Mutex<Memory>,
+    left: AtomicU64,
+    torn: bool,
+}
+
+impl Failing {
+    fn step(&self, ask: &Ask) -> Result<Answer, RemoteError> {
+        let dead = || RemoteError::new("model", "the publisher was killed");
+        let mut memory = self.memory.lock().unwrap();
+        let left = self.left.load(Ordering::SeqCst);
+        if left == 0 {
+            return Err(dead());
+        }
+        self.left.store(left - 1, Ordering::SeqCst);
+        if left == 1 && self.torn {
+            // A target without renames: half of the file has its name. `latest` is one small PUT everywhere.
+            if let Ask::Write(path, bytes) = ask
+                && path != "latest"
+                && path != "mirrors.txt"
+            {
+                memory.insert(path.clone(), bytes[..bytes.len() / 2].to_vec());
+            }
+            return Err(dead());
+        }
+        Ok(serve(&mut memory, ask))
+    }
+}
+
+impl Remote for Failing {
+    fn name(&self) -> String {
+        "model".into()
+    }
+
+    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+        match self.step(&Ask::Get(place.to_string()))? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
+        let len = |item: &Item| match self.step(&Ask::Len(item.path.to_string()))? {
+            Answer::Len(len) => Ok(len),
+            other => panic!("{other:?}"),
+        };
+        items.iter().map(len).collect()
+    }
+
+    fn put(&self, tree: &dyn Files, items: &[Item], _: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+        items.iter().try_for_each(|item| {
+            let bytes = tree.read(&item.path, item.len)?.expect("our tree is whole");
+            self.step(&Ask::Write(item.path.to_string(), bytes)).map(|_| ())
+        })
+    }
+
+    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+        self.step(&Ask::Write(place.to_string(), bytes.into())).map(|_| ())
+    }
+
+    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
+        places.iter().try_for_each(|place| self.step(&Ask::Remove(place.to_string())).map(|_| ()))
+    }
+
+    fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn killed_after_any_step_a_client_reads_a_whole_release_and_the_next_attempt_completes() {
+    let author = Arc::new(Author::new());
+    let disk: Vec<u8> = (1..=60).collect();
+    let old = author.release(1, &disk[..30], 2 * DAY);
+    let new = author.release(2, &disk, 0);
+    let attempt = |begin: &Memory, left, torn| {
+        let remote = Failing { memory: Mutex::new(begin.clone()), left: AtomicU64::new(left), torn };
+        let clock = ModelClock(Arc::new(AtomicU64::new(START)));
+        let ours = read_state(&new, &author.keys).unwrap().unwrap();
+        let token = Token::new("p1").unwrap();
+        let wait = Duration::ZERO;
+        let options = Options { token, host: "p".into(), verify: false, wait, take_over: false };
+        let job = Job {
+            remote: &remote,
+            tree: &new,
+            ours: &ours,
+            keys: &author.keys,
+            options: &options,
+            clock: &clock,
+            sent: &|_| {},
+            prove: &|_| Ok(()),
+        };
+        let done = publish(&job).map_err(|error| error.to_string());
+        (done, remote.memory.into_inner().unwrap(), remote.left.into_inner())
+    };
+    let (done, whole, left) = attempt(&old, 1_000_000, false);
+    let steps = 1_000_000 - left;
+    assert_eq!(done.unwrap().plan.blocks.len(), 30);
+    assert_eq!(served(&whole, &author.keys).unwrap().get(), 2);
+    assert!(steps > 90, "{steps}");
+
+    let mut points = 0;
+    for begin in [Memory::new(), old] {
+        for torn in [false, true] {
+            for left in 0..2 * steps {
+                let (done, memory, rest) = attempt(&begin, left, torn);
+                if rest > 0 {
+                    break;
+                }
+                points += 1;
+                let before = served(&memory, &author.keys);
+                // Only the removal of the flag may come after `latest`.
+                assert!(done.is_err() || before.is_some_and(|serial| serial.get() == 2));
+                let (again, memory, _) = attempt(&memory, 1_000_000, false);
+                let again = again.unwrap_or_else(|error| panic!("after {left} steps: {error}"));
+                assert_eq!(served(&memory, &author.keys).unwrap().get(), 2);
+                assert!(again.found <= again.plan.blocks.len() as u64);
+                assert!(!memory.keys().any(|path| path.starts_with(CONTROL_DIR)), "the flag is down");
+            }
+        }
+    }
+    println!("{points} points");
+    assert!(points > 400, "{points}");
+}

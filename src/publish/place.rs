@@ -1,0 +1,82 @@
+//! Names below a target's root: the files of the mirror tree, and what publishers leave there for each other.
+
+use std::fmt;
+
+use crate::block::{MAX_BLOCK_SIZE, max_file_len};
+use crate::index;
+use crate::release::{Leaf, MAX_DLAHEAD, MAX_LATEST, MAX_LAYOUT, MAX_MIRRORS, MAX_RELEASE, MirrorPath};
+
+/// A file on a target.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// Of the mirror tree: clients read it.
+    File(MirrorPath),
+    /// Of publishers.
+    Control(Control),
+}
+
+/// What publishers and the garbage collector tell each other. Clients never read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Control {
+    /// Who publishes.
+    Publishing,
+    /// Who collects garbage.
+    Collecting,
+    /// What is going to be removed, and since when that is known.
+    Tombstones,
+}
+
+/// The directory of [`Control`] files.
+pub const CONTROL_DIR: &str = ".imgfactory";
+
+/// Longest control file that is read: tombstones of 2^24 files.
+const MAX_CONTROL: u64 = 2 << 30;
+
+impl Place {
+    /// Bytes at most that are read of it.
+    pub fn limit(&self) -> u64 {
+        match self {
+            Place::File(path) => limit(path),
+            Place::Control(Control::Tombstones) => MAX_CONTROL,
+            Place::Control(_) => 4096,
+        }
+    }
+
+    /// Whether it is written once and never changes.
+    pub fn is_immutable(&self) -> bool {
+        match self {
+            Place::File(MirrorPath::Latest | MirrorPath::Mirrors) | Place::Control(_) => false,
+            Place::File(_) => true,
+        }
+    }
+}
+
+/// Longest file of this kind.
+pub fn limit(path: &MirrorPath) -> u64 {
+    match path {
+        MirrorPath::Block(_) => max_file_len(MAX_BLOCK_SIZE).into(),
+        MirrorPath::Image(_, _, Leaf::Index) => index::MAX_FILE,
+        MirrorPath::Image(_, _, Leaf::Dlahead) => MAX_DLAHEAD,
+        MirrorPath::Image(_, _, Leaf::Layout) => MAX_LAYOUT,
+        MirrorPath::Release(_) => MAX_RELEASE,
+        MirrorPath::Mirrors => MAX_MIRRORS,
+        MirrorPath::Latest => MAX_LATEST,
+    }
+}
+
+impl From<MirrorPath> for Place {
+    fn from(path: MirrorPath) -> Self {
+        Place::File(path)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(path) => path.fmt(f),
+            Place::Control(Control::Publishing) => write!(f, "{CONTROL_DIR}/publishing"),
+            Place::Control(Control::Collecting) => write!(f, "{CONTROL_DIR}/collecting"),
+            Place::Control(Control::Tombstones) => write!(f, "{CONTROL_DIR}/tombstones"),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What a publication will do, as a value: compared, not tried.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use super::Item;
+use super::state::{State, image_files};
+use crate::block::Object;
+use crate::index::Serial;
+use crate::release::{Latest, MirrorPath};
+use crate::report::size;
+
+/// What a target is known to have.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// What its `latest` says, and the file.
+    pub latest: (Latest, Vec<u8>),
+    /// The release that it names; `None` when that can't be read: then nothing is taken for granted.
+    pub state: Option<State>,
+}
+
+/// What is to be sent to one target.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The release that it has.
+    pub base: Option<Serial>,
+    /// The release that it will have.
+    pub serial: Serial,
+    /// Blocks that the release it has does not use, in order of first use.
+    pub blocks: Vec<Object>,
+    /// Blocks of the release that it has, and that ours needs too.
+    pub shared: Vec<Object>,
+    /// Images' files that it lacks, then the release.
+    pub files: Vec<Item>,
+    /// Whether mirrors.txt is replaced.
+    pub mirrors: Option<Item>,
+    /// Whether `latest` is replaced; when not, there is nothing to do.
+    pub latest: Option<Item>,
+}
+
+/// Why a release must not go to a target.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// It has another distribution.
+    #[error("has `{found}`, and this is `{ours}`; publish to a directory of its own")]
+    OtherName {
+        /// What it has.
+        found: String,
+        /// What we have.
+        ours: String,
+    },
+    /// It has a later release.
+    #[error(
+        "has release {found}, and this is {ours}: somebody else has published meanwhile; get that first (imgfactory \
+         mirror pull), or go back with `imgfactory rollback`, which makes a new release"
+    )]
+    Newer {
+        /// What it has.
+        found: Serial,
+        /// What we have.
+        ours: Serial,
+    },
+    /// It has another release of the same number.
+    #[error(
+        "has another release {0}, made elsewhere; clients may have accepted it, so ours needs a higher number: get \
+         that release first (imgfactory mirror pull) and build upon it"
+    )]
+    Fork(Serial),
+    /// It has a `latest` of the same release that was signed later.
+    #[error("has a `latest` of release {0} that was signed later than ours; refresh ours first")]
+    Refreshed(Serial),
+}
+
+impl Plan {
+    /// Compares our release with what the target has.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn new(ours: &State, held: Option<&Held>) -> Result<Self, PlanError> {
+        let latest = Item { path: MirrorPath::Latest, len: ours.latest_file.len() as u64 };
+        let mirrors = Item { path: MirrorPath::Mirrors, len: ours.latest.mirrors.len };
+        let Some(held) = held else {
+            return Ok(Plan {
+                base: None,
+                serial: ours.latest.serial,
+                blocks: ours.objects(),
+                shared: vec![],
+                files: ours.files(),
+                mirrors: Some(mirrors),
+                latest: Some(latest),
+            });
+        };
+        let (theirs, file) = &held.latest;
+        if theirs.name != ours.latest.name {
+            let (found, ours) = (theirs.name.to_string(), ours.latest.name.to_string());
+            return Err(PlanError::OtherName { found, ours });
+        }
+        if theirs.serial > ours.latest.serial {
+            return Err(PlanError::Newer { found: theirs.serial, ours: ours.latest.serial });
+        }
+        let same_release = theirs.serial == ours.latest.serial;
+        if same_release && theirs.release != ours.latest.release {
+            return Err(PlanError::Fork(theirs.serial));
+        }
+        if same_release && theirs.published > ours.latest.published {
+            return Err(PlanError::Refreshed(theirs.serial));
+        }
+        let has: HashSet<_> = held.state.iter().flat_map(State::objects).map(|object| object.name).collect();
+        let (shared, blocks) = ours.objects().into_iter().partition(|object| has.contains(&object.name));
+        let mut has_files: HashSet<_> =
+            held.state.iter().flat_map(|state| image_files(&state.release)).map(|item| item.path).collect();
+        if same_release && held.state.is_some() {
+            has_files.insert(theirs.release_path());
+        }
+        let files = ours.files().into_iter().filter(|item| !has_files.contains(&item.path)).collect();
+        let mirrors_fit = held.state.as_ref().is_some_and(|state| state.mirrors_fit)
+            && theirs.mirrors == ours.latest.mirrors;
+        Ok(Plan {
+            base: Some(theirs.serial),
+            serial: ours.latest.serial,
+            blocks,
+            shared,
+            files,
+            mirrors: (!mirrors_fit).then_some(mirrors),
+            latest: (*file != ours.latest_file).then_some(latest),
+        })
+    }
+
+    /// Whether the target has it all, as far as its own release tells.
+    pub fn is_done(&self) -> bool {
+        self.latest.is_none() && self.blocks.is_empty() && self.files.is_empty() && self.mirrors.is_none()
+    }
+
+    /// Everything that will be sent, in order.
+    pub fn items(&self) -> Vec<Item> {
+        let blocks = self.blocks.iter().map(block_item);
+        blocks
+            .chain(self.files.iter().cloned())
+            .chain(self.mirrors.clone())
+            .chain(self.latest.clone())
+            .collect()
+    }
+
+    /// Bytes of [`Plan::items`].
+    pub fn bytes(&self) -> u64 {
+        self.items().iter().map(|item| item.len).sum()
+    }
+}
+
+/// The file of a block.
+pub fn block_item(object: &Object) -> Item {
+    Item { path: MirrorPath::Block(object.name), len: object.file_len.into() }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_done() {
+            return write!(f, "release {} is there already", self.serial);
+        }
+        match self.base {
+            Some(base) if base == self.serial => write!(f, "release {}: ", self.serial)?,
+            Some(base) => write!(f, "release {base} -> {}: ", self.serial)?,
+            None => write!(f, "nothing -> release {}: ", self.serial)?,
+        }
+        let items = self.items();
+        let bytes = |items: &[Item]| items.iter().map(|item| item.len).sum::<u64>();
+        let (blocks, rest) = items.split_at(self.blocks.len());
+        write!(
+            f,
+            "{} blocks, {}; {} other files, {}; {} bytes in all",
+            blocks.len(),
+            size(bytes(blocks)),
+            rest.len(),
+            size(bytes(rest)),
+            bytes(&items)
+        )
+    }
+}

@@ -1,0 +1,143 @@
+//! What a target must be able to do. `host::remote` does it for directories, rsync, HTTP and S3; tests do it in
+//! memory, with faults and with every order of events.
+
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::Place;
+use crate::index::UnixTime;
+use crate::release::MirrorPath;
+
+/// Why a target did not do as it was told: where, and what it said.
+#[derive(Debug)]
+pub struct RemoteError {
+    /// The target or one of its files, and what was tried.
+    pub what: String,
+    /// Why it failed.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+impl RemoteError {
+    /// `what` is the file and what was tried: `s3://x/latest: can't write`.
+    pub fn new(what: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        RemoteError { what: what.into(), source: source.into() }
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Error for RemoteError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}
+
+/// The files of a mirror tree, wherever they are.
+pub trait Files: Sync {
+    /// Reads a whole file, `limit` bytes at most; `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`RemoteError`]; also when it is longer.
+    fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError>;
+
+    /// Looks whether these, which are going to be sent, are what the release says.
+    ///
+    /// # Errors
+    /// [`RemoteError`] names the first that is not.
+    fn check(&self, _items: &[Item]) -> Result<(), RemoteError> {
+        Ok(())
+    }
+
+    /// Where they are on a disk of this machine, for programs that copy from there.
+    fn root(&self) -> Option<&Path> {
+        None
+    }
+}
+
+/// A file to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Which.
+    pub path: MirrorPath,
+    /// Its length.
+    pub len: u64,
+}
+
+/// A file that is on a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its path below the root; perhaps none of a mirror's.
+    pub path: String,
+    /// Its length.
+    pub len: u64,
+}
+
+/// A place to publish to.
+pub trait Remote: Sync {
+    /// Its name, for people.
+    fn name(&self) -> String;
+
+    /// Reads a whole file, its [`Place::limit`] at most; `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError>;
+
+    /// Reads several files, as [`Remote::get`] does.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn get_all(&self, places: &[Place]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+        places.iter().map(|place| self.get(place)).collect()
+    }
+
+    /// The length of each of these files; `None` for those that are not there.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError>;
+
+    /// Copies files from a tree, in any order, each in one step as far as the target can do that. When it returns,
+    /// all are there, and on a disk of ours synced. `sent` is told bytes as they go.
+    ///
+    /// # Errors
+    /// [`RemoteError`]; some may have been copied.
+    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError>;
+
+    /// Writes one file in one step.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError>;
+
+    /// Removes files. That one is not there is no error.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn remove(&self, places: &[Place]) -> Result<(), RemoteError>;
+
+    /// Everything there is, unfinished files aside; `None` when the target can't tell.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError>;
+
+    /// Bytes that can still be written, where that is known.
+    fn free(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// The clock, as an argument.
+pub trait Clock: Sync {
+    /// Now.
+    fn now(&self) -> UnixTime;
+    /// Waits.
+    fn sleep(&self, time: Duration);
+}

@@ -1,0 +1,181 @@
+//! The newest release of a tree, read down the chain: `latest` -> release -> indexes.
+
+use std::collections::HashMap;
+
+use super::place::limit;
+use super::remote::{Files, Remote, RemoteError};
+use super::{Item, Place};
+use crate::block::{BlockName, Object};
+use crate::index::Index;
+use crate::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
+
+/// A release of a tree, each link checked by the one above it. Its blocks were not looked at.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What `latest` says.
+    pub latest: Latest,
+    /// The file, with its signature.
+    pub latest_file: Vec<u8>,
+    /// The release that it names.
+    pub release: Release,
+    /// The map of each image, in the release's order.
+    pub indexes: Vec<Index>,
+    /// Whether mirrors.txt is the one that `latest` names.
+    pub mirrors_fit: bool,
+}
+
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file that is named above it is not there.
+    #[error("{path}: not there, though {by} names it")]
+    Missing {
+        /// The file.
+        path: MirrorPath,
+        /// What names it.
+        by: &'static str,
+    },
+    /// A file is not what it should be.
+    #[error("{0}: can't be believed")]
+    Untrusted(MirrorPath, #[source] Untrusted),
+    /// It can't be read.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+}
+
+impl State {
+    /// Each block file of the release once, in order of first use.
+    pub fn objects(&self) -> Vec<Object> {
+        objects(&self.indexes)
+    }
+
+    /// Files of the release that are no blocks, in the order in which they are written: images' files, then the
+    /// release itself.
+    pub fn files(&self) -> Vec<Item> {
+        let mut files = image_files(&self.release);
+        files.push(Item { path: self.latest.release_path(), len: self.latest.release.len });
+        files
+    }
+}
+
+/// Each block file of these maps once, in order of first use.
+pub fn objects(indexes: &[Index]) -> Vec<Object> {
+    let mut seen = HashMap::new();
+    let mut all = Vec::new();
+    for object in indexes.iter().flat_map(Index::objects) {
+        if seen.insert(object.name, ()).is_none() {
+            all.push(*object);
+        }
+    }
+    all
+}
+
+/// The files of a release's images: maps, prefetch lists, layouts.
+pub fn image_files(release: &Release) -> Vec<Item> {
+    let mut files = Vec::new();
+    for image in &release.images {
+        files.push(Item { path: image.index_path(), len: image.index.digest.len });
+        let more = [(image.dlahead_path(), image.dlahead), (image.layout_path(), image.layout)];
+        for (path, stored) in more {
+            if let (Some(path), Some(stored)) = (path, stored) {
+                files.push(Item { path, len: stored.digest.len });
+            }
+        }
+    }
+    files
+}
+
+/// Reads `latest`, checks its signature; `None` when there is none.
+///
+/// # Errors
+/// [`StateError`].
+pub fn read_latest(files: &dyn Files, keys: &TrustedKeys) -> Result<Option<(Latest, Vec<u8>)>, StateError> {
+    let Some(file) = files.read(&MirrorPath::Latest, limit(&MirrorPath::Latest))? else { return Ok(None) };
+    let latest = Verified::<Latest>::open(&file, keys)
+        .map_err(|source| StateError::Untrusted(MirrorPath::Latest, source))?
+        .into_inner();
+    Ok(Some((latest, file)))
+}
+
+/// Reads what `latest` names. Files that `near` has, and that are right, are taken from there.
+///
+/// # Errors
+/// [`StateError`].
+pub fn read_named(
+    files: &dyn Files,
+    (latest, latest_file): (Latest, Vec<u8>),
+    keys: &TrustedKeys,
+    near: Option<&dyn Files>,
+) -> Result<State, StateError> {
+    let path = latest.release_path();
+    let open = |bytes: &[u8]| latest.open_release(bytes, keys).map(Verified::into_inner);
+    let release = read_either(files, near, &path, latest.release.len, "latest", open)?;
+    let indexes = read_indexes(files, &release, near)?;
+    let mirrors = files.read(&MirrorPath::Mirrors, limit(&MirrorPath::Mirrors))?;
+    let mirrors_fit = mirrors.is_some_and(|file| latest.open_mirrors(&file, keys).is_ok());
+    Ok(State { latest, latest_file, release, indexes, mirrors_fit })
+}
+
+/// Reads the map of each image of a release.
+///
+/// # Errors
+/// [`StateError`].
+pub fn read_indexes(
+    files: &dyn Files,
+    release: &Release,
+    near: Option<&dyn Files>,
+) -> Result<Vec<Index>, StateError> {
+    let read = |image: &crate::release::ImageFiles| {
+        let (path, len) = (image.index_path(), image.index.digest.len);
+        read_either(files, near, &path, len, "the release", |bytes| image.open_index(bytes))
+    };
+    release.images.iter().map(read).collect()
+}
+
+/// Reads the newest release of a tree; `None` when the tree has none.
+///
+/// # Errors
+/// [`StateError`].
+pub fn read_state(files: &dyn Files, keys: &TrustedKeys) -> Result<Option<State>, StateError> {
+    match read_latest(files, keys)? {
+        Some(latest) => read_named(files, latest, keys, None).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn read_either<T>(
+    files: &dyn Files,
+    near: Option<&dyn Files>,
+    path: &MirrorPath,
+    len: u64,
+    by: &'static str,
+    open: impl Fn(&[u8]) -> Result<T, Untrusted>,
+) -> Result<T, StateError> {
+    if let Some(near) = near
+        && let Ok(Some(bytes)) = near.read(path, len)
+        && let Ok(opened) = open(&bytes)
+    {
+        return Ok(opened);
+    }
+    let missing = || StateError::Missing { path: path.clone(), by };
+    let bytes = files.read(path, len)?.ok_or_else(missing)?;
+    open(&bytes).map_err(|source| StateError::Untrusted(path.clone(), source))
+}
+
+/// The tree of a target.
+#[derive(Clone, Copy)]
+pub struct OfRemote<'a>(pub &'a dyn Remote);
+
+impl Files for OfRemote<'_> {
+    fn read(&self, path: &MirrorPath, _: u64) -> Result<Option<Vec<u8>>, RemoteError> {
+        self.0.get(&Place::File(path.clone()))
+    }
+}
+
+/// The block of a path.
+pub(super) fn block_of(path: &MirrorPath) -> Option<BlockName> {
+    match path {
+        MirrorPath::Block(name) => Some(*name),
+        _ => None,
+    }
+}
