@@ -1,0 +1,327 @@
+//! What may happen to a publication: kill -9, a full disk, another publisher, no program of ours at all.
+
+mod publish_support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use imgfactory::host::files::Scratch;
+use imgfactory::host::process::Tool;
+use publish_support::{Out, bad, free_port, good, imgfactory, nginx, rsyncd, scratch, tree, web};
+
+/// Whether the release behind a URL is whole; `None` when there is none.
+fn whole(url: &str, out: &Out) -> Option<u64> {
+    let output =
+        imgfactory().args(["mirror", "verify", url, "--full", "--key", &out.public()]).output().unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if errors.contains("no release there") {
+        return None;
+    }
+    assert!(output.status.success(), "{said}{errors}");
+    let (_, rest) = said.split_once(": release ").unwrap();
+    Some(rest.split_once(':').unwrap().0.parse().unwrap())
+}
+
+#[test]
+fn killed_at_any_moment_a_publication_leaves_a_whole_release_and_goes_on_the_next_time() {
+    let (_server, url, dav) = nginx();
+    let out = Out::new();
+    let mut disk: Vec<u32> = (1..=400).collect();
+    let mut published = None;
+    let mut seen = [0, 0];
+    for round in 0..12_u32 {
+        // Every block but the first hundred is new each time.
+        disk[100..].iter_mut().for_each(|block| *block += 1000);
+        out.build(&disk);
+        let mut command = out.command("publish");
+        command.args(["--to", &dav, "--jobs", "2"]);
+        let start = Instant::now();
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        while start.elapsed() < Duration::from_millis((25 * round).into())
+            && child.try_wait().unwrap().is_none()
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        let found = whole(&url, &out);
+        let next = Some(u64::from(round) + 1);
+        assert!(found == published || found == next, "round {round}: {found:?}");
+        seen[usize::from(found == next)] += 1;
+        // The same directory goes on at once, in spite of the flag that it left.
+        good(&out.publish(&dav, &["--url", &url]));
+        assert_eq!(whole(&url, &out), next);
+        published = next;
+    }
+    assert!(seen[0] > 0, "some were cut: {seen:?}");
+}
+
+/// A small file system.
+struct Small(Scratch);
+
+impl Small {
+    fn new(size: &str) -> Self {
+        let dir = scratch();
+        let options = format!("size={size},mode=777");
+        Tool::new("mount").args(["-t", "tmpfs", "-o", &options, "small"]).arg(dir.path()).run().unwrap();
+        Small(dir)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Tool::new("umount").arg("-l").arg(self.0.path()).run();
+    }
+}
+
+#[test]
+fn a_disk_that_is_too_small_is_named_before_anything_is_sent() {
+    let small = Small::new("400k");
+    let to = small.0.path().join("www");
+    let out = Out::new();
+    out.build(&(1..=20).collect::<Vec<_>>());
+    good(&out.publish(to.to_str().unwrap(), &[]));
+    let before = tree(&to);
+    out.build(&(1..=300).collect::<Vec<_>>());
+    let said = bad(&out.publish(to.to_str().unwrap(), &[]));
+    assert!(said.contains("KiB are to be sent, and ") && said.contains("KiB are free"), "{said}");
+    assert_eq!(tree(&to), before);
+}
+
+#[test]
+fn a_disk_that_fills_up_keeps_the_old_release_whole() {
+    let small = Small::new("500k");
+    let port = free_port();
+    let root = small.0.path().join("tree");
+    fs::create_dir(&root).unwrap();
+    // As ci/nginx.conf, on the small disk.
+    let home = scratch();
+    let config = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}} http {{ access_log off;
+         proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s; client_body_temp_path {root}/.incoming;
+         server {{ listen 127.0.0.1:{port}; root {root}; dav_methods PUT DELETE; create_full_put_path on; }} }}",
+        root = root.display()
+    );
+    fs::write(home.path().join("nginx.conf"), config).unwrap();
+    let prefix = home.path().to_path_buf();
+    let mut nginx = Command::new("nginx");
+    let _server =
+        publish_support::Server::start(home, nginx.arg("-p").arg(prefix).args(["-c", "nginx.conf"]), port);
+    let url = format!("http://127.0.0.1:{port}/");
+    let out = Out::new();
+    out.build(&(1..=20).collect::<Vec<_>>());
+    good(&out.publish(&url, &[]));
+    out.build(&(1..=300).collect::<Vec<_>>());
+    let said = bad(&out.publish(&url, &[]));
+    assert!(said.contains("can't write") && said.contains("HTTP 50"), "{said}");
+    assert!(said.contains("not published; it has the release that it had"), "{said}");
+    assert_eq!(whole(&url, &out), Some(1));
+}
+
+fn flag(token: &str, until: u64) -> String {
+    format!("imgfactory-flag 1\ntoken: {token}\nhost: other.example\nsince: 1000\nuntil: {until}\nend\n")
+}
+
+#[test]
+fn another_publisher_is_waited_for_named_or_taken_over() {
+    let out = Out::new();
+    out.build(&[1, 2, 3]);
+    let home = scratch();
+    let dir = home.path().join("www");
+    let to = dir.to_str().unwrap();
+    let (publishing, collecting) = (dir.join(".imgfactory/publishing"), dir.join(".imgfactory/collecting"));
+    fs::create_dir_all(dir.join(".imgfactory")).unwrap();
+    let soon = imgfactory::host::clock::now().0 + 300;
+    fs::write(&publishing, flag("abc", soon)).unwrap();
+    let said = bad(&out.publish(to, &["--wait", "0"]));
+    assert!(
+        said.contains("other.example works there (publishing)") && said.contains("--take-over"),
+        "{said}"
+    );
+    assert!(!dir.join("latest").exists() && fs::read_to_string(&publishing).unwrap() == flag("abc", soon));
+
+    // A flag that is over counts no more, and garbage is none.
+    for text in [flag("abc", soon - 301), "garbage".into()] {
+        fs::write(&publishing, text).unwrap();
+        good(&out.publish(to, &["--wait", "0"]));
+        assert!(!publishing.exists());
+    }
+    out.build(&[1, 2, 4]);
+    fs::write(&collecting, flag("gc", soon)).unwrap();
+    let said = bad(&out.publish(to, &["--wait", "0"]));
+    assert!(said.contains("other.example works there (collecting garbage)"), "{said}");
+    assert!(!publishing.exists(), "our own flag is down again");
+    fs::remove_file(&collecting).unwrap();
+    fs::write(&publishing, flag("abc", soon)).unwrap();
+    let gc = imgfactory().args(["gc", to, "--key", &out.public()]).output().unwrap();
+    let said = bad(&gc);
+    assert!(said.contains("other.example is publishing there") && said.contains("Collect later"), "{said}");
+    good(&out.publish(to, &["--take-over"]));
+}
+
+#[test]
+fn two_at_once_leave_a_whole_release() {
+    let out = Out::new();
+    let home = scratch();
+    let dir = home.path().join("www");
+    let to = dir.to_str().unwrap();
+    out.build(&(1..=300).collect::<Vec<_>>());
+    // The same tree at a second place, as two jobs of a CI have it.
+    let twin = home.path().join("twin");
+    publish_support::run(Command::new("cp").arg("-a").arg(out.path()).arg(&twin));
+    let publish = |from: &Path| {
+        imgfactory()
+            .arg("publish")
+            .arg(from)
+            .args(["--to", to, "--wait", "30", "--key", &out.public()])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let both = [publish(&out.path()), publish(&twin)];
+    let ends: Vec<_> = both.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+    let good = ends.iter().filter(|output| output.status.success()).count();
+    for output in ends.iter().filter(|output| !output.status.success()) {
+        let said = bad(output);
+        assert!(said.contains("another publisher took over") || said.contains("works there"), "{said}");
+    }
+    assert!(good > 0);
+    assert_eq!(tree(&dir), tree(&out.mirror()));
+}
+
+#[test]
+fn a_newer_or_another_release_on_the_target_is_never_covered() {
+    let out = Out::new();
+    let home = scratch();
+    let dir = home.path().join("www");
+    let to = dir.to_str().unwrap();
+    out.build(&[1]);
+    let old = home.path().join("old");
+    publish_support::run(Command::new("cp").arg("-a").arg(out.path()).arg(&old));
+    out.build(&[2]);
+    good(&out.publish(to, &[]));
+    let publish = |from: &Path| {
+        imgfactory().arg("publish").arg(from).args(["--to", to, "--key", &out.public()]).output().unwrap()
+    };
+    let said = bad(&publish(&old));
+    assert!(said.contains("has release 2, and this is 1: somebody else has published meanwhile"), "{said}");
+    // The other side builds upon its own release 1.
+    let fork = Out { dir: scratch(), ..Out::new() };
+    publish_support::run(Command::new("cp").arg("-a").arg(&old).arg(fork.path()));
+    let fork = Out {
+        key: imgfactory::host::keys::KeyFiles::new(&out.dir.path().join("key")).read().unwrap().0,
+        ..fork
+    };
+    fork.build(&[3]);
+    let said = bad(&publish(&fork.path()));
+    assert!(said.contains("has another release 2, made elsewhere"), "{said}");
+    let stranger = Out::new();
+    stranger.build(&[1]);
+    let said = bad(&stranger.publish(to, &[]));
+    assert!(
+        said.contains("what is there can't be built upon") && said.contains("not trusted here"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_damaged_block_of_ours_never_leaves() {
+    let out = Out::new();
+    let upload = out.build(&[1, 2, 3]);
+    let damaged = out.mirror().join(upload.puts[1].path.to_string());
+    let mut bytes = fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    let home = scratch();
+    let dir = home.path().join("www");
+    let said = bad(&out.publish(dir.to_str().unwrap(), &[]));
+    assert!(
+        said.contains(&format!("{}\n", damaged.display())) && said.contains("damaged here (block "),
+        "{said}"
+    );
+    assert!(tree(&dir).is_empty());
+}
+
+/// The shell scripts of docs/mirrors.md.
+fn scripts() -> Vec<String> {
+    let text = include_str!("../docs/mirrors.md");
+    let blocks = text.split("\n    #!/bin/sh\n").skip(1);
+    blocks
+        .map(|block| {
+            let lines = block.lines().take_while(|line| line.starts_with("    "));
+            lines.map(|line| format!("{}\n", &line[4..])).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn the_shell_scripts_of_the_manual_publish_without_us() {
+    let [curl, rsync] = &scripts()[..] else { panic!("two scripts") };
+    let (server, url, dav) = nginx();
+    let (daemon, module) = rsyncd();
+    fs::create_dir(daemon.path("tree/demo")).unwrap();
+    let out = Out::new();
+    for disk in [&[1, 2, 3][..], &[1, 2, 4]] {
+        out.build(disk);
+        for (script, to) in [(curl, &dav), (rsync, &module)] {
+            assert!(script.lines().count() < 10, "{script}");
+            let script = format!("#!/bin/sh\n{script}");
+            let file = out.dir.path().join("upload.sh");
+            fs::write(&file, script).unwrap();
+            publish_support::run(Command::new("sh").arg(&file).arg(out.path()).arg(to));
+        }
+        assert_eq!(tree(&server.path("tree")), tree(&out.mirror()));
+        assert_eq!(tree(&daemon.path("tree/demo")), tree(&out.mirror()));
+    }
+    assert_eq!(whole(&url, &out), Some(2));
+    // A damaged file stops the script before `latest`.
+    let upload = out.build(&[5, 6]);
+    fs::write(out.mirror().join(upload.puts[1].path.to_string()), b"x").unwrap();
+    let file = out.dir.path().join("upload.sh");
+    fs::write(&file, format!("#!/bin/sh\n{curl}")).unwrap();
+    assert!(!Command::new("sh").arg(&file).arg(out.path()).arg(&dav).status().unwrap().success());
+    assert_eq!(whole(&url, &out), Some(2));
+}
+
+#[test]
+fn two_passes_of_rsync_mirror_it_too() {
+    let text = include_str!("../docs/mirrors.md");
+    let (_, passes) = text.split_once("    rsync -rt --exclude=/latest").unwrap();
+    let (passes, _) = passes.split_once("\n\n").unwrap();
+    let out = Out::new();
+    out.build(&[1, 2, 3]);
+    let (daemon, module) = rsyncd();
+    let root = daemon.path("tree/demo");
+    let copy = scratch();
+    let script = format!("rsync -rt --exclude=/latest{passes}")
+        .replace("rsync://mirror.example/demo/", &module)
+        .replace("/srv/mirror/", &format!("{}/", copy.path().display()));
+    for disk in [&[1, 2, 3][..], &[1, 4]] {
+        out.build(disk);
+        good(&out.publish(root.to_str().unwrap(), &[]));
+        publish_support::run(Command::new("sh").args(["-ec", &script]));
+        assert_eq!(tree(copy.path()), tree(&out.mirror()));
+    }
+}
+
+#[test]
+fn a_client_reads_what_was_published_and_pulled() {
+    let out = Out::new();
+    out.build(&(1..=50).collect::<Vec<_>>());
+    let home = scratch();
+    let dir = home.path().join("www");
+    good(&out.publish(dir.to_str().unwrap(), &[]));
+    let (_server, url) = web(&dir);
+    let output = Command::new(env!("CARGO_BIN_EXE_imgfetch"))
+        .args(["cat", "--mirror", &url, "--key", &out.public(), "--image", "host"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let disk: Vec<u8> = (1..=50).flat_map(publish_support::raw).collect();
+    assert!(output.stdout == disk);
+}
