@@ -518,6 +518,20 @@ impl Remote for Failing {
 }
 
 #[test]
+fn what_a_publication_needs_again_is_condemned_no_longer() {
+    let scenario = scenario(false, false, true);
+    let clock = ModelClock(Arc::new(AtomicU64::new(START)));
+    let mut memory = scenario.begin.clone();
+    let mut program = Running::start(&scenario.programs[0], &clock, false);
+    while program.pending.is_some() {
+        program.step(&mut memory);
+    }
+    assert!(program.result());
+    let text = &memory[&Place::Control(Control::Tombstones).to_string()];
+    assert_eq!(Tombstones::decode(&text[..]).unwrap(), Tombstones::default());
+}
+
+#[test]
 fn killed_after_any_step_a_client_reads_a_whole_release_and_the_next_attempt_completes() {
     let author = Arc::new(Author::new());
     let disk: Vec<u8> = (1..=60).collect();
