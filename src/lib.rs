@@ -14,8 +14,6 @@
 //!
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
 
-#[cfg(feature = "builder")]
-pub mod ext2;
 pub mod report;
 
 #[cfg(feature = "builder")]
@@ -23,6 +21,9 @@ pub mod recipe;
 
 #[cfg(feature = "builder")]
 pub mod tree;
+
+#[cfg(feature = "builder")]
+pub mod ext2;
 
 pub mod block;
 pub mod index;

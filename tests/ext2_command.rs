@@ -110,7 +110,7 @@ fn images_are_listed_printed_and_described() {
         (&["cat", image, "etc/empty"], ""),
         (
             &["stat", image, "usr/bin/ping"],
-            "inode 35: file\n  mode 0755 owner 0:0 links 1 size 4 i_blocks 8\n",
+            "inode 36: file\n  mode 0755 owner 0:0 links 1 size 4 i_blocks 8\n",
         ),
     ];
     for (args, expected) in cases {

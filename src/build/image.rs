@@ -1,16 +1,25 @@
 //! Step: a tree becomes the blocks of a disk in the mirror's store, and their index. No image file is written.
+//!
+//! With a release before, the tree is laid out so that as few blocks as possible change, and only those are made:
+//! [`Prepared`] -> [`Planned`] -> [`Made`].
+
+use std::io::Write;
 
 use super::facts;
 use super::release::Last;
-use super::split::{self, Split, SplitError};
+use super::split::{self, Cutter, Split, SplitError};
 use super::systems::System;
 use crate::block::Codec;
-use crate::ext2::{self, InodeSize, Plan, PlanError, Sequential, WriteError};
-use crate::host::progress::Progress;
+use crate::debian::owners::Owners;
+use crate::ext2::{
+    self, Align, Census, Changes, InodeSize, LayoutMap, Order, Pages, PlaceError, Plan, PlanError,
+    Sequential, Stable, WriteError,
+};
+use crate::host::progress::{Progress, Unit};
 use crate::host::store::Store;
-use crate::index::{BlockSize, Header, ImageName, Parent, Serial, UnixTime};
+use crate::index::{BlockSize, Header, ImageName, Index, Parent, Serial, Target, UnixTime};
 use crate::recipe::{self, Recipe};
-use crate::tree::{Contents, Tree};
+use crate::tree::{Contents, Kind, Time, Tree};
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +31,14 @@ pub enum ImageError {
         image: ImageName,
         /// Why.
         source: PlanError,
+    },
+    /// Its contents can't be read.
+    #[error("image `{image}`")]
+    Contents {
+        /// The image.
+        image: ImageName,
+        /// Why.
+        source: WriteError,
     },
     /// It could not be written or split.
     #[error("image `{image}`")]
@@ -80,7 +97,204 @@ impl Wanted {
     }
 }
 
-/// Writes the file system through the splitter.
+/// What the release before has of an image.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// Its map.
+    pub index: Index,
+    /// Its layout.
+    pub map: LayoutMap,
+}
+
+/// An image in blocks, and what the next build needs of it.
+#[derive(Debug)]
+pub struct Made {
+    /// Blocks and map.
+    pub split: Split,
+    /// The layout, for `layout.z`.
+    pub layout: LayoutMap,
+    /// What changed, if there was a release before and its layout was kept.
+    pub changes: Option<Changes>,
+}
+
+/// An image that is decided in every position: what [`Planned::write`] will write, and why.
+pub struct Planned<'a> {
+    wanted: &'a Wanted,
+    before: Option<&'a Before>,
+    contents: &'a dyn Contents,
+    plan: Plan<'a>,
+    census: Census,
+    /// Blocks of the disk to be made anew, if the layout before was kept.
+    changed: Option<Vec<bool>>,
+}
+
+/// A system's tree, ready to be planned: what it holds page by page, whom it belongs to, its times.
+pub struct Prepared {
+    /// The tree, with the times that it keeps.
+    pub tree: Tree,
+    /// What its files hold.
+    pub pages: Pages,
+    /// Whom they belong to.
+    pub owners: Owners,
+}
+
+impl Prepared {
+    /// Reads every file once.
+    ///
+    /// # Errors
+    /// [`ImageError::Contents`].
+    pub fn new(
+        wanted: &Wanted,
+        tree: &Tree,
+        contents: &dyn Contents,
+        before: Option<&Before>,
+        progress: &dyn Progress,
+    ) -> Result<Self, ImageError> {
+        let failed = |source| ImageError::Contents { image: wanted.name.clone(), source };
+        let bytes = tree.nodes().iter().map(|node| match &node.kind {
+            Kind::File(content) => content.len,
+            _ => 0,
+        });
+        let task = progress.start(&format!("contents of image `{}`", wanted.name), bytes.sum(), Unit::Bytes);
+        let pages = Pages::read(tree, contents, &|bytes| task.advance(bytes)).map_err(failed)?;
+        drop(task);
+        let owners = Owners::read(tree, contents)
+            .map_err(|source| failed(WriteError::Contents { path: "/var/lib/dpkg".to_owned(), source }))?;
+        let mut tree = tree.clone();
+        if let Some(before) = before {
+            let made = Time { secs: i64::try_from(wanted.epoch).unwrap_or(i64::MAX), nanos: 0 };
+            ext2::keep_times(&mut tree, &pages, &before.map, made);
+        }
+        Ok(Prepared { tree, pages, owners })
+    }
+
+    /// Decides where everything stands: as in the layout before, if there is one that can be kept.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn plan<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        contents: &'a dyn Contents,
+        before: Option<&'a Before>,
+        progress: &dyn Progress,
+    ) -> Result<Planned<'a>, ImageError> {
+        let failed = |source| ImageError::Plan { image: wanted.name.clone(), source };
+        let options = ext2::Options {
+            free: wanted.free,
+            inode_size: wanted.inode_size,
+            ..ext2::Options::new(wanted.name.as_str(), wanted.epoch)
+        };
+        let unit = wanted.block_size.get() / ext2::BLOCK;
+        let order = Order::new(self.owners.ranks(&self.tree));
+        let stable = before.map(|before| {
+            let options = ext2::Options { epoch: before.map.epoch, ..options.clone() };
+            let order = order.clone();
+            let mut stable =
+                Stable { previous: &before.map, pages: &self.pages, order, unit, least_run: LEAST_RUN };
+            Plan::new(&self.tree, &options, &mut stable)
+        });
+        let kept = match stable {
+            Some(Ok(plan)) => Some(plan),
+            Some(Err(PlanError::Place(error @ PlaceError::Relayout { .. }))) => {
+                progress.say(&format!("image `{}`: {error}; laying it out anew", wanted.name));
+                None
+            }
+            Some(Err(error)) => return Err(failed(error)),
+            None => None,
+        };
+        let before = before.filter(|_| kept.is_some());
+        let plan = match kept {
+            Some(plan) => plan,
+            None => {
+                let mut first = Sequential { order, align: Some(Align { blocks: unit, from: unit }) };
+                Plan::new(&self.tree, &options, &mut first).map_err(failed)?
+            }
+        };
+        let census = Census::take(&plan, contents, &self.pages)
+            .map_err(|source| ImageError::Contents { image: wanted.name.clone(), source })?;
+        let same_blocks = |before: &&Before| before.index.header().block_size == wanted.block_size;
+        let changed = before.filter(same_blocks).map(|before| census.changed(&before.map, unit));
+        Ok(Planned { wanted, before, contents, plan, census, changed })
+    }
+}
+
+impl Planned<'_> {
+    /// What the image changes of the one before; `None` when all of it is new.
+    pub fn changes(&self) -> Option<Changes> {
+        let (before, changed) = (self.before?, self.changed.as_ref()?);
+        Some(Changes::of(&self.plan, &self.census, &before.map, changed, self.unit()))
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan<'_> {
+        &self.plan
+    }
+
+    fn unit(&self) -> u32 {
+        self.wanted.block_size.get() / ext2::BLOCK
+    }
+
+    /// Writes the blocks that change, through the splitter; the others are the release before's.
+    ///
+    /// # Errors
+    /// [`ImageError`]. Blocks written by then stay, and the next build finds them.
+    pub fn write(self, store: &mut Store, progress: &dyn Progress) -> Result<Made, ImageError> {
+        let wanted = self.wanted;
+        let header = Header {
+            image: wanted.name.clone(),
+            serial: wanted.serial,
+            block_size: wanted.block_size,
+            size: u64::from(self.plan.geometry().blocks) * u64::from(ext2::BLOCK),
+            published: UnixTime(wanted.epoch),
+            parent: wanted.parent,
+        };
+        let known = self.before.zip(self.changed.as_deref());
+        let split = split::split(&header, split::Options::new(wanted.codec), store, progress, |out| {
+            match known.filter(|_| out.block_size() == wanted.block_size) {
+                Some((before, changed)) => self.update(&before.index, changed, out),
+                None => ext2::write(&self.plan, self.contents, out),
+            }
+        })
+        .map_err(|source| ImageError::Split { image: wanted.name.clone(), source })?;
+
+        let kept = known.filter(|_| split.index.header().block_size == wanted.block_size);
+        let (pages, changes) = match kept {
+            Some((before, changed)) => (self.census.after(&before.map, changed, self.unit()), self.changes()),
+            None => (self.census.into_pages(), None),
+        };
+        Ok(Made { split, layout: LayoutMap::of(&self.plan, pages), changes })
+    }
+
+    fn update(&self, before: &Index, changed: &[bool], out: &mut Cutter<'_>) -> Result<(), WriteError> {
+        let image = ext2::Image::new(&self.plan, self.contents);
+        let blocks = self.plan.geometry().blocks;
+        let mut raw = vec![0; self.wanted.block_size.get() as usize];
+        for (number, &changed) in (0_u32..).zip(changed) {
+            let first = number * self.unit();
+            let at = u64::from(first) * u64::from(ext2::BLOCK);
+            let output = |source| WriteError::Output { at, source };
+            if changed {
+                let pages = self.unit().min(blocks - first);
+                let part = &mut raw[..pages as usize * ext2::BLOCK as usize];
+                image.fill(first, part)?;
+                out.write_all(part).map_err(output)?;
+            } else {
+                let object = match before.target(number) {
+                    Some(Target::Object(id)) => before.object(id).copied(),
+                    Some(Target::Zero) | None => None,
+                };
+                out.carry(object).map_err(output)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fewest freed pages in a row that are used again where they lie; docs/layout.md has the measurement.
+const LEAST_RUN: u32 = 4;
+
+/// Tree -> blocks of a disk, their index, the layout. No image file is written.
 ///
 /// # Errors
 /// [`ImageError`]. Blocks written by then stay, and the next build finds them.
@@ -88,29 +302,13 @@ pub fn make(
     wanted: &Wanted,
     tree: &Tree,
     contents: &dyn Contents,
+    before: Option<&Before>,
     store: &mut Store,
     progress: &dyn Progress,
-) -> Result<Split, ImageError> {
-    let image = || wanted.name.clone();
-    let options = ext2::Options {
-        free: wanted.free,
-        inode_size: wanted.inode_size,
-        ..ext2::Options::new(wanted.name.as_str(), wanted.epoch)
-    };
-    let plan = Plan::new(tree, &options, &mut Sequential::default())
-        .map_err(|source| ImageError::Plan { image: image(), source })?;
-    let header = Header {
-        image: image(),
-        serial: wanted.serial,
-        block_size: wanted.block_size,
-        size: u64::from(plan.geometry().blocks) * u64::from(ext2::BLOCK),
-        published: UnixTime(wanted.epoch),
-        parent: wanted.parent,
-    };
-    split::split(&header, split::Options::new(wanted.codec), store, progress, |out| {
-        ext2::write(&plan, contents, out)
-    })
-    .map_err(|source| ImageError::Split { image: image(), source })
+) -> Result<Made, ImageError> {
+    let prepared = Prepared::new(wanted, tree, contents, before, progress)?;
+    let planned = prepared.plan(wanted, contents, before, progress)?;
+    planned.write(store, progress)
 }
 
 /// The figures of an image.

@@ -20,8 +20,9 @@ use crate::debian::{Mirrors, Mode};
 use crate::host::files::{self, DirLock, FileError};
 use crate::host::progress::Progress;
 use crate::host::project::Project;
+use crate::host::published::Published;
 use crate::host::store::{Store, StoreError};
-use crate::index::{ImageName, Index, UnixTime};
+use crate::index::{ImageName, UnixTime};
 use crate::recipe::{self, Recipe};
 use crate::release::{Draft, Mirror, MirrorUrl, SigningKey, TrustedKeys, Upload};
 use facts::Facts;
@@ -46,6 +47,11 @@ pub struct Request<'a> {
     pub epoch: Option<i64>,
     /// Use no network: InRelease files and trees come from the cache.
     pub offline: bool,
+    /// Where the release is published that this one builds on; otherwise that of the output directory, if it has
+    /// one. Of a published one nothing is needed but its indexes and layouts.
+    pub previous: Option<&'a Published>,
+    /// Lay every image out anew, whatever that costs.
+    pub repack: bool,
     /// Signs the release.
     pub key: &'a SigningKey,
     /// What was given for it: a path without `.key`, or another source of keys.
@@ -108,24 +114,25 @@ pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     let mut store = Store::open(out.mirror())?;
     let name = image_name(request.recipe.name.as_str());
     let keys = TrustedKeys::parse(&request.key.public_text()).expect("a key reads its own text");
-    let last = release::Last::read(&mut store, &name, &keys)?;
+    let last = release::Last::read(&mut store, request.previous, &name, &keys)?;
 
     let (systems, boot) = assemble(request, &out, &mut steps)?;
 
-    let mut splits = Vec::new();
+    let mut made = Vec::new();
     for system in systems.all() {
         let wanted = image::Wanted::of(request.recipe, system, systems.epoch, &last);
-        splits.push(steps.run(
+        let before = last.before.get(&wanted.name).filter(|_| !request.repack);
+        made.push(steps.run(
             format!("image {}", wanted.name),
             |_| false,
-            || image::make(&wanted, &system.tree, &systems.spools, &mut store, request.progress),
+            || image::make(&wanted, &system.tree, &systems.spools, before, &mut store, request.progress),
         )?);
     }
 
     let target = out.dir.join(format!("{name}.iso"));
     let parts = steps.run("iso", |_| false, || iso::of_build(request, &systems, &boot, &target, &out))?;
-    let images = splits.iter().map(image::figures).collect();
-    let draft = request.draft(name, &last, splits.into_iter().map(|split| split.index).collect());
+    let images = made.iter().map(|made| image::figures(&made.split)).collect();
+    let draft = request.draft(name, &last, made);
     let upload = steps.run(
         "release",
         |_| false,
@@ -159,7 +166,7 @@ fn assemble(
 }
 
 impl Request<'_> {
-    fn draft(&self, name: ImageName, last: &release::Last, indexes: Vec<Index>) -> Draft {
+    fn draft(&self, name: ImageName, last: &release::Last, made: Vec<image::Made>) -> Draft {
         let mirror = |url: &recipe::Url| Mirror {
             url: MirrorUrl::typed(url.as_ref()).expect("a recipe's URLs are those of mirrors"),
             max_connections: None,
@@ -168,7 +175,11 @@ impl Request<'_> {
         Draft {
             name,
             serial: last.next,
-            indexes,
+            layouts: made
+                .iter()
+                .map(|made| (made.split.index.header().image.clone(), made.layout.encode()))
+                .collect(),
+            indexes: made.into_iter().map(|made| made.split.index).collect(),
             mirrors: self.recipe.mirrors.iter().map(mirror).collect(),
             published: self.now,
             retain_for: self.recipe.publish.retain,

@@ -1,8 +1,12 @@
 //! The last steps: what the mirror has, the next release beside it, the upload manifest.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::image::Before;
+use crate::ext2::{LayoutError, LayoutMap};
 use crate::host::files::{AtomicFile, FileError};
+use crate::host::published::{Published, PublishedError};
 use crate::host::store::{Store, StoreError};
 use crate::index::{ImageName, Parent, Serial};
 use crate::release::{
@@ -46,6 +50,23 @@ pub enum ReleaseError {
         /// The mirror.
         mirror: PathBuf,
     },
+    /// Nothing is published there.
+    #[error("{}: no release there to build upon; leave --previous out for a first one", path.display())]
+    Nothing {
+        /// Where `latest` ought to be.
+        path: PathBuf,
+    },
+    /// A layout map that can't be read though its signature is right: of another version of this program.
+    #[error("{}: can't be read; build with the program that wrote it, or with --repack", path.display())]
+    Layout {
+        /// The layout map.
+        path: PathBuf,
+        /// Why not.
+        source: LayoutError,
+    },
+    /// Where a release is published.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
     /// Signing failed.
     #[error("the release can't be signed")]
     Sign(#[from] KeyError),
@@ -57,29 +78,50 @@ pub enum ReleaseError {
     File(#[from] FileError),
 }
 
-/// The release that the mirror in the output directory has, and the number of the next.
+/// The release that the next one builds on, and the number of the next.
 #[derive(Debug)]
 pub struct Last {
     /// What is there; `None` in a new mirror.
     pub previous: Option<Previous>,
     /// The number of a release that differs from it.
     pub next: Serial,
+    /// What each image was, for those that have a layout.
+    pub before: Befores,
 }
 
 impl Last {
-    /// Reads the release that `latest` names, verified, and lets the store believe its blocks.
+    /// Reads the release that `latest` names, verified, and lets the store believe its blocks: that of the mirror
+    /// in the output directory, or one that is published elsewhere, none of whose blocks is needed here.
     ///
     /// # Errors
-    /// [`ReleaseError::Previous`] when it is not signed by `keys` or not whole; [`ReleaseError::OtherName`].
-    pub fn read(store: &mut Store, name: &ImageName, keys: &TrustedKeys) -> Result<Self, ReleaseError> {
-        let previous = previous(store, name, keys)?;
-        let Some(previous) = previous else { return Ok(Last { previous: None, next: Serial::FIRST }) };
-        for index in &previous.indexes {
-            store.trust(index);
+    /// [`ReleaseError::Previous`] when it is not signed by `keys` or not whole; [`ReleaseError::OtherName`];
+    /// [`ReleaseError::Nothing`] when none is published where one ought to be.
+    pub fn read(
+        store: &mut Store,
+        published: Option<&Published>,
+        name: &ImageName,
+        keys: &TrustedKeys,
+    ) -> Result<Self, ReleaseError> {
+        let source = match published {
+            Some(published) => Source::Published(published),
+            None => Source::Store(store),
+        };
+        let (previous, before) = match source.previous(name, keys)? {
+            Some((previous, before)) => (Some(previous), before),
+            None if published.is_some() => {
+                return Err(ReleaseError::Nothing { path: source.locate(&MirrorPath::Latest) });
+            }
+            None => return Ok(Last { previous: None, next: Serial::FIRST, before: BTreeMap::new() }),
+        };
+        for index in previous.iter().flat_map(|previous| &previous.indexes) {
+            match published {
+                Some(_) => store.trust_published(index),
+                None => store.trust(index),
+            }
         }
-        let next = previous.latest.serial.next();
+        let next = previous.as_ref().and_then(|previous| previous.latest.serial.next());
         let next = next.ok_or_else(|| ReleaseError::LastSerial { mirror: store.root().into() })?;
-        Ok(Last { previous: Some(previous), next })
+        Ok(Last { previous, next, before })
     }
 
     /// What an image's next index names as the one before.
@@ -89,33 +131,76 @@ impl Last {
     }
 }
 
-fn previous(store: &Store, name: &ImageName, keys: &TrustedKeys) -> Result<Option<Previous>, ReleaseError> {
-    let untrusted = |path: &MirrorPath| {
-        let path = store.locate(path);
-        move |source| ReleaseError::Previous { path, source }
-    };
-    let read = |path: &MirrorPath| {
-        let missing = || ReleaseError::Missing { path: store.locate(path) };
-        store.read(path)?.ok_or_else(missing)
-    };
-    let Some(latest) = store.read(&MirrorPath::Latest)? else { return Ok(None) };
-    let latest =
-        Verified::<Latest>::open(&latest, keys).map_err(untrusted(&MirrorPath::Latest))?.into_inner();
-    if latest.name != *name {
-        let (found, want) = (latest.name, name.clone());
-        return Err(ReleaseError::OtherName { mirror: store.root().into(), found, want });
+/// What each image was, for those that have a layout.
+type Befores = BTreeMap<ImageName, Before>;
+
+/// Where the files of a release are read from.
+enum Source<'a> {
+    Store(&'a Store),
+    Published(&'a Published),
+}
+
+impl Source<'_> {
+    fn read(&self, path: &MirrorPath) -> Result<Option<Vec<u8>>, ReleaseError> {
+        Ok(match self {
+            Source::Store(store) => store.read(path)?,
+            Source::Published(published) => published.read(path)?,
+        })
     }
-    let path = latest.release_path();
-    let release = latest.open_release(&read(&path)?, keys).map_err(untrusted(&path))?.into_inner();
-    let mirrors_file = read(&MirrorPath::Mirrors)?;
-    let mirrors = latest.open_mirrors(&mirrors_file, keys).ok();
-    let mirrors = mirrors.map(|mirrors| (mirrors.into_inner(), mirrors_file));
-    let mut indexes = Vec::new();
-    for image in &release.images {
-        let path = image.index_path();
-        indexes.push(image.open_index(&read(&path)?).map_err(untrusted(&path))?);
+
+    fn locate(&self, path: &MirrorPath) -> PathBuf {
+        match self {
+            Source::Store(store) => store.locate(path),
+            Source::Published(published) => published.locate(path),
+        }
     }
-    Ok(Some(Previous { latest, release, indexes, mirrors }))
+
+    fn need(&self, path: &MirrorPath) -> Result<Vec<u8>, ReleaseError> {
+        self.read(path)?.ok_or_else(|| ReleaseError::Missing { path: self.locate(path) })
+    }
+
+    fn previous(
+        &self,
+        name: &ImageName,
+        keys: &TrustedKeys,
+    ) -> Result<Option<(Previous, Befores)>, ReleaseError> {
+        let untrusted = |path: &MirrorPath| {
+            let path = self.locate(path);
+            move |source| ReleaseError::Previous { path, source }
+        };
+        let Some(latest) = self.read(&MirrorPath::Latest)? else { return Ok(None) };
+        let latest =
+            Verified::<Latest>::open(&latest, keys).map_err(untrusted(&MirrorPath::Latest))?.into_inner();
+        if latest.name != *name {
+            let mirror = self.locate(&MirrorPath::Latest);
+            let mirror = mirror.parent().unwrap_or(&mirror).into();
+            return Err(ReleaseError::OtherName { mirror, found: latest.name, want: name.clone() });
+        }
+        let path = latest.release_path();
+        let release = latest.open_release(&self.need(&path)?, keys).map_err(untrusted(&path))?.into_inner();
+        let mirrors_file = self.need(&MirrorPath::Mirrors)?;
+        let mirrors = latest.open_mirrors(&mirrors_file, keys).ok();
+        let mirrors = mirrors.map(|mirrors| (mirrors.into_inner(), mirrors_file));
+        let mut indexes = Vec::new();
+        let mut before = BTreeMap::new();
+        for image in &release.images {
+            let path = image.index_path();
+            let index = image.open_index(&self.need(&path)?).map_err(untrusted(&path))?;
+            if let Some(path) = image.layout_path() {
+                let bytes = self.need(&path)?;
+                image.check_layout(&bytes).map_err(untrusted(&path))?;
+                let map = LayoutMap::decode(&bytes)
+                    .map_err(|source| ReleaseError::Layout { path: self.locate(&path), source })?;
+                let blocks = u64::from(map.geometry.blocks) * u64::from(crate::ext2::BLOCK);
+                // A layout of a disk of another size is none of this one's.
+                if blocks == index.header().size {
+                    before.insert(image.name.clone(), Before { index: index.clone(), map });
+                }
+            }
+            indexes.push(index);
+        }
+        Ok(Some((Previous { latest, release, indexes, mirrors }, before)))
+    }
 }
 
 /// Signs the next release and writes it beside its blocks, which the store holds already, and `upload.txt`.
@@ -188,7 +273,7 @@ mod tests {
 
         fn build(&self, disk: &[u8]) -> Upload {
             let mut store = self.store();
-            let last = Last::read(&mut store, &"demo".parse().unwrap(), &self.keys()).unwrap();
+            let last = Last::read(&mut store, None, &"demo".parse().unwrap(), &self.keys()).unwrap();
             let header = Header {
                 image: "host".parse().unwrap(),
                 serial: last.next,
@@ -202,6 +287,7 @@ mod tests {
                 name: "demo".parse().unwrap(),
                 serial: last.next,
                 indexes: vec![Index::assemble(header, blocks).unwrap()],
+                layouts: Default::default(),
                 mirrors: vec![],
                 published: UnixTime(1000 + last.next.get()),
                 retain_for: 90,
@@ -262,13 +348,14 @@ mod tests {
         bench.build(&[1]);
         let other = TrustedKeys::parse(&SigningKey::generate().unwrap().public_text()).unwrap();
         let name = "demo".parse().unwrap();
-        let refused = Last::read(&mut bench.store(), &name, &other).unwrap_err().to_string();
+        let refused = Last::read(&mut bench.store(), None, &name, &other).unwrap_err().to_string();
         assert!(refused.ends_with(
             "mirror/latest: the last release there can't be built upon; give the key that signed it, or build \
              into another directory"
         ));
-        let refused =
-            Last::read(&mut bench.store(), &"lab".parse().unwrap(), &bench.keys()).unwrap_err().to_string();
+        let refused = Last::read(&mut bench.store(), None, &"lab".parse().unwrap(), &bench.keys())
+            .unwrap_err()
+            .to_string();
         assert!(refused.ends_with("mirror: a mirror of `demo`, not of `lab`; build into another directory"));
     }
 }

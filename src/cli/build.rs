@@ -13,6 +13,7 @@ use crate::host::client;
 use crate::host::keys::KeyFiles;
 use crate::host::needs::{self, Purpose};
 use crate::host::project::Project;
+use crate::host::published::Published;
 use crate::index::UnixTime;
 use crate::report::{Exit, size};
 
@@ -39,6 +40,13 @@ pub(super) struct Args {
     /// The client for the miniroot, a static program [default: imgfetch beside this program]
     #[arg(long, value_name = "FILE")]
     imgfetch: Option<PathBuf>,
+    /// The release to build upon, so that little changes: a mirror's URL, or a directory with its tree. Only its
+    /// indexes and layouts are read, none of its blocks [default: the one in DIR/mirror]
+    #[arg(long, value_name = "DIR|URL")]
+    previous: Option<PathBuf>,
+    /// Lay the images out anew, without regard to the release before: a large upload, and no dead space after it
+    #[arg(long)]
+    repack: bool,
     /// Use no network, only what the cache has
     #[arg(long)]
     offline: bool,
@@ -58,6 +66,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let imgfetch =
         client::read(args.imgfetch.or_else(|| std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into)))?;
 
+    let previous = args.previous.as_deref().map(Published::open).transpose()?;
     let mode = if rustix::process::geteuid().is_root() { Mode::Root } else { Mode::Unshare };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let built = build::build(&Request {
@@ -69,6 +78,8 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         mode,
         epoch,
         offline: args.offline,
+        previous: previous.as_ref(),
+        repack: args.repack,
         key: &key,
         key_name: &key_name,
         imgfetch: &imgfetch,

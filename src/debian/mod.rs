@@ -7,6 +7,7 @@
 pub mod inrelease;
 pub mod kit;
 pub mod mirrors;
+pub mod owners;
 pub mod plan;
 
 use std::fmt;

@@ -65,6 +65,11 @@ impl Indirect {
         (self.first, std::cmp::Reverse(self.level))
     }
 
+    /// Blocks of a file that it may have below it.
+    pub fn covers(self) -> u32 {
+        COVERS[usize::from(self.level.min(3))]
+    }
+
     /// The indirect blocks on the way to a block of a file, from the inode down. Empty for direct blocks.
     fn above(block: u32) -> impl Iterator<Item = Indirect> {
         let root = ROOTS.iter().rposition(|&root| block >= root);

@@ -393,27 +393,34 @@ fn body<'t>(kind: &Kind, path: &[u8]) -> Result<Body<'t>, DemandError> {
 
 /// The blocks that a file's extents touch.
 fn blocks<'t>(content: &Content, path: &[u8]) -> Result<Body<'t>, DemandError> {
-    let block = u64::from(BLOCK);
-    if content.len > u64::from(MAX_FILE_BLOCKS) * block {
+    if content.len > u64::from(MAX_FILE_BLOCKS) * u64::from(BLOCK) {
         return Err(DemandError::FileTooLarge { path: shown(path), len: content.len });
     }
-    let mut runs: Vec<Range<u32>> = vec![];
     let mut before = 0;
     for extent in &content.extents {
         let end = extent.at.checked_add(extent.len).filter(|&end| end <= content.len && extent.at >= before);
-        let end =
+        before =
             end.ok_or_else(|| DemandError::Extents { path: shown(path), at: extent.at, len: content.len })?;
-        before = end;
-        let within = "a file has at most 2^29 blocks";
-        let first = u32::try_from(extent.at / block).expect(within);
-        let end = u32::try_from(end.div_ceil(block)).expect(within);
+    }
+    let runs = file_runs(content);
+    Ok(if runs.is_empty() { Body::None } else { Body::Blocks(runs) })
+}
+
+/// The blocks of a file that are not holes, as far as a file can have them.
+pub(super) fn file_runs(content: &Content) -> Vec<Range<u32>> {
+    let block = u64::from(BLOCK);
+    let number = |block: u64| u32::try_from(block).unwrap_or(u32::MAX).min(MAX_FILE_BLOCKS);
+    let mut runs: Vec<Range<u32>> = vec![];
+    for extent in &content.extents {
+        let first = number(extent.at / block);
+        let end = number(extent.at.saturating_add(extent.len).div_ceil(block));
         match runs.last_mut() {
             Some(last) if first <= last.end => last.end = last.end.max(end),
             _ if first < end => runs.push(first..end),
             _ => {}
         }
     }
-    Ok(if runs.is_empty() { Body::None } else { Body::Blocks(runs) })
+    runs
 }
 
 fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {

@@ -21,21 +21,30 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 pub mod blockmap;
+mod census;
+mod changes;
 mod demand;
 pub mod dirent;
 mod dump;
 mod geometry;
 mod layout;
 pub mod ondisk;
+mod pages;
 mod plan;
 mod reader;
 mod writer;
 pub mod xattr;
 
+pub use census::Census;
+pub use changes::{Cause, ChangedBlock, Changes};
 pub use demand::{Body, Demand, DemandError, Entry, Options, Origin, Wanted, XattrBlock};
 pub use dump::{dump, stat};
 pub use geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry, InodeSize, MAX_BLOCKS};
-pub use layout::{Align, Allocator, PlaceError, PlacedInode, Placement, Sequential};
+pub use layout::{
+    Align, Allocator, LayoutError, LayoutMap, Mapped, MappedEntry, MappedKind, Order, PlaceError,
+    PlacedInode, Placement, Sequential, Stable, keep_times,
+};
+pub use pages::{PageHash, Pages};
 pub use plan::{Plan, PlanError};
 pub use reader::{Blocks, Damage, DirEntry, RawInode, ReadAt, ReadError, Reader};
 pub use writer::{Image, WriteError, write};

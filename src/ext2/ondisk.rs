@@ -207,6 +207,13 @@ on_disk! {
     }
 }
 
+impl GroupDesc {
+    /// Positions alone, as in the copies.
+    pub fn without_counts(&self) -> Self {
+        GroupDesc { bg_free_blocks_count: 0, bg_free_inodes_count: 0, bg_used_dirs_count: 0, ..*self }
+    }
+}
+
 on_disk! {
     /// `struct ext2_inode_large`, the part before attributes; the first 128 bytes are all of a small inode.
     pub struct Inode[160] {

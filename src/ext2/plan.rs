@@ -13,7 +13,7 @@ use super::ondisk::{
     Superblock,
 };
 use super::{FIRST_INO, ROOT_INO, shown};
-use crate::tree::Tree;
+use crate::tree::{Meta, Time, Tree};
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -162,7 +162,14 @@ impl<'t> Plan<'t> {
         self.groups.iter().map(|group| u32::from(group.bg_free_inodes_count)).sum()
     }
 
-    /// The superblock's copy in `group`.
+    /// Metadata of a lost+found that the tree did not have.
+    pub(crate) fn lost_found(&self) -> Meta {
+        let secs = i64::try_from(self.demand.options.epoch).unwrap_or(i64::MAX);
+        Meta { mode: 0o700, mtime: Time { secs, nanos: 0 }, ..Meta::default() }
+    }
+
+    /// The superblock's copy in `group`. Only the first has counts and the mark of a clean file system: copies are
+    /// for e2fsck, which counts anew, and so they need not change with every update.
     pub fn superblock(&self, group: u32) -> Superblock {
         let options = &self.demand.options;
         let geometry = self.geometry();
@@ -178,8 +185,8 @@ impl<'t> Plan<'t> {
             s_inodes_count: geometry.inodes(),
             s_blocks_count: geometry.blocks,
             s_r_blocks_count: u32::try_from(reserved).expect("at most half of the blocks"),
-            s_free_blocks_count: self.free_blocks(),
-            s_free_inodes_count: self.free_inodes(),
+            s_free_blocks_count: if group == 0 { self.free_blocks() } else { 0 },
+            s_free_inodes_count: if group == 0 { self.free_inodes() } else { 0 },
             s_log_block_size: 2,
             s_log_frag_size: 2,
             s_blocks_per_group: BLOCKS_PER_GROUP,
@@ -188,7 +195,7 @@ impl<'t> Plan<'t> {
             s_wtime: epoch,
             s_max_mnt_count: u16::MAX,
             s_magic: MAGIC,
-            s_state: 1,
+            s_state: u16::from(group == 0),
             s_errors: 1,
             s_lastcheck: epoch,
             s_rev_level: 1,

@@ -12,7 +12,7 @@ use super::ondisk::{
 };
 use super::plan::{Piece, Plan, Used};
 use super::{FIRST_INO, shown, xattr};
-use crate::tree::{Contents, Kind, Meta, Time};
+use crate::tree::{Contents, Kind, Meta};
 
 /// Bytes of a block, for slices.
 const BLOCK_BYTES: usize = BLOCK as usize;
@@ -137,7 +137,11 @@ impl<'p> Image<'p> {
                 let per_block = BLOCK_BYTES / GroupDesc::SIZE;
                 let descriptors = self.plan.groups.iter().skip((within - 1) as usize * per_block);
                 for (descriptor, part) in descriptors.zip(block.chunks_exact_mut(GroupDesc::SIZE)) {
-                    part.copy_from_slice(&descriptor.encode());
+                    let copied = match group {
+                        0 => descriptor.encode(),
+                        _ => descriptor.without_counts().encode(),
+                    };
+                    part.copy_from_slice(&copied);
                 }
             }
             return;
@@ -199,11 +203,7 @@ impl<'p> Image<'p> {
         let wanted = &demand.wanted[position];
         let map = &self.plan.maps[position];
         let large = demand.options.inode_size.extra() > 0;
-        let lost_found = Meta {
-            mode: 0o700,
-            mtime: Time { secs: i64::try_from(demand.options.epoch).unwrap_or(i64::MAX), nanos: 0 },
-            ..Meta::default()
-        };
+        let lost_found = self.plan.lost_found();
         let meta = self.meta(wanted).unwrap_or(&lost_found);
         let (time, time_extra) = encode_time(meta.mtime, large);
         let (i_mode, size, i_block) = self.kind(position, wanted, map);

@@ -38,6 +38,8 @@ pub mod progress;
 #[cfg(feature = "builder")]
 pub mod project;
 #[cfg(feature = "builder")]
+pub mod published;
+#[cfg(feature = "builder")]
 pub mod qemu;
 #[cfg(feature = "builder")]
 pub mod remote;

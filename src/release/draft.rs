@@ -1,6 +1,6 @@
 //! The next release as a value: what files it adds to a mirror, before any of them is written.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Digest, ImageFiles, KeyError, Latest, Leaf, Mirror, MirrorPath, Mirrors, Release, SigningKey, Stored,
@@ -38,6 +38,8 @@ pub struct Draft {
     pub serial: Serial,
     /// The map of each image, written for `serial`.
     pub indexes: Vec<Index>,
+    /// The layout of each image that has one, as `layout.z`.
+    pub layouts: BTreeMap<ImageName, Vec<u8>>,
     /// Where clients may fetch it.
     pub mirrors: Vec<Mirror>,
     /// Now.
@@ -86,7 +88,12 @@ impl Draft {
                     let digest = Digest::of(&text);
                     files.push((MirrorPath::Image(name.clone(), self.serial, Leaf::Index), text));
                     let index = Stored { serial: self.serial, digest };
-                    ImageFiles { name: name.clone(), index, dlahead: None, layout: None }
+                    let layout = self.layouts.get(name).map(|bytes| {
+                        let path = MirrorPath::Image(name.clone(), self.serial, Leaf::Layout);
+                        files.push((path, bytes.clone()));
+                        Stored { serial: self.serial, digest: Digest::of(bytes) }
+                    });
+                    ImageFiles { name: name.clone(), index, dlahead: None, layout }
                 }
             });
         }
@@ -179,6 +186,7 @@ mod tests {
             name: "demo".parse().unwrap(),
             serial: Serial::new(serial).unwrap(),
             indexes,
+            layouts: BTreeMap::new(),
             mirrors: vec![Mirror {
                 url: "http://mirror.example/".parse().unwrap(),
                 max_connections: None,

@@ -89,6 +89,18 @@ impl ImageFiles {
         Ok(Some(list))
     }
 
+    /// Checks the layout map of the writer, and leaves it as it is.
+    ///
+    /// # Errors
+    /// [`Error`]: not the bytes that the release names.
+    #[cfg(feature = "builder")]
+    pub fn check_layout(&self, bytes: &[u8]) -> Result<(), Error> {
+        match self.layout {
+            Some(stored) => stored.digest.check(&self.path(stored, Leaf::Layout), bytes, "the release"),
+            None => Ok(()),
+        }
+    }
+
     fn expect(&self, path: &MirrorPath, name: &ImageName, serial: Serial, want: Serial) -> Result<(), Error> {
         if *name != self.name {
             let (found, want) = (name.clone(), self.name.clone());

@@ -4,6 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::block::BlockName;
+#[cfg(feature = "builder")]
+use crate::block::{MAX_BLOCK_SIZE, max_file_len};
+#[cfg(feature = "builder")]
+use crate::index;
 use crate::index::{ImageName, Serial, clip};
 
 /// A file of the mirror tree (docs/formats.md, section 1).
@@ -39,6 +43,22 @@ impl Leaf {
             Leaf::Index => "index.idx",
             Leaf::Dlahead => "dlahead",
             Leaf::Layout => "layout.z",
+        }
+    }
+}
+
+#[cfg(feature = "builder")]
+impl MirrorPath {
+    /// Bytes of such a file at most.
+    pub fn limit(&self) -> u64 {
+        match self {
+            MirrorPath::Block(_) => max_file_len(MAX_BLOCK_SIZE).into(),
+            MirrorPath::Image(_, _, Leaf::Index) => index::MAX_FILE,
+            MirrorPath::Image(_, _, Leaf::Dlahead) => super::MAX_DLAHEAD,
+            MirrorPath::Image(_, _, Leaf::Layout) => super::MAX_LAYOUT,
+            MirrorPath::Release(_) => super::MAX_RELEASE,
+            MirrorPath::Mirrors => super::MAX_MIRRORS,
+            MirrorPath::Latest => super::MAX_LATEST,
         }
     }
 }

@@ -110,6 +110,8 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         mode: Mode::Root,
         epoch: None,
         offline: true,
+        previous: None,
+        repack: false,
         key: &key,
         key_name: "keys/demo",
         imgfetch: &imgfetch,

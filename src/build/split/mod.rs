@@ -125,6 +125,8 @@ pub struct Split {
 pub struct Figures {
     /// Blocks of zeros, for which there is nothing to store.
     pub zero: u64,
+    /// Blocks that are those of the release before, proved so by the layout: nobody had their bytes.
+    pub carried: u64,
     /// Blocks that repeat another of the image.
     pub repeated: u64,
     /// Blocks that the store had, from another image, another release or a build that did not finish.
@@ -216,15 +218,40 @@ struct Job {
 pub struct Cutter<'a> {
     queue: SyncSender<Job>,
     task: &'a dyn Task,
+    size: BlockSize,
     block_size: usize,
     /// Bytes that may still come.
     left: u64,
     /// The block that is being filled.
     raw: Vec<u8>,
     number: u32,
+    /// Blocks that were carried over.
+    carried: Vec<(u32, Option<Object>)>,
 }
 
 impl Cutter<'_> {
+    /// Raw bytes of a block.
+    pub fn block_size(&self) -> BlockSize {
+        self.size
+    }
+
+    /// Takes a whole block as known, without its bytes; `None` for zeros. The object must be one of an index that
+    /// the store trusts.
+    ///
+    /// # Errors
+    /// When another block is only half written, or the image is longer than its header says.
+    pub fn carry(&mut self, object: Option<Object>) -> io::Result<()> {
+        let len = self.left.min(self.block_size as u64);
+        if !self.raw.is_empty() || len == 0 {
+            return Err(io::Error::other("a block can be carried over only as a whole"));
+        }
+        self.left -= len;
+        self.carried.push((self.number, object));
+        self.number += 1;
+        self.task.advance(len);
+        Ok(())
+    }
+
     /// The block is full, or the image ends: passes it on, unless it is all zeros.
     fn cut(&mut self) -> io::Result<()> {
         let len = self.raw.len();
@@ -287,10 +314,17 @@ struct Shared<'a> {
     failure: Mutex<Option<StoreError>>,
 }
 
+/// What a block of the disk turned out to be.
+#[derive(Clone, Copy)]
+enum Place {
+    Zero,
+    Made(BlockName),
+    Carried(Object),
+}
+
 /// The image cut in one size.
 struct Attempt {
-    /// The name of each block; `None` for zeros.
-    blocks: Vec<Option<BlockName>>,
+    blocks: Vec<Place>,
     seen: HashMap<BlockName, Seen>,
 }
 
@@ -317,7 +351,7 @@ impl Attempt {
         };
         let waiting = (QUEUE_BYTES / block_size.get()).min(QUEUE_BLOCKS);
         let (queue, jobs) = sync_channel(waiting as usize);
-        let mut blocks = vec![None; count as usize];
+        let mut blocks = vec![Place::Zero; count as usize];
         let written = thread::scope(|scope| {
             let jobs = Arc::new(Mutex::new(jobs));
             let threads: Vec<_> = (0..options.threads.get())
@@ -331,10 +365,12 @@ impl Attempt {
             let mut cutter = Cutter {
                 queue,
                 task,
+                size: block_size,
                 block_size: block_size.get() as usize,
                 left: size,
                 raw: Vec::with_capacity(block_size.get() as usize),
                 number: 0,
+                carried: Vec::new(),
             };
             let written = write(&mut cutter).map_err(SplitError::Image).and_then(|()| match cutter.left {
                 0 => Ok(()),
@@ -347,11 +383,18 @@ impl Attempt {
                 let _ = cutter.cut();
             }
             // Ends the queue, and so the threads.
+            let carried = std::mem::take(&mut cutter.carried);
             drop(cutter);
+            for (number, object) in carried {
+                blocks[number as usize] = match object {
+                    Some(object) => Place::Carried(object),
+                    None => Place::Zero,
+                };
+            }
             for named in threads {
                 let named = named.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 for (number, name) in named {
-                    blocks[number as usize] = Some(name);
+                    blocks[number as usize] = Place::Made(name);
                 }
             }
             written
@@ -399,8 +442,15 @@ impl Attempt {
                 _ => figures.found += 1,
             }
         }
-        figures.zero = self.blocks.iter().filter(|name| name.is_none()).count() as u64;
-        figures.repeated = (self.blocks.len() - self.seen.len()) as u64 - figures.zero;
+        let mut made = 0;
+        for place in &self.blocks {
+            match place {
+                Place::Zero => figures.zero += 1,
+                Place::Carried(_) => figures.carried += 1,
+                Place::Made(_) => made += 1,
+            }
+        }
+        figures.repeated = made - self.seen.len() as u64;
         let object = |name: &BlockName| -> Object {
             match self.seen.get(name).and_then(|seen| seen.offered.as_ref()) {
                 Some(Offered::Written(object) | Offered::Found(object)) => *object,
@@ -411,7 +461,14 @@ impl Attempt {
                 }
             }
         };
-        let index = Index::assemble(header, self.blocks.iter().map(|name| name.as_ref().map(object)))?;
+        let index = Index::assemble(
+            header,
+            self.blocks.iter().map(|place| match place {
+                Place::Zero => None,
+                Place::Made(name) => Some(object(name)),
+                Place::Carried(object) => Some(*object),
+            }),
+        )?;
         Ok(Split { index, figures, collisions: Vec::new() })
     }
 }

@@ -115,7 +115,14 @@ fn zeros_cost_nothing_and_repeats_are_stored_once() {
     let mut bench = Bench::new();
     let disk = disk(&[0, 5, 5, 7, 8, 5, 0, 0], 4096);
     let Split { index, figures, collisions } = bench.split("host", &disk);
-    let want = Figures { zero: 3, repeated: 2, found: 0, written: 4, written_bytes: figures.written_bytes };
+    let want = Figures {
+        zero: 3,
+        carried: 0,
+        repeated: 2,
+        found: 0,
+        written: 4,
+        written_bytes: figures.written_bytes,
+    };
     assert_eq!(figures, want);
     assert_eq!(collisions, []);
     let text = String::from_utf8(index.to_text()).unwrap();

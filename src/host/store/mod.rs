@@ -36,8 +36,8 @@ use super::files::{AtomicFile, FileError, create_dir_all, read_at_most, sweep};
 use crate::block::{
     Block, BlockName, Compressor, Damage, Fetched, Inflated, MAX_BLOCK_SIZE, Object, max_file_len,
 };
-use crate::index::{self, ImageName, Index, ObjectId, Serial, Target};
-use crate::release::{self, Digest, Leaf, MirrorPath, Put};
+use crate::index::{ImageName, Index, ObjectId, Serial, Target};
+use crate::release::{Digest, MirrorPath, Put};
 
 /// Why a store can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +126,7 @@ pub enum Offered {
 struct Known {
     object: Object,
     origin: Origin,
-    /// Whether the file was seen, by this build, to be there.
+    /// Whether the file was seen, by this build, to be there, or is known to be where it is published.
     seen: bool,
     /// SHA-256 of the file, if it was written by this build.
     file: Option<Digest>,
@@ -164,6 +164,16 @@ impl Store {
 
     /// Learns what an index of a finished release of this tree names.
     pub fn trust(&mut self, index: &Index) {
+        self.learn(index, false);
+    }
+
+    /// Learns what an index of a release names that is published elsewhere: its block files are there, and are not
+    /// needed here. The index's signature says so.
+    pub fn trust_published(&mut self, index: &Index) {
+        self.learn(index, true);
+    }
+
+    fn learn(&mut self, index: &Index, elsewhere: bool) {
         let known = self.known.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut next = ObjectId(0);
         for (target, block) in index.targets().zip(0_u32..) {
@@ -174,7 +184,7 @@ impl Store {
             if let Some(&object) = index.object(next) {
                 let header = index.header();
                 let origin = Origin::Release { image: header.image.clone(), serial: header.serial, block };
-                known.entry(object.name).or_insert(Known { object, origin, seen: false, file: None });
+                known.entry(object.name).or_insert(Known { object, origin, seen: elsewhere, file: None });
             }
             next = ObjectId(next.0 + 1);
         }
@@ -297,16 +307,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::File`]; also when it is longer than files of its kind may be.
     pub fn read(&self, path: &MirrorPath) -> Result<Option<Vec<u8>>, StoreError> {
-        let limit = match path {
-            MirrorPath::Block(_) => max_file_len(MAX_BLOCK_SIZE).into(),
-            MirrorPath::Image(_, _, Leaf::Index) => index::MAX_FILE,
-            MirrorPath::Image(_, _, Leaf::Dlahead) => release::MAX_DLAHEAD,
-            MirrorPath::Image(_, _, Leaf::Layout) => release::MAX_LAYOUT,
-            MirrorPath::Release(_) => release::MAX_RELEASE,
-            MirrorPath::Mirrors => release::MAX_MIRRORS,
-            MirrorPath::Latest => release::MAX_LATEST,
-        };
-        match read_at_most(self.locate(path), limit) {
+        match read_at_most(self.locate(path), path.limit()) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),

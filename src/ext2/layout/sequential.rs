@@ -1,67 +1,14 @@
-//! Who stands where: the [`Allocator`], what it answers with, and the one for a first layout.
+//! The first layout: everything one after the other.
 
 use std::ops::Range;
 
-use super::blockmap::{Run, needed};
-use super::demand::{Body, Demand, Origin, Wanted};
-use super::dirent::{Slot, pack};
-use super::geometry::{Geometry, Need};
-use super::{FIRST_INO, ROOT_INO};
+use super::{Allocator, Order, PlaceError, PlacedInode, Placement};
+use crate::ext2::blockmap::{Run, needed};
+use crate::ext2::demand::{Body, Demand, Origin, Wanted};
+use crate::ext2::dirent::pack;
+use crate::ext2::geometry::{Geometry, Need};
+use crate::ext2::{FIRST_INO, ROOT_INO};
 use crate::tree::Kind;
-
-/// Chooses every position of an image: its size, inode numbers, blocks, places of directory entries. It is
-/// asked once and sees all at once, so it may keep, move or pack as it likes; [`super::Plan::new`] checks
-/// what it answers.
-pub trait Allocator {
-    /// Places everything in `demand`.
-    ///
-    /// # Errors
-    /// [`PlaceError`].
-    fn place(&mut self, demand: &Demand<'_>) -> Result<Placement, PlaceError>;
-}
-
-/// Why an allocator found no place.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum PlaceError {
-    /// More than 2 TiB, or more inodes than there may be.
-    #[error(
-        "{blocks} blocks of contents, {free} bytes of free space, a minimum of {minimum} bytes and {inodes} inodes need more than the 2 TiB that an image may have"
-    )]
-    TooLarge {
-        /// Blocks of 4 KiB of data, directories, indirect blocks and attributes.
-        blocks: u64,
-        /// Free space, bytes.
-        free: u64,
-        /// Minimum size, bytes.
-        minimum: u64,
-        /// Inodes.
-        inodes: u64,
-    },
-}
-
-/// Where everything of a [`Demand`] stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Size and shape.
-    pub geometry: Geometry,
-    /// One for each of [`Demand::wanted`].
-    pub inodes: Vec<PlacedInode>,
-    /// Block of each of [`Demand::xattr_blocks`].
-    pub xattr_blocks: Vec<u32>,
-}
-
-/// Where one inode and its blocks stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PlacedInode {
-    /// Inode number: 2 for the root, from 11 on for others.
-    pub ino: u32,
-    /// The body's blocks, ascending in the file. A directory's blocks have no holes.
-    pub data: Vec<Run>,
-    /// Blocks of [`needed`] for the body's runs, in that order.
-    pub indirect: Vec<u32>,
-    /// For a directory, its entries in each of its blocks.
-    pub slots: Vec<Vec<Slot>>,
-}
 
 /// When large files begin on a multiple of some blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,24 +19,28 @@ pub struct Align {
     pub from: u32,
 }
 
-/// A first layout. Inodes are numbered and blocks given out in the order of [`Demand::wanted`], first to all
-/// directories, then to attributes and symlinks, then to files. A file's indirect blocks stand right before
-/// its data, which is in one piece but for the metadata at the start of groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A first layout. Inodes are numbered and blocks given out first to all directories, then to attributes and
+/// symlinks, then to files, in an [`Order`]. A file's indirect blocks stand right before its data, which is in one
+/// piece but for the metadata at the start of groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequential {
+    /// What lies together.
+    pub order: Order,
     /// Aligns large files, as far as free space allows. Smaller ones fill the gaps.
     pub align: Option<Align>,
 }
 
 impl Allocator for Sequential {
     fn place(&mut self, demand: &Demand<'_>) -> Result<Placement, PlaceError> {
-        let mut inodes: Vec<PlacedInode> = vec![];
-        let mut bodies: Vec<Vec<Range<u32>>> = vec![];
+        let order = self.order.positions(demand);
+        let mut inodes = vec![PlacedInode::default(); demand.wanted.len()];
+        let mut bodies: Vec<Vec<Range<u32>>> = vec![vec![]; demand.wanted.len()];
         let attributes = u32::try_from(demand.xattr_blocks.len()).expect("fewer than inodes");
         let mut blocks = u64::from(attributes);
         let mut next_ino = FIRST_INO;
-        for (position, wanted) in demand.wanted.iter().enumerate() {
-            let ino = if position == 0 {
+        for &position in &order {
+            let placed = &mut inodes[position];
+            placed.ino = if position == 0 {
                 ROOT_INO
             } else if position == demand.lost_found {
                 FIRST_INO
@@ -97,8 +48,7 @@ impl Allocator for Sequential {
                 next_ino += 1;
                 next_ino
             };
-            let mut placed = PlacedInode { ino, ..PlacedInode::default() };
-            let runs = match &wanted.body {
+            let runs = match &demand.wanted[position].body {
                 Body::None => vec![],
                 Body::Blocks(runs) => runs.clone(),
                 Body::Directory { entries, blocks } => {
@@ -109,8 +59,7 @@ impl Allocator for Sequential {
             };
             placed.indirect = vec![0; needed(&runs).len()];
             blocks += u64::from(length(&runs)) + placed.indirect.len() as u64;
-            inodes.push(placed);
-            bodies.push(runs);
+            bodies[position] = runs;
         }
 
         let need = Need {
@@ -131,9 +80,10 @@ impl Allocator for Sequential {
         let mut xattr_blocks = vec![0; demand.xattr_blocks.len()];
         for zone in [Zone::Directories, Zone::Symlinks, Zone::Files] {
             let align = self.align.filter(|_| zone == Zone::Files);
-            let all = demand.wanted.iter().zip(&mut inodes).zip(&bodies);
-            for ((_, placed), runs) in all.filter(|((wanted, _), _)| Zone::of(demand, wanted) == zone) {
-                space.place(placed, runs, align);
+            for &position in &order {
+                if Zone::of(demand, &demand.wanted[position]) == zone {
+                    space.place(&mut inodes[position], &bodies[position], align);
+                }
             }
             if zone == Zone::Directories {
                 space.fill(&mut xattr_blocks);

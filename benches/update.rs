@@ -1,0 +1,340 @@
+//! What a security update uploads, by every way: `cargo bench --bench update [-- BEFORE.tar AFTER.tar]`.
+//!
+//! Without archives it makes two trees of Debian 12 with mmdebstrap, one without and one with the security archive
+//! (the packages are [`PACKAGES`]), and keeps them in `target/update`. Needs mmdebstrap, e2fsprogs, casync, and root
+//! or an ordinary user with subordinate ids. Prints bytes, and their ratio to the floor: the pages of 4 KiB that
+//! are new, alone, compressed.
+
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use imgfactory::block::{Block, Codec, Compressor};
+use imgfactory::build::image::{Before, Made, Prepared, Wanted};
+use imgfactory::ext2::{InodeSize, PageHash, Pages};
+use imgfactory::host::progress::Silent;
+use imgfactory::host::spool::Spools;
+use imgfactory::host::store::Store;
+use imgfactory::index::{BlockSize, Serial};
+use imgfactory::recipe::Archive;
+use imgfactory::tree::{Kind, Tree, tar};
+
+/// A desktop of Debian 12 with what its security archive has updates for.
+const PACKAGES: &str = "linux-image-amd64,systemd-sysv,udev,kmod,firefox-esr,python3,perl,openssl,openssh-server,\
+curl,wget,git,vim,xfce4,xorg,lightdm,gimp,evince,network-manager,cups,ghostscript,bind9-host,dbus-x11,\
+libreoffice-writer,ca-certificates,sudo,less,man-db,locales,console-setup,e2fsprogs,iproute2,file,rsync,gnupg";
+
+const BLOCK: usize = 256 << 10;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// A tree and where its contents are.
+struct Side {
+    archive: PathBuf,
+    /// The newest time in it: what was made by unpacking has that.
+    epoch: i64,
+    tree: Tree,
+    spools: Spools,
+    pages: Pages,
+}
+
+fn main() -> Result<()> {
+    let given: Vec<PathBuf> =
+        std::env::args().skip(1).filter(|arg| arg != "--bench").map(Into::into).collect();
+    let work = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/update");
+    fs::create_dir_all(&work)?;
+    let [before, after] = match <[PathBuf; 2]>::try_from(given) {
+        Ok(given) => given,
+        Err(_) => [archive(&work, "before", false)?, archive(&work, "after", true)?],
+    };
+    let (before, after) = (side(&before, 1_790_000_000)?, side(&after, 1_791_000_000)?);
+    println!("before: {}", describe(&before));
+    println!("after:  {}\n", describe(&after));
+
+    let floor_files = changed_files(&before, &after)?;
+    let (floor, new_pages) = new_pages(&before, &after)?;
+    let mut rows = vec![
+        ("floor: changed files alone, zlib 6".to_owned(), floor_files, None),
+        (format!("floor: the {new_pages} new pages alone, zlib 6"), floor, None),
+    ];
+    for (name, codec) in [("zlib 6", Codec::zlib(6)?), ("libdeflate 6", Codec::libdeflate(6)?)] {
+        let stores = work.join("ours");
+        let _ = fs::remove_dir_all(&stores);
+        let mut store = Store::open(&stores)?;
+        let started = Instant::now();
+        let first = build(&before, Serial::FIRST, None, codec, &mut store)?;
+        let first_time = started.elapsed().as_secs_f64();
+        let map = imgfactory::ext2::LayoutMap::decode(&first.layout.encode())?;
+        let known = Before { index: first.split.index.clone(), map };
+        store.trust(&known.index);
+        let started = Instant::now();
+        let second =
+            build(&after, Serial::FIRST.next().ok_or("no serial")?, Some(&known), codec, &mut store)?;
+        let time = started.elapsed().as_secs_f64();
+        let bytes = second.split.figures.written_bytes;
+        rows.push((format!("imgfactory, {name}"), bytes, Some(second.split.figures.written)));
+        let changes = second.changes.as_ref().ok_or("the layout was not kept")?;
+        println!(
+            "imgfactory, {name}: first build {first_time:.1} s, update {time:.1} s = {:.2} x",
+            time / first_time
+        );
+        println!(
+            "  first: {} blocks, {} bytes; update: {} new pages, {} live, {} dead; disk {} -> {} MiB; layout.z {} -> {} bytes; index {} bytes",
+            first.split.figures.written,
+            first.split.figures.written_bytes,
+            changes.new,
+            changes.live,
+            changes.dead,
+            known.index.header().size >> 20,
+            second.split.index.header().size >> 20,
+            first.layout.encode().len(),
+            second.layout.encode().len(),
+            second.split.index.to_text().len(),
+        );
+        let mut causes: HashMap<_, (u32, u32)> = HashMap::new();
+        for block in &changes.blocks {
+            let entry = causes.entry(block.cause().map_or("length", |cause| cause.name())).or_default();
+            entry.0 += 1;
+            entry.1 += block.again;
+        }
+        println!("  blocks (and unchanged pages sent again) by cause: {causes:?}\n");
+        fs::remove_dir_all(&stores)?;
+    }
+    if std::env::var_os("IMGFACTORY_BENCH_OURS").is_none() {
+        rows.push(plain(&work, &before, &after)?);
+        rows.push(casync(&work)?);
+    }
+    println!("{:52} {:>12} {:>8} {:>8}", "way", "bytes", "blocks", "ratio");
+    for (name, bytes, blocks) in rows {
+        let blocks = blocks.map_or(String::new(), |blocks| blocks.to_string());
+        println!("{name:52} {bytes:>12} {blocks:>8} {:>8.3}", bytes as f64 / floor as f64);
+    }
+    Ok(())
+}
+
+fn archive(work: &Path, name: &str, security: bool) -> Result<PathBuf> {
+    let path = work.join(format!("{name}.tar"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let mirrors = imgfactory::host::apt::own_mirrors();
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--variant=important", "--aptopt=APT::Install-Recommends \"false\""]);
+    command.arg(format!("--include={PACKAGES}")).arg("bookworm").arg(&path);
+    command.arg(format!(
+        "deb {} bookworm main",
+        mirrors.uri(Archive::Debian).ok_or("no Debian mirror among apt's sources")?
+    ));
+    if security {
+        let url = mirrors.uri(Archive::Security).ok_or("no security mirror among apt's sources")?;
+        command.arg(format!("deb {url} bookworm-security main"));
+    }
+    println!("mmdebstrap: {}", path.display());
+    if !command.status()?.success() {
+        let _ = fs::remove_file(&path);
+        return Err("mmdebstrap failed".into());
+    }
+    Ok(path)
+}
+
+fn side(archive: &Path, epoch: i64) -> Result<Side> {
+    let mut spools = Spools::new();
+    let spool = spools.open(archive)?;
+    let mut tree = tar::read(BufReader::with_capacity(1 << 20, File::open(archive)?), spool)?;
+    imgfactory::tree::normalise::normalise(&mut tree, &spools, epoch)?;
+    let pages = Pages::read(&tree, &spools, &|_| {})?;
+    Ok(Side { archive: archive.into(), epoch, tree, spools, pages })
+}
+
+fn files(side: &Side) -> impl Iterator<Item = (Vec<u8>, imgfactory::tree::NodeId, u64)> + '_ {
+    side.tree.walk().filter_map(|(path, id)| match &side.tree.node(id).kind {
+        Kind::File(content) => Some((path, id, content.len)),
+        _ => None,
+    })
+}
+
+fn describe(side: &Side) -> String {
+    let (count, bytes) = files(side).fold((0, 0), |(count, bytes), (_, _, len)| (count + 1, bytes + len));
+    format!("{}: {count} files, {} MB", side.archive.display(), bytes / 1_000_000)
+}
+
+/// Adds up what blocks of what it is given compress to.
+struct Floor {
+    compressor: Compressor,
+    raw: Vec<u8>,
+    bytes: u64,
+}
+
+impl Floor {
+    fn new() -> Result<Self> {
+        Ok(Floor { compressor: Compressor::new(Codec::zlib(6)?), raw: vec![], bytes: 0 })
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.raw.extend_from_slice(bytes);
+        while self.raw.len() >= BLOCK {
+            let rest = self.raw.split_off(BLOCK);
+            self.end();
+            self.raw = rest;
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.raw.is_empty() {
+            self.bytes += self.compressor.compress(&self.raw).len() as u64;
+            self.raw.clear();
+        }
+    }
+}
+
+fn changed_files(before: &Side, after: &Side) -> Result<u64> {
+    let old: HashMap<_, _> =
+        files(before).map(|(path, id, len)| (path, (len, before.pages.of(id)))).collect();
+    let mut floor = Floor::new()?;
+    let mut buffer = vec![0; 1 << 20];
+    for (path, id, len) in files(after) {
+        let Kind::File(content) = &after.tree.node(id).kind else { continue };
+        if old.get(&path) == Some(&(len, after.pages.of(id))) {
+            continue;
+        }
+        let mut at = 0;
+        while at < len {
+            let part = (len - at).min(buffer.len() as u64) as usize;
+            content.read_at(&after.spools, at, &mut buffer[..part])?;
+            floor.add(&buffer[..part]);
+            at += part as u64;
+        }
+    }
+    floor.end();
+    Ok(floor.bytes)
+}
+
+fn new_pages(before: &Side, after: &Side) -> Result<(u64, u64)> {
+    let mut known: HashSet<PageHash> =
+        files(before).flat_map(|(_, id, _)| before.pages.of(id).iter().copied()).collect();
+    known.insert(PageHash::ZERO);
+    let mut floor = Floor::new()?;
+    let mut count = 0;
+    let mut page = vec![0; 4096];
+    for (_, id, _) in files(after) {
+        let Kind::File(content) = &after.tree.node(id).kind else { continue };
+        let runs = content
+            .extents
+            .iter()
+            .flat_map(|extent| extent.at / 4096..(extent.at + extent.len).div_ceil(4096));
+        let mut last = None;
+        let logical = runs.filter(|page| last.replace(*page) != Some(*page));
+        for (logical, hash) in logical.zip(after.pages.of(id)) {
+            // The same new page twice has to be there twice: ext2 shares nothing.
+            if !known.contains(hash) {
+                content.read_at(&after.spools, logical * 4096, &mut page)?;
+                floor.add(&page);
+                count += 1;
+            }
+        }
+    }
+    floor.end();
+    Ok((floor.bytes, count))
+}
+
+fn build(
+    side: &Side,
+    serial: Serial,
+    before: Option<&Before>,
+    codec: Codec,
+    store: &mut Store,
+) -> Result<Made> {
+    let wanted = Wanted {
+        name: "host".parse()?,
+        serial,
+        block_size: BlockSize::new(BLOCK as u32).ok_or("block size")?,
+        codec,
+        epoch: u64::try_from(side.epoch)?,
+        free: 64 << 20,
+        inode_size: InodeSize::Large,
+        parent: None,
+    };
+    // From the archive on, as a build does.
+    let mut spools = Spools::new();
+    let spool = spools.open(&side.archive)?;
+    let mut tree = tar::read(BufReader::with_capacity(1 << 20, File::open(&side.archive)?), spool)?;
+    imgfactory::tree::normalise::normalise(&mut tree, &spools, side.epoch)?;
+    let prepared = Prepared::new(&wanted, &tree, &spools, before, &Silent)?;
+    Ok(prepared.plan(&wanted, &spools, before, &Silent)?.write(store, &Silent)?)
+}
+
+/// `mke2fs -d` again: fixed blocks, zlib 6.
+fn plain(work: &Path, before: &Side, after: &Side) -> Result<(String, u64, Option<u64>)> {
+    let mut known = HashSet::new();
+    let mut result = (0, 0);
+    for (name, side) in [("plain-before", before), ("plain-after", after)] {
+        let root = work.join("root");
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(&root)?;
+        run(Command::new("tar")
+            .arg("-C")
+            .arg(&root)
+            .args(["--xattrs", "--xattrs-include=*", "-xf"])
+            .arg(&side.archive))?;
+        let image = work.join(format!("{name}.ext2"));
+        let _ = fs::remove_file(&image);
+        run(Command::new("mke2fs")
+            .args(["-q", "-t", "ext2", "-m", "0", "-d"])
+            .arg(&root)
+            .arg(&image)
+            .arg("4G"))?;
+        fs::remove_dir_all(&root)?;
+        let mut compressor = Compressor::new(Codec::zlib(6)?);
+        let mut file = File::open(&image)?;
+        let mut raw = vec![0; BLOCK];
+        result = (0, 0);
+        while file.read_exact(&mut raw).is_ok() {
+            let block = Block::seal(raw.clone());
+            if raw.iter().any(|byte| *byte != 0)
+                && known.insert(block.name())
+                && side.archive == after.archive
+            {
+                result.0 += compressor.compress(&raw).len() as u64;
+                result.1 += 1;
+            }
+        }
+    }
+    Ok(("mke2fs -d again, 256 KiB blocks, zlib 6".to_owned(), result.0, Some(result.1)))
+}
+
+fn casync(work: &Path) -> Result<(String, u64, Option<u64>)> {
+    let store = work.join("casync.castr");
+    let _ = fs::remove_dir_all(&store);
+    let make = |name: &str| -> Result<()> {
+        let (index, image) = (work.join(format!("{name}.caibx")), work.join(format!("plain-{name}.ext2")));
+        run(Command::new("casync").arg("make").arg("--store").arg(&store).arg(index).arg(image))
+    };
+    make("before")?;
+    let first = size(&store)?;
+    make("after")?;
+    let bytes = size(&store)? - first;
+    for name in ["before", "after"] {
+        fs::remove_file(work.join(format!("plain-{name}.ext2")))?;
+    }
+    Ok(("casync make on the same images".to_owned(), bytes, None))
+}
+
+fn size(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in walkdir::WalkDir::new(dir) {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.stdout(std::process::Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}").into()) }
+}

@@ -1,0 +1,346 @@
+//! `layout.z`: a [`LayoutMap`] as bytes, and back.
+//!
+//! One zlib stream (RFC 1950). In it, after the line `imgfactory-layout 1`, come numbers of variable length (seven
+//! bits a byte, lowest first, the eighth says that more follow; signed ones zigzag), byte strings (length, bytes)
+//! and page hashes; docs/formats.md has the table. Positions are given as differences, which are small.
+
+use std::io::{self, Read, Write};
+
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
+
+use super::map::{LayoutMap, Mapped, MappedEntry, MappedKind};
+use crate::ext2::blockmap::{Run, needed};
+use crate::ext2::geometry::{Geometry, InodeSize};
+use crate::ext2::pages::PageHash;
+use crate::tree::{Meta, Time};
+
+/// First line of what the stream holds.
+const MAGIC: &[u8] = b"imgfactory-layout 1\n";
+/// What comes last.
+const END: &[u8] = b"end\n";
+/// Most bytes that the stream may hold: 2^29 pages of 10 bytes would be more, but such an image is built anew.
+const MAX_INFLATED: u64 = 1 << 30;
+
+/// Why some bytes are no layout map. Images are then laid out anew.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// Not a zlib stream, or a torn one.
+    #[error("the layout map is no whole zlib stream")]
+    Stream(#[source] io::Error),
+    /// Longer than any.
+    #[error("the layout map inflates to more than {MAX_INFLATED} bytes")]
+    TooLong,
+    /// Another version, or something else.
+    #[error("this is no layout map of version 1")]
+    Version,
+    /// Something in it can't be.
+    #[error("byte {at} of the layout map: {what}")]
+    Damaged {
+        /// Where, in the inflated bytes.
+        at: usize,
+        /// What is wrong there.
+        what: &'static str,
+    },
+}
+
+impl LayoutMap {
+    /// As `layout.z`. The same map gives the same bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Out(MAGIC.to_vec());
+        let Geometry { blocks, inodes_per_group, inode_size } = self.geometry;
+        out.number(blocks);
+        out.number(inodes_per_group);
+        out.number(inode_size.bytes() as u64);
+        out.number(self.epoch);
+        out.number(self.inodes.len() as u64);
+        let (mut ino, mut secs, mut physical) = (0, 0, 0);
+        for mapped in &self.inodes {
+            out.number(mapped.ino - ino);
+            ino = mapped.ino;
+            out.inode(mapped, &mut secs, &mut physical);
+        }
+        let mut rest = &self.pages[..];
+        while !rest.is_empty() {
+            let zeros = rest.iter().take_while(|page| **page == PageHash::ZERO).count();
+            let (_, after) = rest.split_at(zeros);
+            let count = after.iter().take_while(|page| **page != PageHash::ZERO).count();
+            let (some, after) = after.split_at(count);
+            out.number(zeros as u64);
+            out.number(count as u64);
+            some.iter().for_each(|page| out.0.extend(page.0));
+            rest = after;
+        }
+        out.0.extend(END);
+        let mut stream = ZlibEncoder::new(Vec::new(), Compression::new(6));
+        stream.write_all(&out.0).and_then(|()| stream.finish()).expect("a Vec takes all that is written")
+    }
+
+    /// From `layout.z`.
+    ///
+    /// # Errors
+    /// [`LayoutError`].
+    pub fn decode(file: &[u8]) -> Result<Self, LayoutError> {
+        let mut bytes = Vec::new();
+        let read = ZlibDecoder::new(file).take(MAX_INFLATED + 1).read_to_end(&mut bytes);
+        if read.map_err(LayoutError::Stream)? as u64 > MAX_INFLATED {
+            return Err(LayoutError::TooLong);
+        }
+        if !bytes.starts_with(MAGIC) {
+            return Err(LayoutError::Version);
+        }
+        In { bytes: &bytes, at: MAGIC.len() }.map()
+    }
+}
+
+struct Out(Vec<u8>);
+
+impl Out {
+    fn number(&mut self, value: impl Into<u64>) {
+        let mut value: u64 = value.into();
+        while value >= 0x80 {
+            self.0.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value.to_le_bytes()[0]);
+    }
+
+    fn signed(&mut self, value: i64) {
+        self.number((value.cast_unsigned() << 1) ^ (value >> 63).cast_unsigned());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    fn inode(&mut self, mapped: &Mapped, secs: &mut i64, physical: &mut u32) {
+        let Meta { mode, uid, gid, mtime, xattrs } = &mapped.meta;
+        let kind = match mapped.kind {
+            MappedKind::Directory(_) => 0_u8,
+            MappedKind::File(_) => 1,
+            MappedKind::Symlink(_) => 2,
+            MappedKind::CharDevice(..) => 3,
+            MappedKind::BlockDevice(..) => 4,
+            MappedKind::Fifo => 5,
+            MappedKind::Socket => 6,
+        };
+        self.number(kind);
+        self.number(*mode);
+        self.number(*uid);
+        self.number(*gid);
+        self.signed(mtime.secs.wrapping_sub(*secs));
+        *secs = mtime.secs;
+        self.number(mtime.nanos);
+        self.number(xattrs.len() as u64);
+        for (name, value) in xattrs {
+            self.bytes(name);
+            self.bytes(value);
+        }
+        match &mapped.kind {
+            MappedKind::Directory(blocks) => {
+                self.number(blocks.len() as u64);
+                for entries in blocks {
+                    self.number(entries.len() as u64);
+                    for entry in entries {
+                        self.number(entry.offset);
+                        self.signed(i64::from(entry.ino) - i64::from(mapped.ino));
+                        self.bytes(&entry.name);
+                    }
+                }
+            }
+            MappedKind::File(len) => self.number(*len),
+            MappedKind::Symlink(target) => self.bytes(target),
+            &MappedKind::CharDevice(major, minor) | &MappedKind::BlockDevice(major, minor) => {
+                self.number(major);
+                self.number(minor);
+            }
+            MappedKind::Fifo | MappedKind::Socket => {}
+        }
+        self.number(mapped.data.len() as u64);
+        let mut logical = 0;
+        for run in &mapped.data {
+            self.number(run.logical - logical);
+            self.signed(i64::from(run.physical) - i64::from(*physical));
+            self.number(run.count);
+            logical = run.logical_end();
+            *physical = run.physical + run.count;
+        }
+        for &at in &mapped.indirect {
+            self.signed(i64::from(at) - i64::from(*physical));
+            *physical = at;
+        }
+    }
+}
+
+struct In<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl In<'_> {
+    fn damaged<T>(&self, what: &'static str) -> Result<T, LayoutError> {
+        Err(LayoutError::Damaged { at: self.at, what })
+    }
+
+    fn number(&mut self) -> Result<u64, LayoutError> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let Some(&byte) = self.bytes.get(self.at) else { return self.damaged("it ends early") };
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        self.damaged("a number of more than 64 bits")
+    }
+
+    fn number_as<T: TryFrom<u64>>(&mut self) -> Result<T, LayoutError> {
+        let value = self.number()?;
+        T::try_from(value).or_else(|_| self.damaged("a number that is too large"))
+    }
+
+    fn signed(&mut self) -> Result<i64, LayoutError> {
+        let value = self.number()?;
+        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    /// A number given as the difference to another.
+    fn near(&mut self, base: u32) -> Result<u32, LayoutError> {
+        let value = self.signed()?.checked_add(i64::from(base));
+        value
+            .and_then(|value| u32::try_from(value).ok())
+            .map_or_else(|| self.damaged("a position outside"), Ok)
+    }
+
+    /// How many of something follow, each of which takes `least` bytes at least: bounds what is allocated.
+    fn count(&mut self, least: usize) -> Result<usize, LayoutError> {
+        let count: usize = self.number_as()?;
+        if count.checked_mul(least).is_none_or(|bytes| bytes > self.bytes.len() - self.at) {
+            return self.damaged("it has fewer bytes than it says");
+        }
+        Ok(count)
+    }
+
+    fn bytes(&mut self) -> Result<Vec<u8>, LayoutError> {
+        let count = self.count(1)?;
+        let bytes = self.bytes[self.at..self.at + count].to_vec();
+        self.at += count;
+        Ok(bytes)
+    }
+
+    fn map(&mut self) -> Result<LayoutMap, LayoutError> {
+        let blocks = self.number_as()?;
+        let inodes_per_group = self.number_as()?;
+        let inode_size = match self.number()? {
+            128 => InodeSize::Small,
+            256 => InodeSize::Large,
+            _ => return self.damaged("inodes of neither 128 nor 256 bytes"),
+        };
+        let geometry = Geometry { blocks, inodes_per_group, inode_size };
+        if !geometry.is_sound() {
+            return self.damaged("a size without room for its own groups");
+        }
+        let epoch = self.number()?;
+        let count = self.count(8)?;
+        let mut inodes = Vec::with_capacity(count);
+        let (mut ino, mut secs, mut physical) = (0_u32, 0, 0);
+        for _ in 0..count {
+            let more = self.number_as()?;
+            let next = ino.checked_add(more).filter(|&next| next > ino && next <= geometry.inodes());
+            ino = next.map_or_else(|| self.damaged("an inode that the image does not have"), Ok)?;
+            inodes.push(self.inode(ino, geometry, &mut secs, &mut physical)?);
+        }
+        let mut pages = vec![];
+        let whole = geometry.blocks as usize;
+        while pages.len() < whole {
+            let zeros: usize = self.number_as()?;
+            let count = self.count(PageHash::LEN)?;
+            if zeros > whole - pages.len() || count > whole - pages.len() - zeros || zeros + count == 0 {
+                return self.damaged("more pages than the image has");
+            }
+            pages.resize(pages.len() + zeros, PageHash::ZERO);
+            let part = &self.bytes[self.at..self.at + count * PageHash::LEN];
+            pages.extend(part.as_chunks().0.iter().map(|hash| PageHash(*hash)));
+            self.at += part.len();
+        }
+        if self.bytes[self.at..] != *END {
+            return self.damaged("it does not end where it should");
+        }
+        Ok(LayoutMap { geometry, epoch, inodes, pages })
+    }
+
+    fn inode(
+        &mut self,
+        ino: u32,
+        geometry: Geometry,
+        secs: &mut i64,
+        physical: &mut u32,
+    ) -> Result<Mapped, LayoutError> {
+        let kind = self.number()?;
+        let (mode, uid, gid) = (self.number_as()?, self.number_as()?, self.number_as()?);
+        *secs = secs.wrapping_add(self.signed()?);
+        let mtime = Time { secs: *secs, nanos: self.number_as()? };
+        let count = self.count(2)?;
+        let xattrs =
+            (0..count).map(|_| Ok((self.bytes()?, self.bytes()?))).collect::<Result<_, LayoutError>>()?;
+        let meta = Meta { mode, uid, gid, mtime, xattrs };
+        let kind = match kind {
+            0 => {
+                let blocks = self.count(1)?;
+                let block = |input: &mut Self| {
+                    let count = input.count(4)?;
+                    let entry = |_| {
+                        let (offset, ino, name) = (input.number_as()?, input.near(ino)?, input.bytes()?);
+                        Ok(MappedEntry { offset, ino, name })
+                    };
+                    (0..count).map(entry).collect::<Result<Vec<_>, LayoutError>>()
+                };
+                MappedKind::Directory((0..blocks).map(|_| block(self)).collect::<Result<_, _>>()?)
+            }
+            1 => MappedKind::File(self.number()?),
+            2 => MappedKind::Symlink(self.bytes()?),
+            3 => MappedKind::CharDevice(self.number_as()?, self.number_as()?),
+            4 => MappedKind::BlockDevice(self.number_as()?, self.number_as()?),
+            5 => MappedKind::Fifo,
+            6 => MappedKind::Socket,
+            _ => return self.damaged("no such type of file"),
+        };
+        let count = self.count(3)?;
+        let mut data = Vec::with_capacity(count);
+        let mut logical = 0_u32;
+        let inside = |first: u32, count: u32| {
+            geometry.data_from(first).is_some_and(|(start, run)| start == first && count <= run)
+        };
+        for _ in 0..count {
+            let skip: u32 = self.number_as()?;
+            let run = Run {
+                logical: logical
+                    .checked_add(skip)
+                    .map_or_else(|| self.damaged("a file that is too long"), Ok)?,
+                physical: self.near(*physical)?,
+                count: self.number_as()?,
+            };
+            let end = run.logical.checked_add(run.count).filter(|_| run.count > 0);
+            logical = end.map_or_else(|| self.damaged("a file that is too long"), Ok)?;
+            if !inside(run.physical, run.count) {
+                return self.damaged("a block that is metadata or outside");
+            }
+            *physical = run.physical + run.count;
+            data.push(run);
+        }
+        let runs: Vec<_> = data.iter().map(|run| run.logical..run.logical_end()).collect();
+        let mut indirect = vec![];
+        for _ in needed(&runs) {
+            let at = self.near(*physical)?;
+            if !inside(at, 1) {
+                return self.damaged("a block that is metadata or outside");
+            }
+            *physical = at;
+            indirect.push(at);
+        }
+        Ok(Mapped { ino, meta, kind, data, indirect })
+    }
+}

@@ -1,0 +1,201 @@
+//! What the next build has to know of this one: the layout map.
+
+use std::collections::HashMap;
+
+use crate::ext2::blockmap::{Map, Run, needed};
+use crate::ext2::demand::{Body, Origin};
+use crate::ext2::geometry::Geometry;
+use crate::ext2::pages::PageHash;
+use crate::ext2::plan::Plan;
+use crate::tree::{Kind, Meta};
+
+/// Where everything of an image stands and what its pages hold: the image without its contents. It is published
+/// with a release as `layout.z`, signed like the rest of it, and is all that the next build needs of this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayoutMap {
+    /// Size and shape.
+    pub geometry: Geometry,
+    /// The time in the superblock, seconds since 1970: that of the first layout.
+    pub epoch: u64,
+    /// Inodes in use, ascending by number; the reserved ones aside, but for the root.
+    pub inodes: Vec<Mapped>,
+    /// What each page of the image holds, in use or not.
+    pub pages: Vec<PageHash>,
+}
+
+/// An inode of a [`LayoutMap`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Its number.
+    pub ino: u32,
+    /// Owner, mode, time, attributes.
+    pub meta: Meta,
+    /// What it is.
+    pub kind: MappedKind,
+    /// Its blocks, ascending.
+    pub data: Vec<Run>,
+    /// Positions of its indirect blocks, in the order of [`needed`].
+    pub indirect: Vec<u32>,
+}
+
+/// What an inode of a [`LayoutMap`] is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MappedKind {
+    /// Its entries without `.` and `..`, block by block.
+    Directory(Vec<Vec<MappedEntry>>),
+    /// Regular file of some length in bytes.
+    File(u64),
+    /// Symbolic link and its target.
+    Symlink(Vec<u8>),
+    /// Character device, major and minor number.
+    CharDevice(u32, u32),
+    /// Block device, major and minor number.
+    BlockDevice(u32, u32),
+    /// Named pipe.
+    Fifo,
+    /// Unix socket.
+    Socket,
+}
+
+/// An entry of a directory of a [`LayoutMap`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedEntry {
+    /// Offset in its block.
+    pub offset: u16,
+    /// Inode.
+    pub ino: u32,
+    /// Name.
+    pub name: Vec<u8>,
+}
+
+impl Mapped {
+    /// Its block map.
+    pub fn map(&self) -> Map {
+        let runs: Vec<_> = self.data.iter().map(|run| run.logical..run.logical_end()).collect();
+        Map {
+            data: self.data.clone(),
+            indirect: needed(&runs).into_iter().zip(self.indirect.iter().copied()).collect(),
+        }
+    }
+
+    /// Entries of a directory, in the order of their places.
+    pub fn entries(&self) -> impl Iterator<Item = &MappedEntry> {
+        let blocks: &[Vec<MappedEntry>] = match &self.kind {
+            MappedKind::Directory(blocks) => blocks,
+            _ => &[],
+        };
+        blocks.iter().flatten()
+    }
+}
+
+impl LayoutMap {
+    /// The map of a plan. `pages` says what each page of the image holds once it is written
+    /// ([`super::Census::after`]).
+    pub fn of(plan: &Plan<'_>, pages: Vec<PageHash>) -> Self {
+        let placed = &plan.placement.inodes;
+        let mapped = |&(ino, position): &(u32, u32)| {
+            let position = position as usize;
+            let wanted = &plan.demand.wanted[position];
+            let map = &plan.maps[position];
+            let (meta, kind) = match wanted.origin {
+                Origin::LostFound => (plan.lost_found(), None),
+                Origin::Node(id) => {
+                    let node = plan.demand.tree.node(id);
+                    (node.meta.clone(), Some(&node.kind))
+                }
+            };
+            let kind = match kind {
+                Some(Kind::File(content)) => MappedKind::File(content.len),
+                Some(Kind::Symlink(target)) => MappedKind::Symlink(target.clone()),
+                Some(&Kind::CharDevice { major, minor }) => MappedKind::CharDevice(major, minor),
+                Some(&Kind::BlockDevice { major, minor }) => MappedKind::BlockDevice(major, minor),
+                Some(Kind::Fifo) => MappedKind::Fifo,
+                Some(Kind::Socket) => MappedKind::Socket,
+                Some(Kind::Directory(_)) | None => {
+                    let entries: &[_] = match &wanted.body {
+                        Body::Directory { entries, .. } => entries,
+                        _ => &[],
+                    };
+                    let entry = |slot: &crate::ext2::dirent::Slot| {
+                        let entry = &entries[slot.entry as usize];
+                        MappedEntry {
+                            offset: slot.offset,
+                            ino: placed[entry.target].ino,
+                            name: entry.name.to_vec(),
+                        }
+                    };
+                    let blocks = placed[position].slots.iter();
+                    MappedKind::Directory(blocks.map(|slots| slots.iter().map(entry).collect()).collect())
+                }
+            };
+            let indirect = map.indirect.iter().map(|&(_, at)| at).collect();
+            Mapped { ino, meta, kind, data: map.data.clone(), indirect }
+        };
+        LayoutMap {
+            geometry: plan.geometry(),
+            epoch: plan.demand.options.epoch,
+            inodes: plan.inodes.iter().map(mapped).collect(),
+            pages,
+        }
+    }
+
+    /// The inode of that number.
+    pub fn inode(&self, ino: u32) -> Option<&Mapped> {
+        self.position(ino).map(|position| &self.inodes[position])
+    }
+
+    /// Place in [`LayoutMap::inodes`] of the inode of that number.
+    pub(crate) fn position(&self, ino: u32) -> Option<usize> {
+        self.inodes.binary_search_by_key(&ino, |mapped| mapped.ino).ok()
+    }
+
+    /// Every path, without leading `/`, and its inode's place in [`LayoutMap::inodes`]. The root is the empty
+    /// path. A map from outside may say nonsense; what can't be reached has no path, and nothing goes round.
+    pub(crate) fn paths(&self) -> HashMap<Vec<u8>, usize> {
+        let mut paths = HashMap::with_capacity(self.inodes.len());
+        let mut entered = vec![false; self.inodes.len()];
+        let mut directories = vec![];
+        if let Some(root) = self.position(crate::ext2::ROOT_INO) {
+            paths.insert(vec![], root);
+            directories.push((vec![], root));
+        }
+        while let Some((path, at)) = directories.pop() {
+            if std::mem::replace(&mut entered[at], true) {
+                continue;
+            }
+            for entry in self.inodes[at].entries() {
+                let Some(child) = self.position(entry.ino) else { continue };
+                let name = if path.is_empty() {
+                    entry.name.clone()
+                } else {
+                    [&path, &b"/"[..], &entry.name].concat()
+                };
+                if let MappedKind::Directory(_) = self.inodes[child].kind {
+                    directories.push((name.clone(), child));
+                }
+                paths.insert(name, child);
+            }
+        }
+        paths
+    }
+
+    /// Which pages of the image are in use: group metadata, data, indirect blocks. Attribute blocks are not known
+    /// here, so they count as free.
+    pub fn in_use(&self) -> Vec<bool> {
+        let mut used = vec![false; self.geometry.blocks as usize];
+        for group in 0..self.geometry.groups() {
+            let start = self.geometry.start(group) as usize;
+            used[start..start + self.geometry.overhead(group) as usize].fill(true);
+        }
+        let blocks = self.inodes.iter().flat_map(|mapped| {
+            let data = mapped.data.iter().flat_map(|run| run.physical..run.physical + run.count);
+            data.chain(mapped.indirect.iter().copied())
+        });
+        for block in blocks {
+            if let Some(used) = used.get_mut(block as usize) {
+                *used = true;
+            }
+        }
+        used
+    }
+}

@@ -1,0 +1,407 @@
+//! The layout of an update: what did not change stays where it is, byte for byte.
+//!
+//! # The rule
+//!
+//! A page that keeps its place costs nothing. A page that changes costs its whole block of the disk (64 pages), so
+//! what is new goes where everything is new: into blocks of which nothing is in use, packed. Only metadata is
+//! changed in place, as its place is given: inodes, bitmaps, directories. Freed pages are left as they are; they
+//! are a store out of which new files take what they need, where it lies. docs/layout.md has the cost model.
+
+mod entries;
+mod numbers;
+mod space;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use self::numbers::Numbers;
+pub(super) use self::numbers::held;
+use self::space::{Room, Space};
+use super::map::{LayoutMap, MappedKind};
+use super::{Allocator, Order, PlaceError, PlacedInode, Placement};
+use crate::ext2::blockmap::{Indirect, Map, Run, needed};
+use crate::ext2::demand::{Body, Demand, Origin};
+use crate::ext2::geometry::{BLOCK, BLOCKS_PER_GROUP};
+use crate::ext2::pages::{PageHash, Pages};
+use crate::ext2::xattr;
+
+/// Keeps the positions of the layout before.
+#[derive(Debug)]
+pub struct Stable<'a> {
+    /// The layout before.
+    pub previous: &'a LayoutMap,
+    /// What the tree's files hold.
+    pub pages: &'a Pages,
+    /// The order in which new files are placed.
+    pub order: Order,
+    /// Pages of a block of the disk, e.g. 64 for 256 KiB.
+    pub unit: u32,
+    /// Fewest freed pages that lie together to be used again where they lie. Shorter runs save less than they cost
+    /// who reads the file: a block to fetch for each run.
+    pub least_run: u32,
+}
+
+/// A page that has no place yet.
+const NOWHERE: u32 = 0;
+
+impl Allocator for Stable<'_> {
+    fn place(&mut self, demand: &Demand<'_>) -> Result<Placement, PlaceError> {
+        if self.previous.geometry.inode_size != demand.options.inode_size {
+            return Err(PlaceError::Relayout { why: "its inodes have another size" });
+        }
+        let numbers = Numbers::choose(demand, self.previous, self.pages, &self.order, self.unit);
+        let mut work = Work::new(self, demand, &numbers);
+        work.directories();
+        work.keep();
+        let touched = work.touched();
+        work.reuse();
+        work.keep_indirect();
+        work.place_new(touched)?;
+        Ok(work.finish())
+    }
+}
+
+/// Pages of an inode: which of its blocks, what they hold if that is known, where they are.
+#[derive(Default)]
+struct Pieces {
+    logical: Vec<u32>,
+    at: Vec<u32>,
+    /// Indirect blocks and where they are.
+    indirect: Vec<(Indirect, u32)>,
+}
+
+struct Work<'a> {
+    stable: &'a Stable<'a>,
+    demand: &'a Demand<'a>,
+    numbers: &'a Numbers,
+    space: Space,
+    slots: Vec<Vec<Vec<crate::ext2::dirent::Slot>>>,
+    pieces: Vec<Pieces>,
+    xattr_blocks: Vec<u32>,
+    /// Positions in the order in which new pages are placed.
+    order: Vec<usize>,
+}
+
+impl<'a> Work<'a> {
+    fn new(stable: &'a Stable<'a>, demand: &'a Demand<'a>, numbers: &'a Numbers) -> Self {
+        Work {
+            stable,
+            demand,
+            numbers,
+            space: Space::new(stable.previous.geometry, stable.unit),
+            slots: vec![],
+            pieces: vec![],
+            xattr_blocks: vec![NOWHERE; demand.xattr_blocks.len()],
+            order: stable.order.positions(demand),
+        }
+    }
+
+    fn old(&self, position: usize) -> Option<&'a super::map::Mapped> {
+        self.numbers.old[position].map(|old| &self.stable.previous.inodes[old])
+    }
+
+    /// What a page of the previous image holds.
+    fn held(&self, page: u32) -> PageHash {
+        self.stable.previous.pages.get(page as usize).copied().unwrap_or_default()
+    }
+
+    /// What the pages of a wanted inode are to hold; nothing for a directory.
+    fn hashes(&self, position: usize) -> &'a [PageHash] {
+        match self.demand.wanted[position].origin {
+            Origin::Node(node) => self.stable.pages.of(node),
+            Origin::LostFound => &[],
+        }
+    }
+
+    /// Places directory entries, and with them says how many blocks directories have.
+    fn directories(&mut self) {
+        for (position, wanted) in self.demand.wanted.iter().enumerate() {
+            let mut slots = vec![];
+            let runs: Vec<Range<u32>> = match &wanted.body {
+                Body::None => vec![],
+                Body::Blocks(runs) => runs.clone(),
+                Body::Directory { entries, blocks } => {
+                    let old: &[_] = match self.old(position).map(|old| &old.kind) {
+                        Some(MappedKind::Directory(old)) => old,
+                        _ => &[],
+                    };
+                    slots = entries::keep(old, entries, *blocks as usize);
+                    vec![0..u32::try_from(slots.len()).expect("2^29 entries of 264 bytes at most")]
+                }
+            };
+            let indirect = needed(&runs).into_iter().map(|indirect| (indirect, NOWHERE)).collect();
+            let logical: Vec<u32> = runs.into_iter().flatten().collect();
+            self.pieces.push(Pieces { at: vec![NOWHERE; logical.len()], logical, indirect });
+            self.slots.push(slots);
+        }
+    }
+
+    /// Leaves in place what was there: directories, and pages of files that hold what they held.
+    fn keep(&mut self) {
+        for position in 0..self.demand.wanted.len() {
+            let Some(old) = self.old(position) else { continue };
+            let hashes = self.hashes(position);
+            let is_directory = matches!(self.demand.wanted[position].body, Body::Directory { .. });
+            let mut runs = old.data.iter().peekable();
+            let mut pieces = std::mem::take(&mut self.pieces[position]);
+            for (nth, (&logical, at)) in pieces.logical.iter().zip(&mut pieces.at).enumerate() {
+                while runs.peek().is_some_and(|run| run.logical_end() <= logical) {
+                    runs.next();
+                }
+                let Some(run) = runs.peek().filter(|run| run.logical <= logical) else { continue };
+                let page = run.physical + (logical - run.logical);
+                let same = is_directory || hashes.get(nth) == Some(&self.held(page));
+                if same && self.space.take(page) {
+                    *at = page;
+                }
+            }
+            self.pieces[position] = pieces;
+        }
+    }
+
+    /// Groups from which pages were freed.
+    fn touched(&self) -> Vec<bool> {
+        let geometry = self.stable.previous.geometry;
+        let mut touched = vec![false; geometry.groups() as usize];
+        for (page, used) in (0..).zip(self.stable.previous.in_use()) {
+            if used && self.space.is_free(page) {
+                touched[(page / BLOCKS_PER_GROUP) as usize] = true;
+            }
+        }
+        touched
+    }
+
+    /// Finds pages among those that were freed, now or earlier, and takes them where they lie.
+    fn reuse(&mut self) {
+        let mut pool: HashMap<PageHash, Vec<u32>> = HashMap::new();
+        // The last becomes the first to be taken from the end.
+        for page in (0..self.stable.previous.geometry.blocks).rev() {
+            let hash = self.held(page);
+            if hash != PageHash::ZERO && self.space.is_free(page) {
+                pool.entry(hash).or_default().push(page);
+            }
+        }
+        for (nth, block) in self.demand.xattr_blocks.iter().enumerate() {
+            let mut page = vec![0; BLOCK as usize];
+            xattr::encode_block(&block.attrs, block.refcount, &mut page);
+            let found = pool.get_mut(&PageHash::of(&page)).and_then(Vec::pop);
+            if let Some(page) = found.filter(|&page| self.space.take(page)) {
+                self.xattr_blocks[nth] = page;
+            }
+        }
+        for position in self.order.clone() {
+            let hashes = self.hashes(position);
+            let mut pieces = std::mem::take(&mut self.pieces[position]);
+            if pieces.at.contains(&NOWHERE) && hashes.len() == pieces.at.len() {
+                self.reuse_for(&mut pieces.at, hashes, &mut pool);
+            }
+            self.pieces[position] = pieces;
+        }
+    }
+
+    fn reuse_for(&mut self, at: &mut [u32], hashes: &[PageHash], pool: &mut HashMap<PageHash, Vec<u32>>) {
+        let mut nth = 0;
+        while nth < at.len() {
+            if at[nth] != NOWHERE {
+                nth += 1;
+                continue;
+            }
+            // After the page before it, if that one holds it; otherwise where it is found first.
+            let next = nth.checked_sub(1).map(|before| at[before]).filter(|&before| before != NOWHERE);
+            let next = next.map(|before| before + 1).filter(|&page| self.wanted(page, hashes[nth]));
+            let (found, follows) = match next {
+                Some(page) => (Some(page), true),
+                None => (self.first_free(pool, hashes[nth]), false),
+            };
+            let Some(first) = found else {
+                nth += 1;
+                continue;
+            };
+            let run = (0..)
+                .zip(&hashes[nth..])
+                .zip(&at[nth..])
+                .take_while(|((more, hash), at)| **at == NOWHERE && self.wanted(first + more, **hash))
+                .count();
+            let whole = run == at.len();
+            if follows || whole || run >= self.stable.least_run as usize {
+                for (page, at) in (first..).zip(&mut at[nth..nth + run]) {
+                    self.space.take(page);
+                    *at = page;
+                }
+            }
+            nth += run.max(1);
+        }
+    }
+
+    fn wanted(&self, page: u32, hash: PageHash) -> bool {
+        hash != PageHash::ZERO && self.space.is_free(page) && self.held(page) == hash
+    }
+
+    fn first_free(&self, pool: &mut HashMap<PageHash, Vec<u32>>, hash: PageHash) -> Option<u32> {
+        let pages = pool.get_mut(&hash)?;
+        while let Some(&page) = pages.last() {
+            if self.space.is_free(page) {
+                return Some(page);
+            }
+            pages.pop();
+        }
+        None
+    }
+
+    /// Leaves indirect blocks in place that hold what they held. Others go along with the data that moved: to
+    /// change them where they are would cost a block of the disk each.
+    fn keep_indirect(&mut self) {
+        for position in 0..self.demand.wanted.len() {
+            let Some(old) = self.old(position) else { continue };
+            if self.pieces[position].indirect.is_empty() || old.indirect.is_empty() {
+                continue;
+            }
+            let before = old.map();
+            let pieces = &self.pieces[position];
+            let mut now = Map { data: runs(&pieces.logical, &pieces.at), indirect: pieces.indirect.clone() };
+            let (mut was, mut is) = (vec![0; BLOCK as usize], vec![0; BLOCK as usize]);
+            // From the leaves up: what points to a block that moves changes too.
+            for level in 1..=3 {
+                for nth in 0..now.indirect.len() {
+                    let (indirect, _) = now.indirect[nth];
+                    let Some(&(_, page)) = before.indirect.iter().find(|(other, _)| *other == indirect)
+                    else {
+                        continue;
+                    };
+                    if indirect.level != level {
+                        continue;
+                    }
+                    was.fill(0);
+                    is.fill(0);
+                    before.fill_indirect(indirect, &mut was);
+                    now.fill_indirect(indirect, &mut is);
+                    if was == is && self.is_complete(&now, indirect, position) && self.space.take(page) {
+                        now.indirect[nth].1 = page;
+                    }
+                }
+            }
+            self.pieces[position].indirect = now.indirect;
+        }
+    }
+
+    /// Whether all that an indirect block points to has its place.
+    fn is_complete(&self, map: &Map, indirect: Indirect, position: usize) -> bool {
+        let covered = indirect.first..indirect.first.saturating_add(indirect.covers());
+        if indirect.level > 1 {
+            let below = map.indirect.iter().filter(|(below, _)| covered.contains(&below.first));
+            return below.into_iter().all(|(below, at)| below.level + 1 != indirect.level || *at != NOWHERE);
+        }
+        let pieces = &self.pieces[position];
+        let from = pieces.logical.partition_point(|&logical| logical < covered.start);
+        let to = pieces.logical.partition_point(|&logical| logical < covered.end);
+        !pieces.at[from..to].contains(&NOWHERE)
+    }
+
+    /// Places all that has no place yet.
+    fn place_new(&mut self, touched: Vec<bool>) -> Result<(), PlaceError> {
+        self.place_new_directories();
+        let nowhere = |at: &&u32| **at == NOWHERE;
+        let pages: usize = self
+            .pieces
+            .iter()
+            .map(|pieces| {
+                let indirect = pieces.indirect.iter().filter(|(_, at)| *at == NOWHERE).count();
+                pieces.at.iter().filter(nowhere).count() + indirect
+            })
+            .sum();
+        let xattrs = self.xattr_blocks.iter().filter(nowhere).count();
+        let options = &self.demand.options;
+        let room = Room {
+            pages: u32::try_from(pages + xattrs).unwrap_or(u32::MAX),
+            free: options.free.div_ceil(BLOCK.into()),
+            minimum: options.minimum.div_ceil(BLOCK.into()),
+            inodes: self.numbers.ino.iter().copied().max().unwrap_or(0),
+            touched,
+        };
+        let found = self.space.find(&room)?;
+        let mut fresh = found.into_iter().flatten();
+        let space = &mut self.space;
+        let mut next = || {
+            let page = fresh.next().expect("room was found for all pages");
+            let taken = space.take(page);
+            debug_assert!(taken, "room is free");
+            page
+        };
+        let mut fill = |pieces: &mut Pieces| {
+            pieces.indirect.iter_mut().filter(|(_, at)| *at == NOWHERE).for_each(|(_, at)| *at = next());
+            pieces.at.iter_mut().filter(|at| **at == NOWHERE).for_each(|at| *at = next());
+        };
+        for &position in &self.order {
+            fill(&mut self.pieces[position]);
+        }
+        self.xattr_blocks.iter_mut().filter(|at| **at == NOWHERE).for_each(|at| *at = next());
+        Ok(())
+    }
+
+    /// New blocks of directories go beside directories that change anyway.
+    fn place_new_directories(&mut self) {
+        let unit = self.stable.unit;
+        let mut blocks: Vec<u32> = (0..self.demand.wanted.len())
+            .filter(|&position| self.is_directory(position) && self.directory_changes(position))
+            .flat_map(|position| {
+                self.pieces[position].at.iter().filter(|at| **at != NOWHERE).map(|at| at / unit)
+            })
+            .collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        let mut free =
+            blocks.into_iter().flat_map(|block| self.space.free_in(block)).collect::<Vec<_>>().into_iter();
+        for position in self.order.clone() {
+            if !self.is_directory(position) {
+                continue;
+            }
+            for at in self.pieces[position].at.iter_mut().filter(|at| **at == NOWHERE) {
+                let Some(page) = free.next() else { return };
+                self.space.take(page);
+                *at = page;
+            }
+        }
+    }
+
+    fn is_directory(&self, position: usize) -> bool {
+        matches!(self.demand.wanted[position].body, Body::Directory { .. })
+    }
+
+    /// Whether some entry of a directory that was there has gone, come, moved, or another inode.
+    fn directory_changes(&self, position: usize) -> bool {
+        let (Some(old), Body::Directory { entries, .. }) =
+            (self.old(position), &self.demand.wanted[position].body)
+        else {
+            return true;
+        };
+        let now = self.slots[position].iter().flatten().map(|slot| {
+            let entry = &entries[slot.entry as usize];
+            (slot.offset, self.numbers.ino[entry.target], entry.name)
+        });
+        !old.entries().map(|entry| (entry.offset, entry.ino, &entry.name[..])).eq(now)
+    }
+
+    fn finish(self) -> Placement {
+        let placed =
+            self.pieces.into_iter().zip(self.slots).zip(&self.numbers.ino).map(|((pieces, slots), &ino)| {
+                let data = runs(&pieces.logical, &pieces.at);
+                let indirect = pieces.indirect.into_iter().map(|(_, at)| at).collect();
+                PlacedInode { ino, data, indirect, slots }
+            });
+        Placement { geometry: self.space.geometry, inodes: placed.collect(), xattr_blocks: self.xattr_blocks }
+    }
+}
+
+/// Pages that follow each other in file and image, as runs. Those that have no place are left out.
+fn runs(logical: &[u32], at: &[u32]) -> Vec<Run> {
+    let mut runs: Vec<Run> = vec![];
+    for (&logical, &physical) in logical.iter().zip(at).filter(|(_, at)| **at != NOWHERE) {
+        match runs.last_mut() {
+            Some(run) if run.logical_end() == logical && run.physical + run.count == physical => {
+                run.count += 1;
+            }
+            _ => runs.push(Run { logical, physical, count: 1 }),
+        }
+    }
+    runs
+}

@@ -1,0 +1,346 @@
+//! Updates: what did not change stays where it is, and what the blocks of the disk hold is always a whole image.
+
+mod support;
+
+use imgfactory::ext2::{
+    Census, Image, LayoutMap, Options, Order, PageHash, Pages, Plan, Reader, Sequential, Stable,
+};
+use imgfactory::tree::{Content, Kind, Node, SpoolId, Time, Tree};
+use proptest::prelude::*;
+use support::trees::{everything, file, listing, meta, put, random_tree, sparse, spools};
+
+/// Pages of a block of the disk: 32 KiB, so that small trees have several.
+const UNIT: u32 = 8;
+
+/// A published image: its bytes, and its layout map as the next build gets it.
+struct Published {
+    image: Vec<u8>,
+    map: LayoutMap,
+}
+
+/// What an update did.
+struct Update {
+    after: Published,
+    /// Blocks of the disk that were made anew.
+    changed: Vec<bool>,
+    /// Of these, blocks in which only pages of files, or none, differ.
+    data_blocks: usize,
+    /// Pages that differ and are no group metadata.
+    new_pages: usize,
+    grown: bool,
+}
+
+fn options() -> Options {
+    Options { free: 100_000, ..Options::new("update", 1_700_000_000) }
+}
+
+fn through_the_mirror(map: LayoutMap) -> LayoutMap {
+    let decoded = LayoutMap::decode(&map.encode()).unwrap();
+    assert!(decoded == map, "a layout map is the same after a round trip");
+    decoded
+}
+
+fn first(tree: &Tree) -> Published {
+    let plan = Plan::new(tree, &options(), &mut Sequential::default()).unwrap();
+    let pages = Pages::read(tree, &spools(), &|_| {}).unwrap();
+    let census = Census::take(&plan, &spools(), &pages).unwrap();
+    let mut image = vec![];
+    imgfactory::ext2::write(&plan, &spools(), &mut image).unwrap();
+    let published = Published { image, map: through_the_mirror(LayoutMap::of(&plan, census.into_pages())) };
+    check(&published, tree);
+    published
+}
+
+/// Makes only the blocks that the census says have changed, and leaves the others as they were.
+fn update(before: &Published, tree: &Tree) -> Update {
+    let pages = Pages::read(tree, &spools(), &|_| {}).unwrap();
+    let mut allocator =
+        Stable { previous: &before.map, pages: &pages, order: Order::default(), unit: UNIT, least_run: 1 };
+    let plan = Plan::new(tree, &options(), &mut allocator).unwrap();
+    let census = Census::take(&plan, &spools(), &pages).unwrap();
+    let changed = census.changed(&before.map, UNIT);
+    let source = spools();
+    let writer = Image::new(&plan, &source);
+    let geometry = plan.geometry();
+    let mut image = before.image.clone();
+    image.resize(geometry.blocks as usize * 4096, 0);
+    let metadata = |page: u32| geometry.data_from(page).is_none_or(|(start, _)| start != page);
+    let (mut data_blocks, mut new_pages) = (0, 0);
+    for (block, part) in image.chunks_mut(UNIT as usize * 4096).enumerate() {
+        if changed[block] {
+            let first = u32::try_from(block).unwrap() * UNIT;
+            writer.fill(first, part).unwrap();
+            let end = first + u32::try_from(part.len() / 4096).unwrap();
+            let differ: Vec<u32> = (first..end).filter(|&page| census.differs(page, &before.map)).collect();
+            data_blocks += usize::from(!differ.iter().any(|&page| metadata(page)));
+            new_pages += differ.iter().filter(|&&page| !metadata(page)).count();
+        }
+    }
+    let map = through_the_mirror(LayoutMap::of(&plan, census.after(&before.map, &changed, UNIT)));
+    let after = Published { image, map };
+    check(&after, tree);
+    let grown = geometry != before.map.geometry;
+    Update { after, changed, data_blocks, new_pages, grown }
+}
+
+/// The image is whole: it holds the tree, and its pages are those that the layout map says.
+fn check(published: &Published, tree: &Tree) {
+    for (page, (bytes, hash)) in published.image.chunks(4096).zip(&published.map.pages).enumerate() {
+        assert_eq!(PageHash::of(bytes), *hash, "page {page}");
+    }
+    let mut there = Reader::open(&published.image).unwrap().tree(SpoolId(0)).unwrap();
+    assert!(there.remove(b"lost+found"));
+    let there = listing(&there, &vec![published.image.clone()]);
+    for (there, wanted) in there.iter().zip(&listing(tree, &spools())) {
+        assert_eq!(there, wanted);
+    }
+}
+
+fn fsck(published: &Published) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, &published.image).unwrap();
+    support::judges::assert_fsck_is_silent(&path);
+}
+
+fn changed(update: &Update) -> usize {
+    update.changed.iter().filter(|changed| **changed).count()
+}
+
+/// Two hundred files of 10 to 30 KB, in ten directories.
+fn library() -> Tree {
+    let mut tree = Tree::new(meta(0o755, 1000));
+    for nth in 0..200u64 {
+        let size = 10_000 + nth * 100;
+        put(&mut tree, &format!("usr/lib{}/file-{nth}", nth % 10), sparse(size, &[(nth, size - nth)]));
+    }
+    tree
+}
+
+#[test]
+fn the_same_tree_changes_no_block() {
+    for tree in [everything(), library()] {
+        let before = first(&tree);
+        let update = update(&before, &tree);
+        assert_eq!(changed(&update), 0);
+        assert!(update.after.image == before.image && update.after.map == before.map);
+    }
+}
+
+#[test]
+fn a_changed_byte_costs_its_page_its_inode_and_the_counts() {
+    let mut tree = library();
+    let before = first(&tree);
+    let id = tree.lookup(b"usr/lib3/file-103").unwrap();
+    tree.node_mut(id).kind = file(b"another thing altogether");
+    let after = update(&before, &tree);
+    fsck(&after.after);
+    // Superblock and bitmaps are in the first block, inodes in two, the page in a block that had nothing in it.
+    assert_eq!((after.new_pages, after.data_blocks), (1, 1));
+    assert!(changed(&after) <= 3, "{:?}", after.changed);
+}
+
+#[test]
+fn what_moves_keeps_its_data_and_what_comes_back_is_found_again() {
+    let mut tree = library();
+    let before = first(&tree);
+    let id = tree.lookup(b"usr/lib3/file-103").unwrap();
+    let node = tree.node(id).clone();
+    tree.remove(b"usr/lib3/file-103");
+    tree.insert(b"usr/lib4/moved", node).unwrap();
+    let moved = update(&before, &tree);
+    assert_eq!(moved.new_pages, 2, "the two directories");
+    fsck(&moved.after);
+
+    let gone = tree.lookup(b"usr/lib5/file-105").unwrap();
+    let node = tree.node(gone).clone();
+    tree.remove(b"usr/lib5/file-105");
+    let without = update(&moved.after, &tree);
+    assert_eq!(without.data_blocks, 1, "the directory; freed pages are left in place");
+    put(&mut tree, "usr/lib5/other", file(b"takes the inode"));
+    tree.insert(b"usr/lib6/back", node).unwrap();
+    let back = update(&without.after, &tree);
+    assert_eq!(back.new_pages, 3, "two directories and `other`; the old data is taken where it lies");
+    fsck(&back.after);
+}
+
+#[test]
+fn fifty_updates_leave_an_image_of_bounded_size() {
+    let mut tree = library();
+    let mut published = first(&tree);
+    let size = published.map.geometry.blocks;
+    for round in 0..50u64 {
+        for nth in 0..40u64 {
+            // Every fifth file, each time others, with contents that were never there.
+            let which = (nth * 5 + round) % 200;
+            let path = format!("usr/lib{}/file-{which}", which % 10);
+            let text = format!("{round} {nth} ").repeat(2000);
+            let id = tree.lookup(path.as_bytes()).unwrap();
+            tree.node_mut(id).kind = Kind::File(Content::inline(text.into_bytes()));
+        }
+        let update = update(&published, &tree);
+        published = update.after;
+    }
+    fsck(&published);
+    let grown = f64::from(published.map.geometry.blocks) / f64::from(size);
+    assert!(
+        grown <= 1.8,
+        "{size} blocks became {} after 50 updates: x {grown:.2}",
+        published.map.geometry.blocks
+    );
+}
+
+#[test]
+fn a_growing_tree_grows_its_image_in_place() {
+    let mut tree = library();
+    let mut published = first(&tree);
+    for round in 0..4u64 {
+        for nth in 0..300u64 {
+            let text = format!("{round}-{nth} ").repeat(9000);
+            put(&mut tree, &format!("usr/new{round}/{nth}"), Kind::File(Content::inline(text.into_bytes())));
+        }
+        let update = update(&published, &tree);
+        assert!(update.grown);
+        fsck(&update.after);
+        published = update.after;
+    }
+    assert!(published.map.geometry.groups() > 1);
+}
+
+/// One change of a tree.
+#[derive(Clone, Debug)]
+enum Change {
+    Remove(usize),
+    Write(usize, u64),
+    Append(usize, u64),
+    Touch(usize, i64),
+    Chmod(usize, u16),
+    Rename(usize),
+    Link(usize),
+    Make(usize, u64),
+    Fill(usize, usize),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let which = any::<usize>();
+    prop_oneof![
+        which.prop_map(Change::Remove),
+        (which, 0u64..300_000).prop_map(|(which, size)| Change::Write(which, size)),
+        (which, 1u64..50_000).prop_map(|(which, size)| Change::Append(which, size)),
+        (which, 0i64..2_000_000_000).prop_map(|(which, secs)| Change::Touch(which, secs)),
+        (which, 0u16..0o10000).prop_map(|(which, mode)| Change::Chmod(which, mode)),
+        which.prop_map(Change::Rename),
+        which.prop_map(Change::Link),
+        (which, 0u64..200_000).prop_map(|(which, size)| Change::Make(which, size)),
+        (which, 1usize..200).prop_map(|(which, count)| Change::Fill(which, count)),
+    ]
+}
+
+fn make(tree: &mut Tree, path: &[u8], kind: Kind) {
+    tree.insert(path, Node { meta: meta(0o644, 3000), kind }).unwrap();
+}
+
+fn apply(tree: &mut Tree, change: &Change, nth: usize) {
+    let paths: Vec<_> = tree.walk().skip(1).collect();
+    let directories: Vec<_> = tree.walk().filter(|(_, id)| tree.entries(*id).is_some()).collect();
+    let files: Vec<_> =
+        paths.iter().filter(|(_, id)| matches!(tree.node(*id).kind, Kind::File(_))).cloned().collect();
+    let pick = |list: &[(Vec<u8>, imgfactory::tree::NodeId)], which: usize| {
+        (!list.is_empty()).then(|| list[which % list.len()].clone())
+    };
+    let name = |which: usize| {
+        let (dir, _) = &directories[which % directories.len()];
+        [&dir[..], format!("/new-{nth}").as_bytes()].concat()
+    };
+    match *change {
+        Change::Remove(which) => {
+            if let Some((path, _)) = pick(&paths, which) {
+                tree.remove(&path);
+            }
+        }
+        Change::Write(which, size) => {
+            if let Some((_, id)) = pick(&files, which) {
+                let skip = size / 3;
+                let kind = sparse(size, &[(skip, size - skip)]);
+                tree.node_mut(id).kind = if size == 0 { file(b"") } else { kind };
+            }
+        }
+        Change::Append(which, size) => {
+            if let Some((_, id)) = pick(&files, which)
+                && let Kind::File(content) = &mut tree.node_mut(id).kind
+            {
+                let Kind::File(mut more) = sparse(size, &[(0, size)]) else { return };
+                for extent in &mut more.extents {
+                    extent.at += content.len;
+                }
+                content.extents.append(&mut more.extents);
+                content.len += size;
+            }
+        }
+        Change::Touch(which, secs) => {
+            if let Some((_, id)) = pick(&paths, which) {
+                tree.node_mut(id).meta.mtime = Time { secs, nanos: 0 };
+            }
+        }
+        Change::Chmod(which, mode) => {
+            if let Some((_, id)) = pick(&paths, which) {
+                tree.node_mut(id).meta.mode = mode;
+            }
+        }
+        Change::Rename(which) => {
+            if let Some((path, id)) = pick(&files, which) {
+                let to = name(which / 7);
+                if tree.lookup(&to).is_none() {
+                    tree.link(&to, id).unwrap();
+                    tree.remove(&path);
+                }
+            }
+        }
+        Change::Link(which) => {
+            if let Some((_, id)) = pick(&files, which) {
+                let to = name(which / 7);
+                if tree.lookup(&to).is_none() {
+                    tree.link(&to, id).unwrap();
+                }
+            }
+        }
+        Change::Make(which, size) => {
+            make(tree, &name(which), sparse(size.max(1), &[(0, size.max(1))]));
+        }
+        Change::Fill(which, count) => {
+            let dir = name(which);
+            for each in 0..count {
+                make(tree, &[&dir[..], format!("/{each:040}").as_bytes()].concat(), file(b"x"));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+
+    /// Whatever happens to a tree, the image is whole, the same input gives the same bytes, and blocks in which no
+    /// metadata changed are as few as the new pages need.
+    #[test]
+    fn any_updates_keep_the_image_whole_and_pack_what_is_new(
+        tree in random_tree(30),
+        rounds in prop::collection::vec(prop::collection::vec(change(), 1..12), 1..5),
+    ) {
+        let mut tree = tree;
+        let mut published = first(&tree);
+        for (round, changes) in rounds.iter().enumerate() {
+            for (nth, change) in changes.iter().enumerate() {
+                apply(&mut tree, change, round * 100 + nth);
+            }
+            let one = update(&published, &tree);
+            let two = update(&published, &tree);
+            prop_assert!(one.after.image == two.after.image && one.after.map == two.after.map);
+            // Directories are changed where they are, a block each at worst; all else is packed.
+            let directories = tree.walk().filter(|(_, id)| tree.entries(*id).is_some()).count();
+            let needed = one.new_pages.div_ceil(UNIT as usize) + directories + 2;
+            prop_assert!(one.data_blocks <= needed, "{} blocks for {} pages", one.data_blocks, one.new_pages);
+            published = one.after;
+        }
+        fsck(&published);
+    }
+}
