@@ -60,7 +60,7 @@ impl Out {
         let mut store = Store::open(self.mirror()).unwrap();
         let (name, image): (ImageName, ImageName) = ("demo".parse().unwrap(), "host".parse().unwrap());
         let keys = TrustedKeys::parse(&self.key.public_text()).unwrap();
-        let last = Last::read(&mut store, &name, &keys).unwrap();
+        let last = Last::read(&mut store, None, &name, &keys).unwrap();
         let now = UnixTime(clock::now().0 - self.ago);
         let header = Header {
             image: image.clone(),
@@ -85,6 +85,7 @@ impl Out {
         let draft = Draft {
             name,
             serial: last.next,
+            layouts: Default::default(),
             indexes: vec![Index::assemble(header, blocks).unwrap()],
             mirrors: self.mirrors.iter().map(mirror).collect(),
             published: now,
