@@ -1,7 +1,7 @@
 //! For the tests of publishing: builds in small, and servers that we did not write.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -170,6 +170,16 @@ pub fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
+}
+
+/// That two trees are the same; says in which files they are not.
+#[track_caller]
+pub fn assert_same(found: &Path, wanted: &Path) {
+    let (found_files, wanted_files) = (tree(found), tree(wanted));
+    let names: BTreeSet<_> = found_files.keys().chain(wanted_files.keys()).collect();
+    let differing: Vec<_> =
+        names.iter().filter(|name| found_files.get(**name) != wanted_files.get(**name)).collect();
+    assert!(differing.is_empty(), "{} is not as {}: {differing:?}", found.display(), wanted.display());
 }
 
 pub fn free_port() -> u16 {
