@@ -7,9 +7,10 @@ use crate::host::files::{AtomicFile, FileError};
 use crate::host::remote::LocalTree;
 use crate::host::store::{Store, StoreError};
 use crate::index::{Serial, UnixTime};
-use crate::publish::{Files, StateError, limit, read_state};
+use crate::publish::{Files, StateError, read_state};
 use crate::release::{
-    Digest, Error as Untrusted, Latest, MirrorPath, Put, Release, SigningKey, TrustedKeys, Upload, Verified,
+    Digest, Error as Untrusted, Latest, MirrorPath, Put, Release, SigningKey, Successors, TrustedKeys,
+    Upload, Verified,
 };
 
 /// What to sign again.
@@ -27,6 +28,25 @@ pub enum Again {
         /// Releases below it are revoked.
         min: Option<Serial>,
     },
+    /// The newest state as a new release of the next key, and a word of the old key that names it.
+    Rotate,
+}
+
+/// Who signs, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Signing<'a> {
+    /// Who has signed what is there, and signs now.
+    pub key: &'a SigningKey,
+    /// For [`Again::Rotate`]: who signs from now on.
+    pub next: Option<&'a SigningKey>,
+    /// Who else may have signed earlier releases.
+    pub earlier: Option<&'a TrustedKeys>,
+    /// The time of day.
+    pub now: UnixTime,
+    /// Seconds for which blocks stay at least.
+    pub retain: u64,
+    /// Seconds for which `latest` is fresh.
+    pub fresh: u64,
 }
 
 /// Why nothing was signed.
@@ -67,6 +87,9 @@ pub enum AgainError {
         /// What `latest` says.
         min: Serial,
     },
+    /// A key says once who comes after it.
+    #[error("key {0} has named its successor already; what is written once is not changed")]
+    Rotated(String),
     /// Going back to where we are.
     #[error("release {0} is the newest already")]
     Same(Serial),
@@ -103,7 +126,7 @@ impl From<FileError> for AgainError {
     }
 }
 
-/// Signs again: `times` are now, and the seconds for which blocks stay and for which `latest` is fresh.
+/// Signs again.
 ///
 /// # Errors
 /// [`AgainError`]; the tree is then as it was.
@@ -111,20 +134,52 @@ pub fn again(
     root: &Path,
     manifest: &Path,
     what: &Again,
-    key: &SigningKey,
-    (now, retain, fresh): (UnixTime, u64, u64),
+    signing: &Signing<'_>,
 ) -> Result<Upload, AgainError> {
     let place = || root.display().to_string();
     let tree = LocalTree(root.into());
-    let keys = TrustedKeys::parse(&key.public_text()).expect("a key reads its own text");
+    let Signing { key: old_key, now, retain, fresh, .. } = *signing;
+    let key = signing.next.unwrap_or(old_key);
+    let own = TrustedKeys::parse(&old_key.public_text()).expect("a key reads its own text");
+    let keys = signing.earlier.map_or_else(|| own.clone(), |earlier| own.with(earlier));
     let state = read_state(&tree, &keys).map_err(|source| AgainError::State { place: place(), source })?;
     let state = state.ok_or_else(|| AgainError::Empty(place()))?;
     let old = &state.latest;
     let failed = |source| AgainError::Release(ReleaseError::Sign(source));
 
     let mut latest = Latest { published: now, expires: UnixTime(now.0.saturating_add(fresh)), ..old.clone() };
-    let mut file = None;
+    let mut files = Vec::new();
+    let mut mirrors = None;
+    let next_serial = || old.serial.next().ok_or(ReleaseError::LastSerial { mirror: root.into() });
+    let mut renew = |release: Release, latest: &mut Latest| -> Result<(), AgainError> {
+        let serial = next_serial()?;
+        let retain_until = UnixTime(now.0.saturating_add(retain));
+        let signed =
+            key.sign(&Release { serial, published: now, retain_until, ..release }).map_err(failed)?;
+        latest.serial = serial;
+        latest.release = Digest::of(&signed);
+        files.push((MirrorPath::Release(serial), signed));
+        Ok(())
+    };
     match *what {
+        Again::Rotate => {
+            let path = MirrorPath::Keys(old_key.id());
+            if tree.read(&path, path.limit()).is_ok_and(|found| found.is_some()) {
+                return Err(AgainError::Rotated(old_key.id().to_string()));
+            }
+            let list = tree
+                .read(&MirrorPath::Mirrors, MirrorPath::Mirrors.limit())
+                .ok()
+                .flatten()
+                .and_then(|file| old.open_mirrors(&file, &keys).ok())
+                .ok_or(ReleaseError::Missing { path: root.join(MirrorPath::Mirrors.to_string()) })?;
+            let list = key.sign(&*list).map_err(failed)?;
+            latest.mirrors = Digest::of(&list);
+            mirrors = Some(list);
+            renew(state.release.clone(), &mut latest)?;
+            let successors = Successors { name: old.name.clone(), keys: vec![key.public_base64()] };
+            files.insert(0, (path, old_key.sign(&successors).map_err(failed)?));
+        }
         Again::Refresh { min } => {
             let min = min.unwrap_or(old.min_serial);
             if min > old.serial {
@@ -144,7 +199,7 @@ pub fn again(
             }
             let path = MirrorPath::Release(to);
             let bytes = tree
-                .read(&path, limit(&path))
+                .read(&path, path.limit())
                 .map_err(|error| AgainError::State { place: place(), source: error.into() })?;
             let bytes = bytes.ok_or_else(|| AgainError::NoRelease { place: place(), to })?;
             let untrusted = |source| AgainError::Untrusted { to, source };
@@ -153,20 +208,10 @@ pub fn again(
             // The maps must be there: a release without them would be none.
             crate::publish::read_indexes(&tree, &release, None)
                 .map_err(|source| AgainError::State { place: place(), source })?;
-            let serial = old.serial.next().ok_or(ReleaseError::LastSerial { mirror: root.into() })?;
-            let new = Release {
-                serial,
-                published: now,
-                retain_until: UnixTime(now.0.saturating_add(retain)),
-                ..release.into_inner()
-            };
-            let signed = key.sign(&new).map_err(failed)?;
-            latest.serial = serial;
-            latest.release = Digest::of(&signed);
+            renew(release.into_inner(), &mut latest)?;
             if revoke {
-                latest.min_serial = serial;
+                latest.min_serial = latest.serial;
             }
-            file = Some((MirrorPath::Release(serial), signed));
         }
     }
     let latest_file = key.sign(&latest).map_err(failed)?;
@@ -174,21 +219,24 @@ pub fn again(
         name: latest.name.clone(),
         serial: latest.serial,
         base: Some(old.serial),
-        puts: file
+        puts: files
             .iter()
             .map(|(path, bytes)| Put { path: path.clone(), digest: Digest::of(bytes) })
             .collect(),
-        mirrors: None,
+        mirrors: mirrors.as_deref().map(Digest::of),
         latest: Digest::of(&latest_file),
     };
     let mut out = AtomicFile::create(manifest)?;
     upload.encode(&mut out).map_err(|source| FileError::new(manifest, "write", source))?;
     let store = Store::open(root)?;
     let synced = store.sync()?;
-    if let Some((path, bytes)) = &file {
+    for (path, bytes) in &files {
         synced.write(path, bytes)?;
     }
     out.commit_synced()?;
+    if let Some(mirrors) = &mirrors {
+        synced.write(&MirrorPath::Mirrors, mirrors)?;
+    }
     synced.write(&MirrorPath::Latest, &latest_file)?;
     Ok(upload)
 }

@@ -92,6 +92,8 @@ enum Command {
     Releases(releases::Args),
     /// Make a new release of an old one's state
     Rollback(releases::RollbackArgs),
+    /// Hand over to a new signing key: the old one signs the new one
+    Rotate(releases::RotateArgs),
     /// Boot what was built in a virtual machine, its console here
     Run(run::Args),
     /// Print the JSON schema of recipes, for editors
@@ -118,6 +120,7 @@ impl Command {
             Command::Refresh(args) => releases::refresh(args, session),
             Command::Releases(args) => releases::run(args, session),
             Command::Rollback(args) => releases::rollback(args, session),
+            Command::Rotate(args) => releases::rotate(args, session),
             Command::Run(args) => run::run(args, session),
             Command::Schema(args) => schema::run(args, session),
             Command::Serve(args) => serve::run(args, session),

@@ -15,8 +15,8 @@ use crate::host::http::{Http, Patience, Proxies};
 use crate::host::mirror::{CheckedTree, Expected, WebTree, prove, trusted};
 use crate::host::progress::Unit;
 use crate::host::remote::{self, LocalTree, WallClock};
-use crate::publish::{self, Done, Files, Job, Options, Plan, State, Target, Token, read_state};
-use crate::release::{MirrorUrl, TrustedKeys};
+use crate::publish::{self, Done, Files, Item, Job, Options, Plan, State, Target, Token, read_state};
+use crate::release::{MirrorPath, MirrorUrl, TrustedKeys};
 use crate::report::{Exit, elapsed, size};
 
 /// Where we keep what one attempt leaves for the next, in the output directory.
@@ -189,7 +189,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let expected = Expected::of(&ours);
     let local = LocalTree(tree.root.clone());
     let checked = CheckedTree { tree: &local, expected: &expected, jobs: jobs_here() };
+    let extra = statements(&tree.root)?;
     let round = Round {
+        extra: &extra,
         args: &args,
         session,
         ours: &ours,
@@ -258,7 +260,25 @@ struct Round<'a> {
     keys: &'a TrustedKeys,
     tree: &'a CheckedTree<'a>,
     expected: &'a Expected,
+    extra: &'a [Item],
     options: Options,
+}
+
+/// What keys say of their successors: `keys/` of our tree.
+fn statements(root: &Path) -> Result<Vec<Item>, Failure> {
+    let dir = root.join("keys");
+    let Ok(entries) = fs::read_dir(&dir) else { return Ok(vec![]) };
+    let mut items = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| FileError::new(&dir, "read", error))?;
+        let path = format!("keys/{}", entry.file_name().to_string_lossy());
+        if let Ok(path @ MirrorPath::Keys(_)) = path.parse() {
+            let len =
+                entry.metadata().map_err(|error| FileError::new(&entry.path(), "look at", error))?.len();
+            items.push(Item { path, len });
+        }
+    }
+    Ok(items)
 }
 
 impl Round<'_> {
@@ -275,6 +295,7 @@ impl Round<'_> {
             tree: self.tree as &dyn Files,
             ours: self.ours,
             keys: self.keys,
+            extra: self.extra,
             options: &self.options,
             clock: &WallClock,
             sent: &|_| {},

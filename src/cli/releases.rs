@@ -1,19 +1,20 @@
 //! `imgfactory releases`, `rollback` and `refresh`: releases without a build.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::publish::{Tree, http};
 use super::{Failure, Session, print};
-use crate::build::again::{self, Again};
+use crate::build::again::{self, Again, Signing};
+use crate::build::facts::Facts;
 use crate::host::clock;
 use crate::host::files::DirLock;
 use crate::host::keys::KeyFiles;
 use crate::host::mirror::{WebTree, trusted};
 use crate::host::remote::{Directory, LocalTree};
 use crate::index::Serial;
-use crate::publish::{Files, Remote, image_files, limit, read_latest};
+use crate::publish::{Files, Remote, image_files, read_latest};
 use crate::recipe::{Scalar, Seconds};
-use crate::release::{MirrorPath, MirrorUrl, Release, Verified};
+use crate::release::{MirrorPath, MirrorUrl, Release, SigningKey, Verified};
 use crate::report::Exit;
 
 #[derive(Debug, clap::Args)]
@@ -59,11 +60,11 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
     serials.sort_unstable();
     for serial in serials {
         let path = MirrorPath::Release(serial);
-        let Some(bytes) = files.read(&path, limit(&path))? else { continue };
+        let Some(bytes) = files.read(&path, path.limit())? else { continue };
         let release = match Verified::<Release>::open(&bytes, &keys) {
             Ok(release) => release,
             Err(error) => {
-                text.push_str(&format!("{serial:>6}  {error}\n"));
+                text.push_str(&format!("{:>6}  {error}\n", serial.get()));
                 continue;
             }
         };
@@ -81,10 +82,11 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
             .collect();
         let whole = image_files(&release)
             .iter()
-            .all(|item| matches!(files.read(&item.path, limit(&item.path)), Ok(Some(_))));
+            .all(|item| matches!(files.read(&item.path, item.path.limit()), Ok(Some(_))));
         let whole = if whole { "" } else { "  (maps are missing)" };
         text.push_str(&format!(
-            "{serial:>6}  {}  {}  {}{mark}{whole}\n",
+            "{:>6}  {}  {}  {}{mark}{whole}\n",
+            serial.get(),
             clock::date(release.published),
             clock::date(release.retain_until),
             images.join(", ")
@@ -128,6 +130,22 @@ pub(super) struct RefreshArgs {
     signer: Signer,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The old key signs a statement that names the new one, and the newest state becomes a new release \
+of the new key. Boot media that know only the old key follow. `imgfactory publish` sends it, trusting both keys: \
+--key OLD.pub --key NEW.pub where no build says so. From then on, build with the new key."
+)]
+pub(super) struct RotateArgs {
+    /// The output directory of a build, or a mirror tree
+    out: PathBuf,
+    /// The new key: as --key
+    #[arg(long, value_name = "KEY")]
+    to: String,
+    #[command(flatten)]
+    signer: Signer,
+}
+
 /// Who signs, and until when.
 #[derive(Debug, clap::Args)]
 struct Signer {
@@ -140,7 +158,7 @@ struct Signer {
 }
 
 impl Signer {
-    fn sign(&self, out: &std::path::Path, what: &Again) -> Result<Exit, Failure> {
+    fn sign(&self, out: &Path, what: &Again, next: Option<&SigningKey>) -> Result<Exit, Failure> {
         let tree = Tree::find(out)?;
         let name = self.key.clone().or_else(|| Some(tree.publish.key.clone()).filter(|key| !key.is_empty()));
         let Some(name) = name else {
@@ -162,8 +180,16 @@ impl Signer {
             Some(out) => out.join("upload.txt"),
             None => out.join("upload.txt"),
         };
-        let upload =
-            again::again(&tree.root, &manifest, what, &key, (clock::now(), tree.publish.retain, fresh))?;
+        let earlier = if tree.publish.keys.is_empty() { None } else { Some(trusted(&tree.publish.keys)?) };
+        let signing = Signing {
+            key: &key,
+            next,
+            earlier: earlier.as_ref(),
+            now: clock::now(),
+            retain: tree.publish.retain,
+            fresh,
+        };
+        let upload = again::again(&tree.root, &manifest, what, &signing)?;
         print(&format!(
             "release {}: {} files, {} bytes to send; publish it with: imgfactory publish {}\n",
             upload.serial,
@@ -181,10 +207,22 @@ fn serial(option: &str, number: u64) -> Result<Serial, Failure> {
 
 pub(super) fn rollback(args: RollbackArgs, _: &Session) -> Result<Exit, Failure> {
     let to = serial("--to", args.to)?;
-    args.signer.sign(&args.out, &Again::Rollback { to, revoke: args.revoke })
+    args.signer.sign(&args.out, &Again::Rollback { to, revoke: args.revoke }, None)
 }
 
 pub(super) fn refresh(args: RefreshArgs, _: &Session) -> Result<Exit, Failure> {
     let min = args.min_serial.map(|min| serial("--min-serial", min)).transpose()?;
-    args.signer.sign(&args.out, &Again::Refresh { min })
+    args.signer.sign(&args.out, &Again::Refresh { min }, None)
+}
+
+pub(super) fn rotate(args: RotateArgs, _: &Session) -> Result<Exit, Failure> {
+    let next = KeyFiles::sign_with(&args.to)?;
+    let exit = args.signer.sign(&args.out, &Again::Rotate, Some(&next))?;
+    // The build's note of whose it is: the new key, and those before it for what they have signed.
+    if let Ok(mut facts) = Facts::read(&args.out) {
+        facts.publish.keys.insert(0, next.public_base64());
+        facts.publish.key = args.to;
+        facts.write(&args.out)?;
+    }
+    Ok(exit)
 }

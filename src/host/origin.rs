@@ -13,7 +13,9 @@ use crate::host::clock;
 use crate::host::files::FileError;
 use crate::host::http::{Get, Http};
 use crate::index::{ImageName, Index, Serial, UnixTime};
-use crate::release::{Document, ImageFiles, Latest, MirrorPath, MirrorUrl, Release, TrustedKeys, Verified};
+use crate::release::{
+    Document, ImageFiles, Latest, MAX_HOPS, MirrorPath, MirrorUrl, Release, Successors, TrustedKeys, Verified,
+};
 
 /// Between two rounds through all mirrors; doubled each time, 2 s at most.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -84,6 +86,16 @@ pub enum OriginError {
         /// What there is.
         has: Vec<ImageName>,
     },
+    /// The publisher has revoked the release that was asked for.
+    #[error(
+        "release {serial} was revoked by its publisher, as all below {min}; leave out --release for the newest"
+    )]
+    Revoked {
+        /// What was asked for.
+        serial: Serial,
+        /// The lowest that may be used.
+        min: Serial,
+    },
     /// What is remembered can't be read.
     #[error(transparent)]
     State(#[from] FileError),
@@ -120,8 +132,54 @@ impl Origin<'_> {
     /// # Errors
     /// [`OriginError`], at `until` at the latest; at once when every mirror gave an answer that will not change.
     pub fn choose(&self, wanted: &Wanted) -> Result<Chosen, OriginError> {
+        let error = match self.choose_now(wanted) {
+            Err(error @ OriginError::NoMirror { .. }) => error,
+            result => return result,
+        };
+        // Perhaps the publisher has another key by now, and the one that we know says so.
+        match self.successors(wanted) {
+            Some(keys) => Origin { keys: &keys, ..*self }.choose_now(wanted),
+            None => Err(error),
+        }
+    }
+
+    /// Our keys and those that they name as their successors; `None` when they name none.
+    fn successors(&self, wanted: &Wanted) -> Option<TrustedKeys> {
+        let mut keys = self.keys.clone();
+        let mut asked = Vec::new();
+        for _ in 0..MAX_HOPS {
+            let Some(id) = keys.ids().find(|id| !asked.contains(id)) else { break };
+            asked.push(id);
+            let path = MirrorPath::Keys(id);
+            for mirror in self.mirrors {
+                let url = format!("{mirror}{path}");
+                let until = self.until.min(Instant::now() + NEWS);
+                let get = Get { url: &url, limit: Successors::LIMIT, len: None, until, fresh: false };
+                let found = self.http.get(get).and_then(|answer| {
+                    Verified::<Successors>::open(&answer.bytes, &keys).map_err(not_signed)
+                });
+                match found {
+                    Ok(next)
+                        if next.key() == id && wanted.name.as_ref().is_none_or(|name| *name == next.name) =>
+                    {
+                        keys = keys.with(&next.trusted());
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(fault) => detail!("{mirror}: {path}: {fault}"),
+                }
+            }
+        }
+        (keys.ids().count() > self.keys.ids().count()).then_some(keys)
+    }
+
+    fn choose_now(&self, wanted: &Wanted) -> Result<Chosen, OriginError> {
         let release = match wanted.release {
-            Some(serial) => self.pinned(wanted, serial)?,
+            Some(serial) => {
+                let release = self.pinned(wanted, serial)?;
+                self.not_revoked(wanted, &release)?;
+                release
+            }
             None => self.newest(wanted)?,
         };
         let Some(files) = release.image(&wanted.image).cloned() else {
@@ -146,6 +204,23 @@ impl Origin<'_> {
             Ok(release.into_inner())
         };
         self.file(&MirrorPath::Release(serial), Release::LIMIT, None, open)
+    }
+
+    /// Whether the newest `latest` still lets this release be used. Without one nothing can be told.
+    fn not_revoked(&self, wanted: &Wanted, release: &Release) -> Result<(), OriginError> {
+        let wanted = Wanted { name: Some(release.name.clone()), strict: false, ..wanted.clone() };
+        // The mirrors that gave the release will not keep us waiting for this.
+        let until = self.until.min(Instant::now() + NEWS);
+        match (Origin { until, ..*self }).latest(&wanted) {
+            Ok(latest) if release.serial < latest.min_serial => {
+                Err(OriginError::Revoked { serial: release.serial, min: latest.min_serial })
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                detail!("whether release {} was revoked can't be told: {error}", release.serial);
+                Ok(())
+            }
+        }
     }
 
     /// The newest release that a mirror has.

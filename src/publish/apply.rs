@@ -150,6 +150,8 @@ pub struct Job<'a> {
     pub ours: &'a State,
     /// Who may have signed what the target has.
     pub keys: &'a TrustedKeys,
+    /// Files beside the release that the target is to have: what keys say of their successors.
+    pub extra: &'a [Item],
     /// How.
     pub options: &'a Options,
     /// The clock.
@@ -203,8 +205,13 @@ pub fn publish(job: &Job<'_>) -> Result<Done, PublishError> {
 }
 
 fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
-    let plan = plan(job)?;
+    let mut plan = plan(job)?;
     let remote = job.remote;
+    if !job.extra.is_empty() {
+        let lengths = remote.lengths(job.extra)?;
+        let lacking = job.extra.iter().zip(lengths).filter(|(item, len)| *len != Some(item.len));
+        plan.files.splice(0..0, lacking.map(|(item, _)| item.clone()));
+    }
     let mut done = Done { plan, files: 0, bytes: 0, found: 0 };
     if done.plan.is_done() && !job.options.verify {
         return Ok(done);
@@ -244,7 +251,7 @@ fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
     for item in done.plan.mirrors.iter().chain(&done.plan.latest).cloned().collect::<Vec<_>>() {
         let bytes = match &item.path {
             MirrorPath::Latest => job.ours.latest_file.clone(),
-            path => job.tree.read(path, super::place::limit(path))?.unwrap_or_default(),
+            path => job.tree.read(path, path.limit())?.unwrap_or_default(),
         };
         remote.write(&Place::File(item.path.clone()), &bytes)?;
         (job.sent)(item.len);

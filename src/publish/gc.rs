@@ -193,7 +193,10 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
             candidates.insert(path, *len);
         }
     }
-    candidates.retain(|path, _| !live.contains(path) && !is_above(path, latest.serial));
+    // What a key says of its successors is for boot media of any age.
+    candidates.retain(|path, _| {
+        !live.contains(path) && !is_above(path, latest.serial) && !matches!(path, MirrorPath::Keys(_))
+    });
     let known: BTreeSet<&MirrorPath> = stones.0.keys().collect();
     let revived = known.iter().filter(|path| live.contains(**path)).count();
 

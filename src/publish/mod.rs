@@ -21,7 +21,7 @@ mod tombstones;
 pub use crate::recipe::target::{BadTarget, S3, Target};
 pub use apply::{Done, Job, Options, PublishError, plan, publish, serial_at};
 pub use flag::{Flag, Token};
-pub use place::{CONTROL_DIR, Control, Place, limit};
+pub use place::{CONTROL_DIR, Control, Place};
 pub use plan::{Held, Plan, PlanError, block_item};
 pub use remote::{Clock, Files, Item, Listed, Remote, RemoteError};
 pub use state::{

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use crate::block::{MAX_BLOCK_SIZE, max_file_len};
-use crate::index;
-use crate::release::{Leaf, MAX_DLAHEAD, MAX_LATEST, MAX_LAYOUT, MAX_MIRRORS, MAX_RELEASE, MirrorPath};
+use crate::release::MirrorPath;
 
 /// A file on a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +34,7 @@ impl Place {
     /// Bytes at most that are read of it.
     pub fn limit(&self) -> u64 {
         match self {
-            Place::File(path) => limit(path),
+            Place::File(path) => path.limit(),
             Place::Control(Control::Tombstones) => MAX_CONTROL,
             Place::Control(_) => 4096,
         }
@@ -48,19 +46,6 @@ impl Place {
             Place::File(MirrorPath::Latest | MirrorPath::Mirrors) | Place::Control(_) => false,
             Place::File(_) => true,
         }
-    }
-}
-
-/// Longest file of this kind.
-pub fn limit(path: &MirrorPath) -> u64 {
-    match path {
-        MirrorPath::Block(_) => max_file_len(MAX_BLOCK_SIZE).into(),
-        MirrorPath::Image(_, _, Leaf::Index) => index::MAX_FILE,
-        MirrorPath::Image(_, _, Leaf::Dlahead) => MAX_DLAHEAD,
-        MirrorPath::Image(_, _, Leaf::Layout) => MAX_LAYOUT,
-        MirrorPath::Release(_) => MAX_RELEASE,
-        MirrorPath::Mirrors => MAX_MIRRORS,
-        MirrorPath::Latest => MAX_LATEST,
     }
 }
 

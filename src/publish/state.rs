@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::place::limit;
 use super::remote::{Files, Remote, RemoteError};
 use super::{Item, Place};
 use crate::block::{BlockName, Object};
@@ -90,7 +89,7 @@ pub fn image_files(release: &Release) -> Vec<Item> {
 /// # Errors
 /// [`StateError`].
 pub fn read_latest(files: &dyn Files, keys: &TrustedKeys) -> Result<Option<(Latest, Vec<u8>)>, StateError> {
-    let Some(file) = files.read(&MirrorPath::Latest, limit(&MirrorPath::Latest))? else { return Ok(None) };
+    let Some(file) = files.read(&MirrorPath::Latest, MirrorPath::Latest.limit())? else { return Ok(None) };
     let latest = Verified::<Latest>::open(&file, keys)
         .map_err(|source| StateError::Untrusted(MirrorPath::Latest, source))?
         .into_inner();
@@ -111,7 +110,7 @@ pub fn read_named(
     let open = |bytes: &[u8]| latest.open_release(bytes, keys).map(Verified::into_inner);
     let release = read_either(files, near, &path, latest.release.len, "latest", open)?;
     let indexes = read_indexes(files, &release, near)?;
-    let mirrors = files.read(&MirrorPath::Mirrors, limit(&MirrorPath::Mirrors))?;
+    let mirrors = files.read(&MirrorPath::Mirrors, MirrorPath::Mirrors.limit())?;
     let mirrors_fit = mirrors.is_some_and(|file| latest.open_mirrors(&file, keys).is_ok());
     Ok(State { latest, latest_file, release, indexes, mirrors_fit })
 }

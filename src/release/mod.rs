@@ -16,6 +16,7 @@ mod path;
 #[cfg(feature = "builder")]
 mod sign;
 mod signed;
+mod successors;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -31,6 +32,7 @@ pub use path::{BadPath, Leaf, MirrorPath};
 #[cfg(feature = "builder")]
 pub use sign::{KeyError, SigningKey};
 pub use signed::{BadKey, Document, Error, KeyId, TrustedKeys, Verified};
+pub use successors::{MAX_HOPS, Successors};
 pub use upload::{Put, Upload};
 
 use crate::block::Sha256;

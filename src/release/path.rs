@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(feature = "builder")]
+use super::Document as _;
+use super::KeyId;
 use crate::block::BlockName;
 #[cfg(feature = "builder")]
 use crate::block::{MAX_BLOCK_SIZE, max_file_len};
@@ -19,6 +22,8 @@ pub enum MirrorPath {
     Image(ImageName, Serial, Leaf),
     /// `releases/<serial>.txt`
     Release(Serial),
+    /// `keys/<number of a key>.txt`
+    Keys(KeyId),
     /// `mirrors.txt`
     Mirrors,
     /// `latest`
@@ -57,6 +62,7 @@ impl MirrorPath {
             MirrorPath::Image(_, _, Leaf::Dlahead) => super::MAX_DLAHEAD,
             MirrorPath::Image(_, _, Leaf::Layout) => super::MAX_LAYOUT,
             MirrorPath::Release(_) => super::MAX_RELEASE,
+            MirrorPath::Keys(_) => super::Successors::LIMIT,
             MirrorPath::Mirrors => super::MAX_MIRRORS,
             MirrorPath::Latest => super::MAX_LATEST,
         }
@@ -69,6 +75,7 @@ impl fmt::Display for MirrorPath {
             MirrorPath::Block(name) => f.write_str(&name.path()),
             MirrorPath::Image(image, serial, leaf) => write!(f, "images/{image}/{serial}/{}", leaf.file()),
             MirrorPath::Release(serial) => write!(f, "releases/{serial}.txt"),
+            MirrorPath::Keys(key) => write!(f, "keys/{key}.txt"),
             MirrorPath::Mirrors => f.write_str("mirrors.txt"),
             MirrorPath::Latest => f.write_str("latest"),
         }
@@ -89,6 +96,7 @@ impl FromStr for MirrorPath {
             ["releases", file] => {
                 file.strip_suffix(".txt").and_then(|serial| serial.parse().ok()).map(MirrorPath::Release)
             }
+            ["keys", file] => file.strip_suffix(".txt").and_then(KeyId::parse).map(MirrorPath::Keys),
             ["blk", _, name] => name.parse().ok().map(MirrorPath::Block),
             ["images", image, serial, file] => {
                 let leaf =

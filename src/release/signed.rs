@@ -44,6 +44,13 @@ impl fmt::Debug for KeyId {
 }
 
 impl KeyId {
+    /// Reads the 16 hex digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+        let plain = text.len() == 16 && text.bytes().all(digits);
+        u64::from_str_radix(text, 16).ok().filter(|_| plain).map(|id| KeyId(id.to_le_bytes()))
+    }
+
     /// From the base64 of a public key or of a signature: 2 bytes of algorithm, then these 8.
     fn of_base64(text: &str) -> Option<Self> {
         let bytes = base64(text.as_bytes().get(..16)?)?;
@@ -116,6 +123,21 @@ impl TrustedKeys {
             }
         }
         if keys.is_empty() { Err(BadKey::NoKey) } else { Ok(TrustedKeys(keys)) }
+    }
+
+    /// These and more. Those that are known already stay once.
+    #[must_use]
+    pub fn with(&self, more: &TrustedKeys) -> Self {
+        let mut keys = self.0.clone();
+        let known = |keys: &[(KeyId, PublicKey)], id: KeyId, key: &PublicKey| {
+            keys.iter().any(|(other, found)| *other == id && found == key)
+        };
+        for (id, key) in &more.0 {
+            if !known(&keys, *id, key) {
+                keys.push((*id, key.clone()));
+            }
+        }
+        TrustedKeys(keys)
     }
 
     /// Their numbers.

@@ -84,7 +84,7 @@ impl Upload {
 fn verb_of(path: &MirrorPath) -> &'static str {
     match path {
         MirrorPath::Mirrors | MirrorPath::Latest => "replace",
-        MirrorPath::Block(_) | MirrorPath::Image(..) | MirrorPath::Release(_) => "put",
+        MirrorPath::Block(_) | MirrorPath::Image(..) | MirrorPath::Keys(_) | MirrorPath::Release(_) => "put",
     }
 }
 
@@ -92,7 +92,7 @@ fn verb_of(path: &MirrorPath) -> &'static str {
 fn rank(path: &MirrorPath) -> u8 {
     match path {
         MirrorPath::Block(_) => 0,
-        MirrorPath::Image(..) => 1,
+        MirrorPath::Image(..) | MirrorPath::Keys(_) => 1,
         MirrorPath::Release(_) => 2,
         MirrorPath::Mirrors => 3,
         MirrorPath::Latest => 4,

@@ -126,7 +126,7 @@ impl Files for CheckedTree<'_> {
             let wrong = |text: String| {
                 RemoteError::new(self.tree.0.join(item.path.to_string()).display().to_string(), text)
             };
-            let bytes = self.tree.read(&item.path, crate::publish::limit(&item.path))?;
+            let bytes = self.tree.read(&item.path, item.path.limit())?;
             let bytes = bytes.ok_or_else(|| {
                 wrong(
                     "not here, and the target lacks it; build again, or get it with `imgfactory mirror pull`"

@@ -8,9 +8,9 @@ use crate::host::files::{DirLock, FileError};
 use crate::host::remote::{Directory, LocalTree, parallel};
 use crate::index::Serial;
 use crate::publish::{
-    Files, Item, Place, Remote, RemoteError, StateError, block_item, limit, read_latest, read_named,
+    Files, Item, Place, Remote, RemoteError, StateError, block_item, read_latest, read_named,
 };
-use crate::release::{MirrorPath, TrustedKeys};
+use crate::release::{MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
 
 /// What to copy.
 #[derive(Clone, Copy, Debug)]
@@ -141,13 +141,29 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
         }
         target.sync_all()?;
     }
+    // For boot media that know an old key only. Whatever is wrong with them is nobody's loss here.
+    let mut asked = Vec::new();
+    let mut keys = pull.keys.clone();
+    for _ in 0..MAX_HOPS {
+        let Some(id) = keys.ids().find(|id| !asked.contains(id)) else { break };
+        asked.push(id);
+        let path = MirrorPath::Keys(id);
+        let Some(file) = pull.from.read(&path, path.limit())? else { continue };
+        let Ok(next) = Verified::<Successors>::open(&file, &keys) else { continue };
+        keys = keys.with(&next.trusted());
+        if here.read(&path, path.limit())?.as_ref() != Some(&file) {
+            target.write(&Place::File(path), &file)?;
+            files.fetch_add(1, Ordering::Relaxed);
+            bytes.fetch_add(file.len() as u64, Ordering::Relaxed);
+        }
+    }
     for (path, file) in [
-        (MirrorPath::Mirrors, pull.from.read(&MirrorPath::Mirrors, limit(&MirrorPath::Mirrors))?),
+        (MirrorPath::Mirrors, pull.from.read(&MirrorPath::Mirrors, MirrorPath::Mirrors.limit())?),
         (MirrorPath::Latest, Some(state.latest_file)),
     ] {
         // A list of mirrors that does not fit is one that is being replaced: the next time.
         let Some(file) = file.filter(|file| expected.fault(&path, file).is_none()) else { continue };
-        if here.read(&path, limit(&path))?.as_ref() != Some(&file) {
+        if here.read(&path, path.limit())?.as_ref() != Some(&file) {
             target.write(&Place::File(path), &file)?;
             files.fetch_add(1, Ordering::Relaxed);
             bytes.fetch_add(file.len() as u64, Ordering::Relaxed);

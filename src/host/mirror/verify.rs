@@ -8,9 +8,7 @@ use crate::host::clock;
 use crate::host::http::Http;
 use crate::host::remote::parallel;
 use crate::index::{Serial, UnixTime};
-use crate::publish::{
-    Files, Listed, RemoteError, State, StateError, block_item, limit, read_latest, read_state,
-};
+use crate::publish::{Files, Listed, RemoteError, State, StateError, block_item, read_latest, read_state};
 use crate::release::{MirrorPath, MirrorUrl, TrustedKeys};
 
 /// What to look at.
@@ -92,7 +90,7 @@ pub fn verify(
     items.extend(state.files());
     let done = told(items.len() as u64);
     let looked = parallel(&items, verify.jobs, |item| {
-        let bytes = verify.files.read(&item.path, limit(&item.path));
+        let bytes = verify.files.read(&item.path, item.path.limit());
         done(1);
         Ok(match bytes {
             Ok(None) => (0, Some(Finding::Missing(item.path.clone()))),
@@ -134,7 +132,7 @@ fn missing_and_extra(state: &State, listed: &[Listed], verify: &Verify<'_>) -> V
     // Earlier releases that are there may name more.
     for listed in listed {
         let Ok(path @ MirrorPath::Release(_)) = listed.path.parse() else { continue };
-        let Ok(Some(bytes)) = verify.files.read(&path, limit(&path)) else { continue };
+        let Ok(Some(bytes)) = verify.files.read(&path, path.limit()) else { continue };
         let Ok(release) = crate::release::Verified::<crate::release::Release>::open(&bytes, verify.keys)
         else {
             continue;
@@ -144,7 +142,7 @@ fn missing_and_extra(state: &State, listed: &[Listed], verify: &Verify<'_>) -> V
         files.push(crate::publish::Item { path, len: 0 });
         add(files, crate::publish::objects(&indexes));
     }
-    let hidden = |path: &str| path.starts_with('.');
+    let hidden = |path: &str| path.starts_with('.') || matches!(path.parse(), Ok(MirrorPath::Keys(_)));
     let extra = listed.iter().filter(|listed| !named.contains(&listed.path) && !hidden(&listed.path));
     extra.map(|listed| Finding::Extra(listed.path.clone())).collect()
 }
