@@ -3,6 +3,7 @@
 mod support;
 
 use imgfactory::ext2::{
+    Label,
     Census, Image, LayoutMap, Options, Order, PageHash, Pages, Plan, Reader, Sequential, Stable,
 };
 use imgfactory::tree::{Content, Kind, Node, SpoolId, Time, Tree};
@@ -34,6 +35,10 @@ fn options() -> Options {
     Options { free: 100_000, ..Options::new("update", 1_700_000_000) }
 }
 
+fn labels() -> Vec<Label> {
+    vec![Label { name: "all".to_owned(), version: "1.0".to_owned() }]
+}
+
 fn through_the_mirror(map: LayoutMap) -> LayoutMap {
     let decoded = LayoutMap::decode(&map.encode()).unwrap();
     assert!(decoded == map, "a layout map is the same after a round trip");
@@ -46,7 +51,7 @@ fn first(tree: &Tree) -> Published {
     let census = Census::take(&plan, &spools(), &pages).unwrap();
     let mut image = vec![];
     imgfactory::ext2::write(&plan, &spools(), &mut image).unwrap();
-    let published = Published { image, map: through_the_mirror(LayoutMap::of(&plan, census.into_pages())) };
+    let published = Published { image, map: through_the_mirror(LayoutMap::of(&plan, census.into_pages(), labels(), |_| Some(0))) };
     check(&published, tree);
     published
 }
@@ -76,7 +81,7 @@ fn update(before: &Published, tree: &Tree) -> Update {
             new_pages += differ.iter().filter(|&&page| !metadata(page)).count();
         }
     }
-    let map = through_the_mirror(LayoutMap::of(&plan, census.after(&before.map, &changed, UNIT)));
+    let map = through_the_mirror(LayoutMap::of(&plan, census.after(&before.map, &changed, UNIT), labels(), |_| Some(0)));
     let after = Published { image, map };
     check(&after, tree);
     let grown = geometry != before.map.geometry;

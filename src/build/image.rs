@@ -12,7 +12,7 @@ use super::systems::System;
 use crate::block::Codec;
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, Changes, InodeSize, LayoutMap, Order, Pages, PlaceError, Plan, PlanError,
+    self, Align, Census, InodeSize, Label, LayoutMap, Order, Pages, PlaceError, Plan, PlanError,
     Sequential, Stable, WriteError,
 };
 use crate::host::progress::{Progress, Unit};
@@ -113,8 +113,8 @@ pub struct Made {
     pub split: Split,
     /// The layout, for `layout.z`.
     pub layout: LayoutMap,
-    /// What changed, if there was a release before and its layout was kept.
-    pub changes: Option<Changes>,
+    /// Whether the layout of the release before was kept.
+    pub stable: bool,
 }
 
 /// An image that is decided in every position: what [`Planned::write`] will write, and why.
@@ -122,6 +122,7 @@ pub struct Planned<'a> {
     wanted: &'a Wanted,
     before: Option<&'a Before>,
     contents: &'a dyn Contents,
+    owners: &'a Owners,
     plan: Plan<'a>,
     census: Census,
     /// Blocks of the disk to be made anew, if the layout before was kept.
@@ -215,17 +216,11 @@ impl Prepared {
             .map_err(|source| ImageError::Contents { image: wanted.name.clone(), source })?;
         let same_blocks = |before: &&Before| before.index.header().block_size == wanted.block_size;
         let changed = before.filter(same_blocks).map(|before| census.changed(&before.map, unit));
-        Ok(Planned { wanted, before, contents, plan, census, changed })
+        Ok(Planned { wanted, before, contents, owners: &self.owners, plan, census, changed })
     }
 }
 
 impl Planned<'_> {
-    /// What the image changes of the one before; `None` when all of it is new.
-    pub fn changes(&self) -> Option<Changes> {
-        let (before, changed) = (self.before?, self.changed.as_ref()?);
-        Some(Changes::of(&self.plan, &self.census, &before.map, changed, self.unit()))
-    }
-
     /// The plan.
     pub fn plan(&self) -> &Plan<'_> {
         &self.plan
@@ -259,11 +254,17 @@ impl Planned<'_> {
         .map_err(|source| ImageError::Split { image: wanted.name.clone(), source })?;
 
         let kept = known.filter(|_| split.index.header().block_size == wanted.block_size);
-        let (pages, changes) = match kept {
-            Some((before, changed)) => (self.census.after(&before.map, changed, self.unit()), self.changes()),
-            None => (self.census.into_pages(), None),
+        let pages = match kept {
+            Some((before, changed)) => self.census.after(&before.map, changed, self.unit()),
+            None => self.census.into_pages(),
         };
-        Ok(Made { split, layout: LayoutMap::of(&self.plan, pages), changes })
+        let labels = self.owners.packages.iter();
+        let labels = labels.map(|package| Label { name: package.name.clone(), version: package.version.clone() });
+        let layout = LayoutMap::of(&self.plan, pages, labels.collect(), |node| {
+            self.owners.of(node).and_then(|place| u32::try_from(place).ok())
+        });
+        let stable = kept.is_some();
+        Ok(Made { split, layout, stable })
     }
 
     fn update(&self, before: &Index, changed: &[bool], out: &mut Cutter<'_>) -> Result<(), WriteError> {

@@ -4,6 +4,7 @@
 //! blocks in the mirror, which the next one uses; `latest`, and with it the release, comes last.
 
 pub mod again;
+pub mod changes;
 pub mod facts;
 pub mod image;
 pub mod iso;

@@ -22,7 +22,6 @@
 
 pub mod blockmap;
 mod census;
-mod changes;
 mod demand;
 pub mod dirent;
 mod dump;
@@ -36,13 +35,12 @@ mod writer;
 pub mod xattr;
 
 pub use census::Census;
-pub use changes::{Cause, ChangedBlock, Changes};
 pub use demand::{Body, Demand, DemandError, Entry, Options, Origin, Wanted, XattrBlock};
 pub use dump::{dump, stat};
 pub use geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry, InodeSize, MAX_BLOCKS};
 pub use layout::{
-    Align, Allocator, LayoutError, LayoutMap, Mapped, MappedEntry, MappedKind, Order, PlaceError,
-    PlacedInode, Placement, Sequential, Stable, keep_times,
+    Align, Allocator, Cause, ChangedBlock, Changes, Label, LayoutError, LayoutMap, Mapped, MappedEntry, MappedKind, Order,
+    PlaceError, PlacedInode, Placement, Sequential, Stable, keep_times,
 };
 pub use pages::{PageHash, Pages};
 pub use plan::{Plan, PlanError};

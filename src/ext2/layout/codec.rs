@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 
-use super::map::{LayoutMap, Mapped, MappedEntry, MappedKind};
+use super::map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind};
 use crate::ext2::blockmap::{Run, needed};
 use crate::ext2::geometry::{Geometry, InodeSize};
 use crate::ext2::pages::PageHash;
@@ -54,6 +54,11 @@ impl LayoutMap {
         out.number(inodes_per_group);
         out.number(inode_size.bytes() as u64);
         out.number(self.epoch);
+        out.number(self.labels.len() as u64);
+        for label in &self.labels {
+            out.bytes(label.name.as_bytes());
+            out.bytes(label.version.as_bytes());
+        }
         out.number(self.inodes.len() as u64);
         let (mut ino, mut secs, mut physical) = (0, 0, 0);
         for mapped in &self.inodes {
@@ -171,6 +176,7 @@ impl Out {
             self.signed(i64::from(at) - i64::from(*physical));
             *physical = at;
         }
+        self.number(mapped.label.map_or(0, |label| label + 1));
     }
 }
 
@@ -231,6 +237,10 @@ impl In<'_> {
         Ok(bytes)
     }
 
+    fn text(&mut self) -> Result<String, LayoutError> {
+        String::from_utf8(self.bytes()?).or_else(|_| self.damaged("a name that is not UTF-8"))
+    }
+
     fn map(&mut self) -> Result<LayoutMap, LayoutError> {
         let blocks = self.number_as()?;
         let inodes_per_group = self.number_as()?;
@@ -244,6 +254,9 @@ impl In<'_> {
             return self.damaged("a size without room for its own groups");
         }
         let epoch = self.number()?;
+        let count = self.count(2)?;
+        let labels = (0..count).map(|_| Ok(Label { name: self.text()?, version: self.text()? }));
+        let labels = labels.collect::<Result<Vec<_>, LayoutError>>()?;
         let count = self.count(8)?;
         let mut inodes = Vec::with_capacity(count);
         let (mut ino, mut secs, mut physical) = (0_u32, 0, 0);
@@ -251,7 +264,11 @@ impl In<'_> {
             let more = self.number_as()?;
             let next = ino.checked_add(more).filter(|&next| next > ino && next <= geometry.inodes());
             ino = next.map_or_else(|| self.damaged("an inode that the image does not have"), Ok)?;
-            inodes.push(self.inode(ino, geometry, &mut secs, &mut physical)?);
+            let mapped = self.inode(ino, geometry, &mut secs, &mut physical)?;
+            if mapped.label.is_some_and(|label| label as usize >= labels.len()) {
+                return self.damaged("a package that is not in the list");
+            }
+            inodes.push(mapped);
         }
         let mut pages = vec![];
         let whole = geometry.blocks as usize;
@@ -269,7 +286,7 @@ impl In<'_> {
         if self.bytes[self.at..] != *END {
             return self.damaged("it does not end where it should");
         }
-        Ok(LayoutMap { geometry, epoch, inodes, pages })
+        Ok(LayoutMap { geometry, epoch, inodes, labels, pages })
     }
 
     fn inode(
@@ -341,6 +358,7 @@ impl In<'_> {
             *physical = at;
             indirect.push(at);
         }
-        Ok(Mapped { ino, meta, kind, data, indirect })
+        let label: u32 = self.number_as()?;
+        Ok(Mapped { ino, meta, kind, data, indirect, label: label.checked_sub(1) })
     }
 }

@@ -7,7 +7,7 @@ use crate::ext2::demand::{Body, Origin};
 use crate::ext2::geometry::Geometry;
 use crate::ext2::pages::PageHash;
 use crate::ext2::plan::Plan;
-use crate::tree::{Kind, Meta};
+use crate::tree::{Kind, Meta, NodeId};
 
 /// Where everything of an image stands and what its pages hold: the image without its contents. It is published
 /// with a release as `layout.z`, signed like the rest of it, and is all that the next build needs of this one.
@@ -19,8 +19,19 @@ pub struct LayoutMap {
     pub epoch: u64,
     /// Inodes in use, ascending by number; the reserved ones aside, but for the root.
     pub inodes: Vec<Mapped>,
+    /// Whom files belong to, e.g. packages.
+    pub labels: Vec<Label>,
     /// What each page of the image holds, in use or not.
     pub pages: Vec<PageHash>,
+}
+
+/// Whom files belong to: a package and its version. It only explains; nothing is placed by it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Label {
+    /// Name of the package.
+    pub name: String,
+    /// Its version.
+    pub version: String,
 }
 
 /// An inode of a [`LayoutMap`].
@@ -36,6 +47,8 @@ pub struct Mapped {
     pub data: Vec<Run>,
     /// Positions of its indirect blocks, in the order of [`needed`].
     pub indirect: Vec<u32>,
+    /// Whom it belongs to, by place in [`LayoutMap::labels`].
+    pub label: Option<u32>,
 }
 
 /// What an inode of a [`LayoutMap`] is.
@@ -90,8 +103,13 @@ impl Mapped {
 
 impl LayoutMap {
     /// The map of a plan. `pages` says what each page of the image holds once it is written
-    /// ([`super::Census::after`]).
-    pub fn of(plan: &Plan<'_>, pages: Vec<PageHash>) -> Self {
+    /// ([`crate::ext2::Census::after`]); `label` whom a node belongs to, by place in `labels`.
+    pub fn of(
+        plan: &Plan<'_>,
+        pages: Vec<PageHash>,
+        labels: Vec<Label>,
+        label: impl Fn(NodeId) -> Option<u32>,
+    ) -> Self {
         let placed = &plan.placement.inodes;
         let mapped = |&(ino, position): &(u32, u32)| {
             let position = position as usize;
@@ -129,12 +147,17 @@ impl LayoutMap {
                 }
             };
             let indirect = map.indirect.iter().map(|&(_, at)| at).collect();
-            Mapped { ino, meta, kind, data: map.data.clone(), indirect }
+            let label = match wanted.origin {
+                Origin::Node(id) => label(id).filter(|&label| (label as usize) < labels.len()),
+                Origin::LostFound => None,
+            };
+            Mapped { ino, meta, kind, data: map.data.clone(), indirect, label }
         };
         LayoutMap {
             geometry: plan.geometry(),
             epoch: plan.demand.options.epoch,
             inodes: plan.inodes.iter().map(mapped).collect(),
+            labels,
             pages,
         }
     }

@@ -3,6 +3,7 @@
 //! [`Sequential`] is for a first layout. [`Stable`] keeps the positions of the layout before, which a [`LayoutMap`]
 //! describes, so that an update changes few blocks of the disk. docs/layout.md has its cost model.
 
+mod changes;
 mod codec;
 mod map;
 mod order;
@@ -15,8 +16,9 @@ use super::demand::Demand;
 use super::dirent::Slot;
 use super::geometry::Geometry;
 
+pub use changes::{Cause, ChangedBlock, Changes};
 pub use codec::LayoutError;
-pub use map::{LayoutMap, Mapped, MappedEntry, MappedKind};
+pub use map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind};
 pub use order::Order;
 pub use sequential::{Align, Sequential};
 pub use stable::Stable;

@@ -1,0 +1,249 @@
+//! What a release changes of the one before: for people, and as JSON for pipelines.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::block::BlockName;
+use crate::ext2::{self, Cause, Changes, LayoutMap};
+use crate::index::{Index, ObjectId, Target};
+use crate::report::size;
+
+/// Below this share of pages in use a fresh layout is worth a thought.
+const SPARSE: f64 = 0.7;
+
+/// Packages that the text lists for each image.
+const LISTED: usize = 20;
+
+/// What a release changes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReleaseChanges {
+    /// The distribution.
+    pub name: String,
+    /// The release before; none for a first one.
+    pub from: Option<u64>,
+    /// The release.
+    pub to: u64,
+    /// Images in it.
+    pub images: Vec<ImageChanges>,
+}
+
+/// What a release changes of one image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageChanges {
+    /// Its name.
+    pub image: String,
+    /// Bytes of the disk.
+    pub bytes: u64,
+    /// Blocks of the disk that hold something.
+    pub blocks: u64,
+    /// Block files that the release before does not have.
+    pub new_blocks: u64,
+    /// Bytes of these: what is uploaded, and at most fetched by a client that has all of the release before.
+    pub new_bytes: u64,
+    /// What is known when both releases have a layout.
+    pub detail: Option<Detail>,
+}
+
+/// Why an image changes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Detail {
+    /// Pages of 4 KiB of files that the old image did not have anywhere.
+    pub new_pages: u64,
+    /// Bytes that these alone would take, compressed as the new blocks are: no update can be smaller.
+    pub floor_bytes: u64,
+    /// Blocks by the weightiest thing that changed in them.
+    pub causes: BTreeMap<&'static str, u64>,
+    /// Packages, the largest part first.
+    pub packages: Vec<PackageChanges>,
+    /// Bytes in use.
+    pub live_bytes: u64,
+    /// Bytes that were freed and left in place.
+    pub dead_bytes: u64,
+    /// Share in use of the blocks that hold anything.
+    pub in_use: f64,
+    /// Whether a fresh layout (`build --repack`) is worth its upload, and about how many bytes that is.
+    pub repack: Repack,
+}
+
+/// What a fresh layout would cost.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Repack {
+    /// Less than 70 % of what blocks hold is in use.
+    pub advised: bool,
+    /// About how many bytes would be uploaded.
+    pub bytes: u64,
+}
+
+/// What changes of a package's files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PackageChanges {
+    /// Its name; empty for files that no package has.
+    pub name: String,
+    /// Its version before.
+    pub from: Option<String>,
+    /// Its version now.
+    pub to: Option<String>,
+    /// Files and directories with changed contents.
+    pub files: u64,
+    /// Blocks with something of it.
+    pub blocks: u64,
+    /// Its part of their bytes.
+    pub bytes: u64,
+}
+
+/// An image of a release: its map, and its layout if that is known.
+pub type Side<'a> = (&'a Index, Option<&'a LayoutMap>);
+
+impl ImageChanges {
+    /// What `new` changes of `old`. `known` are the blocks that are published already; the new ones are added.
+    pub fn of(old: Option<Side<'_>>, new: Side<'_>, known: &mut HashSet<BlockName>) -> Self {
+        let (index, layout) = new;
+        let header = index.header();
+        let fresh: Vec<bool> = index.objects().iter().map(|object| known.insert(object.name)).collect();
+        let objects = index.objects().iter().zip(&fresh).filter(|(_, fresh)| **fresh);
+        let (new_blocks, new_bytes) =
+            objects.fold((0, 0), |(count, bytes), (object, _)| (count + 1, bytes + u64::from(object.file_len)));
+        let blocks = index.targets().filter(|target| *target != Target::Zero).count() as u64;
+        let detail = old.and_then(|(_, old)| Some(detail(old?, layout?, index, &fresh)));
+        ImageChanges { image: header.image.to_string(), bytes: header.size, blocks, new_blocks, new_bytes, detail }
+    }
+}
+
+fn detail(old: &LayoutMap, new: &LayoutMap, index: &Index, fresh: &[bool]) -> Detail {
+    let unit = index.header().block_size.get() / ext2::BLOCK;
+    let changes = Changes::between(old, new, unit);
+    let page = u64::from(ext2::BLOCK);
+    let mut causes: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut packages: BTreeMap<Option<u32>, PackageChanges> = BTreeMap::new();
+    let mut files: BTreeMap<Option<u32>, HashSet<usize>> = BTreeMap::new();
+    let (mut new_bytes, mut new_raw) = (0, 0);
+    for block in &changes.blocks {
+        *causes.entry(block.cause().map_or("freed", Cause::name)).or_default() += 1;
+        // A block with contents that the release before has elsewhere is sent by nobody.
+        let bytes = match index.target(block.number) {
+            Some(Target::Object(ObjectId(id))) if fresh.get(id as usize) == Some(&true) => {
+                index.object(ObjectId(id)).map_or(0, |object| u64::from(object.file_len))
+            }
+            _ => 0,
+        };
+        let differing: u64 = block.pages.iter().map(|pages| u64::from(*pages)).sum();
+        if bytes > 0 {
+            new_bytes += bytes;
+            new_raw += (differing + u64::from(block.again)) * page;
+        }
+        let mut here: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+        for &(inode, pages) in &block.inodes {
+            let label = new.inodes[inode].label;
+            *here.entry(label).or_default() += u64::from(pages);
+            files.entry(label).or_default().insert(inode);
+        }
+        for (label, pages) in here {
+            let entry = packages.entry(label).or_default();
+            entry.blocks += 1;
+            entry.bytes += bytes * pages / differing.max(1);
+        }
+    }
+    let versions: BTreeMap<&str, &str> =
+        old.labels.iter().map(|label| (&label.name[..], &label.version[..])).collect();
+    for (label, entry) in &mut packages {
+        entry.files = files.get(label).map_or(0, |files| files.len() as u64);
+        let Some(label) = label.and_then(|label| new.labels.get(label as usize)) else { continue };
+        entry.name.clone_from(&label.name);
+        entry.to = Some(label.version.clone());
+        entry.from = versions.get(&label.name[..]).map(|version| (*version).to_owned());
+    }
+    let mut packages: Vec<_> = packages.into_values().collect();
+    packages.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    let all: u64 = index.objects().iter().map(|object| u64::from(object.file_len)).sum();
+    let part = |bytes: u64, of: u64, whole: u64| {
+        let bytes = u128::from(bytes) * u128::from(of) / u128::from(whole.max(1));
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    };
+    Detail {
+        new_pages: changes.new,
+        floor_bytes: part(new_bytes, changes.new * page, new_raw),
+        causes,
+        packages,
+        live_bytes: changes.live * page,
+        dead_bytes: changes.dead * page,
+        in_use: changes.in_use(),
+        repack: Repack {
+            advised: changes.in_use() < SPARSE,
+            bytes: part(all, changes.live, changes.live + changes.dead),
+        },
+    }
+}
+
+impl ReleaseChanges {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = match self.from {
+            Some(from) => format!("{}: release {from} -> {}\n", self.name, self.to),
+            None => format!("{}: release {}, the first\n", self.name, self.to),
+        };
+        let sum = |of: fn(&ImageChanges) -> u64| self.images.iter().map(of).sum::<u64>();
+        for image in &self.images {
+            image.write(&mut text);
+        }
+        let (blocks, bytes) = (sum(|image| image.new_blocks), sum(|image| image.new_bytes));
+        text.push_str(&format!("\nin all: {blocks} new blocks, {}\n", size(bytes)));
+        text
+    }
+}
+
+impl ImageChanges {
+    fn write(&self, text: &mut String) {
+        let mut line = |line: String| {
+            writeln!(text, "{line}").expect("a String takes all that is written");
+        };
+        let ImageChanges { image, blocks, new_blocks, new_bytes, .. } = self;
+        line(format!("\nimage {image}: {new_blocks} new blocks of {blocks}, {}", size(*new_bytes)));
+        let Some(detail) = &self.detail else {
+            line("  all of it is new: no layout of the release before".to_owned());
+            return;
+        };
+        if *new_blocks == 0 {
+            line("  nothing changes".to_owned());
+            return;
+        }
+        let ratio = *new_bytes as f64 / detail.floor_bytes.max(1) as f64;
+        let causes: Vec<_> = detail.causes.iter().map(|(cause, blocks)| format!("{cause} {blocks}")).collect();
+        line(format!("  blocks by cause: {}", causes.join(", ")));
+        line(format!(
+            "  {} new pages, {} compressed; sent: {ratio:.2} x that",
+            detail.new_pages,
+            size(detail.floor_bytes)
+        ));
+        line(format!(
+            "  in use: {:.0} % of what blocks hold; {} freed and left in place",
+            detail.in_use * 100.0,
+            size(detail.dead_bytes)
+        ));
+        if detail.repack.advised {
+            let bytes = size(detail.repack.bytes);
+            line(format!("  a fresh layout would pay by now: `build --repack` sends about {bytes} once"));
+        }
+        line(format!("  {:>9} {:>6} {:>6}  package", "bytes", "blocks", "files"));
+        for package in detail.packages.iter().take(LISTED) {
+            let name = if package.name.is_empty() { "(no package)" } else { &package.name };
+            let versions = match (&package.from, &package.to) {
+                (Some(from), Some(to)) if from != to => format!(" {from} -> {to}"),
+                (None, Some(to)) => format!(" {to}, new"),
+                _ => String::new(),
+            };
+            let (bytes, blocks, files) = (size(package.bytes), package.blocks, package.files);
+            line(format!("  {bytes:>9} {blocks:>6} {files:>6}  {name}{versions}"));
+        }
+        if let Some(more) = detail.packages.get(LISTED..).filter(|more| !more.is_empty()) {
+            let bytes = size(more.iter().map(|package| package.bytes).sum());
+            line(format!("  {bytes:>9} {:>6} {:>6}  {} more packages", "", "", more.len()));
+        }
+    }
+}
