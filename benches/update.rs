@@ -11,16 +11,18 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 
 use imgfactory::block::{Block, Codec, Compressor};
 use imgfactory::build::image::{Before, Made, Prepared, Wanted};
-use imgfactory::ext2::{Changes, InodeSize, PageHash, Pages};
+use imgfactory::ext2::{Changes, InodeSize, LayoutMap, PageHash, Pages};
 use imgfactory::host::progress::Silent;
 use imgfactory::host::spool::Spools;
 use imgfactory::host::store::Store;
 use imgfactory::index::{BlockSize, Serial};
 use imgfactory::recipe::Archive;
+use imgfactory::release::{Digest, Stored};
 use imgfactory::tree::{Kind, Tree, tar};
 
 /// A desktop of Debian 12 with what its security archive has updates for.
@@ -68,8 +70,10 @@ fn main() -> Result<()> {
         let started = Instant::now();
         let first = build(&before, Serial::FIRST, None, codec, &mut store)?;
         let first_time = started.elapsed().as_secs_f64();
-        let map = imgfactory::ext2::LayoutMap::decode(&first.layout.encode())?;
-        let known = Before { index: first.split.index.clone(), map };
+        let layout = first.layout.encode();
+        let map = Arc::new(LayoutMap::decode(&layout)?);
+        let base = Some((Stored { serial: Serial::FIRST, digest: Digest::of(&layout) }, map.clone()));
+        let known = Before { index: first.split.index.clone(), map, base };
         store.trust(&known.index);
         let started = Instant::now();
         let second =
@@ -91,8 +95,8 @@ fn main() -> Result<()> {
             changes.dead,
             known.index.header().size >> 20,
             second.split.index.header().size >> 20,
-            first.layout.encode().len(),
-            second.layout.encode().len(),
+            layout.len(),
+            second.published_layout(Some(&known)).file.len(),
             second.split.index.to_text().len(),
         );
         let mut causes: HashMap<_, (u32, u32)> = HashMap::new();

@@ -2,9 +2,10 @@
 
 mod support;
 
+use imgfactory::block::Sha256;
 use imgfactory::ext2::{
-    Label,
-    Census, Image, LayoutMap, Options, Order, PageHash, Pages, Plan, Reader, Sequential, Stable,
+    Census, Image, Label, LayoutError, LayoutMap, Options, Order, PageHash, Pages, Plan, Reader, Sequential,
+    Stable,
 };
 use imgfactory::tree::{Content, Kind, Node, SpoolId, Time, Tree};
 use proptest::prelude::*;
@@ -45,13 +46,27 @@ fn through_the_mirror(map: LayoutMap) -> LayoutMap {
     decoded
 }
 
+fn as_update(base: &LayoutMap, map: LayoutMap) -> LayoutMap {
+    let sum = Sha256::of(b"the file of the base");
+    let Some(file) = map.encode_update(base, sum) else {
+        assert_ne!(base.geometry.inodes_per_group, map.geometry.inodes_per_group);
+        return map;
+    };
+    let decoded = LayoutMap::decode_update(&file, base, sum).unwrap();
+    assert!(decoded == map, "a layout map is the same after a round trip as an update");
+    decoded
+}
+
 fn first(tree: &Tree) -> Published {
     let plan = Plan::new(tree, &options(), &mut Sequential::default()).unwrap();
     let pages = Pages::read(tree, &spools(), &|_| {}).unwrap();
     let census = Census::take(&plan, &spools(), &pages).unwrap();
     let mut image = vec![];
     imgfactory::ext2::write(&plan, &spools(), &mut image).unwrap();
-    let published = Published { image, map: through_the_mirror(LayoutMap::of(&plan, census.into_pages(), labels(), |_| Some(0))) };
+    let published = Published {
+        image,
+        map: through_the_mirror(LayoutMap::of(&plan, census.into_pages(), labels(), |_| Some(0))),
+    };
     check(&published, tree);
     published
 }
@@ -81,7 +96,10 @@ fn update(before: &Published, tree: &Tree) -> Update {
             new_pages += differ.iter().filter(|&&page| !metadata(page)).count();
         }
     }
-    let map = through_the_mirror(LayoutMap::of(&plan, census.after(&before.map, &changed, UNIT), labels(), |_| Some(0)));
+    let mut labels = labels();
+    labels.insert(0, Label { name: "a-new-one".to_owned(), version: "2.0".to_owned() });
+    let map = LayoutMap::of(&plan, census.after(&before.map, &changed, UNIT), labels, |_| Some(1));
+    let map = as_update(&before.map, through_the_mirror(map));
     let after = Published { image, map };
     check(&after, tree);
     let grown = geometry != before.map.geometry;
@@ -128,7 +146,49 @@ fn the_same_tree_changes_no_block() {
         let before = first(&tree);
         let update = update(&before, &tree);
         assert_eq!(changed(&update), 0);
-        assert!(update.after.image == before.image && update.after.map == before.map);
+        let (old, new) = (&before.map, &update.after.map);
+        assert!(update.after.image == before.image && new.pages == old.pages && new.geometry == old.geometry);
+    }
+}
+
+#[test]
+fn a_layout_that_is_an_update_names_its_base_and_is_small() {
+    let mut tree = library();
+    let before = first(&tree);
+    put(&mut tree, "usr/lib3/file-3", file(b"other"));
+    let after = update(&before, &tree).after.map;
+    let (sum, other) = (Sha256::of(b"one"), Sha256::of(b"other"));
+    let file = after.encode_update(&before.map, sum).unwrap();
+    assert!(file.len() < 200, "{} bytes; the whole map takes {}", file.len(), after.encode().len());
+    let refused = |result: Result<LayoutMap, LayoutError>| result.unwrap_err().to_string();
+    assert_eq!(
+        refused(LayoutMap::decode(&file)),
+        "the layout map is an update of another one, which is not named"
+    );
+    assert_eq!(
+        refused(LayoutMap::decode_update(&file, &before.map, other)),
+        "the layout map is an update of another one than the one that is named"
+    );
+    assert_eq!(
+        refused(LayoutMap::decode_update(&before.map.encode(), &before.map, sum)),
+        "this is no layout map of version 1"
+    );
+    // Any byte of it changed or cut off is an error or another map, never a panic.
+    let raw = {
+        let mut raw = vec![];
+        std::io::Read::read_to_end(&mut flate2::read::ZlibDecoder::new(&file[..]), &mut raw).unwrap();
+        raw
+    };
+    for at in 0..raw.len() {
+        for change in [1, 0x80, 0xff] {
+            let mut damaged = raw.clone();
+            damaged[at] ^= change;
+            let mut stream = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::fast());
+            std::io::Write::write_all(&mut stream, &damaged).unwrap();
+            let _ = LayoutMap::decode_update(&stream.finish().unwrap(), &before.map, sum);
+            let cut = LayoutMap::decode_update(&file[..at.min(file.len() - 1)], &before.map, sum);
+            assert!(cut.is_err());
+        }
     }
 }
 

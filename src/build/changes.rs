@@ -108,11 +108,18 @@ impl ImageChanges {
         let header = index.header();
         let fresh: Vec<bool> = index.objects().iter().map(|object| known.insert(object.name)).collect();
         let objects = index.objects().iter().zip(&fresh).filter(|(_, fresh)| **fresh);
-        let (new_blocks, new_bytes) =
-            objects.fold((0, 0), |(count, bytes), (object, _)| (count + 1, bytes + u64::from(object.file_len)));
+        let (new_blocks, new_bytes) = objects
+            .fold((0, 0), |(count, bytes), (object, _)| (count + 1, bytes + u64::from(object.file_len)));
         let blocks = index.targets().filter(|target| *target != Target::Zero).count() as u64;
         let detail = old.and_then(|(_, old)| Some(detail(old?, layout?, index, &fresh)));
-        ImageChanges { image: header.image.to_string(), bytes: header.size, blocks, new_blocks, new_bytes, detail }
+        ImageChanges {
+            image: header.image.to_string(),
+            bytes: header.size,
+            blocks,
+            new_blocks,
+            new_bytes,
+            detail,
+        }
     }
 }
 
@@ -214,7 +221,8 @@ impl ImageChanges {
             return;
         }
         let ratio = *new_bytes as f64 / detail.floor_bytes.max(1) as f64;
-        let causes: Vec<_> = detail.causes.iter().map(|(cause, blocks)| format!("{cause} {blocks}")).collect();
+        let causes: Vec<_> =
+            detail.causes.iter().map(|(cause, blocks)| format!("{cause} {blocks}")).collect();
         line(format!("  blocks by cause: {}", causes.join(", ")));
         line(format!(
             "  {} new pages, {} compressed; sent: {ratio:.2} x that",

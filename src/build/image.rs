@@ -4,6 +4,7 @@
 //! [`Prepared`] -> [`Planned`] -> [`Made`].
 
 use std::io::Write;
+use std::sync::Arc;
 
 use super::facts;
 use super::release::Last;
@@ -12,13 +13,14 @@ use super::systems::System;
 use crate::block::Codec;
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, Label, LayoutMap, Order, Pages, PlaceError, Plan, PlanError,
-    Sequential, Stable, WriteError,
+    self, Align, Census, InodeSize, Label, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Sequential,
+    Stable, WriteError,
 };
 use crate::host::progress::{Progress, Unit};
 use crate::host::store::Store;
 use crate::index::{BlockSize, Header, ImageName, Index, Parent, Serial, Target, UnixTime};
 use crate::recipe::{self, Recipe};
+use crate::release::{Layout, Stored};
 use crate::tree::{Contents, Kind, Time, Tree};
 
 /// Why an image could not be made.
@@ -103,7 +105,9 @@ pub struct Before {
     /// Its map.
     pub index: Index,
     /// Its layout.
-    pub map: LayoutMap,
+    pub map: Arc<LayoutMap>,
+    /// The published layout that the next one may be an update of.
+    pub base: Option<(Stored, Arc<LayoutMap>)>,
 }
 
 /// An image in blocks, and what the next build needs of it.
@@ -115,6 +119,22 @@ pub struct Made {
     pub layout: LayoutMap,
     /// Whether the layout of the release before was kept.
     pub stable: bool,
+}
+
+/// An update of a layout is published as long as it takes at most a fourth of the whole one.
+const UPDATE_SHARE: u64 = 4;
+
+impl Made {
+    /// The layout as it is published: what changed of a published one, or all of it.
+    pub fn published_layout(&self, before: Option<&Before>) -> Layout {
+        let base = before.and_then(|before| before.base.as_ref());
+        let update = base.and_then(|(stored, map)| {
+            let file = self.layout.encode_update(map, stored.digest.sha256)?;
+            let pays = file.len() as u64 * UPDATE_SHARE <= stored.digest.len;
+            pays.then_some(Layout { file, base: Some(*stored) })
+        });
+        update.unwrap_or_else(|| Layout { file: self.layout.encode(), base: None })
+    }
 }
 
 /// An image that is decided in every position: what [`Planned::write`] will write, and why.
@@ -259,7 +279,8 @@ impl Planned<'_> {
             None => self.census.into_pages(),
         };
         let labels = self.owners.packages.iter();
-        let labels = labels.map(|package| Label { name: package.name.clone(), version: package.version.clone() });
+        let labels =
+            labels.map(|package| Label { name: package.name.clone(), version: package.version.clone() });
         let layout = LayoutMap::of(&self.plan, pages, labels.collect(), |node| {
             self.owners.of(node).and_then(|place| u32::try_from(place).ok())
         });

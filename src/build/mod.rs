@@ -178,7 +178,10 @@ impl Request<'_> {
             serial: last.next,
             layouts: made
                 .iter()
-                .map(|made| (made.split.index.header().image.clone(), made.layout.encode()))
+                .map(|made| {
+                    let image = &made.split.index.header().image;
+                    (image.clone(), made.published_layout(last.before.get(image)))
+                })
                 .collect(),
             indexes: made.into_iter().map(|made| made.split.index).collect(),
             mirrors: self.recipe.mirrors.iter().map(mirror).collect(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::image::Before;
 use crate::ext2::{LayoutError, LayoutMap};
@@ -10,8 +11,8 @@ use crate::host::published::{Published, PublishedError};
 use crate::host::store::{Store, StoreError};
 use crate::index::{ImageName, Parent, Serial};
 use crate::release::{
-    Digest, Draft, Error as Untrusted, KeyError, Latest, MirrorPath, Previous, Put, SigningKey, TrustedKeys,
-    Upload, Verified,
+    Digest, Draft, Error as Untrusted, ImageFiles, KeyError, Latest, MirrorPath, Previous, Put, SigningKey,
+    Stored, TrustedKeys, Upload, Verified,
 };
 
 /// Why the mirror's state can't be read, or a release can't be written.
@@ -159,6 +160,33 @@ impl Source<'_> {
         self.read(path)?.ok_or_else(|| ReleaseError::Missing { path: self.locate(path) })
     }
 
+    /// The layout of an image, and the whole one that the next may be an update of.
+    #[expect(clippy::type_complexity, reason = "a map and where one is from")]
+    fn layout(
+        &self,
+        image: &ImageFiles,
+    ) -> Result<Option<(Arc<LayoutMap>, (Stored, Arc<LayoutMap>))>, ReleaseError> {
+        let Some((stored, path)) = image.layout.zip(image.layout_path()) else { return Ok(None) };
+        let file = |stored, path: &MirrorPath| {
+            let bytes = self.need(path)?;
+            let untrusted = |source| ReleaseError::Previous { path: self.locate(path), source };
+            image.check_layout(stored, &bytes).map_err(untrusted)?;
+            Ok::<_, ReleaseError>(bytes)
+        };
+        let unreadable = |path: &MirrorPath| {
+            let path = self.locate(path);
+            |source| ReleaseError::Layout { path, source }
+        };
+        let bytes = file(stored, &path)?;
+        let Some((base, base_path)) = image.layout_base.zip(image.layout_base_path()) else {
+            let map = Arc::new(LayoutMap::decode(&bytes).map_err(unreadable(&path))?);
+            return Ok(Some((map.clone(), (stored, map))));
+        };
+        let whole = Arc::new(LayoutMap::decode(&file(base, &base_path)?).map_err(unreadable(&base_path))?);
+        let map = LayoutMap::decode_update(&bytes, &whole, base.digest.sha256).map_err(unreadable(&path))?;
+        Ok(Some((Arc::new(map), (base, whole))))
+    }
+
     fn previous(
         &self,
         name: &ImageName,
@@ -186,15 +214,12 @@ impl Source<'_> {
         for image in &release.images {
             let path = image.index_path();
             let index = image.open_index(&self.need(&path)?).map_err(untrusted(&path))?;
-            if let Some(path) = image.layout_path() {
-                let bytes = self.need(&path)?;
-                image.check_layout(&bytes).map_err(untrusted(&path))?;
-                let map = LayoutMap::decode(&bytes)
-                    .map_err(|source| ReleaseError::Layout { path: self.locate(&path), source })?;
+            if let Some((map, base)) = self.layout(image)? {
                 let blocks = u64::from(map.geometry.blocks) * u64::from(crate::ext2::BLOCK);
                 // A layout of a disk of another size is none of this one's.
                 if blocks == index.header().size {
-                    before.insert(image.name.clone(), Before { index: index.clone(), map });
+                    let index = index.clone();
+                    before.insert(image.name.clone(), Before { index, map, base: Some(base) });
                 }
             }
             indexes.push(index);

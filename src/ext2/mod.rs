@@ -39,8 +39,8 @@ pub use demand::{Body, Demand, DemandError, Entry, Options, Origin, Wanted, Xatt
 pub use dump::{dump, stat};
 pub use geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry, InodeSize, MAX_BLOCKS};
 pub use layout::{
-    Align, Allocator, Cause, ChangedBlock, Changes, Label, LayoutError, LayoutMap, Mapped, MappedEntry, MappedKind, Order,
-    PlaceError, PlacedInode, Placement, Sequential, Stable, keep_times,
+    Align, Allocator, Cause, ChangedBlock, Changes, Label, LayoutError, LayoutMap, Mapped, MappedEntry,
+    MappedKind, Order, PlaceError, PlacedInode, Placement, Sequential, Stable, keep_times,
 };
 pub use pages::{PageHash, Pages};
 pub use plan::{Plan, PlanError};

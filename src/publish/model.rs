@@ -68,7 +68,7 @@ impl Author {
         };
         let text = Index::assemble(header, disk).unwrap().to_text();
         let index = Stored { serial, digest: Digest::of(&text) };
-        let files = ImageFiles { name: "host".parse().unwrap(), index, dlahead: None, layout: None };
+        let files = ImageFiles::of_index("host".parse().unwrap(), index);
         memory.insert(files.index_path().to_string(), text);
         let retain_until = UnixTime(published.0 + DAY);
         let release = Release { name: name.clone(), serial, published, retain_until, images: vec![files] };

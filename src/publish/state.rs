@@ -6,7 +6,7 @@ use super::remote::{Files, Remote, RemoteError};
 use super::{Item, Place};
 use crate::block::{BlockName, Object};
 use crate::index::Index;
-use crate::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
+use crate::release::{Error as Untrusted, ImageFiles, Latest, MirrorPath, Release, TrustedKeys, Verified};
 
 /// A release of a tree, each link checked by the one above it. Its blocks were not looked at.
 #[derive(Clone, Debug)]
@@ -71,17 +71,8 @@ pub fn objects(indexes: &[Index]) -> Vec<Object> {
 
 /// The files of a release's images: maps, prefetch lists, layouts.
 pub fn image_files(release: &Release) -> Vec<Item> {
-    let mut files = Vec::new();
-    for image in &release.images {
-        files.push(Item { path: image.index_path(), len: image.index.digest.len });
-        let more = [(image.dlahead_path(), image.dlahead), (image.layout_path(), image.layout)];
-        for (path, stored) in more {
-            if let (Some(path), Some(stored)) = (path, stored) {
-                files.push(Item { path, len: stored.digest.len });
-            }
-        }
-    }
-    files
+    let files = release.images.iter().flat_map(ImageFiles::files);
+    files.map(|(path, digest)| Item { path, len: digest.len }).collect()
 }
 
 /// Reads `latest`, checks its signature; `None` when there is none.

@@ -29,6 +29,15 @@ impl Previous {
     }
 }
 
+/// The layout of an image, as it is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// `layout.z`.
+    pub file: Vec<u8>,
+    /// The published one that it is an update of.
+    pub base: Option<Stored>,
+}
+
 /// What a build wants to publish.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -38,8 +47,8 @@ pub struct Draft {
     pub serial: Serial,
     /// The map of each image, written for `serial`.
     pub indexes: Vec<Index>,
-    /// The layout of each image that has one, as `layout.z`.
-    pub layouts: BTreeMap<ImageName, Vec<u8>>,
+    /// The layout of each image that has one.
+    pub layouts: BTreeMap<ImageName, Layout>,
     /// Where clients may fetch it.
     pub mirrors: Vec<Mirror>,
     /// Now.
@@ -88,12 +97,14 @@ impl Draft {
                     let digest = Digest::of(&text);
                     files.push((MirrorPath::Image(name.clone(), self.serial, Leaf::Index), text));
                     let index = Stored { serial: self.serial, digest };
-                    let layout = self.layouts.get(name).map(|bytes| {
-                        let path = MirrorPath::Image(name.clone(), self.serial, Leaf::Layout);
-                        files.push((path, bytes.clone()));
-                        Stored { serial: self.serial, digest: Digest::of(bytes) }
-                    });
-                    ImageFiles { name: name.clone(), index, dlahead: None, layout }
+                    let mut image = ImageFiles::of_index(name.clone(), index);
+                    if let Some(Layout { file, base }) = self.layouts.get(name) {
+                        image.layout = Some(Stored { serial: self.serial, digest: Digest::of(file) });
+                        image.layout_base = *base;
+                        files
+                            .push((MirrorPath::Image(name.clone(), self.serial, Leaf::Layout), file.clone()));
+                    }
+                    image
                 }
             });
         }

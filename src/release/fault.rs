@@ -56,7 +56,9 @@ pub enum Fault {
     #[error("image `{0}` is there already")]
     DuplicateImage(ImageName),
     /// A `dlahead` or `layout` line that does not follow its image, or not in that order.
-    #[error("`{kind} {image}` belongs after `image {image}`, once, `dlahead` before `layout`")]
+    #[error(
+        "`{kind} {image}` belongs after `image {image}`: one `dlahead`, then one `layout`, or an earlier release's and its own"
+    )]
     Stray {
         /// First word of the line.
         kind: &'static str,

@@ -23,7 +23,7 @@ mod upload;
 
 pub use dlahead::{Ahead, Dlahead, Phase};
 #[cfg(feature = "builder")]
-pub use draft::{Draft, Previous, Ready};
+pub use draft::{Draft, Layout, Previous, Ready};
 pub use fault::Fault;
 pub use latest::Latest;
 pub use mirrors::{BadUrl, Mirror, MirrorUrl, Mirrors};

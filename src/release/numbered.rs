@@ -32,6 +32,8 @@ pub struct ImageFiles {
     pub dlahead: Option<Stored>,
     /// Where files lie, for the next build.
     pub layout: Option<Stored>,
+    /// The layout of an earlier release, when `layout` says only what changed of it.
+    pub layout_base: Option<Stored>,
 }
 
 /// A file of an image: the release that wrote it, and what it must be. An image that did not change keeps the
@@ -58,6 +60,27 @@ impl ImageFiles {
     /// Where the layout is.
     pub fn layout_path(&self) -> Option<MirrorPath> {
         self.layout.map(|stored| self.path(stored, Leaf::Layout))
+    }
+
+    /// Where the layout is that the layout is an update of.
+    pub fn layout_base_path(&self) -> Option<MirrorPath> {
+        self.layout_base.map(|stored| self.path(stored, Leaf::Layout))
+    }
+
+    /// The files of an image that is published with its map alone.
+    pub fn of_index(name: ImageName, index: Stored) -> Self {
+        ImageFiles { name, index, dlahead: None, layout: None, layout_base: None }
+    }
+
+    /// All of its files, the map first.
+    pub fn files(&self) -> impl Iterator<Item = (MirrorPath, Digest)> {
+        let more = [
+            (Some(self.index), Leaf::Index),
+            (self.dlahead, Leaf::Dlahead),
+            (self.layout_base, Leaf::Layout),
+            (self.layout, Leaf::Layout),
+        ];
+        more.into_iter().filter_map(|(stored, leaf)| Some((self.path(stored?, leaf), stored?.digest)))
     }
 
     fn path(&self, stored: Stored, leaf: Leaf) -> MirrorPath {
@@ -89,16 +112,13 @@ impl ImageFiles {
         Ok(Some(list))
     }
 
-    /// Checks the layout map of the writer, and leaves it as it is.
+    /// Checks the layout map of the writer, or the one that it is an update of, and leaves it as it is.
     ///
     /// # Errors
     /// [`Error`]: not the bytes that the release names.
     #[cfg(feature = "builder")]
-    pub fn check_layout(&self, bytes: &[u8]) -> Result<(), Error> {
-        match self.layout {
-            Some(stored) => stored.digest.check(&self.path(stored, Leaf::Layout), bytes, "the release"),
-            None => Ok(()),
-        }
+    pub fn check_layout(&self, stored: Stored, bytes: &[u8]) -> Result<(), Error> {
+        stored.digest.check(&self.path(stored, Leaf::Layout), bytes, "the release")
     }
 
     fn expect(&self, path: &MirrorPath, name: &ImageName, serial: Serial, want: Serial) -> Result<(), Error> {
@@ -159,12 +179,13 @@ impl Document for Release {
                 writeln!(text, "{kind} {name} {path} {sha256} {len}")
                     .expect("a String takes all that is written");
             };
-            line("image", image.index_path(), image.index.digest);
-            if let (Some(path), Some(stored)) = (image.dlahead_path(), image.dlahead) {
-                line("dlahead", path, stored.digest);
-            }
-            if let (Some(path), Some(stored)) = (image.layout_path(), image.layout) {
-                line("layout", path, stored.digest);
+            for (path, digest) in image.files() {
+                let kind = match &path {
+                    MirrorPath::Image(_, _, Leaf::Dlahead) => "dlahead",
+                    MirrorPath::Image(_, _, Leaf::Layout) => "layout",
+                    _ => "image",
+                };
+                line(kind, path, digest);
             }
         }
         text.push_str("end\n");
@@ -217,14 +238,22 @@ fn decode(lines: &mut Lines<&[u8]>) -> Result<Release, Fault> {
             if images.iter().any(|other| other.name == image) {
                 return Err(Fault::DuplicateImage(image));
             }
-            images.push(ImageFiles { name: image, index: stored, dlahead: None, layout: None });
+            images.push(ImageFiles::of_index(image, stored));
             continue;
         }
         let kind = if leaf == Leaf::Layout { "layout" } else { "dlahead" };
-        let last = images.last_mut().filter(|last| last.name == image && last.layout.is_none());
+        let last = images.last_mut().filter(|last| last.name == image);
         match (leaf, last) {
-            (Leaf::Layout, Some(last)) => last.layout = Some(stored),
-            (_, Some(last)) if last.dlahead.is_none() => last.dlahead = Some(stored),
+            (Leaf::Layout, Some(ImageFiles { layout: layout @ None, .. })) => *layout = Some(stored),
+            // Two: the second is what changed of the first.
+            (Leaf::Layout, Some(ImageFiles { layout: Some(base), layout_base: layout_base @ None, .. }))
+                if base.serial < stored.serial =>
+            {
+                *layout_base = Some(std::mem::replace(base, stored));
+            }
+            (Leaf::Dlahead, Some(ImageFiles { dlahead: dlahead @ None, layout: None, .. })) => {
+                *dlahead = Some(stored);
+            }
             _ => return Err(Fault::Stray { kind, image: image.to_string() }),
         }
     }

@@ -121,10 +121,41 @@ fn every_golden_text_reads_and_is_written_again_to_the_byte() {
     assert_eq!(host.index_path().to_string(), "images/host/42/index.idx");
     assert_eq!(host.dlahead_path().unwrap().to_string(), "images/host/41/dlahead");
     assert_eq!(host.layout_path().unwrap().to_string(), "images/host/42/layout.z");
+    assert_eq!(host.layout_base_path(), None);
     assert_eq!(release.image(&name("guest")).unwrap().dlahead_path(), None);
     assert_eq!(release.image(&name("other")), None);
     let upload = Upload::decode(UPLOAD.as_bytes()).unwrap();
     assert_eq!((upload.steps().count(), upload.bytes()), (5, 3077));
+}
+
+#[test]
+fn a_layout_may_be_an_update_of_an_earlier_one() {
+    let (before, rest) = RELEASE.split_once("layout host").unwrap();
+    let earlier = format!("layout host images/host/40/layout.z {} 300\n", "09".repeat(32));
+    let text = format!("{before}{earlier}layout host{rest}");
+    assert_eq!(document::<Release>(&text).unwrap(), text);
+    let release = Release::decode_text(text.as_bytes()).unwrap();
+    let host = release.image(&name("host")).unwrap();
+    assert_eq!(host.layout_path().unwrap().to_string(), "images/host/42/layout.z");
+    assert_eq!(host.layout_base_path().unwrap().to_string(), "images/host/40/layout.z");
+    let files: Vec<_> = host.files().map(|(path, digest)| (path.to_string(), digest.len)).collect();
+    assert_eq!(
+        files,
+        [
+            ("images/host/42/index.idx".to_owned(), 268_435_456),
+            ("images/host/41/dlahead".to_owned(), 20),
+            ("images/host/40/layout.z".to_owned(), 300),
+            ("images/host/42/layout.z".to_owned(), 30),
+        ]
+    );
+    // In the other order, and three of them, are refused.
+    for wrong in [
+        format!("{before}layout host{}", rest.replace("image guest", &format!("{earlier}image guest"))),
+        format!("{before}{earlier}{earlier}layout host{rest}"),
+    ] {
+        let error = document::<Release>(&wrong).unwrap_err();
+        assert!(error.contains("or an earlier release's and its own"), "{error}");
+    }
 }
 
 #[test]
@@ -177,13 +208,13 @@ fn each_damage_has_its_line_and_its_words() {
             "9: image `host` is there already",
         ),
         ("release", "image guest images/guest/7/index.idx", "layout host images/host/7/layout.z", {
-            "9: `layout host` belongs after `image host`, once, `dlahead` before `layout`"
+            "9: `layout host` belongs after `image host`: one `dlahead`, then one `layout`, or an earlier release's and its own"
         }),
         ("release", "image guest images/guest/7/index.idx", "dlahead host images/host/7/dlahead", {
-            "9: `dlahead host` belongs after `image host`, once, `dlahead` before `layout`"
+            "9: `dlahead host` belongs after `image host`: one `dlahead`, then one `layout`, or an earlier release's and its own"
         }),
         ("release", "image guest images/guest/7/index.idx", "dlahead guest images/guest/7/dlahead", {
-            "9: `dlahead guest` belongs after `image guest`, once, `dlahead` before `layout`"
+            "9: `dlahead guest` belongs after `image guest`: one `dlahead`, then one `layout`, or an earlier release's and its own"
         }),
         ("release", "image guest", "picture guest", "9: `picture guest"),
         ("release", "retain-until: 1802981345", "retain-until: 1", {
@@ -462,7 +493,7 @@ fn chain(key: &SigningKey) -> (Latest, Vec<u8>, Vec<u8>, Vec<u8>) {
         serial: serial(42),
         published: UnixTime(0),
         retain_until: UnixTime(0),
-        images: vec![ImageFiles { name: name("host"), index: stored, dlahead: None, layout: None }],
+        images: vec![ImageFiles::of_index(name("host"), stored)],
     };
     let release = key.sign(&release).unwrap();
     let mirrors = key.sign(&Mirrors::decode_text(MIRRORS.as_bytes()).unwrap()).unwrap();
@@ -522,7 +553,7 @@ fn each_link_of_the_chain_is_checked_by_the_one_above() {
 #[test]
 fn a_prefetch_list_is_checked_like_an_index() {
     let stored = |text: &str| Stored { serial: serial(42), digest: Digest::of(text.as_bytes()) };
-    let files = ImageFiles { name: name("host"), index: stored(""), dlahead: None, layout: None };
+    let files = ImageFiles::of_index(name("host"), stored(""));
     assert_eq!(files.open_dlahead(b"whatever").unwrap(), None);
     let with = |text: &str| ImageFiles { dlahead: Some(stored(text)), ..files.clone() };
     let list = with(DLAHEAD).open_dlahead(DLAHEAD.as_bytes()).unwrap().unwrap();

@@ -3,6 +3,9 @@
 //! One zlib stream (RFC 1950). In it, after the line `imgfactory-layout 1`, come numbers of variable length (seven
 //! bits a byte, lowest first, the eighth says that more follow; signed ones zigzag), byte strings (length, bytes)
 //! and page hashes; docs/formats.md has the table. Positions are given as differences, which are small.
+//!
+//! Page hashes don't compress, so a map that differs little from one that is published is written as what it changes
+//! of that ([`super::update`]).
 
 use std::io::{self, Read, Write};
 
@@ -35,6 +38,12 @@ pub enum LayoutError {
     /// Another version, or something else.
     #[error("this is no layout map of version 1")]
     Version,
+    /// What changes a map, without that map.
+    #[error("the layout map is an update of another one, which is not named")]
+    NoBase,
+    /// What changes a map, with another map.
+    #[error("the layout map is an update of another one than the one that is named")]
+    OtherBase,
     /// Something in it can't be.
     #[error("byte {at} of the layout map: {what}")]
     Damaged {
@@ -49,23 +58,12 @@ impl LayoutMap {
     /// As `layout.z`. The same map gives the same bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Out(MAGIC.to_vec());
-        let Geometry { blocks, inodes_per_group, inode_size } = self.geometry;
-        out.number(blocks);
-        out.number(inodes_per_group);
-        out.number(inode_size.bytes() as u64);
-        out.number(self.epoch);
+        out.head(self);
         out.number(self.labels.len() as u64);
-        for label in &self.labels {
-            out.bytes(label.name.as_bytes());
-            out.bytes(label.version.as_bytes());
-        }
+        self.labels.iter().for_each(|label| out.label(label));
         out.number(self.inodes.len() as u64);
-        let (mut ino, mut secs, mut physical) = (0, 0, 0);
-        for mapped in &self.inodes {
-            out.number(mapped.ino - ino);
-            ino = mapped.ino;
-            out.inode(mapped, &mut secs, &mut physical);
-        }
+        let mut near = Near::default();
+        self.inodes.iter().for_each(|mapped| out.inode(mapped, &mut near));
         let mut rest = &self.pages[..];
         while !rest.is_empty() {
             let zeros = rest.iter().take_while(|page| **page == PageHash::ZERO).count();
@@ -77,20 +75,17 @@ impl LayoutMap {
             some.iter().for_each(|page| out.0.extend(page.0));
             rest = after;
         }
-        out.0.extend(END);
-        let mut stream = ZlibEncoder::new(Vec::new(), Compression::new(6));
-        stream.write_all(&out.0).and_then(|()| stream.finish()).expect("a Vec takes all that is written")
+        out.deflate()
     }
 
-    /// From `layout.z`.
+    /// From `layout.z`, when that is a whole map.
     ///
     /// # Errors
     /// [`LayoutError`].
     pub fn decode(file: &[u8]) -> Result<Self, LayoutError> {
-        let mut bytes = Vec::new();
-        let read = ZlibDecoder::new(file).take(MAX_INFLATED + 1).read_to_end(&mut bytes);
-        if read.map_err(LayoutError::Stream)? as u64 > MAX_INFLATED {
-            return Err(LayoutError::TooLong);
+        let bytes = inflate(file)?;
+        if bytes.starts_with(super::update::MAGIC) {
+            return Err(LayoutError::NoBase);
         }
         if !bytes.starts_with(MAGIC) {
             return Err(LayoutError::Version);
@@ -99,10 +94,48 @@ impl LayoutMap {
     }
 }
 
-struct Out(Vec<u8>);
+pub(super) fn inflate(file: &[u8]) -> Result<Vec<u8>, LayoutError> {
+    let mut bytes = Vec::new();
+    let read = ZlibDecoder::new(file).take(MAX_INFLATED + 1).read_to_end(&mut bytes);
+    if read.map_err(LayoutError::Stream)? as u64 > MAX_INFLATED {
+        return Err(LayoutError::TooLong);
+    }
+    Ok(bytes)
+}
+
+/// What numbers of inodes are given as differences to: what the inode before in the file had.
+#[derive(Default)]
+pub(super) struct Near {
+    ino: u32,
+    secs: i64,
+    physical: u32,
+}
+
+/// A map on its way to a file.
+pub(super) struct Out(pub(super) Vec<u8>);
 
 impl Out {
-    fn number(&mut self, value: impl Into<u64>) {
+    /// The file.
+    pub(super) fn deflate(mut self) -> Vec<u8> {
+        self.0.extend(END);
+        let mut stream = ZlibEncoder::new(Vec::new(), Compression::new(6));
+        stream.write_all(&self.0).and_then(|()| stream.finish()).expect("a Vec takes all that is written")
+    }
+
+    pub(super) fn head(&mut self, map: &LayoutMap) {
+        let Geometry { blocks, inodes_per_group, inode_size } = map.geometry;
+        self.number(blocks);
+        self.number(inodes_per_group);
+        self.number(inode_size.bytes() as u64);
+        self.number(map.epoch);
+    }
+
+    pub(super) fn label(&mut self, label: &Label) {
+        self.bytes(label.name.as_bytes());
+        self.bytes(label.version.as_bytes());
+    }
+
+    pub(super) fn number(&mut self, value: impl Into<u64>) {
         let mut value: u64 = value.into();
         while value >= 0x80 {
             self.0.push(value.to_le_bytes()[0] | 0x80);
@@ -120,7 +153,9 @@ impl Out {
         self.0.extend(bytes);
     }
 
-    fn inode(&mut self, mapped: &Mapped, secs: &mut i64, physical: &mut u32) {
+    pub(super) fn inode(&mut self, mapped: &Mapped, near: &mut Near) {
+        self.number(mapped.ino - near.ino);
+        near.ino = mapped.ino;
         let Meta { mode, uid, gid, mtime, xattrs } = &mapped.meta;
         let kind = match mapped.kind {
             MappedKind::Directory(_) => 0_u8,
@@ -135,8 +170,8 @@ impl Out {
         self.number(*mode);
         self.number(*uid);
         self.number(*gid);
-        self.signed(mtime.secs.wrapping_sub(*secs));
-        *secs = mtime.secs;
+        self.signed(mtime.secs.wrapping_sub(near.secs));
+        near.secs = mtime.secs;
         self.number(mtime.nanos);
         self.number(xattrs.len() as u64);
         for (name, value) in xattrs {
@@ -167,30 +202,31 @@ impl Out {
         let mut logical = 0;
         for run in &mapped.data {
             self.number(run.logical - logical);
-            self.signed(i64::from(run.physical) - i64::from(*physical));
+            self.signed(i64::from(run.physical) - i64::from(near.physical));
             self.number(run.count);
             logical = run.logical_end();
-            *physical = run.physical + run.count;
+            near.physical = run.physical + run.count;
         }
         for &at in &mapped.indirect {
-            self.signed(i64::from(at) - i64::from(*physical));
-            *physical = at;
+            self.signed(i64::from(at) - i64::from(near.physical));
+            near.physical = at;
         }
         self.number(mapped.label.map_or(0, |label| label + 1));
     }
 }
 
-struct In<'b> {
-    bytes: &'b [u8],
-    at: usize,
+/// A map on its way from a file.
+pub(super) struct In<'b> {
+    pub(super) bytes: &'b [u8],
+    pub(super) at: usize,
 }
 
 impl In<'_> {
-    fn damaged<T>(&self, what: &'static str) -> Result<T, LayoutError> {
+    pub(super) fn damaged<T>(&self, what: &'static str) -> Result<T, LayoutError> {
         Err(LayoutError::Damaged { at: self.at, what })
     }
 
-    fn number(&mut self) -> Result<u64, LayoutError> {
+    pub(super) fn number(&mut self) -> Result<u64, LayoutError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let Some(&byte) = self.bytes.get(self.at) else { return self.damaged("it ends early") };
@@ -203,7 +239,7 @@ impl In<'_> {
         self.damaged("a number of more than 64 bits")
     }
 
-    fn number_as<T: TryFrom<u64>>(&mut self) -> Result<T, LayoutError> {
+    pub(super) fn number_as<T: TryFrom<u64>>(&mut self) -> Result<T, LayoutError> {
         let value = self.number()?;
         T::try_from(value).or_else(|_| self.damaged("a number that is too large"))
     }
@@ -222,7 +258,7 @@ impl In<'_> {
     }
 
     /// How many of something follow, each of which takes `least` bytes at least: bounds what is allocated.
-    fn count(&mut self, least: usize) -> Result<usize, LayoutError> {
+    pub(super) fn count(&mut self, least: usize) -> Result<usize, LayoutError> {
         let count: usize = self.number_as()?;
         if count.checked_mul(least).is_none_or(|bytes| bytes > self.bytes.len() - self.at) {
             return self.damaged("it has fewer bytes than it says");
@@ -241,7 +277,8 @@ impl In<'_> {
         String::from_utf8(self.bytes()?).or_else(|_| self.damaged("a name that is not UTF-8"))
     }
 
-    fn map(&mut self) -> Result<LayoutMap, LayoutError> {
+    /// Size, shape, time.
+    pub(super) fn head(&mut self) -> Result<(Geometry, u64), LayoutError> {
         let blocks = self.number_as()?;
         let inodes_per_group = self.number_as()?;
         let inode_size = match self.number()? {
@@ -253,22 +290,33 @@ impl In<'_> {
         if !geometry.is_sound() {
             return self.damaged("a size without room for its own groups");
         }
-        let epoch = self.number()?;
+        Ok((geometry, self.number()?))
+    }
+
+    pub(super) fn label(&mut self) -> Result<Label, LayoutError> {
+        Ok(Label { name: self.text()?, version: self.text()? })
+    }
+
+    /// So many page hashes.
+    pub(super) fn hashes(&mut self, count: usize, into: &mut Vec<PageHash>) {
+        let part = &self.bytes[self.at..self.at + count * PageHash::LEN];
+        into.extend(part.as_chunks().0.iter().map(|hash| PageHash(*hash)));
+        self.at += part.len();
+    }
+
+    pub(super) fn end(&self) -> Result<(), LayoutError> {
+        if self.bytes[self.at..] == *END { Ok(()) } else { self.damaged("it does not end where it should") }
+    }
+
+    fn map(&mut self) -> Result<LayoutMap, LayoutError> {
+        let (geometry, epoch) = self.head()?;
         let count = self.count(2)?;
-        let labels = (0..count).map(|_| Ok(Label { name: self.text()?, version: self.text()? }));
-        let labels = labels.collect::<Result<Vec<_>, LayoutError>>()?;
+        let labels = (0..count).map(|_| self.label()).collect::<Result<Vec<_>, LayoutError>>()?;
         let count = self.count(8)?;
         let mut inodes = Vec::with_capacity(count);
-        let (mut ino, mut secs, mut physical) = (0_u32, 0, 0);
+        let mut near = Near::default();
         for _ in 0..count {
-            let more = self.number_as()?;
-            let next = ino.checked_add(more).filter(|&next| next > ino && next <= geometry.inodes());
-            ino = next.map_or_else(|| self.damaged("an inode that the image does not have"), Ok)?;
-            let mapped = self.inode(ino, geometry, &mut secs, &mut physical)?;
-            if mapped.label.is_some_and(|label| label as usize >= labels.len()) {
-                return self.damaged("a package that is not in the list");
-            }
-            inodes.push(mapped);
+            inodes.push(self.inode(geometry, labels.len(), &mut near)?);
         }
         let mut pages = vec![];
         let whole = geometry.blocks as usize;
@@ -279,27 +327,26 @@ impl In<'_> {
                 return self.damaged("more pages than the image has");
             }
             pages.resize(pages.len() + zeros, PageHash::ZERO);
-            let part = &self.bytes[self.at..self.at + count * PageHash::LEN];
-            pages.extend(part.as_chunks().0.iter().map(|hash| PageHash(*hash)));
-            self.at += part.len();
+            self.hashes(count, &mut pages);
         }
-        if self.bytes[self.at..] != *END {
-            return self.damaged("it does not end where it should");
-        }
+        self.end()?;
         Ok(LayoutMap { geometry, epoch, inodes, labels, pages })
     }
 
-    fn inode(
+    pub(super) fn inode(
         &mut self,
-        ino: u32,
         geometry: Geometry,
-        secs: &mut i64,
-        physical: &mut u32,
+        labels: usize,
+        near: &mut Near,
     ) -> Result<Mapped, LayoutError> {
+        let more = self.number_as()?;
+        let next = near.ino.checked_add(more).filter(|&next| next > near.ino && next <= geometry.inodes());
+        let ino = next.map_or_else(|| self.damaged("an inode that the image does not have"), Ok)?;
+        near.ino = ino;
         let kind = self.number()?;
         let (mode, uid, gid) = (self.number_as()?, self.number_as()?, self.number_as()?);
-        *secs = secs.wrapping_add(self.signed()?);
-        let mtime = Time { secs: *secs, nanos: self.number_as()? };
+        near.secs = near.secs.wrapping_add(self.signed()?);
+        let mtime = Time { secs: near.secs, nanos: self.number_as()? };
         let count = self.count(2)?;
         let xattrs =
             (0..count).map(|_| Ok((self.bytes()?, self.bytes()?))).collect::<Result<_, LayoutError>>()?;
@@ -337,7 +384,7 @@ impl In<'_> {
                 logical: logical
                     .checked_add(skip)
                     .map_or_else(|| self.damaged("a file that is too long"), Ok)?,
-                physical: self.near(*physical)?,
+                physical: self.near(near.physical)?,
                 count: self.number_as()?,
             };
             let end = run.logical.checked_add(run.count).filter(|_| run.count > 0);
@@ -345,20 +392,23 @@ impl In<'_> {
             if !inside(run.physical, run.count) {
                 return self.damaged("a block that is metadata or outside");
             }
-            *physical = run.physical + run.count;
+            near.physical = run.physical + run.count;
             data.push(run);
         }
         let runs: Vec<_> = data.iter().map(|run| run.logical..run.logical_end()).collect();
         let mut indirect = vec![];
         for _ in needed(&runs) {
-            let at = self.near(*physical)?;
+            let at = self.near(near.physical)?;
             if !inside(at, 1) {
                 return self.damaged("a block that is metadata or outside");
             }
-            *physical = at;
+            near.physical = at;
             indirect.push(at);
         }
-        let label: u32 = self.number_as()?;
-        Ok(Mapped { ino, meta, kind, data, indirect, label: label.checked_sub(1) })
+        let label = self.number_as::<u32>()?.checked_sub(1);
+        if label.is_some_and(|label| label as usize >= labels) {
+            return self.damaged("a package that is not in the list");
+        }
+        Ok(Mapped { ino, meta, kind, data, indirect, label })
     }
 }

@@ -10,6 +10,7 @@ mod order;
 mod sequential;
 mod stable;
 mod times;
+mod update;
 
 use super::blockmap::Run;
 use super::demand::Demand;

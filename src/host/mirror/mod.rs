@@ -16,7 +16,7 @@ use super::remote::{LocalTree, parallel};
 use crate::block::{Block, BlockName, Fetched, Inflated, Object};
 use crate::fetch::Fault;
 use crate::publish::{Files, Item, Plan, RemoteError, State, block_item, image_files};
-use crate::release::{Digest, MirrorPath, MirrorUrl, TrustedKeys};
+use crate::release::{Digest, ImageFiles, MirrorPath, MirrorUrl, TrustedKeys};
 
 /// For one file.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -68,16 +68,7 @@ impl Expected {
     /// Of this release.
     pub fn of(state: &State) -> Self {
         let blocks = state.objects().into_iter().map(|object| (object.name, object)).collect();
-        let mut files: HashMap<_, _> = HashMap::new();
-        for image in &state.release.images {
-            let index = Some(image.index);
-            let all = [
-                (Some(image.index_path()), index),
-                (image.dlahead_path(), image.dlahead),
-                (image.layout_path(), image.layout),
-            ];
-            files.extend(all.into_iter().filter_map(|(path, stored)| Some((path?, stored?.digest))));
-        }
+        let mut files: HashMap<_, _> = state.release.images.iter().flat_map(ImageFiles::files).collect();
         files.insert(state.latest.release_path(), state.latest.release);
         files.insert(MirrorPath::Mirrors, state.latest.mirrors);
         Expected { blocks, files }
