@@ -73,12 +73,8 @@ impl Publisher {
             let image: ImageName = image.parse().unwrap();
             let index = self.split(&image, serial, published, disk, &mut tree);
             let text = index.to_text();
-            let mut image_files = ImageFiles {
-                name: image.clone(),
-                index: Stored { serial, digest: Digest::of(&text) },
-                dlahead: None,
-                layout: None,
-            };
+            let stored = Stored { serial, digest: Digest::of(&text) };
+            let mut image_files = ImageFiles::of_index(image.clone(), stored);
             tree.insert(image_files.index_path().to_string(), text);
             if self.ahead > 0 {
                 let entry = |object: &Object| Ahead {
