@@ -249,6 +249,24 @@ fn a_damaged_block_of_ours_never_leaves() {
     assert!(tree(&dir).is_empty());
 }
 
+#[test]
+fn one_bad_block_among_those_of_a_broken_attempt_is_found_in_a_directory() {
+    let out = Out::new();
+    let upload = out.build(&(1..=60).collect::<Vec<_>>());
+    let home = scratch();
+    let dir = home.path().join("www");
+    for bad in [0, 1, 2, 3, 59] {
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        publish_support::run(Command::new("cp").arg("-a").arg(out.mirror().join("blk")).arg(&dir));
+        let put = &upload.puts[bad];
+        fs::write(dir.join(put.path.to_string()), vec![0; put.digest.len.try_into().unwrap()]).unwrap();
+        let said = good(&out.publish(dir.to_str().unwrap(), &[]));
+        assert!(said.contains("; 59 blocks were there from an earlier attempt"), "{said}");
+        assert_same(&dir, &out.mirror());
+    }
+}
+
 /// The shell scripts of docs/mirrors.md.
 fn scripts() -> Vec<String> {
     let text = include_str!("../docs/mirrors.md");

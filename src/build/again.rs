@@ -9,8 +9,8 @@ use crate::host::store::{Store, StoreError};
 use crate::index::{Serial, UnixTime};
 use crate::publish::{Files, StateError, read_state};
 use crate::release::{
-    Digest, Error as Untrusted, Latest, MirrorPath, Put, Release, SigningKey, Successors, TrustedKeys,
-    Upload, Verified,
+    Digest, Error as Untrusted, Latest, MirrorPath, Mirrors, Put, Release, SigningKey, Successors,
+    TrustedKeys, Upload, Verified,
 };
 
 /// What to sign again.
@@ -142,7 +142,8 @@ pub fn again(
     let key = signing.next.unwrap_or(old_key);
     let own = TrustedKeys::parse(&old_key.public_text()).expect("a key reads its own text");
     let keys = signing.earlier.map_or_else(|| own.clone(), |earlier| own.with(earlier));
-    let state = read_state(&tree, &keys).map_err(|source| AgainError::State { place: place(), source })?;
+    let here = |source| AgainError::State { place: place(), source };
+    let state = read_state(&tree, &keys).map_err(here)?;
     let state = state.ok_or_else(|| AgainError::Empty(place()))?;
     let old = &state.latest;
     let failed = |source| AgainError::Release(ReleaseError::Sign(source));
@@ -164,21 +165,29 @@ pub fn again(
     match *what {
         Again::Rotate => {
             let path = MirrorPath::Keys(old_key.id());
-            if tree.read(&path, path.limit()).is_ok_and(|found| found.is_some()) {
-                return Err(AgainError::Rotated(old_key.id().to_string()));
-            }
+            let successors = Successors { name: old.name.clone(), keys: vec![key.public_base64()] };
+            // An attempt that was cut short may have got so far; that is as good.
+            let statement = match tree.read(&path, path.limit()).map_err(StateError::from).map_err(here)? {
+                Some(file) => match Verified::<Successors>::open(&file, &own) {
+                    Ok(found) if *found == successors => file,
+                    _ => return Err(AgainError::Rotated(old_key.id().to_string())),
+                },
+                None => old_key.sign(&successors).map_err(failed)?,
+            };
+            let both = keys.with(&successors.trusted());
+            let missing = || ReleaseError::Missing { path: root.join(MirrorPath::Mirrors.to_string()) };
             let list = tree
                 .read(&MirrorPath::Mirrors, MirrorPath::Mirrors.limit())
                 .ok()
                 .flatten()
-                .and_then(|file| old.open_mirrors(&file, &keys).ok())
-                .ok_or(ReleaseError::Missing { path: root.join(MirrorPath::Mirrors.to_string()) })?;
+                .and_then(|file| Verified::<Mirrors>::open(&file, &both).ok())
+                .filter(|list| list.name == old.name)
+                .ok_or_else(missing)?;
             let list = key.sign(&*list).map_err(failed)?;
             latest.mirrors = Digest::of(&list);
             mirrors = Some(list);
             renew(state.release.clone(), &mut latest)?;
-            let successors = Successors { name: old.name.clone(), keys: vec![key.public_base64()] };
-            files.insert(0, (path, old_key.sign(&successors).map_err(failed)?));
+            files.insert(0, (path, statement));
         }
         Again::Refresh { min } => {
             let min = min.unwrap_or(old.min_serial);

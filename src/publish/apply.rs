@@ -302,19 +302,26 @@ fn lacking(job: &Job<'_>, plan: &Plan) -> Result<Vec<Item>, PublishError> {
     let (present, mut lacking): (Vec<_>, Vec<_>) =
         looked_for.into_iter().zip(lengths).partition(|(item, len)| *len == Some(item.len));
     // A target that lost its power may have files of the right length and the wrong contents.
-    let step = present.len().div_ceil(SAMPLE).max(1);
-    let sample: Vec<_> = present.iter().step_by(step).map(|(item, _)| item).collect();
-    let places: Vec<_> = sample.iter().map(|item| Place::File(item.path.clone())).collect();
-    for (item, there) in sample.into_iter().zip(job.remote.get_all(&places)?) {
-        let Some(ours) = job.tree.read(&item.path, item.len)? else { continue };
-        if there.as_deref() != Some(&ours[..]) {
-            log::warn!(
-                "{}: {} is damaged there; all blocks of the broken attempt are sent again",
-                job.remote.name(),
-                item.path
-            );
-            lacking.extend(present.iter().cloned());
-            break;
+    let step = if job.remote.is_near() { 1 } else { present.len().div_ceil(SAMPLE).max(1) };
+    let sample: Vec<_> = present.iter().step_by(step).collect();
+    for some in sample.chunks(SAMPLE) {
+        let places: Vec<_> = some.iter().map(|(item, _)| Place::File(item.path.clone())).collect();
+        for (found, there) in some.iter().zip(job.remote.get_all(&places)?) {
+            let Some(ours) = job.tree.read(&found.0.path, found.0.len)? else { continue };
+            if there.as_deref() == Some(&ours[..]) {
+                continue;
+            }
+            let path = &found.0.path;
+            if step > 1 {
+                let name = job.remote.name();
+                log::warn!(
+                    "{name}: {path} is damaged there; all blocks of the broken attempt are sent again"
+                );
+                lacking.extend(present);
+                return Ok(lacking.into_iter().map(|(item, _)| item).collect());
+            }
+            log::warn!("{}: {path} is damaged there, and sent again", job.remote.name());
+            lacking.push((*found).clone());
         }
     }
     Ok(lacking.into_iter().map(|(item, _)| item).collect())

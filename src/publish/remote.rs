@@ -128,6 +128,11 @@ pub trait Remote: Sync {
     /// [`RemoteError`].
     fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError>;
 
+    /// Whether reading back costs no more than reading our own tree: all of what a broken attempt left is read then.
+    fn is_near(&self) -> bool {
+        false
+    }
+
     /// Bytes that can still be written, where that is known.
     fn free(&self) -> Option<u64> {
         None

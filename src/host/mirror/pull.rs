@@ -1,10 +1,11 @@
 //! Copying a mirror: blocks first, `latest` last, nothing unchecked.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Expected, WebTree};
-use crate::host::files::{DirLock, FileError};
+use crate::host::files::{DirLock, FileError, sweep};
 use crate::host::remote::{Directory, LocalTree, parallel};
 use crate::index::Serial;
 use crate::publish::{
@@ -90,18 +91,28 @@ pub enum PullError {
 pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> Result<Pulled, PullError> {
     let url = pull.from.url.to_string();
     let _lock = DirLock::take(pull.dir)?;
+    // What an attempt that was killed left unfinished.
+    sweep(pull.dir)?;
     let here = LocalTree(pull.dir.into());
     let there = |source| PullError::State { place: url.clone(), source };
     let latest =
         read_latest(&pull.from, pull.keys).map_err(there)?.ok_or_else(|| PullError::Empty(url.clone()))?;
     let own = read_latest(&here, pull.keys)
         .map_err(|source| PullError::State { place: pull.dir.display().to_string(), source })?;
-    if let Some((own, _)) = own
+    if let Some((own, _)) = &own
         && own.serial > latest.0.serial
     {
         let dir = pull.dir.display().to_string();
         return Err(PullError::Older { dir, ours: own.serial, url, theirs: latest.0.serial });
     }
+    // What our own release names was whole before its `latest` was written. The rest may be of an attempt that a power
+    // cut ended, with the right length and the wrong contents.
+    let proven: HashSet<MirrorPath> = own
+        .and_then(|own| read_named(&here, own, pull.keys, None).ok())
+        .map(|state| {
+            state.objects().iter().map(block_item).chain(state.files()).map(|item| item.path).collect()
+        })
+        .unwrap_or_default();
     let state = read_named(&pull.from, latest, pull.keys, Some(&here)).map_err(there)?;
     let expected = Expected::of(&state);
     let target = Directory::new(pull.dir, pull.jobs);
@@ -116,8 +127,17 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
     let mut lacking = Vec::new();
     for step in steps {
         let lengths = target.lengths(&step)?;
-        let there = step.into_iter().zip(lengths).filter(|(item, len)| *len != Some(item.len));
-        lacking.push(there.map(|(item, _)| item).collect::<Vec<_>>());
+        let found: Vec<(Item, bool)> =
+            step.into_iter().zip(lengths).map(|(item, len)| (item.clone(), len == Some(item.len))).collect();
+        let right = parallel(&found, pull.jobs, |(item, there)| {
+            if !there || proven.contains(&item.path) {
+                return Ok(*there);
+            }
+            let bytes = here.read(&item.path, item.len)?;
+            Ok(bytes.is_some_and(|bytes| expected.fault(&item.path, &bytes).is_none()))
+        })?;
+        let lack = found.into_iter().zip(right).filter(|(_, right)| !right);
+        lacking.push(lack.map(|((item, _), _)| item).collect::<Vec<_>>());
     }
     let came = told(lacking.iter().flatten().map(|item| item.len).sum());
     let (files, bytes) = (AtomicU64::new(0), AtomicU64::new(0));

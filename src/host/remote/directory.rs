@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use walkdir::WalkDir;
 
@@ -15,17 +16,27 @@ use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
 pub struct Directory {
     root: PathBuf,
     jobs: usize,
+    swept: Once,
 }
 
 impl Directory {
     /// A directory, which need not be there yet.
     pub fn new(root: impl Into<PathBuf>, jobs: usize) -> Self {
-        Directory { root: root.into(), jobs }
+        Directory { root: root.into(), jobs, swept: Once::new() }
     }
 
     fn path(&self, place: &Place) -> PathBuf {
         // A `Place` has neither `..` nor a leading `/` in it, by its type.
         self.root.join(place.to_string())
+    }
+
+    /// Removes, once, what a killed publisher left unfinished: known by the lock that nobody holds.
+    fn sweep(&self) {
+        self.swept.call_once(|| {
+            if let Err(error) = sweep(&self.root) {
+                log::warn!("{error}");
+            }
+        });
     }
 
     fn begin(&self, place: &Place, bytes: &[u8]) -> Result<AtomicFile, FileError> {
@@ -82,6 +93,7 @@ impl Remote for Directory {
     }
 
     fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+        self.sweep();
         parallel(items, self.jobs, |item| {
             let bytes = of_tree(tree, &item.path, item.len)?;
             self.begin(&Place::File(item.path.clone()), &bytes)
@@ -118,11 +130,12 @@ impl Remote for Directory {
         if !self.root.exists() {
             return Ok(Some(vec![]));
         }
-        // What a killed publisher left unfinished, known by the lock that nobody holds.
-        if let Err(error) = sweep(&self.root) {
-            log::warn!("{error}");
-        }
+        self.sweep();
         list(&self.root).map(Some).map_err(local)
+    }
+
+    fn is_near(&self) -> bool {
+        true
     }
 
     fn free(&self) -> Option<u64> {
