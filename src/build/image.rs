@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::disks::Disk;
 use super::facts;
 use super::release::Last;
 use super::split::{self, Cutter, Split, SplitError};
@@ -13,8 +14,8 @@ use super::systems::System;
 use crate::block::Codec;
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, Label, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Sequential,
-    Stable, WriteError,
+    self, Align, Census, InodeSize, Label, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Profile,
+    Sequential, Stable, WriteError,
 };
 use crate::host::progress::{Progress, Unit};
 use crate::host::store::Store;
@@ -41,6 +42,14 @@ pub enum ImageError {
         image: ImageName,
         /// Why.
         source: WriteError,
+    },
+    /// A disk could not be read or split.
+    #[error("image `{image}`")]
+    Take {
+        /// The image.
+        image: ImageName,
+        /// Why.
+        source: SplitError<std::io::Error>,
     },
     /// It could not be written or split.
     #[error("image `{image}`")]
@@ -69,6 +78,8 @@ pub struct Wanted {
     pub free: u64,
     /// Bytes of an inode.
     pub inode_size: InodeSize,
+    /// What reads it.
+    pub profile: Profile,
     /// The image's index before.
     pub parent: Option<Parent>,
 }
@@ -76,6 +87,23 @@ pub struct Wanted {
 impl Wanted {
     /// What the recipe says of a system's image, for the release after the last.
     pub fn of(recipe: &Recipe, system: &System, epoch: i64, last: &Last) -> Self {
+        Wanted {
+            free: system.image.free,
+            inode_size: match system.image.inode_size {
+                recipe::InodeSize::B128 => InodeSize::Small,
+                recipe::InodeSize::B256 => InodeSize::Large,
+            },
+            profile: system.profile,
+            ..Wanted::named(recipe, &system.name, epoch, last)
+        }
+    }
+
+    /// Likewise of a disk, of which nothing is to be made.
+    pub fn of_disk(recipe: &Recipe, disk: &Disk, epoch: i64, last: &Last) -> Self {
+        Wanted::named(recipe, &disk.name, epoch, last)
+    }
+
+    fn named(recipe: &Recipe, name: &ImageName, epoch: i64, last: &Last) -> Self {
         let blocks = &recipe.blocks;
         // The recipe's check has let only levels through that the codecs have.
         let level = u8::try_from(blocks.level).unwrap_or(u8::MAX);
@@ -84,17 +112,15 @@ impl Wanted {
             recipe::Codec::Zlib => Codec::zlib(level),
         };
         Wanted {
-            name: system.name.clone(),
+            name: name.clone(),
             serial: last.next,
             block_size: BlockSize::new(blocks.size).expect("a recipe's block sizes are those of an index"),
             codec: codec.expect("a recipe's levels are those of the codec"),
             epoch: u64::try_from(epoch).unwrap_or(0),
-            free: system.image.free,
-            inode_size: match system.image.inode_size {
-                recipe::InodeSize::B128 => InodeSize::Small,
-                recipe::InodeSize::B256 => InodeSize::Large,
-            },
-            parent: last.parent(&system.name),
+            free: 0,
+            inode_size: InodeSize::default(),
+            profile: Profile::default(),
+            parent: last.parent(name),
         }
     }
 }
@@ -204,6 +230,7 @@ impl Prepared {
         let options = ext2::Options {
             free: wanted.free,
             inode_size: wanted.inode_size,
+            profile: wanted.profile,
             ..ext2::Options::new(wanted.name.as_str(), wanted.epoch)
         };
         let unit = wanted.block_size.get() / ext2::BLOCK;
@@ -331,6 +358,28 @@ pub fn make(
     let prepared = Prepared::new(wanted, tree, contents, before, progress)?;
     let planned = prepared.plan(wanted, contents, before, progress)?;
     planned.write(store, progress)
+}
+
+/// Splits a disk as it is.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn take(
+    wanted: &Wanted,
+    disk: &Disk,
+    store: &mut Store,
+    progress: &dyn Progress,
+) -> Result<Split, ImageError> {
+    let header = Header {
+        image: wanted.name.clone(),
+        serial: wanted.serial,
+        block_size: wanted.block_size,
+        size: disk.size(),
+        published: UnixTime(wanted.epoch),
+        parent: wanted.parent,
+    };
+    split::split(&header, split::Options::new(wanted.codec), store, progress, |out| disk.copy(out))
+        .map_err(|source| ImageError::Take { image: wanted.name.clone(), source })
 }
 
 /// The figures of an image.

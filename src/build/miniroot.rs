@@ -83,7 +83,7 @@ pub enum MinirootError {
     Guest(#[from] GuestError),
 }
 
-/// Makes the host's miniroot, and puts kernel and miniroot into each guest's tree.
+/// Makes the host's miniroot, and puts kernel and miniroot into each Linux guest's tree.
 ///
 /// # Errors
 /// [`MinirootError`].
@@ -95,6 +95,9 @@ pub fn make(request: &Request<'_>, systems: &mut Systems, steps: &mut Steps) -> 
     let time = systems.time();
     for index in 0..systems.guests.len() {
         let guest = &systems.guests[index];
+        if !guest.linux {
+            continue;
+        }
         let (kernel, initrd) = steps.run(
             format!("miniroot of {}", guest.name),
             |_| false,

@@ -5,10 +5,12 @@
 
 pub mod again;
 pub mod changes;
+pub mod disks;
 pub mod facts;
 pub mod image;
 pub mod iso;
 pub mod miniroot;
+pub mod netbsd;
 pub mod release;
 pub mod split;
 pub mod steps;
@@ -18,6 +20,7 @@ pub mod tree;
 use std::path::{Path, PathBuf};
 
 use crate::debian::{Mirrors, Mode};
+use crate::guest::lock::Lock;
 use crate::host::files::{self, DirLock, FileError};
 use crate::host::progress::Progress;
 use crate::host::project::Project;
@@ -27,6 +30,7 @@ use crate::index::{ImageName, UnixTime};
 use crate::recipe::{self, Recipe};
 use crate::release::{Draft, Mirror, MirrorUrl, SigningKey, TrustedKeys, Upload};
 use facts::Facts;
+use split::Split;
 use steps::Steps;
 use systems::Systems;
 
@@ -46,7 +50,11 @@ pub struct Request<'a> {
     pub mode: Mode,
     /// SOURCE_DATE_EPOCH; without, the date of the newest InRelease.
     pub epoch: Option<i64>,
-    /// Use no network: InRelease files and trees come from the cache.
+    /// Mirrored files of others, asked before the network.
+    pub sources: Option<&'a Path>,
+    /// What files of others are known by, beside what the recipe itself says.
+    pub lock: &'a Lock,
+    /// Use no network: InRelease files, trees and files of others come from the cache.
     pub offline: bool,
     /// Where the release is published that this one builds on; otherwise that of the output directory, if it has
     /// one. Of a published one nothing is needed but its indexes and layouts.
@@ -130,10 +138,20 @@ pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         )?);
     }
 
+    let mut taken = Vec::new();
+    for disk in &systems.disks {
+        let wanted = image::Wanted::of_disk(request.recipe, disk, systems.epoch, &last);
+        taken.push(steps.run(
+            format!("image {}", wanted.name),
+            |_| false,
+            || image::take(&wanted, disk, &mut store, request.progress),
+        )?);
+    }
+
     let target = out.dir.join(format!("{name}.iso"));
     let parts = steps.run("iso", |_| false, || iso::of_build(request, &systems, &boot, &target, &out))?;
-    let images = made.iter().map(|made| image::figures(&made.split)).collect();
-    let draft = request.draft(name, &last, made);
+    let images = made.iter().map(|made| &made.split).chain(&taken).map(image::figures).collect();
+    let draft = request.draft(name, &last, made, taken);
     let upload = steps.run(
         "release",
         |_| false,
@@ -167,7 +185,14 @@ fn assemble(
 }
 
 impl Request<'_> {
-    fn draft(&self, name: ImageName, last: &release::Last, made: Vec<image::Made>) -> Draft {
+    /// `made` have a layout for the next build, `taken` are disks as they are.
+    fn draft(
+        &self,
+        name: ImageName,
+        last: &release::Last,
+        made: Vec<image::Made>,
+        taken: Vec<Split>,
+    ) -> Draft {
         let mirror = |url: &recipe::Url| Mirror {
             url: MirrorUrl::typed(url.as_ref()).expect("a recipe's URLs are those of mirrors"),
             max_connections: None,
@@ -183,7 +208,7 @@ impl Request<'_> {
                     (image.clone(), made.published_layout(last.before.get(image)))
                 })
                 .collect(),
-            indexes: made.into_iter().map(|made| made.split.index).collect(),
+            indexes: made.into_iter().map(|made| made.split).chain(taken).map(|split| split.index).collect(),
             mirrors: self.recipe.mirrors.iter().map(mirror).collect(),
             published: self.now,
             retain_for: self.recipe.publish.retain,

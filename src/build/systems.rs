@@ -1,17 +1,21 @@
 //! Step: the trees of the host, the guests and the boot kit, with overlays, as they will be in their images.
 
+use super::disks::{self, Disk, DiskError};
+use super::netbsd::{self, MakeNetBsdError};
 use super::steps::Steps;
 use super::tree::{DebianTree, MakeTreeError, TreeMaker};
 use super::{Output, Request, image_name};
 use crate::debian::{Script, Set, kit};
+use crate::ext2::Profile;
 use crate::guest::{self, GuestError};
 use crate::host::files::{self, FileError};
 use crate::host::overlay::{self, LoadOverlayError};
+use crate::host::sources::Sources;
 use crate::host::spool::Spools;
 use crate::index::ImageName;
 use crate::iso::grub::Grub;
 use crate::recipe::templates::context;
-use crate::recipe::{self, Debian, HOST_IMAGE, HostName, OverlayName, ProjectPath};
+use crate::recipe::{self, Debian, Guest, GuestKind, HOST_IMAGE, HostName, OverlayName, ProjectPath};
 use crate::tree::overlay::OverlayError;
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 
@@ -27,6 +31,10 @@ pub struct System {
     pub tree: Tree,
     /// What the recipe says of its file system.
     pub image: recipe::Image,
+    /// What reads it.
+    pub profile: Profile,
+    /// Whether it starts with a Linux kernel and a miniroot of ours.
+    pub linux: bool,
 }
 
 /// All systems of a build.
@@ -34,8 +42,10 @@ pub struct System {
 pub struct Systems {
     /// The host.
     pub host: System,
-    /// The guests, in the recipe's order.
+    /// The guests that have a tree, in the recipe's order.
     pub guests: Vec<System>,
+    /// The disks of the others.
+    pub disks: Vec<Disk>,
     /// GRUB, busybox and certificates.
     pub kit: Tree,
     /// Where the contents of all trees are.
@@ -93,6 +103,12 @@ pub enum SystemError {
     /// What guests need.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// A NetBSD system.
+    #[error(transparent)]
+    NetBsd(#[from] MakeNetBsdError),
+    /// A disk that is taken as it is.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A script can't be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -113,46 +129,88 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
         offline: request.offline,
         progress: request.progress,
     };
-    let mut works = Works { request, maker, steps, spools: Spools::new(), epoch: 0 };
+    let sources = Sources::new(request.sources, request.cache, request.offline, request.progress);
+    let mut works = Works { request, maker, sources, steps, spools: Spools::new(), epoch: 0 };
     let recipe = request.recipe;
 
     let recipe::System::Debian(debian) = &recipe.host.system;
     let kit = works.tree("kit", &kit::set(debian, &Grub::images()))?.tree;
     let host = &recipe.host;
     let name = image_name(HOST_IMAGE);
-    let host = works.system(name, &host.system, &host.overlays, &host.hostname, host.image)?;
-    let guests = recipe.guests.iter().map(|guest| {
-        let name = image_name(guest.name.as_str());
-        works.system(name, &guest.system, &guest.overlays, &guest.hostname, guest.image)
-    });
-    let guests = guests.collect::<Result<_, _>>()?;
+    let host = works.debian(name, debian, &host.overlays, &host.hostname, host.image)?;
+    let (mut guests, mut disks) = (Vec::new(), Vec::new());
+    for guest in &recipe.guests {
+        match works.guest(guest)? {
+            Made::Tree(system) => guests.push(*system),
+            Made::Disk(disk) => disks.push(disk),
+        }
+    }
     let Works { spools, epoch, .. } = works;
-    let mut systems = Systems { host, guests, kit, spools, epoch };
+    let mut systems = Systems { host, guests, disks, kit, spools, epoch };
     let described: Vec<_> = recipe.guests.iter().map(guest::Guest::of).collect();
     let time = systems.time();
     guest::install_in_host(&mut systems.host.tree, &described, &request.project.templates(), time)?;
     Ok(systems)
 }
 
+/// What a guest has become.
+enum Made {
+    Tree(Box<System>),
+    Disk(Disk),
+}
+
 /// What making one system after the other needs.
 struct Works<'a, 's> {
     request: &'a Request<'a>,
     maker: TreeMaker<'a>,
+    sources: Sources<'a>,
     steps: &'s mut Steps,
     spools: Spools,
     epoch: i64,
 }
 
 impl Works<'_, '_> {
-    fn system(
+    fn guest(&mut self, guest: &Guest) -> Result<Made, SystemError> {
+        let name = image_name(guest.name.as_str());
+        match &guest.kind {
+            GuestKind::Debian(debian) => {
+                let system = self.debian(name, debian, &guest.overlays, &guest.hostname, guest.image)?;
+                Ok(Made::Tree(Box::new(system)))
+            }
+            GuestKind::NetBsd(recipe) => {
+                let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
+                let (mut tree, epoch) = self.steps.run(
+                    format!("tree {name}"),
+                    |_| false,
+                    || netbsd::make(request, sources, guest, recipe, spools),
+                )?;
+                self.epoch = self.epoch.max(epoch);
+                for overlay in &guest.overlays {
+                    self.lay(&name, overlay.as_ref(), &guest.hostname, &mut tree, epoch)?;
+                }
+                let (image, profile) = (guest.image, Profile::NetBsd);
+                Ok(Made::Tree(Box::new(System { name, tree, image, profile, linux: false })))
+            }
+            GuestKind::Disk(_) | GuestKind::Plan9(_) | GuestKind::Knoppix(_) => {
+                let (request, sources) = (self.request, &self.sources);
+                let disk = self.steps.run(
+                    format!("disk {name}"),
+                    |_| false,
+                    || disks::make(request, sources, guest),
+                )?;
+                Ok(Made::Disk(disk))
+            }
+        }
+    }
+
+    fn debian(
         &mut self,
         name: ImageName,
-        system: &recipe::System,
+        debian: &Debian,
         overlays: &[OverlayName],
         hostname: &HostName,
         image: recipe::Image,
     ) -> Result<System, SystemError> {
-        let recipe::System::Debian(debian) = system;
         let set = Set::of(debian, self.scripts(debian)?);
         let DebianTree { mut tree, epoch, .. } = self.tree(name.as_str(), &set)?;
         let time = Time { secs: epoch, nanos: 0 };
@@ -160,7 +218,7 @@ impl Works<'_, '_> {
         for overlay in overlays {
             self.lay(&name, overlay.as_ref(), hostname, &mut tree, epoch)?;
         }
-        Ok(System { name, tree, image })
+        Ok(System { name, tree, image, profile: Profile::Linux, linux: true })
     }
 
     fn lay(

@@ -12,7 +12,7 @@ use crate::host::apt;
 use crate::host::client;
 use crate::host::keys::KeyFiles;
 use crate::host::needs::{self, Purpose};
-use crate::host::project::Project;
+use crate::host::project::{self, Project};
 use crate::host::published::Published;
 use crate::index::UnixTime;
 use crate::report::{Exit, size};
@@ -47,6 +47,9 @@ pub(super) struct Args {
     /// Lay the images out anew, without regard to the release before: a large upload, and no dead space after it
     #[arg(long)]
     repack: bool,
+    /// Directory of mirrored files of others (NetBSD's sets, disks, ISOs), asked before the network
+    #[arg(long, value_name = "DIR")]
+    sources: Option<PathBuf>,
     /// Use no network, only what the cache has
     #[arg(long)]
     offline: bool,
@@ -56,6 +59,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let (project, recipe) = Project::load(&args.recipe)?;
+    let lock = project::lock(&args.recipe)?;
     let out = args.out.unwrap_or_else(|| Path::new("out").join(recipe.name.as_str()));
     let cache = args.cache.directory()?;
     let mirrors = mirrors(&args.debian_mirror)?;
@@ -77,6 +81,8 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         mirrors: &mirrors,
         mode,
         epoch,
+        sources: args.sources.as_deref(),
+        lock: &lock,
         offline: args.offline,
         previous: previous.as_ref(),
         repack: args.repack,

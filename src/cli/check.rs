@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Failure, Session, print};
 use crate::host::project::Project;
-use crate::recipe::{Debian, HOST_IMAGE, Recipe, Start, System};
+use crate::recipe::{Debian, Guest, GuestKind, HOST_IMAGE, Recipe, Start, System};
 use crate::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
@@ -44,17 +44,15 @@ fn summary(recipe: &Recipe) -> String {
         overlays(&host.overlays)
     ));
     for guest in &recipe.guests {
-        let System::Debian(debian) = &guest.system;
         let start = match guest.start {
             Start::Boot => "started with the host",
             Start::Demand => "started on demand",
         };
         text.push_str(&format!(
-            "  image {}: {}, {} free{}; a guest with {}, {start}\n",
+            "  image {}: {}; a {} guest with {}, {start}\n",
             guest.name,
-            system(debian),
-            size(guest.image.free),
-            overlays(&guest.overlays),
+            contents(guest),
+            guest.virt,
             size(guest.memory)
         ));
     }
@@ -75,6 +73,25 @@ fn summary(recipe: &Recipe) -> String {
         }
     }
     text
+}
+
+/// What a guest's image holds.
+fn contents(guest: &Guest) -> String {
+    let what = match &guest.kind {
+        GuestKind::Debian(debian) => system(debian),
+        GuestKind::NetBsd(netbsd) => {
+            let sets: Vec<&str> = netbsd.sets.iter().map(AsRef::as_ref).collect();
+            let (version, architecture) = (&netbsd.version, netbsd.architecture);
+            format!("NetBSD {version} {architecture} ({}), kernel {}", sets.join(", "), netbsd.kernel)
+        }
+        GuestKind::Plan9(plan9) => format!("{} as it is, with our plan9.ini", plan9.flavour),
+        GuestKind::Disk(disk) => format!("{} disk as it is", disk.format),
+        GuestKind::Knoppix(knoppix) => format!("KNOPPIX as a {}", knoppix.form),
+    };
+    if !guest.kind.is_tree() {
+        return what;
+    }
+    format!("{what}, {} free{}", size(guest.image.free), overlays(&guest.overlays))
 }
 
 fn system(debian: &Debian) -> String {

@@ -7,7 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Session, print};
-use crate::ext2::{self, InodeSize, Options, Plan, RawInode, ReadError, Reader, Sequential, ondisk::S_IFDIR};
+use crate::ext2::{
+    self, InodeSize, Options, Plan, Profile, RawInode, ReadError, Reader, Sequential, ondisk::S_IFDIR,
+};
 use crate::host::directory;
 use crate::host::files::FileError;
 use crate::host::image::{ImageFile, SparseFile};
@@ -72,9 +74,12 @@ struct Pack {
     /// Free space in it, e.g. 64MiB
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes)]
     free: u64,
-    /// Bytes of an inode: 256, or 128 without times beyond 2038
-    #[arg(long, value_name = "N", default_value = "256", value_parser = inode_size)]
-    inode_size: InodeSize,
+    /// Who reads it: `linux`, or `netbsd`, whose device numbers differ, and which has no extended attributes
+    #[arg(long, value_name = "SYSTEM", default_value = "linux", value_parser = profile)]
+    profile: Profile,
+    /// Bytes of an inode: 256, or 128 without times beyond 2038 [default: 256; 128 for netbsd]
+    #[arg(long, value_name = "N", value_parser = inode_size)]
+    inode_size: Option<InodeSize>,
     /// Its name: label and UUID come from it [default: IMAGE's name up to the first dot]
     #[arg(long)]
     name: Option<String>,
@@ -82,6 +87,14 @@ struct Pack {
 
 fn bytes(text: &str) -> Result<u64, String> {
     Size::read(text).map(|size| size.0).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))
+}
+
+fn profile(text: &str) -> Result<Profile, String> {
+    match text {
+        "linux" => Ok(Profile::Linux),
+        "netbsd" => Ok(Profile::NetBsd),
+        _ => Err("linux and netbsd are possible".to_owned()),
+    }
 }
 
 fn inode_size(text: &str) -> Result<InodeSize, String> {
@@ -247,8 +260,12 @@ fn write(args: &Pack, tree: &Tree, contents: &dyn Contents, session: &Session) -
         let file = args.to.file_name().unwrap_or_default().to_string_lossy().into_owned();
         file.split('.').next().unwrap_or_default().to_owned()
     });
+    let inode_size = args.inode_size.unwrap_or(match args.profile {
+        Profile::Linux => InodeSize::Large,
+        Profile::NetBsd => InodeSize::Small,
+    });
     let options =
-        Options { free: args.free, inode_size: args.inode_size, ..Options::new(&name, epoch(tree)?) };
+        Options { free: args.free, inode_size, profile: args.profile, ..Options::new(&name, epoch(tree)?) };
     let plan = Plan::new(tree, &options, &mut Sequential::default())?;
     let geometry = plan.geometry();
     let length = u64::from(geometry.blocks) * u64::from(ext2::BLOCK);

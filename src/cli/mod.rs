@@ -12,6 +12,7 @@ mod gc;
 mod image;
 mod index;
 mod keygen;
+mod lock;
 mod machine;
 mod mirror;
 mod output;
@@ -94,6 +95,8 @@ enum Command {
     Rollback(releases::RollbackArgs),
     /// Hand over to a new signing key: the old one signs the new one
     Rotate(releases::RotateArgs),
+    /// Write down what files of others (NetBSD, Plan 9, disks) a recipe's guests are made of are known by
+    Lock(lock::Args),
     /// Boot what was built in a virtual machine, its console here
     Run(run::Args),
     /// Print the JSON schema of recipes, for editors
@@ -121,6 +124,7 @@ impl Command {
             Command::Releases(args) => releases::run(args, session),
             Command::Rollback(args) => releases::rollback(args, session),
             Command::Rotate(args) => releases::rotate(args, session),
+            Command::Lock(args) => lock::run(args, session),
             Command::Run(args) => run::run(args, session),
             Command::Schema(args) => schema::run(args, session),
             Command::Serve(args) => serve::run(args, session),

@@ -17,6 +17,16 @@ const LOST_FOUND_BLOCKS: u32 = 4;
 /// Links of a file, and 2 + subdirectories of a directory, at most (`EXT2_LINK_MAX` of e2fsprogs).
 const LINK_MAX: u32 = 65_000;
 
+/// Which system reads the image, and so what may be in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Linux, and all that read what `mke2fs -t ext2` makes.
+    #[default]
+    Linux,
+    /// NetBSD's ext2fs, which has no extended attributes, and device numbers of its own in `i_block`.
+    NetBsd,
+}
+
 /// What a recipe may say of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -32,6 +42,8 @@ pub struct Options {
     pub inode_size: InodeSize,
     /// Blocks that only root may take, in percent of all; 50 at most.
     pub reserved_percent: u8,
+    /// Which system reads it.
+    pub profile: Profile,
 }
 
 impl Options {
@@ -44,6 +56,7 @@ impl Options {
             minimum: 0,
             inode_size: InodeSize::default(),
             reserved_percent: 0,
+            profile: Profile::default(),
         }
     }
 }
@@ -121,6 +134,14 @@ pub enum DemandError {
         path: String,
         /// What is wrong with it. Part of the message, as it is one fact, not a cause.
         bad: BadXattr,
+    },
+    /// An attribute where nothing reads it.
+    #[error("{path}: has the extended attribute `{name}`, but NetBSD's ext2fs has none; remove it")]
+    NoXattrs {
+        /// Path of the inode.
+        path: String,
+        /// The attribute, lossily.
+        name: String,
     },
     /// lost+found has to be a directory.
     #[error(
@@ -337,6 +358,10 @@ impl<'t> Survey<'t> {
         let options = &self.demand.options;
         let room = options.inode_size.bytes() - OLD_INODE_SIZE - usize::from(options.inode_size.extra());
         let body = body(&node.kind, &path)?;
+        if let (Profile::NetBsd, Some(name)) = (options.profile, node.meta.xattrs.keys().next()) {
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Err(DemandError::NoXattrs { path: shown(&path), name });
+        }
         let placed = xattr::place(&node.meta.xattrs, room, BLOCK as usize)
             .map_err(|bad| DemandError::Xattr { path: shown(&path), bad })?;
         let xattr_block = (!placed.block.is_empty()).then(|| self.share(placed.block));

@@ -13,6 +13,8 @@
 //! blocks; [`write`] asks for all of them in one forward pass. [`Reader`] reads images, also those of
 //! `mke2fs -t ext2`, and [`dump`] shows them as text.
 //!
+//! [`Profile`] keeps an image within what another system reads: NetBSD mounts one for reading and writing.
+//!
 //! Each on-disk concept has a file: superblock, group descriptor and inode in [`ondisk`], then [`blockmap`],
 //! [`dirent`] and [`xattr`].
 
@@ -35,7 +37,7 @@ mod writer;
 pub mod xattr;
 
 pub use census::Census;
-pub use demand::{Body, Demand, DemandError, Entry, Options, Origin, Wanted, XattrBlock};
+pub use demand::{Body, Demand, DemandError, Entry, Options, Origin, Profile, Wanted, XattrBlock};
 pub use dump::{dump, stat};
 pub use geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry, InodeSize, MAX_BLOCKS};
 pub use layout::{

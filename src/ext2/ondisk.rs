@@ -366,6 +366,14 @@ pub fn encode_device(major: u32, minor: u32) -> Option<(u32, u32)> {
     }
 }
 
+/// A device number as NetBSD has it in `i_block[0]`, its own `dev_t`: the major number in bits 8 to 19, the minor
+/// one in bits 0 to 7 and 20 to 31 (NetBSD's sys/sys/types.h, `makedev`). With both below 256 that is what Linux
+/// writes, too. `None` above 4,095 or 1,048,575.
+pub fn encode_netbsd_device(major: u32, minor: u32) -> Option<u32> {
+    let possible = major < 1 << 12 && minor < 1 << 20;
+    possible.then_some(major << 8 | minor & 0xff | (minor & !0xff) << 12)
+}
+
 /// Major and minor number from `i_block[0]` and `i_block[1]`.
 pub fn decode_device(old: u32, new: u32) -> (u32, u32) {
     if old != 0 {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::blockmap::{Map, needed};
-use super::demand::{Body, Demand, DemandError, Options, Wanted};
+use super::demand::{Body, Demand, DemandError, Options, Profile, Wanted};
 use super::dirent::{self, DOTS};
 use super::geometry::{BLOCKS_PER_GROUP, Geometry};
 use super::layout::{Allocator, PlaceError, PlacedInode, Placement};
@@ -177,6 +177,7 @@ impl<'t> Plan<'t> {
         let epoch = u32::from_le_bytes(epoch);
         let reserved = u64::from(geometry.blocks) * u64::from(options.reserved_percent.min(50)) / 100;
         let extra = options.inode_size.extra();
+        let linux = options.profile == Profile::Linux;
         let mut s_volume_name = [0; 16];
         let label = options.name.as_bytes();
         let label = &label[..label.len().min(s_volume_name.len())];
@@ -203,14 +204,14 @@ impl<'t> Plan<'t> {
             s_inode_size: u16::try_from(options.inode_size.bytes()).expect("128 or 256"),
             // As in mke2fs and the kernel: cut to 16 bits, which 16,384 groups fit.
             s_block_group_nr: u16::try_from(group).unwrap_or(u16::MAX),
-            s_feature_compat: COMPAT_EXT_ATTR,
+            s_feature_compat: if linux { COMPAT_EXT_ATTR } else { 0 },
             s_feature_incompat: INCOMPAT_FILETYPE,
             s_feature_ro_compat: RO_COMPAT_SPARSE_SUPER | RO_COMPAT_LARGE_FILE,
             s_uuid: derived(&options.name, "uuid"),
             s_volume_name,
             s_hash_seed: derived(&options.name, "hash-seed"),
             s_def_hash_version: 1,
-            s_default_mount_opts: 0x4 | 0x8,
+            s_default_mount_opts: if linux { 0x4 | 0x8 } else { 0 },
             s_mkfs_time: epoch,
             s_min_extra_isize: extra,
             s_want_extra_isize: extra,

@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 
 use super::blockmap::Map;
-use super::demand::{Body, Origin, Wanted};
+use super::demand::{Body, Origin, Profile, Wanted};
 use super::dirent::{self, DOTS, FT_DIR, Written};
 use super::geometry::{BLOCK, BLOCKS_PER_GROUP, has_superblock};
 use super::ondisk::{
     FAST_SYMLINK, GroupDesc, Inode, OLD_INODE_SIZE, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG,
-    S_IFSOCK, Superblock, encode_device, encode_time,
+    S_IFSOCK, Superblock, encode_device, encode_netbsd_device, encode_time,
 };
 use super::plan::{Piece, Plan, Used};
 use super::{FIRST_INO, shown, xattr};
@@ -269,11 +269,22 @@ impl<'p> Image<'p> {
                 }
                 (S_IFLNK, target.len() as u64, i_block)
             }
-            &Kind::CharDevice { major, minor } => (S_IFCHR, 0, device(major, minor)),
-            &Kind::BlockDevice { major, minor } => (S_IFBLK, 0, device(major, minor)),
+            &Kind::CharDevice { major, minor } => (S_IFCHR, 0, self.device(major, minor)),
+            &Kind::BlockDevice { major, minor } => (S_IFBLK, 0, self.device(major, minor)),
             Kind::Fifo => (S_IFIFO, 0, [0; 15]),
             Kind::Socket => (S_IFSOCK, 0, [0; 15]),
         }
+    }
+
+    /// `i_block` of a device, in the numbers of the system that reads the image.
+    fn device(&self, major: u32, minor: u32) -> [u32; 15] {
+        let encode = match self.plan.demand.options.profile {
+            Profile::Linux => encode_device,
+            Profile::NetBsd => |major, minor| Some((encode_netbsd_device(major, minor)?, 0)),
+        };
+        let mut i_block = [0; 15];
+        (i_block[0], i_block[1]) = encode(major, minor).expect("the demand refused others");
+        i_block
     }
 
     /// Blocks of a run in use, from its block `skip` on.
@@ -358,12 +369,6 @@ impl<'p> Image<'p> {
             Kind::Symlink(_) => 7,
         }
     }
-}
-
-fn device(major: u32, minor: u32) -> [u32; 15] {
-    let mut i_block = [0; 15];
-    (i_block[0], i_block[1]) = encode_device(major, minor).expect("the demand refused others");
-    i_block
 }
 
 /// Bits 0 to 15.

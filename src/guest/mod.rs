@@ -1,20 +1,49 @@
 //! Guests: what the host needs to start them, and what a guest's image carries for its own start.
 //!
 //! In the host, `imgfactory-image@NAME.service` runs a second client that serves the guest's virtual disk, and
-//! `imgfactory-guest@NAME.service` gives it to `xl`. Kernel and initrd lie in the guest's own image, below
-//! [`BOOT`], so that an update of a guest changes nothing in the host's image; the host reads them through the
-//! verified disk before it starts the guest.
+//! `imgfactory-guest@NAME.service` gives it to `xl`. A kernel (and initrd) lies in the guest's own image, below
+//! [`BOOT`], so that an update of a guest changes nothing in the host's image; the host reads it through the
+//! verified disk before it starts the guest. A disk that is taken as it is boots itself: by the firmware of a
+//! whole PC, or by Debian's GRUB for Xen, which reads the disk's own grub.cfg.
+//!
+//! Where guests come from: [`netbsd`] from a release's sets; [`sums`] and [`lock`] are what files of others are
+//! known by, [`elf`] is what a kernel can be started as.
+
+pub mod elf;
+pub mod lock;
+pub mod netbsd;
+pub mod sums;
 
 use minijinja::Value;
 
 use crate::recipe::templates::{TemplateError, Templates, context};
-use crate::recipe::{self, Start};
+use crate::recipe::{self, Cow, GuestKind, KnoppixForm, Start, Virt};
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 
-/// Directory in a guest's image with its kernel, `vmlinuz`, and initrd, `initrd`.
+/// Directory in a guest's image with what it starts from: Linux's `vmlinuz` and `initrd`, or another `kernel`.
 pub const BOOT: &str = "boot/imgfactory";
 /// The script behind the units and the command `guest`, in the host.
 const SCRIPT: &str = "usr/lib/imgfactory/guest";
+/// What gives a guest a disk that it can write, in the host; Debian's package dmsetup has it.
+const DMSETUP: [&str; 2] = ["usr/sbin/dmsetup", "sbin/dmsetup"];
+/// GRUB for Xen in the host, below Debian's package grub-xen-host: for pv and for pvh.
+const GRUB: [(Virt, &str); 2] = [
+    (Virt::Pv, "usr/lib/grub-xen/grub-x86_64-xen.bin"),
+    (Virt::Pvh, "usr/lib/grub-xen/grub-i386-xen_pvh.bin"),
+];
+
+/// What a guest starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starter {
+    /// Linux, with an initrd, in the image.
+    Linux,
+    /// NetBSD's kernel, in the image.
+    NetBsd,
+    /// The disk's own boot loader, or GRUB for Xen.
+    Disk,
+    /// Likewise, from a CD.
+    Cd,
+}
 
 /// A guest as the host sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +58,14 @@ pub struct Guest {
     pub cmdline: String,
     /// Whether it starts with the host.
     pub at_boot: bool,
+    /// The machine that Xen makes.
+    pub virt: Virt,
+    /// What it starts from.
+    pub starter: Starter,
+    /// Where what it writes is kept.
+    pub cow: Cow,
+    /// Whether there is an image `NAME-data` for a second disk.
+    pub data: bool,
 }
 
 impl Guest {
@@ -40,12 +77,47 @@ impl Guest {
             vcpus: guest.vcpus,
             cmdline: guest.cmdline.to_string(),
             at_boot: guest.start == Start::Boot,
+            virt: guest.virt,
+            starter: match &guest.kind {
+                GuestKind::Debian(_) => Starter::Linux,
+                GuestKind::NetBsd(_) => Starter::NetBsd,
+                GuestKind::Plan9(_) => Starter::Cd,
+                GuestKind::Knoppix(knoppix) if knoppix.form == KnoppixForm::Tree => Starter::Linux,
+                GuestKind::Disk(_) | GuestKind::Knoppix(_) => Starter::Disk,
+            },
+            cow: guest.cow,
+            data: matches!(&guest.kind, GuestKind::Plan9(plan9) if plan9.data > 0),
         }
     }
 
     /// What templates may use as `guest`.
     fn values(&self) -> Value {
-        context! { name => self.name.as_str(), memory_mib => self.memory_mib, vcpus => self.vcpus }
+        let starter = match self.starter {
+            Starter::Linux => "linux",
+            Starter::NetBsd => "netbsd",
+            Starter::Disk => "disk",
+            Starter::Cd => "cd",
+        };
+        context! {
+            name => self.name.as_str(),
+            memory_mib => self.memory_mib,
+            vcpus => self.vcpus,
+            virt => self.virt.as_str(),
+            cow => self.cow.as_str(),
+            starter => starter,
+            device => self.device(),
+            grub => GRUB.iter().find(|(virt, _)| *virt == self.virt).map_or("", |(_, path)| *path),
+            data => self.data,
+        }
+    }
+
+    /// What its disk is for it, as xl writes that.
+    fn device(&self) -> &'static str {
+        match (self.virt, self.starter) {
+            (Virt::Hvm, Starter::Cd) => "hdc:cdrom",
+            (Virt::Hvm, _) => "hda",
+            _ => "xvda",
+        }
     }
 }
 
@@ -59,6 +131,18 @@ pub enum GuestError {
         guest: String,
         /// What is wrong with the template.
         source: TemplateError,
+    },
+    /// A program is missing in the host.
+    #[error("guest {guest}: {what}; add `{package}` to the host's packages{}", if instead.is_empty() { String::new() } else { format!(", or {instead}") })]
+    HostLacks {
+        /// The guest's name.
+        guest: String,
+        /// What it needs.
+        what: &'static str,
+        /// Which Debian package has it.
+        package: &'static str,
+        /// How to do without.
+        instead: &'static str,
     },
     /// The tree has something else where a file of ours belongs.
     #[error("guest support can't be put into the tree")]
@@ -76,6 +160,7 @@ pub fn install_in_host(
     mtime: Time,
 ) -> Result<(), GuestError> {
     let Some(first) = guests.first() else { return Ok(()) };
+    guests.iter().try_for_each(|guest| require(host, guest))?;
     let mut files = Files { tree: host, mtime };
     let render = |name: &str, guest: &Guest| {
         templates
@@ -83,7 +168,7 @@ pub fn install_in_host(
             .map(|text| Content::inline(text.into_bytes()))
             .map_err(|source| GuestError::Template { guest: guest.name.clone(), source })
     };
-    for unit in ["imgfactory-image@.service", "imgfactory-guest@.service"] {
+    for unit in ["imgfactory-image@.service", "imgfactory-guest@.service", "imgfactory-recover@.service"] {
         files.put(&format!("usr/lib/systemd/system/{unit}"), 0o644, render(unit, first)?)?;
     }
     files.put(
@@ -91,11 +176,15 @@ pub fn install_in_host(
         0o644,
         render("xen.service.conf", first)?,
     )?;
+    // Debian's own way to start and stop guests, which would stop ours a second time, one after the other.
+    files.symlink("etc/systemd/system/xendomains.service", "/dev/null")?;
+    files.put("etc/motd.d/imgfactory-guests", 0o644, Content::inline(greeting(guests).into_bytes()))?;
     files.put(SCRIPT, 0o755, render("guest", first)?)?;
     files.symlink("usr/bin/guest", "../lib/imgfactory/guest")?;
     for guest in guests {
         let config = format!("etc/imgfactory/guests/{}", guest.name);
         files.put(&format!("{config}.cfg"), 0o644, render("xl.cfg", guest)?)?;
+        files.put(&format!("{config}.conf"), 0o644, render("guest.conf", guest)?)?;
         // For the script to read as it is: a text of any characters has no place in a script or in xl's syntax.
         let cmdline = Content::inline(format!("{}\n", guest.cmdline).into_bytes());
         files.put(&format!("{config}.cmdline"), 0o644, cmdline)?;
@@ -110,6 +199,31 @@ pub fn install_in_host(
         }
     }
     Ok(())
+}
+
+/// Whether the host has what a guest needs there.
+fn require(host: &Tree, guest: &Guest) -> Result<(), GuestError> {
+    // Through links: /sbin is one.
+    let has = |paths: &[&str]| paths.iter().any(|path| host.lookup(path.as_bytes()).is_some());
+    let lacks = |what, package, instead| {
+        Err(GuestError::HostLacks { guest: guest.name.clone(), what, package, instead })
+    };
+    if guest.cow != Cow::None && !has(&DMSETUP) {
+        return lacks("changes to its disk are kept with dmsetup", "dmsetup", "write `cow: none`");
+    }
+    let own_loader = matches!(guest.starter, Starter::Disk | Starter::Cd);
+    let grub = GRUB.iter().find(|(virt, _)| *virt == guest.virt);
+    if let Some((_, path)) = grub.filter(|(_, path)| own_loader && !has(&[path])) {
+        let _ = path;
+        return lacks("GRUB for Xen starts what is on its disk", "grub-xen-host", "write `xen: hvm`");
+    }
+    Ok(())
+}
+
+/// What people see when they log in.
+fn greeting(guests: &[Guest]) -> String {
+    let names: Vec<&str> = guests.iter().map(|guest| guest.name.as_str()).collect();
+    format!("Guests below Xen: {}. Start and stop them with the command `guest`.\n", names.join(", "))
 }
 
 /// Puts a guest's kernel and initrd where the host looks for them.
@@ -153,7 +267,17 @@ mod tests {
     use super::*;
 
     fn guest(name: &str, at_boot: bool) -> Guest {
-        Guest { name: name.into(), memory_mib: 192, vcpus: 2, cmdline: "quiet".into(), at_boot }
+        Guest {
+            name: name.into(),
+            memory_mib: 192,
+            vcpus: 2,
+            cmdline: "quiet".into(),
+            at_boot,
+            virt: Virt::Pv,
+            starter: Starter::Linux,
+            cow: Cow::None,
+            data: false,
+        }
     }
 
     fn text(tree: &Tree, path: &str) -> String {
@@ -179,6 +303,11 @@ mod tests {
         for line in ["name = \"web\"", "type = \"pv\"", "memory = 192", "vcpus = 2"] {
             assert!(config.lines().any(|found| found == line), "{line} in\n{config}");
         }
+        let conf = text(&host, "etc/imgfactory/guests/web.conf");
+        for line in ["STARTER=linux", "VIRT=pv", "COW=none", "DEVICE=xvda"] {
+            assert!(conf.lines().any(|found| found == line), "{line} in\n{conf}");
+        }
+        assert_eq!(text(&host, "etc/systemd/system/xendomains.service"), "-> /dev/null");
         assert_eq!(text(&host, "etc/imgfactory/guests/web.cmdline"), "quiet\n");
         let wants = "etc/systemd/system/multi-user.target.wants";
         assert_eq!(
@@ -196,6 +325,28 @@ mod tests {
         let mut host = Tree::new(Meta::default());
         install_in_host(&mut host, &[], &Templates::built_in(), Time::default()).unwrap();
         assert_eq!(host.nodes().len(), 1);
+    }
+
+    #[test]
+    fn what_the_host_lacks_for_a_guest_is_said_before_anything_boots() {
+        let refused = |change: &dyn Fn(&mut Guest)| {
+            let mut host = Tree::new(Meta::default());
+            let mut one = guest("bsd", true);
+            change(&mut one);
+            install_in_host(&mut host, &[one], &Templates::built_in(), Time::default())
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            refused(&|guest| guest.cow = Cow::Tmpfs),
+            "guest bsd: changes to its disk are kept with dmsetup; add `dmsetup` to the host's packages, or write \
+             `cow: none`"
+        );
+        assert_eq!(
+            refused(&|guest| guest.starter = Starter::Disk),
+            "guest bsd: GRUB for Xen starts what is on its disk; add `grub-xen-host` to the host's packages, or \
+             write `xen: hvm`"
+        );
     }
 
     #[test]

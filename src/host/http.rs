@@ -150,12 +150,36 @@ impl Http {
     /// # Errors
     /// [`Fault`], by `until` at the latest.
     pub fn get(&self, get: Get<'_>) -> Result<Answer, Fault> {
+        read(self.response(&get)?, &get)
+    }
+
+    /// Begins to fetch a large file, which is read as it comes; nothing looks after its length but the caller.
+    /// With it comes the length that the server announces.
+    ///
+    /// # Errors
+    /// [`Fault`] for the head of the answer; the reader gives the system's errors.
+    #[cfg(feature = "builder")]
+    pub fn stream(&self, get: Get<'_>) -> Result<(Option<u64>, impl std::io::Read + use<>), Fault> {
+        let response = self.response(&get)?;
+        let headers = response.headers();
+        if header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
+            return Err(Fault::WebPage);
+        }
+        let announced = header(headers, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        if announced.is_some_and(|len| len > get.limit) {
+            return Err(Fault::TooLong { limit: get.limit });
+        }
+        Ok((announced, response.into_body().into_with_config().limit(get.limit.saturating_add(1)).reader()))
+    }
+
+    /// The head of an answer with status 200, after all redirects.
+    fn response(&self, get: &Get<'_>) -> Result<Response<Body>, Fault> {
         let mut url = get.url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.ask(&url, &get)?;
+            let response = self.ask(&url, get)?;
             let status = response.status().as_u16();
             match status {
-                200 => return read(response, &get),
+                200 => return Ok(response),
                 301 | 302 | 303 | 307 | 308 => {
                     let to = header(response.headers(), LOCATION).unwrap_or_default();
                     url = redirect_target(&url, to).map_err(Fault::Redirect)?;

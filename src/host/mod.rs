@@ -48,6 +48,8 @@ pub mod serve;
 #[cfg(feature = "builder")]
 pub mod signals;
 #[cfg(feature = "builder")]
+pub mod sources;
+#[cfg(feature = "builder")]
 pub mod spool;
 #[cfg(feature = "builder")]
 pub mod store;

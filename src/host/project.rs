@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{FileError, read_at_most};
+use crate::guest::lock::{self, Lock, LockError};
 use crate::recipe::templates::{TemplateError, Templates, check_own};
 use crate::recipe::{Findings, ProjectFile, ProjectPath, Recipe, Surroundings};
 
@@ -30,6 +31,34 @@ pub enum LoadError {
     /// It has faults.
     #[error(transparent)]
     Faulty(#[from] Findings),
+    /// Its lock is wrong.
+    #[error("{}", path.display())]
+    Lock {
+        /// The lock.
+        path: PathBuf,
+        /// What is wrong.
+        source: LockError,
+    },
+}
+
+/// Where the lock of a recipe is: beside it, `.lock` for `.yaml`.
+pub fn lock_path(recipe: &Path) -> PathBuf {
+    recipe.with_extension("lock")
+}
+
+/// What files of others are known by; nothing if the recipe has no lock.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn lock(recipe: &Path) -> Result<Lock, LoadError> {
+    let path = lock_path(recipe);
+    let bytes = match read_at_most(&path, lock::LIMIT) {
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(Lock::default());
+        }
+        read => read?,
+    };
+    Lock::parse(&String::from_utf8_lossy(&bytes)).map_err(|source| LoadError::Lock { path, source })
 }
 
 /// The directory that a recipe's paths begin at.

@@ -1,5 +1,7 @@
 //! Raw types -> checked types: defaults, bounds, and what one part of a recipe asks of another.
 
+mod guests;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
@@ -140,28 +142,6 @@ impl Checker<'_> {
             guests.push(self.guest(raw));
         }
         guests.into_iter().collect()
-    }
-
-    fn guest(&mut self, raw: raw::Guest) -> Option<Guest> {
-        let system = raw.debian.map(|debian| self.debian(debian.value));
-        let overlays = self.overlays(raw.overlays);
-        let image = self.image(raw.image);
-        let memory = self.memory_size(raw.memory, 256 * MIB, 32 * MIB);
-        let vcpus = self.within(raw.vcpus, 1, 1..=128, "processors");
-        let expect = self.expected_lines(raw.expect);
-        let name = raw.name.map(|name| name.value)?;
-        Some(Guest {
-            system: System::Debian(system?),
-            overlays,
-            hostname: or(raw.hostname, || host_name(&name)),
-            image: image?,
-            memory: memory?,
-            vcpus: vcpus?,
-            cmdline: or(raw.cmdline, || known("")),
-            start: or(raw.start, || Start::Boot),
-            expect,
-            name,
-        })
     }
 
     fn debian(&mut self, raw: raw::Debian) -> Debian {

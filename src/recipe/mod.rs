@@ -10,6 +10,7 @@
 
 mod check;
 pub mod findings;
+mod guests;
 mod raw;
 mod schema;
 pub(crate) mod shape;
@@ -20,6 +21,7 @@ mod values;
 pub(crate) mod yaml;
 
 pub use findings::{Finding, Findings};
+pub use guests::NETBSD_MIRRORS;
 pub use schema::schema;
 pub use shape::{Scalar, Wrong};
 pub use types::*;

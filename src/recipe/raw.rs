@@ -5,8 +5,9 @@ use super::findings::Located;
 use super::shape::{Switch, section};
 use super::target::Target;
 use super::values::{
-    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OnFailure,
-    OverlayName, Package, ProjectPath, Seconds, Size, Start, Suite, Url, Variant,
+    Architecture, Archive, BsdArchitecture, BsdVersion, Codec, Component, Console, Cow, Devices, DiskFormat,
+    Entry, FileUrl, Flavour, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name, OnFailure,
+    OverlayName, Package, ProjectPath, Seconds, SetName, Sha256Hex, Size, Start, Suite, Url, Variant, Virt,
 };
 
 type List<T> = Vec<Located<T>>;
@@ -51,17 +52,29 @@ section! {
     }
 
     /// A system below Xen.
-    pub struct Guest one of "guest" { debian } {
+    pub struct Guest one of "guest" { debian, netbsd, plan9, disk, knoppix } {
         /// Its name, also of its image.
         name (required): Name,
         /// A Debian system.
         debian: Debian,
+        /// A NetBSD system, made of a release's sets.
+        netbsd: NetBsd,
+        /// Plan 9, from its bootable ISO.
+        plan9: Plan9,
+        /// A disk as it is.
+        disk: Disk,
+        /// A KNOPPIX medium or its compressed file system.
+        knoppix: Knoppix,
         /// Directories below overlays/ that are laid over the system, in order. Default: none.
         overlays: List<OverlayName>,
         /// Its host name. Default: its name.
         hostname: HostName,
         /// Properties of its file system.
         image: Image,
+        /// The machine that Xen makes for it. Default: pv; hvm for plan9, disk and knoppix.
+        xen: Virt,
+        /// Where what it writes to its disk is kept. Default: none for debian, tmpfs for others.
+        cow: Cow,
         /// Its memory. Default: 256MiB.
         memory: Size,
         /// Its processors. Default: 1.
@@ -93,6 +106,61 @@ section! {
         /// Scripts that are run when all packages are installed, with the tree's path as their argument.
         /// Default: none.
         customise: List<ProjectPath>,
+    }
+
+    /// A NetBSD system, made of a release's sets.
+    pub struct NetBsd {
+        /// The release: 10.1.
+        version (required): BsdVersion,
+        /// Default: amd64.
+        architecture: BsdArchitecture,
+        /// Where releases are: `NetBSD-VERSION/ARCHITECTURE/binary/sets/` lies below. Default: NetBSD's own CDN,
+        /// then its archive of old releases.
+        mirrors: List<Url>,
+        /// What goes in. Default: base, etc; and modules with a kernel that is not made for Xen.
+        sets: List<SetName>,
+        /// The kernel. Default: XEN3_DOMU for pv, GENERIC for pvh.
+        kernel: KernelName,
+        /// Which device nodes are in /dev. Default: minimal.
+        devices: Devices,
+        /// Public keys of who may log in as root over ssh, one file each. Default: none.
+        ssh_keys: List<ProjectPath>,
+    }
+
+    /// Plan 9, from its bootable ISO.
+    pub struct Plan9 {
+        /// Which Plan 9.
+        flavour (required): Flavour,
+        /// Where its ISO is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
+        urls (required): List<FileUrl>,
+        /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
+        sha256: Sha256Hex,
+        /// Where it talks. Default: serial.
+        console: Console,
+        /// Bytes of a second disk, ext2 and writable; 0 for none. Default: 0.
+        data: Size,
+        /// Lines that take the place of ours in plan9.ini, below those for the console. Default: ours.
+        plan9_ini: List<Line>,
+    }
+
+    /// A disk as it is.
+    pub struct Disk {
+        /// Where it is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
+        urls (required): List<FileUrl>,
+        /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
+        sha256: Sha256Hex,
+        /// What the file is, when it is no longer compressed. Default: what its name ends with.
+        format: DiskFormat,
+    }
+
+    /// A KNOPPIX medium or its compressed file system.
+    pub struct Knoppix {
+        /// Where it is: an ISO, or the file KNOPPIX/KNOPPIX of one. All have the same file.
+        urls (required): List<FileUrl>,
+        /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
+        sha256: Sha256Hex,
+        /// Whether its file system is taken as it is, or its files are put into a new one. Default: device.
+        form: KnoppixForm,
     }
 
     /// An archive beside that of the suite.

@@ -170,6 +170,13 @@ impl<'n, 'f> Keys<'n, 'f> {
     /// Reports the keys that nobody took. `kinds` are those of which a section has one, with what they are
     /// kinds of.
     pub fn close(self, kinds: Option<(&str, &[&str])>) {
+        if let Some((of, names)) = kinds {
+            let mut given = self.map.iter().filter(|(name, _)| names.contains(&name.value.as_str()));
+            if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+                let what = format!("both `{}` and `{}`", first.value, second.value);
+                self.findings.add(&second.span, what, format!("a {of} is of one kind"));
+            }
+        }
         let known = || self.known.iter().map(String::as_str);
         let mut kind_missing =
             kinds.filter(|(_, names)| !self.map.iter().any(|(name, _)| names.contains(&name.value.as_str())));

@@ -25,8 +25,10 @@ macro_rules! built_in {
 const BUILT_IN: &[(&str, &str)] = &[
     built_in!("grub.cfg"),
     built_in!("guest/guest"),
+    built_in!("guest/guest.conf"),
     built_in!("guest/imgfactory-guest@.service"),
     built_in!("guest/imgfactory-image@.service"),
+    built_in!("guest/imgfactory-recover@.service"),
     built_in!("guest/xen.service.conf"),
     built_in!("guest/xl.cfg"),
     built_in!("miniroot/init"),

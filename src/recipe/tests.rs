@@ -127,16 +127,16 @@ const FAULTS: &[(&str, &str)] = &[
     ("guests: [{debian: {}}]\nboot: {xen: true}", "3:10: no `name` here; `name` is needed"),
     // kinds
     (
-        "guests: [{name: g, netbsd: {version: 10}}]\nboot: {xen: true}",
-        "3:20: unknown kind of guest `netbsd`; kinds that exist: `debian`",
+        "guests: [{name: g, openbsd: {version: 10}}]\nboot: {xen: true}",
+        "3:20: unknown kind of guest `openbsd`; kinds that exist: `debian`, `netbsd`, `plan9`, `disk`, `knoppix`",
     ),
     (
         "guests: [{name: g, debain: {}}]\nboot: {xen: true}",
-        "3:10: the kind of guest is missing; kinds that exist: `debian`|3:20: unknown key `debain`; did you mean `debian`?; allowed here: `name`, `debian`, `overlays`, `hostname`, `image`, `memory`, `vcpus`, `cmdline`, `start`, `expect`",
+        "3:10: the kind of guest is missing; kinds that exist: `debian`, `netbsd`, `plan9`, `disk`, `knoppix`|3:20: unknown key `debain`; did you mean `debian`?; allowed here: `name`, `debian`, `netbsd`, `plan9`, `disk`, `knoppix`, `overlays`, `hostname`, `image`, `xen`, `cow`, `memory`, `vcpus`, `cmdline`, `start`, `expect`",
     ),
     (
         "guests: [{name: g}]\nboot: {xen: true}",
-        "3:10: the kind of guest is missing; kinds that exist: `debian`",
+        "3:10: the kind of guest is missing; kinds that exist: `debian`, `netbsd`, `plan9`, `disk`, `knoppix`",
     ),
     // types
     (
@@ -226,6 +226,44 @@ const FAULTS: &[(&str, &str)] = &[
         "machine: {memory: 512MiB}\nboot: {xen: true}",
         "3:19: a machine of 512 MiB is too small for the host's 900 MiB, the 0 B of guests that start with it, and 64 MiB for Xen; write `memory: 964MiB` in `machine`",
     ),
+    // kinds of guests; the rest of each line is right
+    (
+        "guests: [{name: g, debian: {}, netbsd: {version: '10.1'}}]\nboot: {xen: true}",
+        "3:32: both `debian` and `netbsd`; a guest is of one kind",
+    ),
+    (
+        "guests: [{name: g, debian: {}, xen: hvm}, {name: h, netbsd: {version: '10.1'}, xen: hvm}]\nboot: {xen: true}",
+        "3:37: it has no boot loader, which a whole PC would want; write `pv` or `pvh`|3:85: it has no boot loader, which a whole PC would want; write `pv` or `pvh`",
+    ),
+    (
+        "guests: [{name: g, netbsd: {version: '10', sets: [base, kern-GENERIC, base.tgz]}}]\nboot: {xen: true}",
+        "3:38: `10` is not a NetBSD release; write its number: `10.1`, `7.1.2`|3:57: `kern-GENERIC` is not a set; write its name without an ending: `base`, `etc`|3:71: `base.tgz` is not a set; write its name without an ending: `base`, `etc`",
+    ),
+    (
+        "guests: [{name: g, netbsd: {version: '9.4', sets: [base]}, xen: pvh}]\nboot: {xen: true}",
+        "3:51: the set `etc` is missing; base and etc are the least|3:65: NetBSD 9.4 as pvh: its kernels can't start so before 10; write `xen: pv`",
+    ),
+    (
+        "guests: [{name: g, netbsd: {version: '10.1', architecture: i386, kernel: MICROVM}}]\nboot: {xen: true}",
+        "3:60: i386 as pv: Debian's Xen is built without 32-bit pv guests; write `amd64`, or `xen: pvh`|3:74: MICROVM has neither Xen's disk nor its network; write `XEN3_DOMU` for pv, `GENERIC` for pvh",
+    ),
+    (
+        "guests: [{name: g, netbsd: {version: '10.1', kernel: GENERIC}}, {name: h, netbsd: {version: '10.1', kernel: XEN3_DOMU}, xen: pvh}]\nboot: {xen: true}",
+        "3:54: GENERIC starts as pvh, not as pv; write `XEN3_DOMU`, or `xen: pvh`|3:109: this kernel starts as pv, not as pvh; write `GENERIC`",
+    ),
+    (
+        "guests: [{name: g, netbsd: {version: '10.1', ssh-keys: [keys/x.pub], mirrors: []}}]\nboot: {xen: true}",
+        "3:57: no file `keys/x.pub`, where a file with a public key belongs; paths begin at the project root|3:79: no mirror; leave the key out for NetBSD's own",
+    ),
+    (
+        "guests: [{name: g, plan9: {flavour: 9front, urls: ['http://a.example/9front.iso.gz']}, xen: pv}]\nboot: {xen: true}",
+        "3:93: Plan 9's port to Xen was of 32 bits, which Debian's Xen no longer starts; write `hvm`",
+    ),
+    (
+        "guests: [{name: g, disk: {urls: ['http://a.example/', 'http://a.example/x.img'], sha256: 12}, hostname: x, image: {}}]\nboot: {xen: true}",
+        "3:34: `http://a.example/` is not the URL of a file; write it like `https://mirror.example/disk.img`|3:90: `12` is not a SHA-256; write 64 digits of 0-9 and a-f, as sha256sum prints them|3:105: `hostname` with `disk`, whose disk is taken as it is; leave it out|3:115: `image` with `disk`, whose disk is taken as it is; leave it out",
+    ),
+    ("guests: [{name: g, knoppix: {urls: []}}]\nboot: {xen: true}", "3:36: no URL; say where the file is"),
     // the host
     (
         "host: {debian: {}, overlays: [desktp, none, common, common]}",

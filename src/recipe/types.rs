@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::target::Target;
 
+pub use super::guests::{Disk, Guest, GuestKind, Knoppix, NetBsd, Origins, Plan9};
 pub use super::values::{
-    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OnFailure,
-    OverlayName, Package, ProjectPath, Start, Suite, Url, Variant,
+    Architecture, Archive, BsdArchitecture, BsdVersion, Codec, Component, Console, Cow, Devices, DiskFormat,
+    Entry, FileUrl, Flavour, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name, OnFailure,
+    OverlayName, Package, ProjectPath, SetName, Sha256Hex, Start, Suite, Url, Variant, Virt,
 };
 
 /// A live distribution.
@@ -58,31 +60,6 @@ pub struct Host {
     pub hostname: HostName,
     /// Its file system.
     pub image: Image,
-}
-
-/// A system below Xen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guest {
-    /// Its name, and its image's.
-    pub name: Name,
-    /// What it is made of.
-    pub system: System,
-    /// Overlays, in the order in which they are laid over the system.
-    pub overlays: Vec<OverlayName>,
-    /// Its host name.
-    pub hostname: HostName,
-    /// Its file system.
-    pub image: Image,
-    /// Its memory in bytes, whole MiB.
-    pub memory: u64,
-    /// Its processors, 1 to 128.
-    pub vcpus: u32,
-    /// What is appended to its kernel's command line; may be empty.
-    pub cmdline: Line,
-    /// When it starts.
-    pub start: Start,
-    /// Templates of what must appear on the console when the machine boots with Xen; they may use `token`.
-    pub expect: Vec<Line>,
 }
 
 /// A Debian system, as mmdebstrap makes it.

@@ -82,6 +82,21 @@ word! {
     /// A kernel module, without its directory and ending.
     pub struct Module as "a kernel module", pattern "^[A-Za-z0-9_-]+$";
 
+    /// A NetBSD release: `10.1`, `7.1.2`.
+    pub struct BsdVersion as "a NetBSD release", pattern "^[0-9]{1,3}(\\.[0-9]{1,3}){1,2}$";
+
+    /// A set of a NetBSD release, without its ending: `base`, `xfont`.
+    pub struct SetName as "a set", pattern "^[a-z0-9][a-z0-9-]*$";
+
+    /// A NetBSD kernel, without `netbsd-` and `.gz`.
+    pub struct KernelName as "a kernel's name", pattern "^[A-Z][A-Z0-9_]*$";
+
+    /// A file on a web server.
+    pub struct FileUrl as "the URL of a file", pattern "^https?://[^ ?#]+[^/ ?#]$";
+
+    /// SHA-256 of a file, in hex.
+    pub struct Sha256Hex as "a SHA-256", pattern "^[0-9a-f]{64}$";
+
     /// Any text of one line.
     pub struct Line as "a line of text", pattern "^[^\\n]*$";
 }
@@ -149,6 +164,78 @@ choice! {
         Boot = "boot",
         /// By hand.
         Demand = "demand",
+    }
+
+    /// The machine that Xen makes for a guest.
+    pub enum Virt as "a kind of machine" {
+        /// Paravirtual: a kernel made for Xen, on any machine.
+        Pv = "pv",
+        /// Paravirtual devices on a processor with virtualisation.
+        Pvh = "pvh",
+        /// A whole PC, on a processor with virtualisation.
+        Hvm = "hvm",
+    }
+
+    /// Where what a guest writes to its disk is kept.
+    pub enum Cow as "a place for changes" {
+        /// Nowhere: the disk can't be written.
+        None = "none",
+        /// In the host's memory, until the guest stops.
+        Tmpfs = "tmpfs",
+        /// Where the host keeps its own changes: on a disk, if `cow=` at boot says so.
+        Disk = "disk",
+    }
+
+    /// NetBSD's name of a processor family.
+    pub enum BsdArchitecture as "an architecture that can be a guest" {
+        /// 64-bit PC.
+        Amd64 = "amd64",
+        /// 32-bit PC.
+        I386 = "i386",
+    }
+
+    /// Which device nodes a NetBSD system has.
+    pub enum Devices as "a choice of device nodes" {
+        /// What init and a first login need.
+        Minimal = "minimal",
+        /// All that the release's MAKEDEV makes.
+        All = "all",
+        /// None; init makes them in memory.
+        None = "none",
+    }
+
+    /// A Plan 9.
+    pub enum Flavour as "a Plan 9" {
+        /// Bell Labs' fourth edition with patches.
+        Legacy = "9legacy",
+        /// The fork.
+        Front = "9front",
+    }
+
+    /// Where a system talks.
+    pub enum Console as "a console" {
+        /// On the first serial line.
+        Serial = "serial",
+        /// On a screen.
+        Vga = "vga",
+    }
+
+    /// What a file with a disk is.
+    pub enum DiskFormat as "a disk format" {
+        /// Sector after sector.
+        Raw = "raw",
+        /// QEMU's.
+        Qcow2 = "qcow2",
+        /// VMware's.
+        Vmdk = "vmdk",
+    }
+
+    /// How KNOPPIX becomes an image.
+    pub enum KnoppixForm as "a form" {
+        /// Its file system, no longer compressed, as it is.
+        Device = "device",
+        /// Its files, in a new ext2.
+        Tree = "tree",
     }
 
     /// What compresses the blocks. Both write zlib streams.
@@ -294,6 +381,10 @@ fn is_authority(text: &str) -> bool {
     port_good && host.split('.').all(|label| is_label(label, |b| b.is_ascii_alphanumeric() || b == b'_'))
 }
 
+fn lower_or_digit_char(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
 /// Parts of `[a-z0-9.-]`, separated by `/`, the first of which begins with a letter or digit.
 fn is_archive_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -341,6 +432,77 @@ impl Scalar for Module {
     fn read(text: &str) -> Result<Self, Wrong> {
         let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         unless(good, text, Self::KIND, "write its name alone: `virtio_net`, not its file").map(Module)
+    }
+}
+
+impl Scalar for BsdVersion {
+    const KIND: &str = "a NetBSD release";
+
+    fn read(text: &str) -> Result<Self, Wrong> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let number = |part: &&str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        let good = (2..=3).contains(&parts.len()) && parts.iter().all(number);
+        unless(good, text, Self::KIND, "write its number: `10.1`, `7.1.2`").map(BsdVersion)
+    }
+}
+
+impl BsdVersion {
+    /// The first number.
+    pub fn major(&self) -> u32 {
+        self.0.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Scalar for SetName {
+    const KIND: &str = "a set";
+
+    fn read(text: &str) -> Result<Self, Wrong> {
+        let good = text.starts_with(lower_or_digit_char)
+            && text.bytes().all(|b| lower_or_digit(b) || b == b'-')
+            && !text.ends_with("tgz");
+        unless(good, text, Self::KIND, "write its name without an ending: `base`, `etc`").map(SetName)
+    }
+}
+
+impl Scalar for KernelName {
+    const KIND: &str = "a kernel's name";
+
+    fn read(text: &str) -> Result<Self, Wrong> {
+        let good = text.starts_with(|c: char| c.is_ascii_uppercase())
+            && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        unless(good, text, Self::KIND, "write it without `netbsd-` and `.gz`: `XEN3_DOMU`").map(KernelName)
+    }
+}
+
+impl Scalar for FileUrl {
+    const KIND: &str = "the URL of a file";
+
+    fn read(text: &str) -> Result<Self, Wrong> {
+        Url::read(text)
+            .map_err(|wrong| Wrong { what: format!("`{text}` is not {}", Self::KIND), ..wrong })?;
+        let file = text.rsplit('/').next().unwrap_or_default();
+        let host_only = text.matches('/').count() < 3;
+        let good = !host_only && !matches!(file, "" | "." | "..");
+        let parts = text.split('/').skip(3).all(|part| part != "..");
+        unless(good && parts, text, Self::KIND, "write it like `https://mirror.example/disk.img`")
+            .map(FileUrl)
+    }
+}
+
+impl FileUrl {
+    /// The last part.
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl Scalar for Sha256Hex {
+    const KIND: &str = "a SHA-256";
+
+    fn read(text: &str) -> Result<Self, Wrong> {
+        let good = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        unless(good, text, Self::KIND, "write 64 digits of 0-9 and a-f, as sha256sum prints them")
+            .map(Sha256Hex)
     }
 }
 

@@ -10,7 +10,7 @@ pub mod normalise;
 pub mod overlay;
 pub mod tar;
 
-mod names;
+pub(crate) mod names;
 mod pyc;
 mod resolve;
 

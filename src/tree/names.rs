@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Ids by name out of the text of /etc/passwd or /etc/group: fields 3 and 1. Lines that have none are passed
 /// over; of a name given twice the first counts, as for the C library.
-pub(super) fn ids(text: &[u8]) -> BTreeMap<Vec<u8>, u32> {
+pub(crate) fn ids(text: &[u8]) -> BTreeMap<Vec<u8>, u32> {
     let mut ids = BTreeMap::new();
     for line in text.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b':');

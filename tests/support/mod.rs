@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::single_range_in_vec_init)]
 
 pub mod judges;
+pub mod release;
 pub mod scattered;
 pub mod trees;
 

@@ -109,6 +109,8 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         mirrors: &apt::own_mirrors(),
         mode: Mode::Root,
         epoch: None,
+        sources: None,
+        lock: &Default::default(),
         offline: true,
         previous: None,
         repack: false,

@@ -73,6 +73,15 @@ impl AtomicFile {
         self.temporary.rename(&self.target)
     }
 
+    /// As [`AtomicFile::commit`], under a name in the same directory that was not known before.
+    ///
+    /// # Errors
+    /// As [`AtomicFile::commit`].
+    pub fn commit_as(mut self, target: &Path) -> Result<(), FileError> {
+        self.target = target.into();
+        self.commit()
+    }
+
     /// Puts the file in place so that it survives a power cut: file and directory are synced.
     ///
     /// # Errors

@@ -141,10 +141,19 @@ impl std::error::Error for TarError {
 /// # Errors
 /// The first thing wrong, with the entry's name and offset.
 pub fn read(stream: impl Read, spool: SpoolId) -> Result<Tree, TarError> {
+    read_onto(Tree::new(Meta { mode: 0o755, ..Meta::default() }), stream, spool)
+}
+
+/// Reads an archive onto what earlier ones have left, as when tar unpacks one after the other: what is there
+/// already is replaced, and hard links may lead to it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_onto(tree: Tree, stream: impl Read, spool: SpoolId) -> Result<Tree, TarError> {
     let mut reader = Reader {
         blocks: Blocks::new(stream),
         spool,
-        tree: Tree::new(Meta { mode: 0o755, ..Meta::default() }),
+        tree,
         global: Records::default(),
         names: Names::default(),
         acls: Vec::new(),
