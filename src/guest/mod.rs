@@ -9,6 +9,7 @@
 //! Where guests come from: [`netbsd`] from a release's sets; [`sums`] and [`lock`] are what files of others are
 //! known by, [`elf`] is what a kernel can be started as.
 
+pub mod cloop;
 pub mod elf;
 pub mod lock;
 pub mod netbsd;

@@ -84,7 +84,7 @@ pub fn assert_success(what: &str, out: &Output) {
 }
 
 /// A project of its own: what a user edits, without the checkout's target directory or keys.
-fn prepare(project: &Path) {
+pub fn prepare(project: &Path) {
     fs::create_dir_all(project).unwrap();
     for part in ["recipes", "templates", "overlays"] {
         run(Command::new("cp").arg("-a").arg(Path::new(ROOT).join(part)).arg(project));
@@ -124,7 +124,7 @@ fn forget_earlier_runs(shared: &Path, current: &Path) {
 }
 
 #[track_caller]
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let out = command.output().unwrap();
     assert_success(&format!("{command:?}"), &out);
 }

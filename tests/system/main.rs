@@ -9,3 +9,4 @@ mod support;
 mod boots;
 mod builds;
 mod fixture;
+mod guests;

@@ -1,0 +1,96 @@
+//! Guests of several kinds at once, below Xen in QEMU: built of files of others, started, stopped, bereft of their
+//! clients. GRUB for Xen is the guest that is no Linux: it reads the file systems that we made.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use imgfactory::block::Sha256;
+
+use crate::fixture::{ROOT, assert_success, demo, imgfactory, prepare, run};
+use crate::support::release::{Item, Release, gz};
+
+/// Debian's GRUB for Xen, of package grub-xen-host.
+const GRUB: &str = "/usr/lib/grub-xen/grub-x86_64-xen.bin";
+
+/// A word that is nowhere but in one file of one guest.
+fn word(of: &str) -> String {
+    let mut bytes = [0; 8];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom").unwrap(), &mut bytes).unwrap();
+    format!("{of}-{:016x}", u64::from_le_bytes(bytes))
+}
+
+/// GRUB's configuration that prints a file, and then `last`.
+fn menu(last: &str) -> String {
+    format!("set pager=0\ncat /etc/token\n{last}\n")
+}
+
+/// A disk with a partition table and an ext2 in its first partition, made by sfdisk and our writer.
+fn disk(room: &Path, token: &str) -> Vec<u8> {
+    let tree = room.join("tree");
+    fs::create_dir_all(tree.join("boot/grub")).unwrap();
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    fs::write(tree.join("etc/token"), format!("{token}\n")).unwrap();
+    fs::write(tree.join("boot/grub/grub.cfg"), menu("while true; do sleep 5; done")).unwrap();
+    let partition = room.join("partition");
+    run(imgfactory(&["image", "pack", "--free", "1MiB", "--from"]).arg(&tree).arg("--to").arg(&partition));
+    let mut disk = vec![0; 1 << 20];
+    disk.extend(fs::read(&partition).unwrap());
+    let path = room.join("disk");
+    fs::write(&path, &disk).unwrap();
+    let mut sfdisk =
+        Command::new("sfdisk").arg(&path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    sfdisk.stdin.take().unwrap().write_all(b"label: dos\nstart=2048, type=83\n").unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+    fs::read(&path).unwrap()
+}
+
+#[test]
+fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
+    let demo = demo();
+    let room = demo.cache.parent().unwrap().join("guests");
+    let project = room.join("project");
+    prepare(&project);
+    let (bsd, of_disk) = (word("bsd"), word("disk"));
+
+    // Files of others, as a mirror has them.
+    let files = room.join("files");
+    fs::create_dir_all(&files).unwrap();
+    let kernel = fs::read(GRUB).unwrap_or_else(|error| panic!("{GRUB}: {error}; run ci/setup test"));
+    let (token, grub) = (format!("{bsd}\n"), menu("sleep 3\nhalt"));
+    let more = [
+        Item::Dir("./boot"),
+        Item::Dir("./boot/grub"),
+        Item::File("./boot/grub/grub.cfg", 0o644, grub.as_bytes()),
+        Item::File("./etc/token", 0o644, token.as_bytes()),
+    ];
+    Release::usual(&files, &kernel, &more);
+    let disk = gz(&disk(&room, &of_disk));
+    fs::write(files.join("disk.img.gz"), &disk).unwrap();
+
+    let ours = Path::new(ROOT).join("tests/system/guests");
+    let overlay = project.join("overlays/guests-host");
+    run(Command::new("cp").arg("-a").arg(ours.join("overlay")).arg(&overlay));
+    let fill = |from: &Path, to: &Path| {
+        let text = fs::read_to_string(from).unwrap();
+        let text = text.replace("BSD-TOKEN", &bsd).replace("DISK-TOKEN", &of_disk);
+        fs::write(to, text.replace("DISK-SHA256", &Sha256::of(&disk).to_string())).unwrap();
+    };
+    fill(&ours.join("guests.yaml"), &project.join("recipes/guests.yaml"));
+    let scenario = overlay.join("usr/lib/imgfactory/scenario");
+    fill(&scenario, &scenario);
+
+    run(imgfactory(&["keygen", "keys/guests"]).current_dir(&project));
+    let out = imgfactory(&["build", "recipes/guests.yaml", "--out", "out", "--cache"])
+        .arg(&demo.cache)
+        .arg("--sources")
+        .arg(&files)
+        .current_dir(&project)
+        .output()
+        .unwrap();
+    assert_success("build of the guests", &out);
+    let out =
+        imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
+    assert_success("imgfactory test of the guests", &out);
+}
