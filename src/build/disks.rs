@@ -4,9 +4,12 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::knoppix::{self, KnoppixFault};
 use super::{Request, image_name};
+use crate::guest::plan9::{self, Plan9Error};
 use crate::guest::sums::Sum;
 use crate::host::files::{FileError, Scratch};
+use crate::host::image::ImageFile;
 use crate::host::process::{Tool, ToolError};
 use crate::host::sources::{SourceError, Sources};
 use crate::index::ImageName;
@@ -84,12 +87,17 @@ pub enum DiskFault {
     /// Something with files.
     #[error(transparent)]
     File(#[from] FileError),
-    /// This build can't do it.
-    #[error("{what} can't be built yet")]
-    NotYet {
-        /// What.
-        what: &'static str,
+    /// A Plan 9 ISO can't be changed.
+    #[error("{file}")]
+    Plan9 {
+        /// Its name.
+        file: String,
+        /// Why.
+        source: Plan9Error,
     },
+    /// A KNOPPIX can't be unpacked.
+    #[error(transparent)]
+    Knoppix(#[from] KnoppixFault),
 }
 
 impl Disk {
@@ -140,8 +148,17 @@ pub fn make(request: &Request<'_>, sources: &Sources<'_>, guest: &Guest) -> Resu
     let fault = |fault| DiskError { guest: guest.name.to_string(), source: Box::new(fault) };
     let (path, patches) = match &guest.kind {
         GuestKind::Disk(disk) => (raw(request, sources, &disk.origins, disk.format).map_err(fault)?, vec![]),
-        GuestKind::Plan9(_) => return Err(fault(DiskFault::NotYet { what: "plan9" })),
-        GuestKind::Knoppix(_) => return Err(fault(DiskFault::NotYet { what: "knoppix" })),
+        GuestKind::Plan9(plan9) => {
+            let (path, _) = inflated(request, sources, &plan9.origins).map_err(fault)?;
+            let iso = ImageFile::open(&path).map_err(|error| fault(error.into()))?;
+            let file = plan9.origins.urls[0].file_name().to_owned();
+            let patches =
+                plan9::patches(&iso, plan9).map_err(|source| fault(DiskFault::Plan9 { file, source }))?;
+            (path, patches)
+        }
+        GuestKind::Knoppix(knoppix) => {
+            (knoppix::device(request, sources, &knoppix.origins).map_err(fault)?, vec![])
+        }
         GuestKind::Debian(_) | GuestKind::NetBsd(_) => unreachable!("these have a tree"),
     };
     let len = path.metadata().map_err(|error| fault(FileError::new(&path, "look at", error).into()))?.len();

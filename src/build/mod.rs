@@ -9,6 +9,7 @@ pub mod disks;
 pub mod facts;
 pub mod image;
 pub mod iso;
+pub mod knoppix;
 pub mod miniroot;
 pub mod netbsd;
 pub mod release;

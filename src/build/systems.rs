@@ -1,6 +1,7 @@
 //! Step: the trees of the host, the guests and the boot kit, with overlays, as they will be in their images.
 
 use super::disks::{self, Disk, DiskError};
+use super::knoppix;
 use super::netbsd::{self, MakeNetBsdError};
 use super::steps::Steps;
 use super::tree::{DebianTree, MakeTreeError, TreeMaker};
@@ -15,7 +16,10 @@ use crate::host::spool::Spools;
 use crate::index::ImageName;
 use crate::iso::grub::Grub;
 use crate::recipe::templates::context;
-use crate::recipe::{self, Debian, Guest, GuestKind, HOST_IMAGE, HostName, OverlayName, ProjectPath};
+use crate::recipe::{
+    self, Debian, Flavour, Guest, GuestKind, HOST_IMAGE, HostName, InodeSize, KnoppixForm, OverlayName,
+    ProjectPath,
+};
 use crate::tree::overlay::OverlayError;
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 
@@ -144,6 +148,11 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
             Made::Tree(system) => guests.push(*system),
             Made::Disk(disk) => disks.push(disk),
         }
+        if let GuestKind::Plan9(plan9) = &guest.kind
+            && plan9.data > 0
+        {
+            guests.push(second_disk(guest, plan9, works.epoch));
+        }
     }
     let Works { spools, epoch, .. } = works;
     let mut systems = Systems { host, guests, disks, kit, spools, epoch };
@@ -151,6 +160,22 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
     let time = systems.time();
     guest::install_in_host(&mut systems.host.tree, &described, &request.project.templates(), time)?;
     Ok(systems)
+}
+
+/// An empty file system for what a Plan 9 writes. 9legacy's ext2srv damages one with inodes of 256 bytes.
+fn second_disk(guest: &Guest, plan9: &recipe::Plan9, epoch: i64) -> System {
+    let inode_size = match plan9.flavour {
+        Flavour::Legacy => InodeSize::B128,
+        Flavour::Front => InodeSize::B256,
+    };
+    let mtime = Time { secs: epoch, nanos: 0 };
+    System {
+        name: image_name(&format!("{}-data", guest.name)),
+        tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),
+        image: recipe::Image { free: plan9.data, inode_size },
+        profile: Profile::NetBsd,
+        linux: false,
+    }
 }
 
 /// What a guest has become.
@@ -190,6 +215,22 @@ impl Works<'_, '_> {
                 }
                 let (image, profile) = (guest.image, Profile::NetBsd);
                 Ok(Made::Tree(Box::new(System { name, tree, image, profile, linux: false })))
+            }
+            GuestKind::Knoppix(knoppix) if knoppix.form == KnoppixForm::Tree => {
+                let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
+                let made = self.steps.run(
+                    format!("tree {name}"),
+                    |_| false,
+                    || knoppix::tree(request, sources, &knoppix.origins, spools),
+                );
+                let (mut tree, epoch) =
+                    made.map_err(|fault| DiskError { guest: name.to_string(), source: Box::new(fault) })?;
+                self.epoch = self.epoch.max(epoch);
+                for overlay in &guest.overlays {
+                    self.lay(&name, overlay.as_ref(), &guest.hostname, &mut tree, epoch)?;
+                }
+                let (image, profile) = (guest.image, Profile::Linux);
+                Ok(Made::Tree(Box::new(System { name, tree, image, profile, linux: true })))
             }
             GuestKind::Disk(_) | GuestKind::Plan9(_) | GuestKind::Knoppix(_) => {
                 let (request, sources) = (self.request, &self.sources);

@@ -6,13 +6,16 @@
 //! verified disk before it starts the guest. A disk that is taken as it is boots itself: by the firmware of a
 //! whole PC, or by Debian's GRUB for Xen, which reads the disk's own grub.cfg.
 //!
-//! Where guests come from: [`netbsd`] from a release's sets; [`sums`] and [`lock`] are what files of others are
-//! known by, [`elf`] is what a kernel can be started as.
+//! Where guests come from: [`netbsd`] from a release's sets, [`plan9`] from an ISO whose settings are changed in
+//! place, KNOPPIX from [`cloop`] and [`iso9660`]; [`sums`] and [`lock`] are what files of others are known by,
+//! [`elf`] is what a kernel can be started as.
 
 pub mod cloop;
 pub mod elf;
+pub mod iso9660;
 pub mod lock;
 pub mod netbsd;
+pub mod plan9;
 pub mod sums;
 
 use minijinja::Value;
@@ -108,7 +111,7 @@ impl Guest {
             starter => starter,
             device => self.device(),
             grub => GRUB.iter().find(|(virt, _)| *virt == self.virt).map_or("", |(_, path)| *path),
-            data => self.data,
+            data => if self.data { "yes" } else { "no" },
         }
     }
 
@@ -189,6 +192,12 @@ pub fn install_in_host(
         // For the script to read as it is: a text of any characters has no place in a script or in xl's syntax.
         let cmdline = Content::inline(format!("{}\n", guest.cmdline).into_bytes());
         files.put(&format!("{config}.cmdline"), 0o644, cmdline)?;
+        if guest.data {
+            let unit = format!("etc/systemd/system/imgfactory-guest@{}.service.d/data.conf", guest.name);
+            let disk = format!("imgfactory-image@{}-data.service", guest.name);
+            let text = format!("[Unit]\nBindsTo={disk}\nAfter={disk}\n");
+            files.put(&unit, 0o644, Content::inline(text.into_bytes()))?;
+        }
         if guest.at_boot {
             files.symlink(
                 &format!(
@@ -305,7 +314,7 @@ mod tests {
             assert!(config.lines().any(|found| found == line), "{line} in\n{config}");
         }
         let conf = text(&host, "etc/imgfactory/guests/web.conf");
-        for line in ["STARTER=linux", "VIRT=pv", "COW=none", "DEVICE=xvda"] {
+        for line in ["STARTER=linux", "VIRT=pv", "COW=none", "DEVICE=xvda", "DATA=no"] {
             assert!(conf.lines().any(|found| found == line), "{line} in\n{conf}");
         }
         assert_eq!(text(&host, "etc/systemd/system/xendomains.service"), "-> /dev/null");

@@ -71,7 +71,7 @@ section! {
         hostname: HostName,
         /// Properties of its file system.
         image: Image,
-        /// The machine that Xen makes for it. Default: pv; hvm for plan9, disk and knoppix.
+        /// The machine that Xen makes for it. Default: pv; hvm for plan9, disk, and knoppix as a device.
         xen: Virt,
         /// Where what it writes to its disk is kept. Default: none for debian, tmpfs for others.
         cow: Cow,
@@ -159,7 +159,7 @@ section! {
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
         sha256: Sha256Hex,
-        /// Whether its file system is taken as it is, or its files are put into a new one. Default: device.
+        /// Whether its file system is taken as it is, or its files are put into a new one. Default: tree.
         form: KnoppixForm,
     }
 

@@ -200,7 +200,7 @@ impl Checker<'_> {
     }
 
     fn knoppix(&mut self, raw: raw::Knoppix, virt: Option<&Located<Virt>>) -> Option<Knoppix> {
-        let form = or(raw.form, || KnoppixForm::Device);
+        let form = or(raw.form, || KnoppixForm::Tree);
         if let (KnoppixForm::Tree, Some(virt)) = (form, virt.filter(|virt| virt.value == Virt::Hvm)) {
             let what = "a tree of files has no boot loader, which a whole PC would want";
             self.findings.add(&virt.span, what, "write `pv` or `pvh`, or `form: device`");

@@ -1,0 +1,375 @@
+//! ISO 9660 with Rock Ridge and zisofs, for reading: where a file's bytes are, and a whole file system as a tree.
+//!
+//! Sources: ECMA-119 (offsets here are its "BP" less one), IEEE P1282 (Rock Ridge), P1281 (SUSP), and zisofs'
+//! header as mkisofs and the kernel have it.
+
+mod rock;
+mod zisofs;
+
+use std::collections::BTreeSet;
+use std::io;
+
+use crate::ext2::ReadAt;
+use crate::tree::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError};
+use rock::Rock;
+
+pub use zisofs::{Packed, ZisofsError};
+
+/// Bytes of a logical block; others are not made.
+const BLOCK: u64 = 2048;
+/// The first volume descriptor.
+const DESCRIPTORS: u64 = 16;
+/// Volume descriptors looked at.
+const MAX_DESCRIPTORS: u64 = 32;
+/// Larger directories are not made: 64 MiB have some 500,000 entries.
+const MAX_DIRECTORY: u64 = 64 << 20;
+/// Deeper trees are loops.
+const MAX_DEPTH: usize = 64;
+/// More files are no medium.
+const MAX_NODES: usize = 1 << 24;
+
+/// What is wrong with an ISO.
+#[derive(Debug, thiserror::Error)]
+pub enum IsoError {
+    /// It can't be read.
+    #[error("can't be read at byte {at}")]
+    Read {
+        /// Where.
+        at: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something else.
+    #[error("no ISO 9660: block 16 is no volume descriptor")]
+    NotIso,
+    /// Blocks of another size.
+    #[error("logical blocks of {0} bytes; 2048 are known")]
+    BlockSize(u16),
+    /// A directory record that can't be.
+    #[error("{path}: damaged directory at byte {at}: {what}")]
+    Record {
+        /// The directory.
+        path: String,
+        /// Where.
+        at: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A file that lies outside.
+    #[error("{path}: lies beyond the end of the medium, which was cut off")]
+    Outside {
+        /// The file.
+        path: String,
+    },
+    /// A directory in itself.
+    #[error("{path}: directories lead in a circle, or are deeper than {MAX_DEPTH}")]
+    Circle {
+        /// The directory.
+        path: String,
+    },
+    /// Too many.
+    #[error("more than {MAX_NODES} files")]
+    TooMany,
+    /// A name that can't be in a tree.
+    #[error("a name can't be used")]
+    Name(#[from] TreeError),
+}
+
+/// A medium.
+pub struct Iso<'m> {
+    medium: &'m dyn ReadAt,
+    size: u64,
+    root: Record,
+    /// Bytes to skip at the start of each system use area (SUSP's SP).
+    skip: Option<usize>,
+}
+
+/// Where a file's bytes are, and what the directory says of it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its name as systems with Rock Ridge see it; else in lower case, without version and final dot.
+    pub name: Vec<u8>,
+    /// Where the record itself is on the medium.
+    pub at: u64,
+    /// First byte on the medium, and length, of each piece.
+    pub pieces: Vec<(u64, u64)>,
+    directory: bool,
+    time: Time,
+    rock: Rock,
+}
+
+impl Record {
+    /// Bytes of the file, as it lies on the medium.
+    pub fn len(&self) -> u64 {
+        self.pieces.iter().map(|(_, len)| len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A medium's files as a tree.
+#[derive(Debug)]
+pub struct Imported {
+    /// Its contents are the medium's own bytes, in the spool given, except for [`Imported::packed`].
+    pub tree: Tree,
+    /// Files that zisofs has packed: their contents are still to be unpacked.
+    pub packed: Vec<(NodeId, Packed)>,
+}
+
+impl<'m> Iso<'m> {
+    /// Looks for the primary volume descriptor.
+    ///
+    /// # Errors
+    /// [`IsoError`].
+    pub fn open(medium: &'m dyn ReadAt) -> Result<Self, IsoError> {
+        let size = medium.size().map_err(|source| IsoError::Read { at: 0, source })?;
+        for nth in DESCRIPTORS..DESCRIPTORS + MAX_DESCRIPTORS {
+            let mut block = vec![0; 2048];
+            match medium.read_exact_at(nth * BLOCK, &mut block) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(IsoError::NotIso),
+                read => read.map_err(|source| IsoError::Read { at: nth * BLOCK, source })?,
+            }
+            match (&block[1..6], block[0]) {
+                (b"CD001", 1) => {
+                    let block_size = u16::from_le_bytes([block[128], block[129]]);
+                    if u64::from(block_size) != BLOCK {
+                        return Err(IsoError::BlockSize(block_size));
+                    }
+                    let mut iso = Iso { medium, size, root: Record::empty(), skip: None };
+                    iso.root = iso.record("/", nth * BLOCK + 156, &block[156..190])?;
+                    iso.find_susp()?;
+                    return Ok(iso);
+                }
+                (b"CD001", 255) => return Err(IsoError::NotIso),
+                (b"CD001", _) => {}
+                _ => return Err(IsoError::NotIso),
+            }
+        }
+        Err(IsoError::NotIso)
+    }
+
+    /// Rock Ridge announces itself in the root's own record.
+    fn find_susp(&mut self) -> Result<(), IsoError> {
+        let (at, _) = self.root.pieces[0];
+        let mut first = [0; 255];
+        self.read(at, &mut first)?;
+        let area = first.get(34..usize::from(first[0])).unwrap_or_default();
+        if let [b'S', b'P', 7, 1, 0xbe, 0xef, skip, ..] = *area {
+            self.skip = Some(usize::from(skip));
+        }
+        Ok(())
+    }
+
+    /// The file at `path`, without links. Names are compared without case if the medium has no Rock Ridge.
+    ///
+    /// # Errors
+    /// [`IsoError`].
+    pub fn find(&self, path: &str) -> Result<Option<Record>, IsoError> {
+        let mut at = self.root.clone();
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            if !at.directory {
+                return Ok(None);
+            }
+            let entries = self.entries("/", &at)?;
+            let found = entries.into_iter().find(|entry| entry.name.eq_ignore_ascii_case(name.as_bytes()));
+            match found {
+                Some(entry) => at = entry,
+                None => return Ok(None),
+            }
+        }
+        Ok((!at.directory).then_some(at))
+    }
+
+    /// All files as a tree, whose contents are the bytes of the medium as `spool`.
+    ///
+    /// # Errors
+    /// [`IsoError`].
+    pub fn import(&self, spool: SpoolId) -> Result<Imported, IsoError> {
+        let rock = self.rock_of_root()?;
+        let root = rock.meta(0o755, self.root.time);
+        let mut imported = Imported { tree: Tree::new(root), packed: Vec::new() };
+        let mut above = BTreeSet::new();
+        self.directory(&self.root, b"", spool, &mut imported, &mut above)?;
+        Ok(imported)
+    }
+
+    /// The root's attributes are in its `.` entry.
+    fn rock_of_root(&self) -> Result<Rock, IsoError> {
+        let (at, _) = self.root.pieces[0];
+        let mut first = vec![0; 255];
+        self.read(at, &mut first)?;
+        first.truncate(usize::from(first[0]).max(34));
+        Ok(self.record("/", at, &first)?.rock)
+    }
+
+    fn directory(
+        &self,
+        record: &Record,
+        path: &[u8],
+        spool: SpoolId,
+        imported: &mut Imported,
+        above: &mut BTreeSet<u64>,
+    ) -> Result<(), IsoError> {
+        let shown = || format!("/{}", String::from_utf8_lossy(path));
+        let start = record.pieces.first().map_or(0, |(at, _)| *at);
+        if above.len() >= MAX_DEPTH || !above.insert(start) {
+            return Err(IsoError::Circle { path: shown() });
+        }
+        for entry in self.entries(&shown(), record)? {
+            if imported.tree.nodes().len() >= MAX_NODES {
+                return Err(IsoError::TooMany);
+            }
+            let mut below = path.to_vec();
+            if !below.is_empty() {
+                below.push(b'/');
+            }
+            below.extend(&entry.name);
+            let default = if entry.directory { 0o755 } else { 0o644 };
+            let meta = entry.rock.meta(default, entry.time);
+            if entry.directory {
+                imported.tree.insert(&below, Node { meta, kind: Kind::Directory(Default::default()) })?;
+                self.directory(&entry, &below, spool, imported, above)?;
+                continue;
+            }
+            let kind = entry.rock.kind().unwrap_or_else(|| Kind::File(entry.content(spool)));
+            let is_file = matches!(kind, Kind::File(_));
+            let id = imported.tree.insert(&below, Node { meta, kind })?;
+            if let Some((header, block, len)) = entry.rock.zisofs.filter(|_| is_file && !entry.is_empty()) {
+                let (at, stored) = entry.pieces[0];
+                imported.packed.push((id, Packed { at, stored, header, block, len }));
+            }
+        }
+        above.remove(&start);
+        Ok(())
+    }
+
+    /// The entries of a directory, without itself and the one above, and without what Rock Ridge has moved.
+    fn entries(&self, path: &str, record: &Record) -> Result<Vec<Record>, IsoError> {
+        let mut entries: Vec<Record> = Vec::new();
+        let mut unfinished = false;
+        for &(start, len) in &record.pieces {
+            if len > MAX_DIRECTORY {
+                return Err(self.fault(path, start, "larger than 64 MiB"));
+            }
+            let mut bytes = vec![0; usize::try_from(len).expect("at most 64 MiB")];
+            self.read(start, &mut bytes)?;
+            let mut at = 0;
+            while at < bytes.len() {
+                let place = start + at as u64;
+                let size = usize::from(bytes[at]);
+                if size == 0 {
+                    // Records do not cross blocks.
+                    at = (at / 2048 + 1) * 2048;
+                    continue;
+                }
+                let part = bytes.get(at..at + size).filter(|part| part.len() >= 34);
+                let part = part.ok_or_else(|| self.fault(path, place, "a record leads out of it"))?;
+                at += size;
+                let dots = part[32] == 1 && part[33] <= 1;
+                if dots {
+                    continue;
+                }
+                let mut entry = self.record(path, place, part)?;
+                let more = part[25] & 0x80 != 0;
+                if unfinished {
+                    let last = entries.last_mut().expect("unfinished after one");
+                    last.pieces.append(&mut entry.pieces);
+                } else if !entry.rock.moved {
+                    entries.push(entry);
+                } else {
+                    continue;
+                }
+                unfinished = more;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// One directory record.
+    fn record(&self, path: &str, at: u64, bytes: &[u8]) -> Result<Record, IsoError> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let name_len = usize::from(bytes[32]);
+        let name = bytes.get(33..33 + name_len);
+        let name = name.ok_or_else(|| self.fault(path, at, "a name leads out of its record"))?;
+        let after = 33 + name_len + usize::from(name_len.is_multiple_of(2));
+        let area = self.skip.and_then(|skip| bytes.get(after + skip..)).unwrap_or_default();
+        let mut rock = Rock::default();
+        if self.skip.is_some() {
+            let read = |at, buf: &mut [u8]| self.read(at, buf).is_ok();
+            rock.read(area, &read).map_err(|what| self.fault(path, at, what))?;
+        }
+        let directory = bytes[25] & 2 != 0 || rock.child.is_some();
+        let start = u64::from(rock.child.unwrap_or(word(2))) * BLOCK;
+        let mut len = u64::from(word(10));
+        if rock.child.is_some() {
+            // The directory was moved: its own `.` says how long it is.
+            let mut own = [0; 14];
+            self.read(start, &mut own)?;
+            len = u64::from(u32::from_le_bytes([own[10], own[11], own[12], own[13]]));
+        }
+        let name = rock.name.clone().unwrap_or_else(|| plain_name(name));
+        if len > 0 && start.checked_add(len).is_none_or(|end| end > self.size) {
+            let path = format!("{}/{}", path.trim_end_matches('/'), String::from_utf8_lossy(&name));
+            return Err(IsoError::Outside { path });
+        }
+        let time = rock.time.unwrap_or_else(|| rock::short_time(&bytes[18..25]));
+        Ok(Record { name, at, pieces: vec![(start, len)], directory, time, rock })
+    }
+
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), IsoError> {
+        self.medium.read_exact_at(at, buf).map_err(|source| IsoError::Read { at, source })
+    }
+
+    fn fault(&self, path: &str, at: u64, what: &'static str) -> IsoError {
+        IsoError::Record { path: path.to_owned(), at, what }
+    }
+}
+
+impl Record {
+    fn empty() -> Self {
+        let rock = Rock::default();
+        Record { name: vec![], at: 0, pieces: vec![], directory: true, time: Time::default(), rock }
+    }
+
+    fn content(&self, spool: SpoolId) -> Content {
+        let mut at = 0;
+        let mut extents = Vec::new();
+        for &(offset, len) in self.pieces.iter().filter(|(_, len)| *len > 0) {
+            extents.push(Extent { at, len, source: Source::Spool { spool, offset } });
+            at += len;
+        }
+        Content { len: at, extents }
+    }
+}
+
+/// `README.TXT;1` is `readme.txt`, `FILE.;1` is `file`.
+fn plain_name(name: &[u8]) -> Vec<u8> {
+    let name = name.split(|&byte| byte == b';').next().unwrap_or_default();
+    name.strip_suffix(b".").unwrap_or(name).to_ascii_lowercase()
+}
+
+impl Rock {
+    fn meta(&self, default: u16, mtime: Time) -> Meta {
+        let (mode, uid, gid) = self.owner.map_or((default, 0, 0), |(mode, uid, gid)| {
+            // The lowest 12 bits, so it fits.
+            (u16::try_from(mode & 0o7777).unwrap_or(default), uid, gid)
+        });
+        Meta { mode, uid, gid, mtime, ..Meta::default() }
+    }
+
+    /// What it is, if that is no file with contents.
+    fn kind(&self) -> Option<Kind> {
+        let (major, minor) = self.device.unwrap_or_default();
+        match self.owner?.0 & 0o170_000 {
+            0o120_000 => self.target.clone().filter(|target| !target.is_empty()).map(Kind::Symlink),
+            0o020_000 => Some(Kind::CharDevice { major, minor }),
+            0o060_000 => Some(Kind::BlockDevice { major, minor }),
+            0o010_000 => Some(Kind::Fifo),
+            0o140_000 => Some(Kind::Socket),
+            _ => None,
+        }
+    }
+}

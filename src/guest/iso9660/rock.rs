@@ -1,0 +1,205 @@
+//! System use fields: Rock Ridge's names, owners, links, times; zisofs' mark.
+
+use crate::tree::Time;
+
+/// Continuation areas that follow one another; more are a loop.
+const MAX_CONTINUATIONS: usize = 32;
+/// Longest continuation area.
+const MAX_AREA: u32 = 64 << 10;
+
+/// What the system use area of a record says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rock {
+    /// NM: its name.
+    pub name: Option<Vec<u8>>,
+    /// PX: type and mode, owner, group.
+    pub owner: Option<(u32, u32, u32)>,
+    /// PN: a device's number.
+    pub device: Option<(u32, u32)>,
+    /// SL: a symlink's target.
+    pub target: Option<Vec<u8>>,
+    /// TF: when it was modified.
+    pub time: Option<Time>,
+    /// ZF: bytes of the header, bits of a block, bytes of the file when unpacked.
+    pub zisofs: Option<(u8, u8, u32)>,
+    /// CL: the block of a directory that stands elsewhere.
+    pub child: Option<u32>,
+    /// RE: this directory belongs elsewhere.
+    pub moved: bool,
+}
+
+impl Rock {
+    /// Reads an area and those that it goes on in. `read` fills a buffer from the medium.
+    pub fn read(&mut self, area: &[u8], read: &dyn Fn(u64, &mut [u8]) -> bool) -> Result<(), &'static str> {
+        let mut area = area.to_vec();
+        let (mut name_goes_on, mut link_goes_on) = (false, false);
+        for _ in 0..MAX_CONTINUATIONS {
+            let mut next = None;
+            let mut rest = &area[..];
+            while let [a, b, len, _version, ..] = *rest {
+                let len = usize::from(len);
+                if len < 4 || len > rest.len() {
+                    // What is left is padding.
+                    break;
+                }
+                let (field, after) = rest.split_at(len);
+                rest = after;
+                let field = &field[4..];
+                match &[a, b] {
+                    b"NM" => self.name(field, &mut name_goes_on),
+                    b"SL" => self.link(field, &mut link_goes_on),
+                    b"PX" => {
+                        self.owner = word(field, 0)
+                            .zip(word(field, 16))
+                            .zip(word(field, 24))
+                            .map(|((m, u), g)| (m, u, g))
+                    }
+                    b"PN" => {
+                        let (high, low) = (word(field, 0).unwrap_or(0), word(field, 8).unwrap_or(0));
+                        self.device = Some(if high == 0 { (low >> 8, low & 0xff) } else { (high, low) });
+                    }
+                    b"TF" => self.time = modified(field).or(self.time),
+                    b"ZF" if field.starts_with(b"pz") => {
+                        if let (&[_, _, header, block, ..], Some(len)) = (field, word(field, 4)) {
+                            self.zisofs = Some((header, block, len));
+                        }
+                    }
+                    b"CL" => self.child = word(field, 0),
+                    b"RE" => self.moved = true,
+                    b"CE" => next = word(field, 0).zip(word(field, 8)).zip(word(field, 16)),
+                    b"ST" => break,
+                    _ => {}
+                }
+            }
+            let Some(((block, offset), len)) = next else { return Ok(()) };
+            if len > MAX_AREA {
+                return Err("a continuation of more than 64 KiB");
+            }
+            let mut more = vec![0; usize::try_from(len).unwrap_or(0)];
+            if !read(u64::from(block) * 2048 + u64::from(offset), &mut more) {
+                return Err("a continuation lies outside of the medium");
+            }
+            area = more;
+        }
+        Err("continuations lead in a circle")
+    }
+
+    fn name(&mut self, field: &[u8], goes_on: &mut bool) {
+        let Some((&flags, text)) = field.split_first() else { return };
+        // Bits 1 and 2 stand for `.` and `..`, which are not among the entries.
+        if flags & 6 == 0 {
+            if !*goes_on {
+                self.name = Some(Vec::new());
+            }
+            self.name.get_or_insert_default().extend(text);
+            *goes_on = flags & 1 != 0;
+        }
+    }
+
+    fn link(&mut self, field: &[u8], goes_on: &mut bool) {
+        let target = self.target.get_or_insert_default();
+        let mut rest = field.get(1..).unwrap_or_default();
+        while let [flags, len, ..] = *rest {
+            let len = usize::from(len);
+            let Some(text) = rest.get(2..2 + len) else { break };
+            rest = &rest[2 + len..];
+            if !*goes_on && !target.is_empty() && target.last() != Some(&b'/') {
+                target.push(b'/');
+            }
+            match flags & 0xe {
+                2 => target.extend(b"."),
+                4 => target.extend(b".."),
+                8 => *target = b"/".to_vec(),
+                _ => target.extend(text),
+            }
+            *goes_on = flags & 1 != 0;
+        }
+    }
+}
+
+/// A number in both byte orders, of which the first half is little-endian.
+fn word(field: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*field.get(at..at + 4)?.first_chunk()?))
+}
+
+/// TF's time of modification, the second of those that its flags announce.
+fn modified(field: &[u8]) -> Option<Time> {
+    let (&flags, times) = field.split_first()?;
+    if flags & 2 == 0 {
+        return None;
+    }
+    let before = usize::from(flags & 1);
+    if flags & 0x80 != 0 {
+        return long_time(times.get(17 * before..17 * before + 17)?);
+    }
+    times.get(7 * before..7 * before + 7).map(short_time)
+}
+
+/// Seven bytes: years since 1900, month, day, hour, minute, second, quarters of an hour east of Greenwich.
+pub(super) fn short_time(bytes: &[u8]) -> Time {
+    let &[year, month, day, hour, minute, second, zone] = bytes else { return Time::default() };
+    let days = days(1900 + i64::from(year), month.into(), day.into());
+    let secs = days * 86_400 + i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
+    Time { secs: secs - i64::from(i8::from_le_bytes([zone])) * 900, nanos: 0 }
+}
+
+/// Sixteen digits `YYYYMMDDHHMMSScc`, and the zone.
+fn long_time(bytes: &[u8]) -> Option<Time> {
+    let number = |from: usize, to: usize| std::str::from_utf8(bytes.get(from..to)?).ok()?.parse::<i64>().ok();
+    let days = days(number(0, 4)?, number(4, 6)?, number(6, 8)?);
+    let secs = days * 86_400 + number(8, 10)? * 3600 + number(10, 12)? * 60 + number(12, 14)?;
+    let nanos = u32::try_from(number(14, 16)?).ok()? * 10_000_000;
+    Some(Time { secs: secs - i64::from(i8::from_le_bytes([bytes[16]])) * 900, nanos })
+}
+
+/// Days from 1970-01-01 in the Gregorian calendar (after H. Hinnant's "days from civil").
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(short_time(&[70, 1, 1, 0, 0, 0, 0]).secs, 0);
+        assert_eq!(short_time(&[124, 2, 29, 12, 0, 1, 4]).secs, 1_709_204_401);
+        assert_eq!(long_time(b"20240229120001504"), None);
+        let long = [b"2024022912000150".as_slice(), &[252]].concat();
+        assert_eq!(long_time(&long), Some(Time { secs: 1_709_211_601, nanos: 500_000_000 }));
+    }
+
+    #[test]
+    fn names_and_links_in_pieces_are_put_together() {
+        let mut rock = Rock::default();
+        let area = [
+            b"NM\x08\x01\x01abc".as_slice(),
+            b"NM\x07\x01\x00de",
+            b"SL\x0b\x01\x01\x08\x00\x00\x02us",
+            b"SL\x0d\x01\x00\x04\x00\x00\x01l\x00\x01x",
+        ]
+        .concat();
+        rock.read(&area, &|_, _| false).unwrap();
+        assert_eq!(rock.name.as_deref(), Some(&b"abcde"[..]));
+        assert_eq!(rock.target.as_deref(), Some(&b"/us/../l/x"[..]));
+    }
+
+    #[test]
+    fn continuations_end_or_are_refused() {
+        let circle = b"CE\x1c\x01\x01\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\x1c\0\0\0\0\0\0\x1c";
+        let read = |_: u64, buf: &mut [u8]| {
+            buf.copy_from_slice(circle);
+            true
+        };
+        assert_eq!(Rock::default().read(circle, &read), Err("continuations lead in a circle"));
+        assert_eq!(
+            Rock::default().read(circle, &|_, _| false),
+            Err("a continuation lies outside of the medium")
+        );
+    }
+}

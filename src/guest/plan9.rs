@@ -1,0 +1,183 @@
+//! Plan 9: an ISO that boots by itself becomes one that asks nothing, by its plan9.ini alone.
+//!
+//! The medium stays as it is, byte for byte, but for that file: 9front reads `/cfg/plan9.ini` from the ISO itself;
+//! 9legacy has it in a FAT volume of 2.88 MB, `bootdisk.img` in the ISO's root, which its loader reads. Nothing
+//! moves: a text that is shorter is filled up with empty lines, one that is longer may use what its last block has
+//! left, and its directory says so.
+
+use std::io::{self, Cursor, Read, Seek, Write};
+
+use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
+
+use super::iso9660::{Iso, IsoError};
+use crate::ext2::ReadAt;
+use crate::recipe::{Console, Flavour, Plan9};
+
+/// Where 9front has its settings.
+const FRONT_INI: &str = "cfg/plan9.ini";
+/// 9legacy's volume, and the file in it.
+const LEGACY_DISK: &str = "bootdisk.img";
+const LEGACY_INI: &str = "plan9.ini";
+/// A boot volume of more than this is none.
+const MAX_BOOT_DISK: u64 = 8 << 20;
+/// Likewise a plan9.ini.
+const MAX_INI: u64 = 64 << 10;
+/// Bytes of a block of the ISO.
+const BLOCK: u64 = 2048;
+
+/// Why a medium can't be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Plan9Error {
+    /// It is no ISO, or damaged.
+    #[error(transparent)]
+    Iso(#[from] IsoError),
+    /// It is another system's.
+    #[error("no `{path}` on it: is this an ISO of {flavour}?")]
+    Missing {
+        /// What is missing.
+        path: &'static str,
+        /// What the recipe says it is.
+        flavour: Flavour,
+    },
+    /// The settings do not fit.
+    #[error("plan9.ini of {want} bytes; there is room for {room} where the medium has it")]
+    TooLong {
+        /// Bytes of the settings.
+        want: usize,
+        /// Bytes that there is room for.
+        room: u64,
+    },
+    /// The volume in it is damaged.
+    #[error("`{LEGACY_DISK}`: can't be changed")]
+    BootDisk(#[source] io::Error),
+    /// Its settings can't be read.
+    #[error("`{path}`: can't be read")]
+    Read {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Bytes that stand in place of a medium's own: where, and what.
+pub type Patches = Vec<(u64, Vec<u8>)>;
+
+/// What makes a medium ask nothing.
+///
+/// # Errors
+/// [`Plan9Error`].
+pub fn patches(medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
+    let iso = Iso::open(medium)?;
+    match plan9.flavour {
+        Flavour::Front => front(&iso, medium, plan9),
+        Flavour::Legacy => legacy(&iso, medium, plan9),
+    }
+}
+
+fn front(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
+    let missing = || Plan9Error::Missing { path: FRONT_INI, flavour: plan9.flavour };
+    let record = iso.find(FRONT_INI)?.ok_or_else(missing)?;
+    let (at, len) = record.pieces[0];
+    let old = read(medium, FRONT_INI, at, len.min(MAX_INI))?;
+    let mut text = settings(plan9, own_kernel(&old)).into_bytes();
+    let room = len.next_multiple_of(BLOCK).max(BLOCK);
+    if text.len() as u64 > room {
+        return Err(Plan9Error::TooLong { want: text.len(), room });
+    }
+    let mut patches = Patches::new();
+    match u32::try_from(text.len()) {
+        Ok(new) if u64::from(new) > len => {
+            // Both byte orders, at 10 of the directory's record.
+            patches.push((record.at + 10, [new.to_le_bytes(), new.to_be_bytes()].concat()));
+        }
+        _ => text.resize(usize::try_from(len).unwrap_or(text.len()), b'\n'),
+    }
+    patches.push((at, text));
+    Ok(patches)
+}
+
+fn legacy(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
+    let missing = |path| Plan9Error::Missing { path, flavour: plan9.flavour };
+    let record = iso.find(LEGACY_DISK)?.ok_or_else(|| missing(LEGACY_DISK))?;
+    let (at, len) = record.pieces[0];
+    if len > MAX_BOOT_DISK {
+        return Err(Plan9Error::BootDisk(io::ErrorKind::FileTooLarge.into()));
+    }
+    let mut volume = read(medium, LEGACY_DISK, at, len)?;
+    {
+        let options = FsOptions::new().update_accessed_date(false).time_provider(&Never);
+        let fat = FileSystem::new(Cursor::new(&mut volume), options).map_err(Plan9Error::BootDisk)?;
+        let mut file = match fat.root_dir().open_file(LEGACY_INI) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(LEGACY_INI)),
+            opened => opened.map_err(Plan9Error::BootDisk)?,
+        };
+        let mut old = Vec::new();
+        (&mut file).take(MAX_INI).read_to_end(&mut old).map_err(Plan9Error::BootDisk)?;
+        let text = settings(plan9, own_kernel(&old));
+        let write = |file: &mut fatfs::File<'_, Cursor<&mut Vec<u8>>>| -> io::Result<()> {
+            file.rewind()?;
+            file.truncate()?;
+            file.write_all(text.as_bytes())?;
+            file.flush()
+        };
+        write(&mut file).map_err(Plan9Error::BootDisk)?;
+    }
+    Ok(vec![(at, volume)])
+}
+
+fn read(medium: &dyn ReadAt, path: &'static str, at: u64, len: u64) -> Result<Vec<u8>, Plan9Error> {
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    medium.read_exact_at(at, &mut bytes).map_err(|source| Plan9Error::Read { path, source })?;
+    Ok(bytes)
+}
+
+/// The kernel that the medium's own settings name.
+fn own_kernel(ini: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(ini);
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("bootfile="))?;
+    Some(line.trim().to_owned())
+}
+
+/// The text of plan9.ini.
+fn settings(plan9: &Plan9, own_kernel: Option<String>) -> String {
+    let console = match plan9.console {
+        Console::Serial => "console=0 b115200\n",
+        Console::Vga => "",
+    };
+    if let Some(lines) = &plan9.ini {
+        let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        return format!("{console}{lines}");
+    }
+    match plan9.flavour {
+        Flavour::Front => {
+            let kernel = own_kernel.unwrap_or_else(|| "/386/9pc".to_owned());
+            let screen = if plan9.console == Console::Serial { "vgasize=text\n" } else { "" };
+            format!(
+                "cdboot=yes\n{console}nobootprompt=local!/dev/sdD0/data\nuser=glenda\nbootfile={kernel}\n\
+                 *acpi=0\n{screen}"
+            )
+        }
+        Flavour::Legacy => {
+            let kernel = own_kernel.unwrap_or_else(|| "sdD0!cdboot!9pccd.gz".to_owned());
+            format!(
+                "{console}nobootprompt=local!#S/sdD0/data\nuser=glenda\nbootfile={kernel}\ncdboot=yes\n\
+                 adisk=/dev/sdD0/cdboot\n*nomp=1\n"
+            )
+        }
+    }
+}
+
+/// No output depends on the clock.
+#[derive(Debug)]
+struct Never;
+
+impl TimeProvider for Never {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
+}
