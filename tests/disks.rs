@@ -6,18 +6,45 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::build::{Request, disks};
+use imgfactory::build::{Request, disks, knoppix};
 use imgfactory::debian::{Mirrors, Mode};
 use imgfactory::guest::lock::Lock;
 use imgfactory::host::progress::Silent;
 use imgfactory::host::project::Project;
 use imgfactory::host::sources::Sources;
+use imgfactory::host::spool::Spools;
 use imgfactory::index::UnixTime;
+use imgfactory::recipe::{Guest, GuestKind};
 use imgfactory::release::SigningKey;
 use imgfactory::report::report;
+use imgfactory::tree::{Kind, Tree};
 
 /// The bytes of the image that a guest of the given section becomes.
 fn made(room: &Path, section: &str) -> Result<Vec<u8>, String> {
+    with(room, section, |request, sources, guest| {
+        let disk = disks::make(request, sources, guest).map_err(|error| report(&error))?;
+        let mut bytes = Vec::new();
+        disk.copy(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, disk.size());
+        Ok(bytes)
+    })
+}
+
+/// Its files, if it is a KNOPPIX.
+fn imported(room: &Path, section: &str) -> Result<(Tree, Spools), String> {
+    with(room, section, |request, sources, guest| {
+        let GuestKind::Knoppix(knoppix) = &guest.kind else { panic!("{guest:?}") };
+        let mut spools = Spools::new();
+        let made = knoppix::tree(request, sources, &knoppix.origins, &mut spools);
+        made.map(|(tree, _)| (tree, spools)).map_err(|error| report(&error))
+    })
+}
+
+fn with<T>(
+    room: &Path,
+    section: &str,
+    make: impl FnOnce(&Request<'_>, &Sources<'_>, &Guest) -> Result<T, String>,
+) -> Result<T, String> {
     let recipe = room.join("x.yaml");
     let text =
         format!("name: x\nhost: {{debian: {{}}}}\nboot: {{xen: true}}\nguests:\n- {{name: d, {section}}}\n");
@@ -42,11 +69,67 @@ fn made(room: &Path, section: &str) -> Result<Vec<u8>, String> {
         progress: &Silent,
     };
     let sources = Sources::new(Some(&dir), &cache, true, &Silent);
-    let disk = disks::make(&request, &sources, &recipe.guests[0]).map_err(|error| report(&error))?;
-    let mut bytes = Vec::new();
-    disk.copy(&mut bytes).unwrap();
-    assert_eq!(bytes.len() as u64, disk.size());
-    Ok(bytes)
+    make(&request, &sources, &recipe.guests[0])
+}
+
+/// A KNOPPIX-like medium: an ISO around a cloop around an ISO, packed by Debian's own tools; and its inner ISO.
+fn knoppix_files(files: &Path) -> Vec<u8> {
+    let room = tempfile::tempdir().unwrap();
+    fs::create_dir_all(room.path().join("root/etc")).unwrap();
+    fs::create_dir_all(room.path().join("medium/KNOPPIX")).unwrap();
+    fs::write(room.path().join("root/etc/issue"), "KNOPPIX-like".repeat(20_000)).unwrap();
+    fs::write(room.path().join("root/etc/hosts"), "plain").unwrap();
+    std::os::unix::fs::symlink("etc/issue", room.path().join("root/link")).unwrap();
+    let iso = |args: &[&str], out: &str, from: &str| {
+        let fixed = ["-as", "mkisofs", "-quiet", "-R", "-o", out];
+        run("xorriso", &[&fixed[..], args, &[from]].concat(), room.path());
+    };
+    iso(&["-z"], "inner", "root");
+    // cloop has whole blocks.
+    let mut inner = fs::read(room.path().join("inner")).unwrap();
+    inner.resize(inner.len().next_multiple_of(65536), 0);
+    fs::write(room.path().join("inner"), &inner).unwrap();
+    run("create_compressed_fs", &["-B", "65536", "inner", "medium/KNOPPIX/KNOPPIX"], room.path());
+    iso(&[], "outer", "medium");
+    fs::copy(room.path().join("outer"), files.join("knoppix.iso")).unwrap();
+    fs::copy(room.path().join("medium/KNOPPIX/KNOPPIX"), files.join("KNOPPIX")).unwrap();
+    inner
+}
+
+#[test]
+fn a_knoppix_medium_gives_its_file_system_and_its_files() {
+    let room = tempfile::tempdir().unwrap();
+    let files = room.path().join("files");
+    fs::create_dir(&files).unwrap();
+    let inner = knoppix_files(&files);
+    let section = |name: &str, form: &str| {
+        let sum = sha256(&files.join(name));
+        format!("knoppix: {{urls: ['http://a.example/{name}'], sha256: '{sum}', form: {form}}}")
+    };
+    for name in ["knoppix.iso", "KNOPPIX"] {
+        let bytes =
+            made(room.path(), &section(name, "device")).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(bytes == inner, "{name}: {} bytes", bytes.len());
+        let (tree, contents) = imported(room.path(), &section(name, "tree")).unwrap();
+        let text = |path: &str| {
+            let Kind::File(content) = &tree.node(tree.lookup(path.as_bytes()).unwrap()).kind else {
+                panic!("{path}")
+            };
+            String::from_utf8(content.read_all(&contents).unwrap()).unwrap()
+        };
+        assert!(text("etc/issue") == "KNOPPIX-like".repeat(20_000) && text("etc/hosts") == "plain");
+        assert!(
+            matches!(&tree.node(tree.lookup(b"link").unwrap()).kind, Kind::Symlink(to) if to == b"etc/issue")
+        );
+    }
+    let mut cut = fs::read(files.join("KNOPPIX")).unwrap();
+    cut.truncate(cut.len() - 10);
+    fs::write(files.join("cut"), cut).unwrap();
+    let error = made(room.path(), &section("cut", "device")).unwrap_err();
+    assert!(error.contains("caused by: cut\n  caused by: cut off: its index says"), "{error}");
+    fs::write(files.join("text"), "text").unwrap();
+    let error = made(room.path(), &section("text", "device")).unwrap_err();
+    assert!(error.contains("text: neither of KNOPPIX's formats; an ISO with KNOPPIX/KNOPPIX"), "{error}");
 }
 
 fn sha256(path: &Path) -> String {

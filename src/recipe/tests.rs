@@ -38,7 +38,8 @@ fn the_recipes_that_come_along_are_right() {
     assert_eq!(demo.boot.entries, [Entry::Xen, Entry::Linux, Entry::Rescue]);
     assert_eq!(demo.key.as_str(), "keys/demo");
     let xenoppix = load("xenoppix.yaml");
-    assert_eq!(xenoppix.guests[0].start, Start::Demand);
+    let kinds: Vec<&str> = xenoppix.guests.iter().map(|guest| guest.kind.word()).collect();
+    assert_eq!(kinds, ["netbsd", "plan9", "debian"]);
 }
 
 /// The findings in one line each: `line:column: what; instead; help`.
