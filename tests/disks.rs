@@ -64,6 +64,7 @@ fn with<T>(
         lock: &Lock::default(),
         offline: true,
         key: &SigningKey::generate().unwrap(),
+        key_name: "",
         imgfetch: b"",
         now: UnixTime(0),
         progress: &Silent,

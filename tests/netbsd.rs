@@ -58,6 +58,7 @@ fn build(
         lock,
         offline: true,
         key: &SigningKey::generate().unwrap(),
+        key_name: "",
         imgfetch: b"",
         now: UnixTime(0),
         progress: &Silent,

@@ -52,7 +52,7 @@ impl Rock {
                         self.owner = word(field, 0)
                             .zip(word(field, 16))
                             .zip(word(field, 24))
-                            .map(|((m, u), g)| (m, u, g))
+                            .map(|((m, u), g)| (m, u, g));
                     }
                     b"PN" => {
                         let (high, low) = (word(field, 0).unwrap_or(0), word(field, 8).unwrap_or(0));
@@ -169,7 +169,7 @@ mod tests {
     fn times_are_those_of_the_calendar() {
         assert_eq!(short_time(&[70, 1, 1, 0, 0, 0, 0]).secs, 0);
         assert_eq!(short_time(&[124, 2, 29, 12, 0, 1, 4]).secs, 1_709_204_401);
-        assert_eq!(long_time(b"20240229120001504"), None);
+        assert_eq!(long_time(b"2024x229120001500"), None);
         let long = [b"2024022912000150".as_slice(), &[252]].concat();
         assert_eq!(long_time(&long), Some(Time { secs: 1_709_211_601, nanos: 500_000_000 }));
     }
