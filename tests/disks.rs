@@ -63,6 +63,8 @@ fn with<T>(
         sources: Some(&dir),
         lock: &Lock::default(),
         offline: true,
+        previous: None,
+        repack: false,
         key: &SigningKey::generate().unwrap(),
         key_name: "",
         imgfetch: b"",

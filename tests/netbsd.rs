@@ -57,6 +57,8 @@ fn build(
         sources: Some(sources),
         lock,
         offline: true,
+        previous: None,
+        repack: false,
         key: &SigningKey::generate().unwrap(),
         key_name: "",
         imgfetch: b"",
