@@ -108,3 +108,28 @@ fn the_doctor_lists_every_missing_program_and_one_line_that_installs_them() {
     assert!(!out.exists(), "it looks and does not make directories");
     fs::remove_dir_all(&empty).unwrap();
 }
+
+#[test]
+fn check_looks_into_the_overlays_that_a_recipe_uses() {
+    let room = std::env::temp_dir().join(format!("imgfactory-overlays-{}", std::process::id()));
+    for dir in ["recipes", "templates", "overlays/one/etc", "overlays/two/etc"] {
+        fs::create_dir_all(room.join(dir)).unwrap();
+    }
+    fs::write(room.join("recipes/x.yaml"), "name: x\nhost: {debian: {}, overlays: [one]}\n").unwrap();
+    let check =
+        || transcript(&imgfactory(&["check", "recipes/x.yaml", "-q"]).current_dir(&room).output().unwrap());
+    // What is wrong with an overlay that no system has is no fault of the recipe.
+    fs::write(room.join("overlays/two.yaml"), "pathz: {}\n").unwrap();
+    assert_eq!(check(), "exit 0\n");
+    fs::write(room.join("overlays/one.yaml"), "pathz: {}\n").unwrap();
+    let said = check();
+    assert!(said.starts_with("exit 1\nerror: overlays/one.yaml:1:1: unknown key `pathz`"), "{said}");
+    fs::write(room.join("overlays/one.yaml"), "").unwrap();
+    fs::write(room.join("overlays/one/etc/issue.j2"), "{{ nmae }}\n").unwrap();
+    let said = check();
+    assert!(
+        said.starts_with("exit 1\nerror: overlays/one/etc/issue.j2:1: `nmae` is not known here"),
+        "{said}"
+    );
+    fs::remove_dir_all(&room).unwrap();
+}

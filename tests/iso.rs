@@ -53,6 +53,7 @@ fn synthetic(dir: &Path) -> (PathBuf, Parts) {
         xen: Some(&kernel[..100_000]),
         kernel: &kernel,
         miniroot: &miniroot,
+        grafts: &[],
     };
     let iso = dir.join("demo.iso");
     let parts = iso::make(&contents, &iso, &dir.join("logs/xorriso.log")).unwrap();
@@ -277,6 +278,7 @@ fn build(out: &Path) {
         xen: None,
         kernel: b"no kernel",
         miniroot: b"no miniroot",
+        grafts: &[],
     };
     let parts = iso::make(&contents, &out.join("demo.iso"), &out.join("logs/xorriso.log")).unwrap();
     assert!(parts.grub_bios < 300_000 && parts.esp < 1_200_000, "{parts}");

@@ -277,7 +277,8 @@ mod tests {
     use crate::host::files::Scratch;
 
     fn facts() -> Facts {
-        let parts = Parts { xen: 1, kernel: 2, miniroot: 3, grub_bios: 4, esp: 5, rest: 6, total: 21 };
+        let parts =
+            Parts { xen: 1, kernel: 2, miniroot: 3, grub_bios: 4, esp: 5, blocks: 0, rest: 6, total: 21 };
         Facts {
             version: VERSION,
             name: "demo".into(),

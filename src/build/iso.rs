@@ -61,6 +61,7 @@ pub fn of_build(
         xen: boot.xen.as_deref(),
         kernel: &boot.kernel,
         miniroot: &boot.miniroot.bytes,
+        grafts: &[],
     };
     make(&contents, target, &out.logs().join("xorriso.log"))
 }

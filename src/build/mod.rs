@@ -12,6 +12,7 @@ pub mod iso;
 pub mod knoppix;
 pub mod miniroot;
 pub mod netbsd;
+pub mod offline;
 pub mod release;
 pub mod split;
 pub mod steps;

@@ -1,10 +1,14 @@
 //! `imgfactory check RECIPE`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::{Failure, Session, print};
+use crate::host::overlay::{self, LoadOverlayError};
 use crate::host::project::Project;
-use crate::recipe::{Debian, Guest, GuestKind, HOST_IMAGE, Recipe, Start, System};
+use crate::host::spool::Spools;
+use crate::recipe::templates::context;
+use crate::recipe::{Debian, Guest, GuestKind, HOST_IMAGE, HostName, OverlayName, Recipe, Start, System};
 use crate::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
@@ -21,8 +25,16 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     for error in &wrong {
         session.show(error);
     }
-    let (_, recipe) = loaded?;
-    if !wrong.is_empty() {
+    let (project, recipe) = loaded?;
+    let bad = wrong_overlays(&project, &recipe);
+    for error in &bad {
+        match error {
+            // Several errors, with lines of the rules to show.
+            LoadOverlayError::Rules(findings) => eprintln!("{}", findings.render(session.color)),
+            error => session.show(error),
+        }
+    }
+    if !wrong.is_empty() || !bad.is_empty() {
         return Ok(Exit::Failed);
     }
     if session.quiet {
@@ -30,6 +42,23 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     }
     print(&format!("{}: OK\n{}", args.recipe.display(), summary(&recipe)))?;
     Ok(Exit::Done)
+}
+
+/// Overlays of the recipe that a build would refuse: their rules, templates and files.
+fn wrong_overlays(project: &Project, recipe: &Recipe) -> Vec<LoadOverlayError> {
+    let host = &recipe.host;
+    let mut used: Vec<_> = host.overlays.iter().map(|name| (name, HOST_IMAGE, &host.hostname)).collect();
+    for guest in &recipe.guests {
+        used.extend(guest.overlays.iter().map(|name| (name, guest.name.as_str(), &guest.hostname)));
+    }
+    // What is wrong with an overlay is wrong for each system that has it.
+    let mut seen = BTreeSet::new();
+    used.retain(|(name, ..)| seen.insert(name.to_string()));
+    let load = |(name, image, hostname): (&OverlayName, &str, &HostName)| {
+        let values = context! { name => recipe.name.as_str(), image, hostname => hostname.as_ref() };
+        overlay::load(project, name.as_ref(), &values, &mut Spools::new()).err()
+    };
+    used.into_iter().filter_map(load).collect()
 }
 
 /// What a build of the recipe will make.

@@ -16,6 +16,9 @@ pub(super) struct MachineArgs {
     /// The output directory of a build
     #[arg(value_name = "OUT")]
     pub(super) out: PathBuf,
+    /// Boot this medium, as `imgfactory iso` makes them [default: the build's]
+    #[arg(long, value_name = "FILE")]
+    iso: Option<PathBuf>,
     /// Boot by BIOS; this is the default
     #[arg(long, conflicts_with = "uefi")]
     bios: bool,
@@ -142,7 +145,7 @@ impl MachineArgs {
             (None, None) => None,
         };
         let machine = Machine {
-            iso: self.out.join(&facts.iso),
+            iso: self.iso.clone().unwrap_or_else(|| self.out.join(&facts.iso)),
             medium,
             firmware,
             accel,

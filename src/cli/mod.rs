@@ -11,6 +11,7 @@ mod doctor;
 mod gc;
 mod image;
 mod index;
+mod iso;
 mod keygen;
 mod lock;
 mod machine;
@@ -81,6 +82,8 @@ enum Command {
     Image(image::Args),
     /// Look into an index; turn it into a plain block list of 2005, and back
     Index(index::Args),
+    /// Make a medium that boots without a network: a build's, with blocks on it
+    Iso(iso::Args),
     /// Make a key pair that signs releases
     Keygen(keygen::Args),
     /// Copy mirrors, look whether they are whole, show how they stand
@@ -117,6 +120,7 @@ impl Command {
             Command::Gc(args) => gc::run(args, session),
             Command::Image(args) => image::run(args, session),
             Command::Index(args) => index::run(args, session),
+            Command::Iso(args) => iso::run(args, session),
             Command::Keygen(args) => keygen::run(args, session),
             Command::Mirror(args) => mirror::run(args, session),
             Command::Publish(args) => publish::run(args, session),

@@ -32,6 +32,7 @@ pub(super) struct Source {
     pub(super) strict: bool,
     pub(super) cache: Option<PathBuf>,
     pub(super) cache_max: Option<u64>,
+    pub(super) medium: Option<PathBuf>,
     pub(super) ram: usize,
     pub(super) connections: usize,
     pub(super) deadline: Duration,
@@ -98,6 +99,7 @@ where from:
 
 how:
   --cache DIR                keep blocks here; also remembers the release, so that no older one is accepted
+  --medium DIR               a mirror's tree on a disc or stick, read where the cache has nothing; needs --cache
   --cache-max SIZE           at most so much (64MiB, 2GiB); otherwise 80 % of the file system
   --ram SIZE                 inflated blocks in memory [32MiB]
   --connections N            1 to 64 [4]
@@ -181,6 +183,7 @@ struct Raw {
     strict: bool,
     cache: Option<PathBuf>,
     cache_max: Option<String>,
+    medium: Option<PathBuf>,
     ram: Option<String>,
     connections: Option<String>,
     deadline: Option<String>,
@@ -213,6 +216,7 @@ fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
             Long("strict") => raw.strict = true,
             Long("cache") => raw.cache = Some(parser.value()?.into()),
             Long("cache-max") => raw.cache_max = Some(parser.value()?.string()?),
+            Long("medium") => raw.medium = Some(parser.value()?.into()),
             Long("ram") => raw.ram = Some(parser.value()?.string()?),
             Long("connections") => raw.connections = Some(parser.value()?.string()?),
             Long("deadline") => raw.deadline = Some(parser.value()?.string()?),
@@ -243,6 +247,9 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
     if raw.keys.is_empty() {
         return Err(UsageError::Missing("--key KEY"));
     }
+    if raw.medium.is_some() && raw.cache.is_none() {
+        return Err(UsageError::Missing("--cache DIR, which --medium needs,"));
+    }
     let name = |option, text: &str| text.parse::<ImageName>().map_err(|error| value(option, &error));
     let image = raw.image.as_deref().ok_or(UsageError::Missing("--image NAME"))?;
     let serial = |text: String| text.parse::<Serial>().map_err(|error| value("--release", &error));
@@ -262,6 +269,7 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
         strict: raw.strict,
         cache: raw.cache,
         cache_max: bytes("--cache-max", raw.cache_max)?,
+        medium: raw.medium,
         ram: usize::try_from(ram).unwrap_or(usize::MAX),
         connections,
         deadline: raw.deadline.as_deref().map_or(Ok(Duration::from_secs(60)), duration)?,
@@ -334,6 +342,7 @@ mod tests {
             ("imgfetch cat --mirror http://a.example --image host", "--key KEY is missing"),
             ("imgfetch cat --mirror http://a.example --key RWQ", "--image NAME is missing"),
             ("imgfetch mount SOURCE", "MOUNTPOINT is missing"),
+            ("imgfetch cat SOURCE --medium /mnt", "--cache DIR, which --medium needs, is missing"),
             ("imgfetch mount SOURCE /a /b", "`/b`: one MOUNTPOINT is enough"),
             ("imgfetch cat SOURCE --foreground", "invalid option '--foreground'"),
             ("imgfetch cat SOURCE --connections 0", "--connections: `0` is no number from 1 to 64"),

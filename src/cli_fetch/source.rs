@@ -69,7 +69,12 @@ impl Opened {
             })?;
         // Later the working directory is another one.
         let root = source.cache.as_ref().map(std::path::absolute).transpose()?;
-        let cache = root.map(|root| Cache::open(&root, source.cache_max)).transpose()?.map(Arc::new);
+        let mut cache = root.map(|root| Cache::open(&root, source.cache_max)).transpose()?;
+        if let Some(medium) = &source.medium {
+            let medium = std::path::absolute(medium)?;
+            cache = cache.map(|cache| cache.over(&medium));
+        }
+        let cache = cache.map(Arc::new);
         let defaults = Config::default();
         let deadline = source.deadline;
         Ok(Opened {

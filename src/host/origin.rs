@@ -19,6 +19,8 @@ use crate::release::{
 
 /// Between two rounds through all mirrors; doubled each time, 2 s at most.
 const PAUSE: Duration = Duration::from_millis(200);
+/// With a release on the medium, mirrors are not waited for longer than this.
+const WITH_MEDIUM: Duration = Duration::from_secs(5);
 /// While nothing works, a line is said this often.
 const NEWS: Duration = Duration::from_secs(10);
 
@@ -232,8 +234,46 @@ impl Origin<'_> {
         self.file(&latest.release_path(), Release::LIMIT, Some(latest.release.len), open)
     }
 
-    /// A `latest` that is accepted: the first fresh one, or else the highest of those that have expired.
+    /// The newest `latest` of mirrors and the medium. With a medium, mirrors are not waited for.
     fn latest(&self, wanted: &Wanted) -> Result<Latest, OriginError> {
+        let Some(own) = self.latest_of_medium(wanted) else { return self.latest_of_mirrors(wanted, false) };
+        let until = self.until.min(Instant::now() + WITH_MEDIUM);
+        match (Origin { until, ..self.clone() }).latest_of_mirrors(wanted, true) {
+            Ok(latest) if latest.serial >= own.serial => return Ok(latest),
+            Ok(latest) => {
+                log::warn!(
+                    "the mirrors have release {}, the medium {}; going on with that",
+                    latest.serial,
+                    own.serial
+                );
+            }
+            Err(error) => log::warn!("{error}; going on with the medium, release {}", own.serial),
+        }
+        Ok(own)
+    }
+
+    /// What the medium says is the newest. However old: there is no other.
+    fn latest_of_medium(&self, wanted: &Wanted) -> Option<Latest> {
+        let cache = self.cache.as_ref()?;
+        let text = cache.on_medium(&MirrorPath::Latest, Latest::LIMIT)?;
+        let opened = Verified::<Latest>::open(&text, self.keys).map_err(not_signed);
+        let latest = opened.map_err(|fault| log::warn!("medium: {fault}; not used")).ok()?.into_inner();
+        let accepted = cache.accepted_serial(&latest.name).ok()?;
+        let other = wanted.name.as_ref().is_some_and(|name| *name != latest.name);
+        if other || accepted > Some(latest.serial) {
+            log::warn!("medium: release {} of `{}`; not used", latest.serial, latest.name);
+            return None;
+        }
+        if wanted.strict && freshness(&latest, clock::now()) != Freshness::Fresh {
+            log::warn!("medium: release {} may be stale; not used (--strict)", latest.serial);
+            return None;
+        }
+        Some(latest)
+    }
+
+    /// A `latest` that is accepted: the first fresh one, or else the highest of those that have expired. `once`:
+    /// mirrors are asked once only.
+    fn latest_of_mirrors(&self, wanted: &Wanted, once: bool) -> Result<Latest, OriginError> {
         let stale: RefCell<Option<Latest>> = RefCell::new(None);
         let mut state = None;
         let open = |bytes: &[u8]| {
@@ -274,7 +314,7 @@ impl Origin<'_> {
             }
         };
         // Better an expired one than to wait for mirrors that don't answer.
-        let enough = || stale.borrow().is_some();
+        let enough = || once || stale.borrow().is_some();
         let found = self.file_or(&MirrorPath::Latest, Latest::LIMIT, None, open, &enough);
         match (found, stale.take(), state) {
             (Ok(latest), ..) => Ok(latest),
@@ -325,14 +365,19 @@ impl Origin<'_> {
         }
     }
 
-    /// Fetches a file and opens it, from one mirror after the other, until `until`.
+    /// Takes a file from the medium and opens it, or fetches it, from one mirror after the other, until `until`.
     fn file<T>(
         &self,
         path: &MirrorPath,
         limit: u64,
         len: Option<u64>,
-        open: impl FnMut(&[u8]) -> Result<T, Fault>,
+        mut open: impl FnMut(&[u8]) -> Result<T, Fault>,
     ) -> Result<T, OriginError> {
+        if let Some(bytes) = self.cache.as_ref().and_then(|cache| cache.on_medium(path, limit))
+            && let Ok(opened) = open(&bytes)
+        {
+            return Ok(opened);
+        }
         self.file_or(path, limit, len, open, &|| false)
     }
 

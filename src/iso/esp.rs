@@ -3,7 +3,7 @@
 //! FAT12, which the UEFI specification (section 13.3) has for removable media: for a megabyte it costs a few
 //! kilobytes. The bytes depend on the files only.
 
-use std::io::{self, Cursor, Write};
+use std::io::{self, Cursor, Read, Write};
 
 use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
 
@@ -49,6 +49,14 @@ pub enum EspError {
         /// Why.
         source: io::Error,
     },
+    /// A file that is not there, or can't be read.
+    #[error("ESP: {path}: can't be read")]
+    Read {
+        /// The path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The file system itself could not be made.
     #[error("ESP: can't be made")]
     Volume(#[source] io::Error),
@@ -87,6 +95,18 @@ pub fn build(files: &[File<'_>], id: u32) -> Result<Vec<u8>, EspError> {
     volume.unmount().map_err(EspError::Volume)?;
     straighten(&mut image);
     Ok(image)
+}
+
+/// A file of an image that [`build`] has made.
+///
+/// # Errors
+/// [`EspError`].
+pub fn read(image: &mut [u8], path: &str) -> Result<Vec<u8>, EspError> {
+    let volume = FileSystem::new(Cursor::new(image), FsOptions::new()).map_err(EspError::Volume)?;
+    let mut bytes = Vec::new();
+    let read = volume.root_dir().open_file(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map_err(|source| EspError::Read { path: path.to_owned(), source })?;
+    Ok(bytes)
 }
 
 /// How large the image and its clusters are.

@@ -126,6 +126,20 @@ pub fn lay<D: Read + Write + Seek + Debug>(
     Ok(partitions)
 }
 
+/// What is where on a medium that [`lay`] has been at.
+///
+/// # Errors
+/// [`TableError`].
+pub fn read<D: Read + Write + Seek + Debug>(iso: D) -> Result<Partitions, TableError> {
+    let table = GptConfig::new().writable(false).logical_block_size(Lb512).open_from_device(iso)?;
+    let range = |number| {
+        let found = table.partitions().get(&number);
+        let found = found.and_then(|found| Some(found.first_lba..found.last_lba.checked_add(1)?));
+        found.ok_or_else(|| TableError::Unexpected { what: format!("no partition {number}") })
+    };
+    Ok(Partitions { iso: range(1)?, esp: range(2)? })
+}
+
 fn partition(name: &str, part_type_guid: Type, part_guid: Uuid, at: &Range<u64>) -> Partition {
     let name = name.to_owned();
     Partition { part_type_guid, part_guid, first_lba: at.start, last_lba: at.end - 1, flags: 0, name }

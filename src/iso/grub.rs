@@ -5,6 +5,7 @@
 //! recipe's own suite. The configuration inside them, [`EARLY_CONFIG`], knows nothing of the recipe, so one kit
 //! serves every medium of a suite.
 
+use super::plan::volume_name;
 use crate::debian::kit::{GrubImage, Kit, KitError};
 use crate::recipe::templates::{TemplateError, Templates, context};
 use crate::recipe::{Boot, Entry};
@@ -154,7 +155,8 @@ pub fn config(
         context! { memory_mib => xen.memory >> 20, cmdline => words(xen.cmdline.as_str()) }
     });
     let cmdline = words(boot.cmdline.as_str());
-    templates.render("grub.cfg", context! { name, entries, xen, cmdline, timeout => boot.timeout })
+    let label = volume_name(name);
+    templates.render("grub.cfg", context! { name, label, entries, xen, cmdline, timeout => boot.timeout })
 }
 
 /// A word that GRUB's shell takes as it is.
@@ -218,13 +220,13 @@ mod tests {
         );
         assert_eq!(
             lines("module2 /boot"),
-            ["module2 /boot/vmlinuz console=tty0 console=hvc0 quiet $options"]
+            ["module2 /boot/vmlinuz console=tty0 console=hvc0 quiet $blocks $options"]
         );
         assert_eq!(
             lines("linux /boot"),
             [
-                "linux /boot/vmlinuz console=tty0 console=ttyS0,115200 quiet $options",
-                "linux /boot/vmlinuz console=tty0 console=ttyS0,115200 quiet rescue $options",
+                "linux /boot/vmlinuz console=tty0 console=ttyS0,115200 quiet $blocks $options",
+                "linux /boot/vmlinuz console=tty0 console=ttyS0,115200 quiet rescue $blocks $options",
             ]
         );
     }

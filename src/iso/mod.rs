@@ -4,5 +4,6 @@
 pub mod esp;
 pub mod gpt;
 pub mod grub;
+pub mod offline;
 pub mod plan;
 pub mod xen;

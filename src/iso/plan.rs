@@ -1,12 +1,14 @@
 //! What goes where on the medium, and what xorriso is told.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
 use super::esp::{self, EspError, REMOVABLE_BOOT};
 use super::gpt::{BACKUP_NUMBER, BACKUP_SECTORS, ESP_NUMBER, ISO_START, Identity, SECTOR};
 use super::grub::{CONFIG, Grub, MARKER};
+use super::offline::Graft;
 use crate::report::size;
 
 /// What a medium is made of.
@@ -26,6 +28,8 @@ pub struct Contents<'a> {
     pub kernel: &'a [u8],
     /// The miniroot, compressed.
     pub miniroot: &'a [u8],
+    /// Files that stay where they are until they are copied onto the medium; none on one that is to be small.
+    pub grafts: &'a [Graft],
 }
 
 /// Where xorriso, run in the directory with the staged files, puts the ISO.
@@ -42,6 +46,8 @@ pub struct Plan<'a> {
     pub env: [(&'static str, String); 3],
     /// Identities for [`gpt::lay`](super::gpt::lay).
     pub identity: Identity,
+    /// Bytes of all [`Contents::grafts`].
+    grafted: u64,
 }
 
 /// Bytes of a staged file.
@@ -53,7 +59,7 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// [`EspError`] when GRUB does not fit into an ESP.
     pub fn of(contents: &Contents<'a>) -> Result<Self, EspError> {
-        let Contents { name, epoch, config, grub, .. } = *contents;
+        let Contents { name, epoch, config, grub, grafts, .. } = *contents;
         let identity = Identity::of(name);
         let program = esp::File { path: REMOVABLE_BOOT, bytes: &grub.uefi };
         let esp = esp::build(&[program], identity.volume_id())?;
@@ -65,9 +71,9 @@ impl<'a> Plan<'a> {
             (MARKER, "medium", format!("{name}\n").into_bytes().into()),
             (CONFIG, "grub.cfg", Bytes::Borrowed(config.as_bytes())),
         ];
-        files.extend(contents.xen.map(|xen| ("/boot/xen.gz", "xen.gz", Bytes::Borrowed(xen))));
-        files.push(("/boot/vmlinuz", "vmlinuz", Bytes::Borrowed(contents.kernel)));
-        files.push(("/boot/initrd", "initrd", Bytes::Borrowed(contents.miniroot)));
+        files.extend(contents.xen.map(|xen| (XEN, "xen.gz", Bytes::Borrowed(xen))));
+        files.push((KERNEL, "vmlinuz", Bytes::Borrowed(contents.kernel)));
+        files.push((MINIROOT, "initrd", Bytes::Borrowed(contents.miniroot)));
 
         let mut args = arguments(&volume_name(name), epoch);
         args.extend(files.iter().map(|(path, staged, _)| format!("{path}={staged}")));
@@ -75,8 +81,14 @@ impl<'a> Plan<'a> {
         staged.push((MBR_FILE, Bytes::Borrowed(&grub.mbr)));
         staged.push((ESP_FILE, esp.into()));
         staged.push((ROOM_FILE, room.into()));
+        if !grafts.is_empty() {
+            // More than a command line holds.
+            args.extend(["-path-list".to_owned(), LIST_FILE.to_owned()]);
+            staged.push((LIST_FILE, list(grafts).into()));
+        }
         let env = [("SOURCE_DATE_EPOCH", epoch.to_string()), ("TZ", "UTC".into()), ("LC_ALL", "C".into())];
-        Ok(Plan { staged, args, env, identity })
+        let grafted = grafts.iter().map(|graft| graft.len).sum();
+        Ok(Plan { staged, args, env, identity, grafted })
     }
 
     /// How many bytes of an ISO of `total` bytes each part takes.
@@ -87,19 +99,49 @@ impl<'a> Plan<'a> {
         };
         let (xen, kernel, miniroot) = (of("xen.gz"), of("vmlinuz"), of("initrd"));
         let (grub_bios, esp) = (of("bios.img"), of(ESP_FILE));
-        let rest = total.saturating_sub(xen + kernel + miniroot + grub_bios + esp);
-        Parts { xen, kernel, miniroot, grub_bios, esp, rest, total }
+        let blocks = self.grafted;
+        let rest = total.saturating_sub(xen + kernel + miniroot + grub_bios + esp + blocks);
+        Parts { xen, kernel, miniroot, grub_bios, esp, blocks, rest, total }
     }
 }
 
+/// The hypervisor on the medium.
+pub const XEN: &str = "/boot/xen.gz";
+/// The kernel on the medium.
+pub const KERNEL: &str = "/boot/vmlinuz";
+/// The miniroot on the medium.
+pub const MINIROOT: &str = "/boot/initrd";
 /// The BIOS core on the medium.
-const BIOS_IMAGE: &str = "/boot/grub/bios.img";
+pub const BIOS_IMAGE: &str = "/boot/grub/bios.img";
 /// Staged: [`grub::MBR_CODE`](super::grub::MBR_CODE).
 const MBR_FILE: &str = "mbr.img";
 /// Staged: the ESP.
 const ESP_FILE: &str = "esp.img";
 /// Staged: zeros where the backup GPT will be.
 const ROOM_FILE: &str = "backup.img";
+/// Staged: what else goes onto the medium.
+const LIST_FILE: &str = "grafts.list";
+
+/// A line each, as xorriso reads them: path on the medium, `=`, file.
+fn list(grafts: &[Graft]) -> Vec<u8> {
+    let mut list = Vec::new();
+    for Graft { path, from, .. } in grafts {
+        escape(path.as_bytes(), &mut list);
+        list.push(b'=');
+        escape(from.as_os_str().as_bytes(), &mut list);
+        list.push(b'\n');
+    }
+    list
+}
+
+fn escape(path: &[u8], list: &mut Vec<u8>) {
+    for &byte in path {
+        if matches!(byte, b'=' | b'\\') {
+            list.push(b'\\');
+        }
+        list.push(byte);
+    }
+}
 
 /// Everything that xorriso is told before the list of files.
 fn arguments(volume: &str, epoch: i64) -> Vec<String> {
@@ -125,7 +167,7 @@ fn arguments(volume: &str, epoch: i64) -> Vec<String> {
 }
 
 /// A name as ISO 9660 has volume names: at most 32 of `A-Z0-9_`.
-fn volume_name(name: &str) -> String {
+pub(super) fn volume_name(name: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     name.chars().map(allowed).take(32).collect()
 }
@@ -143,10 +185,17 @@ pub struct Parts {
     pub grub_bios: u64,
     /// The ESP, which is GRUB for UEFI and a few kilobytes of FAT.
     pub esp: u64,
+    /// A mirror's tree; 0 on a medium that fetches all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub blocks: u64,
     /// Menu, directories, tables, rounding up to sectors.
     pub rest: u64,
     /// The whole ISO.
     pub total: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A table, one part a line.
@@ -158,6 +207,7 @@ impl fmt::Display for Parts {
             ("miniroot", self.miniroot),
             ("GRUB, BIOS", self.grub_bios),
             ("GRUB, UEFI", self.esp),
+            ("blocks", self.blocks),
             ("rest", self.rest),
             ("ISO", self.total),
         ];
@@ -182,7 +232,8 @@ mod tests {
 
     fn contents(grub: &Grub) -> Contents<'_> {
         let (config, kernel, miniroot) = ("menu\n", &[4; 7000][..], &[5; 3000][..]);
-        Contents { name: "demo", epoch: 1_700_000_000, config, grub, xen: Some(&[6; 100]), kernel, miniroot }
+        let xen = Some(&[6; 100][..]);
+        Contents { name: "demo", epoch: 1_700_000_000, config, grub, xen, kernel, miniroot, grafts: &[] }
     }
 
     #[test]
@@ -260,6 +311,21 @@ mod tests {
         let plan = Plan::of(&Contents { xen: None, ..contents(&grub) }).unwrap();
         assert!(!plan.args.iter().any(|arg| arg.contains("xen")));
         assert_eq!(plan.parts(40_000).xen, 0);
+    }
+
+    #[test]
+    fn a_mirrors_tree_goes_onto_the_medium_by_a_list() {
+        let grub = grub();
+        let graft = |path: &str, from: &str, len| Graft { path: path.into(), from: from.into(), len };
+        let grafts = [graft("/mirror/latest", "/srv/a=b/latest", 7), graft("/mirror/x", "/back\\slash", 5)];
+        let plan = Plan::of(&Contents { grafts: &grafts, ..contents(&grub) }).unwrap();
+        assert_eq!(plan.args[plan.args.len() - 2..], ["-path-list", "grafts.list"]);
+        let (name, bytes) = plan.staged.last().unwrap();
+        assert_eq!(
+            (*name, &bytes[..]),
+            ("grafts.list", &b"/mirror/latest=/srv/a\\=b/latest\n/mirror/x=/back\\\\slash\n"[..])
+        );
+        assert_eq!(plan.parts(70_000).blocks, 12);
     }
 
     #[test]

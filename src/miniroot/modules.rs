@@ -71,7 +71,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "disk",
-        what: "disks and USB sticks, for cache= and cow=",
+        what: "disks, discs and USB sticks, for cache=, cow= and blocks=",
         modules: &[
             "virtio_blk",
             "virtio_scsi",
@@ -80,6 +80,8 @@ pub const GROUPS: &[Group] = &[
             "ata_piix",
             "nvme",
             "sd_mod",
+            "sr_mod",
+            "isofs",
             "usb_storage",
             "uas",
             "xhci_pci",

@@ -104,6 +104,11 @@ impl Record {
         self.pieces.iter().map(|(_, len)| len).sum()
     }
 
+    /// When it was changed.
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -181,6 +186,24 @@ impl<'m> Iso<'m> {
             }
         }
         Ok((!at.directory).then_some(at))
+    }
+
+    /// What is in a file, of `limit` bytes at most; `None` when there is none at `path`.
+    ///
+    /// # Errors
+    /// [`IsoError`].
+    pub fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, IsoError> {
+        let Some(found) = self.find(path)? else { return Ok(None) };
+        if found.len() > limit {
+            return Err(self.fault(path, found.at, "a file of this length is none of ours"));
+        }
+        let mut bytes = Vec::new();
+        for &(at, len) in &found.pieces {
+            let mut piece = vec![0; usize::try_from(len).expect("at most `limit`")];
+            self.read(at, &mut piece)?;
+            bytes.append(&mut piece);
+        }
+        Ok(Some(bytes))
     }
 
     /// All files as a tree, whose contents are the bytes of the medium as `spool`.

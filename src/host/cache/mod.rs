@@ -10,6 +10,7 @@
 //! clients may share a cache; `lock` is held shared by each, and exclusively only to sweep `tmp/`.
 
 mod evict;
+mod medium;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -56,7 +57,7 @@ pub enum Loaded {
     Hit(Block),
     /// Nothing.
     Miss,
-    /// A file that was not the block; it is removed.
+    /// A file that was not the block; it is removed, unless it is on a medium.
     Damaged(Damage),
 }
 
@@ -64,6 +65,8 @@ pub enum Loaded {
 #[derive(Debug)]
 pub struct Cache {
     root: PathBuf,
+    /// A mirror's tree that is looked into when a block is not here.
+    medium: Option<PathBuf>,
     shelf: Mutex<Shelf>,
     // Held, shared, for as long as we live.
     _lock: Option<File>,
@@ -103,6 +106,7 @@ impl Cache {
         }
         Ok(Cache {
             root: root.into(),
+            medium: None,
             shelf: Mutex::new(Shelf::new(max)),
             _lock: lock,
             count: AtomicU64::new(0),
@@ -139,7 +143,9 @@ impl Cache {
 
     /// Loads and verifies a block. Never an error: what can't be read is not there.
     pub fn load(&self, object: &Object) -> Loaded {
-        let Some(bytes) = read_file(&self.path(object.name), object.file_len) else { return Loaded::Miss };
+        let Some(bytes) = read_file(&self.path(object.name), object.file_len) else {
+            return self.load_from_medium(object);
+        };
         match Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify()) {
             Ok(block) => {
                 self.shelf().used(object.name, u64::from(object.file_len));
@@ -147,15 +153,21 @@ impl Cache {
             }
             Err(damage) => {
                 self.remove(object.name);
-                Loaded::Damaged(damage)
+                match self.load_from_medium(object) {
+                    Loaded::Hit(block) => Loaded::Hit(block),
+                    Loaded::Miss | Loaded::Damaged(_) => Loaded::Damaged(damage),
+                }
             }
         }
     }
 
     /// Whether a file of the right length is there. Its contents are not looked at.
     pub fn has(&self, object: &Object) -> bool {
-        let found = fs::symlink_metadata(self.path(object.name));
-        found.is_ok_and(|found| found.is_file() && found.len() == u64::from(object.file_len))
+        let there = |path: &Path| {
+            let found = fs::symlink_metadata(path);
+            found.is_ok_and(|found| found.is_file() && found.len() == u64::from(object.file_len))
+        };
+        there(&self.path(object.name)) || self.medium_path(object.name).is_some_and(|path| there(&path))
     }
 
     fn remove(&self, name: BlockName) {

@@ -5,6 +5,7 @@ use super::*;
 use crate::block::Sha256;
 use crate::host::files::Scratch;
 use crate::index::{ImageName, Serial};
+use crate::release::MirrorPath;
 
 /// A block of its own and its file.
 fn block(seed: u8) -> (Object, Vec<u8>) {
@@ -163,4 +164,37 @@ fn a_directory_of_another_version_is_refused() {
         ),
         "{said}"
     );
+}
+
+#[test]
+fn what_is_not_here_is_read_from_the_medium_below_and_nothing_is_written_there() {
+    let (scratch, cache) = cache(None);
+    let medium = scratch.path().join("medium");
+    let cache = cache.over(&medium);
+    let (object, file) = block(1);
+    assert!(matches!(cache.load(&object), Loaded::Miss) && !cache.has(&object), "there is no medium yet");
+    assert_eq!(cache.on_medium(&MirrorPath::Latest, 100), None);
+
+    let put = |name: &str, bytes: &[u8]| {
+        let path = medium.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    put(&object.name.path(), &file);
+    assert!(is_hit(&cache.load(&object)) && cache.has(&object));
+    assert!(!cache.path(object.name).exists(), "it is not copied");
+    // Damaged here, whole there.
+    cache.store(object.name, b"damaged");
+    assert!(is_hit(&cache.load(&object)));
+    assert!(!cache.path(object.name).exists(), "what was damaged is gone");
+    // Damaged there, whole here; and only damaged there.
+    put(&object.name.path(), b"damaged");
+    assert!(matches!(cache.load(&object), Loaded::Damaged(_)));
+    assert!(medium.join(object.name.path()).exists(), "a medium is left alone");
+    cache.store(object.name, &file);
+    assert!(is_hit(&cache.load(&object)));
+
+    put("latest", b"whatever");
+    assert_eq!(cache.on_medium(&MirrorPath::Latest, 100).as_deref(), Some(&b"whatever"[..]));
+    assert_eq!(cache.on_medium(&MirrorPath::Latest, 5), None, "no more than is asked for");
 }

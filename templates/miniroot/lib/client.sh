@@ -6,6 +6,8 @@
 CACHE_SHARE=25%
 TORAM_SHARE=75%
 COW_SHARE=50%
+# Below a disk's root: a mirror's tree, as the medium of `imgfactory iso` has it.
+MIRROR_TREE=mirror
 # Seconds for a disk that a person named to turn up.
 DISK_WAIT=15
 
@@ -31,11 +33,31 @@ prepare_client() {
   [ -z "$opt_mirrors" ] || printf '%s\n' $opt_mirrors >"$CLIENT/etc/imgfactory/mirrors"
 }
 
+# `blocks=`: sets $medium to the place of a mirror's tree on a disk, as the client sees it; empty: there is none.
+find_medium() {
+  medium=
+  [ "$opt_blocks" != none ] || return 0
+  modprobe -aq isofs 2>/dev/null
+  if ! within "$DISK_WAIT" wait_for_device "$opt_blocks"; then
+    say "blocks=$opt_blocks: no such disk among $(devices); all comes over the network"
+    return 0
+  fi
+  mkdir -p "$CLIENT/medium"
+  if mount -o ro,nosuid,nodev "$device" "$CLIENT/medium" && [ -e "$CLIENT/medium/$MIRROR_TREE/latest" ]; then
+    medium=medium/$MIRROR_TREE
+    say "blocks on $device are read before the network is asked"
+  else
+    umount "$CLIENT/medium" 2>/dev/null
+    say "blocks=$opt_blocks: $device has no $MIRROR_TREE/latest; all comes over the network"
+  fi
+}
+
 start_client() {
   set -- --root-daemon --name "$NAME" --image "$IMAGE" \
     --key /etc/imgfactory/release.pub --mirrors /etc/imgfactory/mirrors
   prepare_cache
   [ -z "$cache" ] || set -- "$@" --cache "/cache/$cache/$IMAGE"
+  [ -z "$medium" ] || set -- "$@" --medium "/$medium"
   [ ! -e "$CLIENT/etc/imgfactory/ca.crt" ] || set -- "$@" --ca /etc/imgfactory/ca.crt
   [ -z "$opt_release" ] || set -- "$@" --release "$opt_release"
   [ -z "$opt_strict" ] || set -- "$@" --strict
@@ -67,6 +89,7 @@ start_client() {
 prepare_cache() {
   case $opt_cache in
     none)
+      [ -z "$medium" ] || fail "nocache and blocks= contradict each other" "nocache with blocks=none"
       [ -z "$opt_toram" ] || fail "toram and nocache contradict each other" "one of them"
       cache=
       ;;
@@ -88,6 +111,7 @@ prepare_cache() {
 note_for_guests() {
   {
     [ -z "$cache" ] || echo "IMGFACTORY_CACHE=$CLIENT/cache/$cache"
+    [ -z "$medium" ] || echo "IMGFACTORY_MEDIUM=$CLIENT/$medium"
     [ -z "$opt_release" ] || echo "IMGFACTORY_RELEASE=$opt_release"
     [ -z "$opt_proxy" ] || printf 'http_proxy=%s\nhttps_proxy=%s\n' "$opt_proxy" "$opt_proxy"
   } >/run/imgfactory/environment

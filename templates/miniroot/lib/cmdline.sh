@@ -8,6 +8,7 @@ parse_command_line() {
   opt_netselect=        # yes, no; empty: as the client likes
   opt_dlahead=          # connections, or no; empty: as the client likes
   opt_cache=ram         # ram, none, or a device as device_of takes it
+  opt_blocks=none       # none, or a device with a mirror's tree
   opt_toram=            # yes
   opt_cow=tmpfs         # tmpfs, or a device
   opt_proxy=            # URL
@@ -53,6 +54,10 @@ set_option() {
       is_device "$value" || wrong "allowed are LABEL=x, UUID=x, /dev/x; in RAM: memcache; none: nocache"
       opt_cache=$value
       ;;
+    blocks=*)
+      [ "$value" = none ] || is_device "$value" || wrong "allowed are none, LABEL=x, UUID=x, /dev/x"
+      opt_blocks=$value
+      ;;
     toram) opt_toram=yes ;;
     cow=*)
       [ "$value" = tmpfs ] || is_device "$value" || wrong "allowed are tmpfs, LABEL=x, UUID=x, /dev/x"
@@ -71,7 +76,7 @@ set_option() {
       opt_disk=$value
       ;;
     init=/*) opt_init=$value ;;
-    mirror | fuse_uri | release | dlahead | cache | cow | http_proxy | ip)
+    mirror | fuse_uri | release | dlahead | cache | blocks | cow | http_proxy | ip)
       wrong "it needs a value: $1=..."
       ;;
     netselect=* | nonetselect=* | nodlahead=* | memcache=* | nocache=* | toram=* | staticipaddress=* | strict=* | rescue=*)

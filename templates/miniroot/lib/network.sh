@@ -2,6 +2,8 @@
 
 # Seconds until there must be a link with an answer.
 NETWORK_WAIT=60
+# With blocks on the medium there need not be one.
+NETWORK_WAIT_WITH_BLOCKS=15
 LEASE=$CLIENT/run/lease
 
 # Links with hardware behind them. Radio needs a key that nobody has asked for.
@@ -16,15 +18,25 @@ bring_network_up() {
   ip link set lo up
   [ "$opt_ip" != ask ] || ask_for_address
   say "looking for a network"
+  [ -z "$medium" ] || NETWORK_WAIT=$NETWORK_WAIT_WITH_BLOCKS
   if [ "$opt_ip" = dhcp ]; then
-    within "$NETWORK_WAIT" leased || fail "no network: $(why_no_lease)" "$(what_to_try)"
+    within "$NETWORK_WAIT" leased || { without_network "$(why_no_lease)"; return; }
     stop_losers
   else
-    within "$NETWORK_WAIT" static_link || fail "no network: $(why_no_link)" "$(what_to_try)"
+    within "$NETWORK_WAIT" static_link || { without_network "$(why_no_link)"; return; }
     use_static_address
   fi
-  keep_network
+  keep_network "$(cat "$LEASE/link")"
   say "network: $(cat "$LEASE/summary")"
+}
+
+# without_network WHY: the medium's blocks will do, or nothing does. DHCP goes on asking: a cable may come later.
+without_network() {
+  [ -n "$medium" ] || fail "no network: $1" "$(what_to_try)"
+  for link in $(links); do
+    keep_network "$link"
+  done
+  say "no network: $1; going on with what is on the medium"
 }
 
 # One round: asks on links that turned up since the last; 0 when there is a lease.
@@ -126,11 +138,11 @@ what_to_try() {
   fi
 }
 
-# The root file system comes over this link: nothing in the system may rename it or take it down.
+# keep_network LINK: the root file system comes over it, so nothing in the system may rename it or take it down.
 keep_network() {
-  link=$(cat "$LEASE/link")
+  link=$1
   mkdir -p /run/systemd/network /run/NetworkManager/conf.d
-  printf '[Match]\nOriginalName=%s\n\n[Link]\nName=%s\n' "$link" "$link" >/run/systemd/network/00-imgfactory.link
-  printf '[Match]\nName=%s\n\n[Link]\nUnmanaged=yes\n' "$link" >/run/systemd/network/00-imgfactory.network
-  printf '[keyfile]\nunmanaged-devices=interface-name:%s\n' "$link" >/run/NetworkManager/conf.d/00-imgfactory.conf
+  printf '[Match]\nOriginalName=%s\n\n[Link]\nName=%s\n' "$link" "$link" >"/run/systemd/network/00-imgfactory-$link.link"
+  printf '[Match]\nName=%s\n\n[Link]\nUnmanaged=yes\n' "$link" >"/run/systemd/network/00-imgfactory-$link.network"
+  printf '[keyfile]\nunmanaged-devices+=interface-name:%s\n' "$link" >"/run/NetworkManager/conf.d/00-imgfactory-$link.conf"
 }

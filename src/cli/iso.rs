@@ -1,0 +1,79 @@
+//! `imgfactory iso OUT --with-blocks`.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::publish::Tree;
+use super::{Failure, Session, print};
+use crate::build::facts::{Facts, LOGS};
+use crate::build::offline::{self, Request};
+use crate::iso::offline::{Blocks, Disc};
+use crate::report::{Exit, size};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The medium boots without a network. With one, it fetches what it lacks, and the blocks of newer releases. It is a
+mirror by itself: any web server can serve its directory `mirror`. As a USB image: copy it to the stick byte by byte.")]
+pub(super) struct Args {
+    /// The output directory of a build
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// Put blocks of the newest release onto the medium: all, or what the prefetch lists say that a boot reads
+    #[arg(
+        long, value_name = "WHICH", required = true, num_args = 0..=1, require_equals = true, default_missing_value = "all"
+    )]
+    with_blocks: BlocksArg,
+    /// The medium to be [default: OUT/NAME-blocks.iso]
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// Fail if it does not fit this disc: cd, dvd, dvd-dl, bd, bd-dl
+    #[arg(long, value_name = "DISC")]
+    fits: Option<Disc>,
+}
+
+/// `--with-blocks`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BlocksArg {
+    /// All blocks.
+    All,
+    /// Those of the prefetch lists.
+    Prefetch,
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let facts = Facts::read(&args.out)?;
+    let tree = Tree::find(&args.out)?;
+    let state = tree.state(&tree.keys(&[])?)?;
+    let target = args.to.unwrap_or_else(|| args.out.join(format!("{}-blocks.iso", facts.name)));
+    let made = offline::make(&Request {
+        iso: &args.out.join(&facts.iso),
+        mirror: &tree.root,
+        state: &state,
+        blocks: match args.with_blocks {
+            BlocksArg::All => Blocks::All,
+            BlocksArg::Prefetch => Blocks::Prefetch,
+        },
+        target: &target,
+        disc: args.fits,
+        log: &args.out.join(LOGS).join("xorriso-blocks.log"),
+        progress: session.progress.as_ref(),
+    })?;
+    if !session.quiet {
+        let (total, serial) = (made.parts.total, state.release.serial);
+        let fits = match Disc::for_bytes(total) {
+            Some(disc) => format!("fits {disc}, {} to spare", size(disc.bytes() - total)),
+            None => "fits no disc; copy it to a USB stick".into(),
+        };
+        print(&format!(
+            "{}\n{}\nrelease {serial}: {} of {} blocks; {fits}\nboot it with: imgfactory run {} --iso {}\n",
+            target.display(),
+            made.parts,
+            made.blocks,
+            made.of,
+            args.out.display(),
+            target.display()
+        ))?;
+    }
+    Ok(Exit::Done)
+}
