@@ -124,7 +124,7 @@ fn check_looks_into_the_overlays_that_a_recipe_uses() {
     fs::write(room.join("overlays/one.yaml"), "pathz: {}\n").unwrap();
     let said = check();
     assert!(said.starts_with("exit 1\nerror: overlays/one.yaml:1:1: unknown key `pathz`"), "{said}");
-    fs::write(room.join("overlays/one.yaml"), "").unwrap();
+    fs::remove_file(room.join("overlays/one.yaml")).unwrap();
     fs::write(room.join("overlays/one/etc/issue.j2"), "{{ nmae }}\n").unwrap();
     let said = check();
     assert!(

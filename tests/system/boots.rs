@@ -38,6 +38,35 @@ fn uefi_disk_boots_plain_linux() {
 }
 
 #[test]
+fn a_stick_with_blocks_boots_with_the_network_unplugged() {
+    let demo = demo();
+    let stick = demo.by_root.join("stick.iso");
+    let out = imgfactory(&["iso"])
+        .arg(&demo.by_root)
+        .arg("--with-blocks")
+        .arg("--to")
+        .arg(&stick)
+        .output()
+        .unwrap();
+    assert_success("imgfactory iso --with-blocks", &out);
+    let stick = stick.to_str().unwrap();
+    // Nobody listens there, and there is no card either.
+    boots(&[
+        "--uefi",
+        "--medium",
+        "usb",
+        "--entry",
+        "linux",
+        "--nic",
+        "none",
+        "--mirror",
+        "http://10.0.2.2:9/",
+        "--iso",
+        stick,
+    ]);
+}
+
+#[test]
 fn nginx_serves_as_well_as_the_built_in_server() {
     let demo = demo();
     let nginx = Nginx::serve(&demo.by_root.join("mirror"));
