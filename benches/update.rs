@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use imgfactory::block::{Block, Codec, Compressor};
 use imgfactory::build::image::{Before, Made, Prepared, Wanted};
-use imgfactory::ext2::{Changes, InodeSize, LayoutMap, PageHash, Pages};
+use imgfactory::ext2::{Changes, InodeSize, LayoutMap, PageHash, Pages, Profile};
 use imgfactory::host::progress::Silent;
 use imgfactory::host::spool::Spools;
 use imgfactory::host::store::Store;
@@ -260,6 +260,7 @@ fn build(
         epoch: u64::try_from(side.epoch)?,
         free: 64 << 20,
         inode_size: InodeSize::Large,
+        profile: Profile::Linux,
         parent: None,
     };
     // From the archive on, as a build does.

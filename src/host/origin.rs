@@ -238,7 +238,7 @@ impl Origin<'_> {
     fn latest(&self, wanted: &Wanted) -> Result<Latest, OriginError> {
         let Some(own) = self.latest_of_medium(wanted) else { return self.latest_of_mirrors(wanted, false) };
         let until = self.until.min(Instant::now() + WITH_MEDIUM);
-        match (Origin { until, ..self.clone() }).latest_of_mirrors(wanted, true) {
+        match (Origin { until, ..*self }).latest_of_mirrors(wanted, true) {
             Ok(latest) if latest.serial >= own.serial => return Ok(latest),
             Ok(latest) => {
                 log::warn!(
