@@ -185,3 +185,86 @@ fn a_key_comes_from_a_variable_a_command_or_under_a_password() {
     let said = bad(&rotate.env("IMGFACTORY_KEY_PASSWORD", "pass word").output().unwrap());
     assert!(said.contains("can't be built upon; was it signed by another key?"), "{said}");
 }
+
+#[test]
+fn a_key_signs_where_it_is_and_each_wrong_signature_is_refused() {
+    let out = Out::new();
+    out.build(&[1]);
+    let home = scratch();
+    let script = home.path().join("signer");
+    let write = |lines: &str| {
+        fs::write(&script, format!("set -e\ncat > {0}/text\n{lines}\ncat {0}/sig", home.path().display()))
+            .unwrap();
+    };
+    let minisign = |words: &str| {
+        format!(
+            "minisign -S -W -s {}.key -m {1}/text -x {1}/sig {words} >&2",
+            out.key_name(),
+            home.path().display()
+        )
+    };
+    let rollback = |key: &str| {
+        imgfactory().arg("rollback").arg(out.path()).args(["--to", "1", "--key", key]).output().unwrap()
+    };
+    let public = format!("{}.pub", out.key_name());
+    let signer = format!("sign:{public}:sh {}", script.display());
+    let other = KeyFiles::new(&home.path().join("other")).create(None).unwrap();
+    out.build(&[2]);
+    // The script of docs/security.md.
+    let (_, manual) = include_str!("../docs/security.md").split_once("    #!/bin/sh\n").unwrap();
+    let manual =
+        manual.lines().take_while(|line| line.starts_with("    ")).map(|line| format!("{}\n", &line[4..]));
+    let manual = manual.collect::<String>().replace("/etc/demo.key", &format!("{}.key", out.key_name()));
+    fs::write(&script, manual).unwrap();
+    good(&rollback(&format!("{signer} \"$IMGFACTORY_TRUSTED_COMMENT\"")));
+    write(&minisign("-t \"$IMGFACTORY_TRUSTED_COMMENT\""));
+    out.build(&[3]);
+    good(&rollback(&format!("sign:{}:sh {}", out.public(), script.display())));
+    good(
+        &imgfactory()
+            .args(["mirror", "verify"])
+            .arg(out.path())
+            .args(["--key", &out.public()])
+            .output()
+            .unwrap(),
+    );
+
+    let before = tree(&out.mirror());
+    let id = out.key.id();
+    let stranger = format!("sign:{}:sh {}", other.public_base64(), script.display());
+    for (key, lines, said) in [
+        (
+            &signer,
+            minisign("-t other"),
+            format!(
+                "key {id}: the signature has the trusted comment `other`; `imgfactory demo serial 6` was to be signed"
+            ),
+        ),
+        (&signer, format!("echo x > {}/sig", home.path().display()), "not signed: no `end` line".into()),
+        (&signer, minisign("-l"), "not of the prehashed kind".into()),
+        (
+            &signer,
+            format!("echo x >> {}/text; {}", home.path().display(), minisign("")),
+            "does not fit".into(),
+        ),
+        (
+            &signer,
+            "echo no token >&2; exit 3".into(),
+            format!("key {id}: no signature\n  caused by: sh: exit status 3; its last lines:\n    no token"),
+        ),
+        (&stranger, minisign("-t x"), "can't be built upon; was it signed by another key?".into()),
+        (&"sign:".into(), String::new(), "write sign:PUBLIC:COMMAND".into()),
+        (&"sign:x:".into(), String::new(), "write sign:PUBLIC:COMMAND".into()),
+        (&"sign:nowhere.pub:true".into(), String::new(), "nowhere.pub: can't read".into()),
+    ] {
+        write(&lines);
+        let found = bad(&rollback(key));
+        assert!(found.contains(&said), "{said}: {found}");
+        assert!(tree(&out.mirror()) == before, "{said}");
+    }
+    let both = fs::read_to_string(&public).unwrap() + &other.public_text();
+    fs::write(&public, both).unwrap();
+    assert!(
+        bad(&rollback(&signer)).contains("2 keys there; the one that the command signs with must be alone")
+    );
+}

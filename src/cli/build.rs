@@ -29,7 +29,8 @@ pub(super) struct Args {
     /// Where to write: mirror/, the ISO, upload.txt [default: out/NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Key that signs the release: NAME for NAME.key, `env:VARIABLE`, or `command:COMMAND` that prints it
+    /// Key that signs the release: NAME for NAME.key, `env:VARIABLE`, `command:COMMAND` that prints
+    /// it, or `sign:PUBLIC:COMMAND` that signs with it
     /// [default: the recipe's `key`]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,

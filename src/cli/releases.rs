@@ -149,7 +149,8 @@ pub(super) struct RotateArgs {
 /// Who signs, and until when.
 #[derive(Debug, clap::Args)]
 struct Signer {
-    /// Key that signs: NAME for NAME.key, `env:VARIABLE`, or `command:COMMAND` that prints it [default: the build's]
+    /// Key that signs: NAME for NAME.key, `env:VARIABLE`, `command:COMMAND` that prints
+    /// it, or `sign:PUBLIC:COMMAND` that signs with it [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// For how long clients take `latest` for fresh: 7d, 36h [default: the build's, or 7d]

@@ -16,6 +16,12 @@ pub const PASSWORD_VARIABLE: &str = "IMGFACTORY_KEY_PASSWORD";
 /// Longest time for a command that gives a key: people may have to touch a token.
 const COMMAND_LIMIT: std::time::Duration = std::time::Duration::from_secs(120);
 
+/// Length of a public key in base64.
+const PUBLIC_BASE64: usize = 56;
+
+/// What a command that signs is told to sign with the text.
+const COMMENT_VARIABLE: &str = "IMGFACTORY_TRUSTED_COMMENT";
+
 /// Key files are two short lines.
 const MAX_KEY_FILE: u64 = 16 << 10;
 
@@ -81,6 +87,17 @@ pub enum KeysError {
         command: String,
         /// Why.
         source: ToolError,
+    },
+    /// `sign:` needs two things.
+    #[error("{0}: write sign:PUBLIC:COMMAND, the public key (its file, or base64) and what signs with it")]
+    SignWords(String),
+    /// Only one key can sign.
+    #[error("{}: {keys} keys there; the one that the command signs with must be alone", path.display())]
+    SignKeys {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        keys: usize,
     },
     /// Nobody to ask for a password.
     #[error("no password: {PASSWORD_VARIABLE} is not set and there is no terminal to ask at")]
@@ -180,11 +197,15 @@ impl KeyFiles {
     }
 
     /// The key that signs, by what people write for it: `env:VARIABLE` holds the secret key's text,
-    /// `command:COMMAND` prints it (a vault, a token), anything else is the name of a key pair.
+    /// `command:COMMAND` prints it (a vault), `sign:PUBLIC:COMMAND` signs with it without giving it away (a token,
+    /// another machine), anything else is the name of a key pair.
     ///
     /// # Errors
     /// [`KeysError`].
     pub fn sign_with(source: &str) -> Result<SigningKey, KeysError> {
+        if let Some(words) = source.strip_prefix("sign:") {
+            return signed_by(words, source);
+        }
         let text = if let Some(variable) = source.strip_prefix("env:") {
             let missing = |_| KeysError::Variable { variable: variable.into() };
             // CI systems mostly take one line only: the base64 alone will do.
@@ -220,6 +241,31 @@ impl KeyFiles {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The key of `PUBLIC:COMMAND`. The command gets the text on its standard input and the trusted comment in
+/// [`COMMENT_VARIABLE`], and prints what `minisign -S -t` writes.
+fn signed_by(words: &str, source: &str) -> Result<SigningKey, KeysError> {
+    let split = words.split_once(':').filter(|(public, command)| !public.is_empty() && !command.is_empty());
+    let (public, command) = split.ok_or_else(|| KeysError::SignWords(source.into()))?;
+    let path = PathBuf::from(public);
+    let text = match public {
+        base64 if base64.len() == PUBLIC_BASE64 && base64.starts_with("RW") => base64.to_owned(),
+        file => String::from_utf8_lossy(&read_at_most(file, MAX_KEY_FILE)?).into_owned(),
+    };
+    let keys = TrustedKeys::parse(&text)
+        .map_err(|source| KeysError::Public { path: path.clone(), source })?
+        .ids()
+        .count();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.starts_with("untrusted comment:"));
+    let public = lines.rfind(|line| !line.is_empty()).filter(|_| keys == 1);
+    let public = public.ok_or(KeysError::SignKeys { path, keys })?;
+    let command = command.to_owned();
+    let sign = move |text: &[u8], comment: &str| {
+        let tool = Tool::new("sh").args(["-c", &command]).env(COMMENT_VARIABLE, comment).input(text);
+        tool.limit(COMMAND_LIMIT).output().map_err(Into::into)
+    };
+    Ok(SigningKey::elsewhere(public, Box::new(sign)).expect("it was read as a public key"))
 }
 
 /// The password in [`PASSWORD_VARIABLE`], or what a person types.

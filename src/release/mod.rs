@@ -30,7 +30,7 @@ pub use mirrors::{BadUrl, Mirror, MirrorUrl, Mirrors};
 pub use numbered::{ImageFiles, Release, Stored};
 pub use path::{BadPath, Leaf, MirrorPath};
 #[cfg(feature = "builder")]
-pub use sign::{KeyError, SigningKey};
+pub use sign::{KeyError, SignElsewhere, SigningKey};
 pub use signed::{BadKey, Document, Error, KeyId, TrustedKeys, Verified};
 pub use successors::{MAX_HOPS, Successors};
 pub use upload::{Put, Upload};

@@ -2,8 +2,8 @@
 
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 
-use super::KeyId;
 use super::signed::Document;
+use super::{Error as Untrusted, KeyId, TrustedKeys, Verified};
 
 /// How the base64 of a secret key begins: Ed25519, no key derivation, BLAKE2b.
 const UNPROTECTED: &str = "RWQAAEIy";
@@ -17,8 +17,18 @@ const CHECKSUM_AT: usize = 126;
 
 /// A secret key that can sign. Its `Debug` shows its number only.
 pub struct SigningKey {
-    secret: SecretKey,
+    signer: Signer,
     public: PublicKey,
+}
+
+/// Signs a text, with this trusted comment: gives the four lines of a minisign signature.
+pub type SignElsewhere =
+    dyn Fn(&[u8], &str) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
+
+enum Signer {
+    Here(SecretKey),
+    /// The secret never comes here: a token, a machine of its own.
+    Elsewhere(Box<SignElsewhere>),
 }
 
 /// Why a secret key can't be used or made.
@@ -39,6 +49,35 @@ pub enum KeyError {
     /// The system gave no random bytes, or no memory to derive a key in.
     #[error("can't make a key")]
     Generate(#[source] minisign::PError),
+    /// The secret part is in a token or on another machine.
+    #[error("the secret part of key {0} is not here")]
+    NotHere(KeyId),
+    /// Who was to sign did not.
+    #[error("key {key}: no signature")]
+    Elsewhere {
+        /// Whose.
+        key: KeyId,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What was signed elsewhere is not what was asked for.
+    #[error("key {key}: what came is no signature of what was to be signed")]
+    Unfit {
+        /// Whose.
+        key: KeyId,
+        /// What is wrong.
+        source: Box<Untrusted>,
+    },
+    /// The trusted comment is another.
+    #[error("key {key}: the signature has the trusted comment `{found}`; `{want}` was to be signed")]
+    Comment {
+        /// Whose.
+        key: KeyId,
+        /// What came.
+        found: String,
+        /// What was asked for.
+        want: String,
+    },
 }
 
 impl SigningKey {
@@ -49,7 +88,7 @@ impl SigningKey {
     pub fn generate() -> Result<Self, KeyError> {
         let KeyPair { pk: public, sk: secret } =
             KeyPair::generate_unencrypted_keypair().map_err(KeyError::Generate)?;
-        Ok(SigningKey { secret, public })
+        Ok(SigningKey { signer: Signer::Here(secret), public })
     }
 
     /// A new key, and the text of its secret key file under a password. Deriving takes a second and 32 MiB.
@@ -86,7 +125,13 @@ impl SigningKey {
             return Err(KeyError::NotAKey);
         };
         let public = PublicKey::from_secret_key(&secret).map_err(|_| KeyError::NotAKey)?;
-        Ok(SigningKey { secret, public })
+        Ok(SigningKey { signer: Signer::Here(secret), public })
+    }
+
+    /// A key whose secret part is elsewhere; whatever signs there is checked here. `None` when that is no public key.
+    pub fn elsewhere(public: &str, sign: Box<SignElsewhere>) -> Option<Self> {
+        let public = PublicKey::from_base64(public).ok()?;
+        Some(SigningKey { signer: Signer::Elsewhere(sign), public })
     }
 
     /// Its number.
@@ -97,9 +142,10 @@ impl SigningKey {
     /// Text of the secret key file, not protected by a password.
     ///
     /// # Errors
-    /// [`KeyError::Generate`].
+    /// [`KeyError::Generate`], [`KeyError::NotHere`].
     pub fn secret_text(&self) -> Result<String, KeyError> {
-        let text = self.secret.to_box(Some(&secret_comment(self.id()))).map_err(KeyError::Generate)?;
+        let Signer::Here(secret) = &self.signer else { return Err(KeyError::NotHere(self.id())) };
+        let text = secret.to_box(Some(&secret_comment(self.id()))).map_err(KeyError::Generate)?;
         Ok(text.into_string())
     }
 
@@ -117,15 +163,30 @@ impl SigningKey {
     /// bytes in it, as Ed25519 against fault attacks is done.
     ///
     /// # Errors
-    /// [`KeyError::Generate`] when the system gives no random bytes.
-    pub fn sign(&self, document: &impl Document) -> Result<Vec<u8>, KeyError> {
+    /// [`KeyError::Generate`] when the system gives no random bytes; what a signer elsewhere did wrong.
+    pub fn sign<D: Document>(&self, document: &D) -> Result<Vec<u8>, KeyError> {
         let mut file = document.to_text().into_bytes();
         let untrusted = format!("signature of key {}", self.id());
         let trusted = document.trusted_comment();
-        let signature =
-            minisign::sign(Some(&self.public), &self.secret, &file[..], Some(&trusted), Some(&untrusted))
-                .map_err(KeyError::Generate)?;
-        file.extend_from_slice(signature.into_string().as_bytes());
+        match &self.signer {
+            Signer::Here(secret) => {
+                let signed =
+                    minisign::sign(Some(&self.public), secret, &file[..], Some(&trusted), Some(&untrusted));
+                file.extend_from_slice(signed.map_err(KeyError::Generate)?.into_string().as_bytes());
+            }
+            Signer::Elsewhere(sign) => {
+                let key = self.id();
+                let lines = sign(&file, &trusted).map_err(|source| KeyError::Elsewhere { key, source })?;
+                file.extend_from_slice(&lines);
+                let own = TrustedKeys::parse(&self.public_text()).expect("a key reads its own text");
+                let found = Verified::<D>::open(&file, &own)
+                    .map_err(|source| KeyError::Unfit { key, source: Box::new(source) })?;
+                if found.trusted_comment() != trusted {
+                    let found = found.trusted_comment().to_owned();
+                    return Err(KeyError::Comment { key, found, want: trusted });
+                }
+            }
+        }
         Ok(file)
     }
 }
