@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use publish_support::{Out, assert_same, bad, good, imgfactory, nginx, rsyncd, s3, scratch, sshd, tree, web};
+use publish_support::{
+    Out, apache, assert_same, bad, caddy, good, imgfactory, nginx, rsyncd, s3, scratch, sshd, tree, web,
+};
 
 /// A target under test.
 struct Place<'a> {
@@ -128,11 +130,61 @@ fn a_directory_lives_a_whole_life() {
 fn nginx_with_dav_lives_a_whole_life_and_serves_what_was_put() {
     let (server, url, dav) = nginx();
     whole_life(&Place { to: &dav, files: &server.path("tree"), env: vec![], url: Some(&url) });
-    let head = |path: &str| publish_support::run(Command::new("curl").args(["-sI", &format!("{url}{path}")]));
-    assert!(head("latest").contains("Cache-Control: no-cache"));
-    assert!(head("releases/2.txt").contains("Cache-Control: public, max-age=31536000, immutable"));
-    assert!(head(".imgfactory/tombstones").starts_with("HTTP/1.1 404"));
-    assert!(head("blk/").starts_with("HTTP/1.1 403"), "no directory index");
+    as_the_manual_says(&url);
+}
+
+#[test]
+fn apache_as_in_the_manual_lives_a_whole_life_and_serves_what_was_put() {
+    let (server, url, dav) = apache();
+    let env = vec![("IMGFACTORY_HTTP_USER", "p".into()), ("IMGFACTORY_HTTP_PASSWORD", "p".into())];
+    whole_life(&Place { to: &dav, files: &server.path("tree"), env, url: Some(&url) });
+    as_the_manual_says(&url);
+    let out = Out::new();
+    out.build(&[1]);
+    let said = bad(&out.publish(&dav, &[]));
+    assert!(said.contains("HTTP 401") && said.contains("IMGFACTORY_HTTP_USER"), "{said}");
+}
+
+#[test]
+fn caddy_as_in_the_manual_serves_what_was_put() {
+    let out = Out::new();
+    for disk in [&[1, 2, 3][..], &[1, 4]] {
+        out.build(disk);
+    }
+    let home = scratch();
+    let dir = home.path().join("www");
+    let (_server, url) = caddy(&dir);
+    good(&out.publish(dir.to_str().unwrap(), &["--url", &url]));
+    fs::create_dir_all(dir.join(".imgfactory")).unwrap();
+    fs::write(dir.join(".imgfactory/tombstones"), "x").unwrap();
+    as_the_manual_says(&url);
+}
+
+/// How a server answers clients.
+fn as_the_manual_says(url: &str) {
+    let head = |path: &str| {
+        let accept = ["-sI", "-H", "Accept-Encoding: gzip, br, zstd"];
+        publish_support::run(Command::new("curl").args(accept).arg(format!("{url}{path}"))).to_lowercase()
+    };
+    let forever = "cache-control: public, max-age=31536000, immutable\r";
+    for (path, cache) in [
+        ("latest", "cache-control: no-cache\r"),
+        ("mirrors.txt", "cache-control: no-cache\r"),
+        ("releases/2.txt", forever),
+    ] {
+        let found = head(path);
+        assert!(found.lines().next().unwrap().contains(" 200") && found.contains(cache), "{path}: {found}");
+        assert_eq!(found.matches("cache-control").count(), 1, "{path}: {found}");
+        assert!(!found.contains("content-encoding"), "{path}: {found}");
+        assert!(found.contains("etag: ") || found.contains("last-modified: "), "{path}: {found}");
+    }
+    for path in [".imgfactory/tombstones", ".imgfactory/", "blk/", "blk", "", "no", "blk/.x"] {
+        let found = head(path);
+        let status = found.lines().next().unwrap();
+        assert!([" 403", " 404", " 301", " 308"].iter().any(|code| status.contains(code)), "{path}: {found}");
+        // What is not there may be there later.
+        assert!(!found.contains("immutable"), "{path}: {found}");
+    }
 }
 
 #[test]

@@ -262,6 +262,66 @@ pub fn web(root: &Path) -> (Server, String) {
     (server, format!("http://127.0.0.1:{port}/"))
 }
 
+/// The indented blocks of docs/mirrors.md between two marks.
+pub fn manual(from: &str, to: &str) -> String {
+    let (_, text) = include_str!("../../docs/mirrors.md").split_once(from).unwrap();
+    let (text, _) = text.split_once(to).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix("    ")).map(|line| format!("{line}\n")).collect()
+}
+
+/// Apache as docs/mirrors.md has it, clients on one port, publishers with user and password `p` on another.
+pub fn apache() -> (Server, String, String) {
+    let home = scratch();
+    let root = rustix::process::geteuid().is_root();
+    for dir in ["tree", "locks"] {
+        fs::create_dir(home.path().join(dir)).unwrap();
+        fs::set_permissions(home.path().join(dir), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (web, dav) = (free_port(), free_port());
+    let at = |name: &str| home.path().join(name).display().to_string();
+    let hash = run(Command::new("openssl").args(["passwd", "-apr1", "p"]));
+    fs::write(at("publishers"), format!("p:{hash}")).unwrap();
+    let modules =
+        ["mpm_event", "authz_core", "authz_user", "auth_basic", "authn_core", "authn_file", "dav", "dav_fs"];
+    let modules = modules.iter().chain(&["headers", "env", "mime", "dir"]);
+    let modules: String = modules
+        .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+        .collect();
+    let user = if root { "User www-data\nGroup www-data\n" } else { "" };
+    let config = manual("**Apache**:", "**Caddy**:")
+        .replace("*:80>", &format!("127.0.0.1:{web}>"))
+        .replace("*:8081>", &format!("127.0.0.1:{dav}>"))
+        .replace("/srv/mirror", &at("tree"))
+        .replace("/var/lib/apache2/dav/lock", &at("locks/lock"))
+        .replace("/etc/apache2/publishers", &at("publishers"));
+    let config = format!(
+        "{modules}{user}ServerRoot {0}\nServerName 127.0.0.1\nPidFile pid\nErrorLog errors\nTypesConfig /dev/null\n\
+         Mutex file:{0}\nListen 127.0.0.1:{web}\nListen 127.0.0.1:{dav}\n<Directory />\nRequire all denied\n</Directory>\n{config}",
+        home.path().display()
+    );
+    fs::write(at("apache.conf"), config).unwrap();
+    let file = at("apache.conf");
+    let server =
+        Server::start(home, Command::new("/usr/sbin/apache2").args(["-DFOREGROUND", "-f", &file]), web);
+    (server, format!("http://127.0.0.1:{web}/"), format!("http://127.0.0.1:{dav}/"))
+}
+
+/// Caddy as docs/mirrors.md has it, for a directory.
+pub fn caddy(root: &Path) -> (Server, String) {
+    let home = scratch();
+    let port = free_port();
+    let config = manual("**Caddy**:", "No `encode`")
+        .replace("mirror.example {", &format!("http://127.0.0.1:{port} {{"))
+        .replace("/srv/mirror", root.to_str().unwrap());
+    fs::write(home.path().join("Caddyfile"), format!("{{\nadmin off\nauto_https off\n}}\n{config}")).unwrap();
+    let data = home.path().to_path_buf();
+    let mut caddy = Command::new("caddy");
+    caddy.args(["run", "--adapter", "caddyfile", "--config", "Caddyfile"]);
+    let server = Server::start(home, caddy.env("XDG_DATA_HOME", &data).env("XDG_CONFIG_HOME", &data), port);
+    (server, format!("http://127.0.0.1:{port}/"))
+}
+
 /// An rsync daemon with one module.
 pub fn rsyncd() -> (Server, String) {
     let home = scratch();

@@ -120,7 +120,7 @@ impl Wire {
 /// What to say of an answer that should not have come.
 pub fn unexpected(shown: &str, doing: &str, said: &Said) -> RemoteError {
     let hint = match said.status {
-        401 | 403 => "; are user and password, or keys, right?",
+        401 | 403 => "; are IMGFACTORY_HTTP_USER and _PASSWORD (or _TOKEN), or for S3 the AWS_ keys, right?",
         405 => "; does the server allow PUT and DELETE there?",
         409 => "; does the directory exist?",
         413 => "; the server's limit for uploads is too low (nginx: client_max_body_size)",
@@ -128,7 +128,9 @@ pub fn unexpected(shown: &str, doing: &str, said: &Said) -> RemoteError {
         _ => "",
     };
     let text = String::from_utf8_lossy(said.body.get(..said.body.len().min(300)).unwrap_or_default());
+    // A page for browsers says no more than its status; S3's XML does.
+    let page = text.to_ascii_lowercase().contains("<html");
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let text = if text.trim().is_empty() { String::new() } else { format!(" ({})", text.trim()) };
+    let text = if text.trim().is_empty() || page { String::new() } else { format!(" ({})", text.trim()) };
     RemoteError::new(format!("{shown}: can't {doing}"), format!("HTTP {}{hint}{text}", said.status))
 }
