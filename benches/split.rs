@@ -1,6 +1,9 @@
-//! Throughput of the split step: MB of raw image a second, by the clock and by the CPU time of all threads, for both codecs, on one thread and on all, into an empty
-//! store and into one that has all blocks. `cargo bench --bench split [-- IMAGE]`; without an image, 512 MiB of
-//! seeded bytes that compress about as a system's disk does.
+//! Throughput of the split step: MB of raw image a second, by the clock and by the CPU time of all threads, for both
+//! codecs, on one thread and on all, into an empty store and into one that has all blocks. `cargo bench --bench split
+//! [-- IMAGE]`; without an image, 512 MiB of seeded bytes that compress about as a system's disk does.
+
+#[allow(dead_code, reason = "each bench uses a part")]
+mod seeded;
 
 use std::fs;
 use std::hint::black_box;
@@ -14,51 +17,9 @@ use imgfactory::build::split::{Options, split};
 use imgfactory::host::progress::Silent;
 use imgfactory::host::store::Store;
 use imgfactory::index::{BlockSize, Header, Serial, UnixTime};
+use seeded::{Seeded, cpu_time};
 
 const SEEDED: usize = 512 << 20;
-
-/// A tenth zeros, the rest words of a small vocabulary with noise between them.
-fn seeded() -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let words: Vec<Vec<u8>> = (0..4096)
-        .map(|_| {
-            next()
-                .to_le_bytes()
-                .iter()
-                .chain(&next().to_le_bytes())
-                .take(3 + next() as usize % 12)
-                .copied()
-                .collect()
-        })
-        .collect();
-    let mut image = Vec::with_capacity(SEEDED);
-    while image.len() < SEEDED {
-        if image.len() % (10 << 20) < 1 << 20 {
-            image.resize(image.len() + (1 << 20), 0);
-        }
-        let run = image.len() + (1 << 16);
-        while image.len() < run {
-            image.extend_from_slice(&words[next() as usize % words.len()]);
-            if next() % 8 == 0 {
-                image.extend_from_slice(&next().to_le_bytes());
-            }
-        }
-    }
-    image.truncate(SEEDED);
-    image
-}
-
-/// CPU time of this process: what counts on a machine that does other things too.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.try_into().expect("no clock starts below 0"), time.tv_nsec as u32)
-}
 
 fn main() {
     let file = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
@@ -70,7 +31,7 @@ fn main() {
                 .expect("the image is read");
             image
         }
-        None => seeded(),
+        None => Seeded::new().take(SEEDED),
     };
     let header = Header {
         image: "bench".parse().expect("a name"),
