@@ -103,7 +103,8 @@ fn a_mirror_that_has_every_block_wrong_is_left_for_the_next() {
             );
         let found = world.cat(&[&bad.url(), &good.url()], &[]);
         world.assert_right(&found, &format!("{act:?}"));
-        assert!(bad.blocks_asked() < 20, "{act:?}: it is not asked for every block: {}", bad.blocks_asked());
+        // Eight at once before the first fault, each tried three times where a connection breaks.
+        assert!(bad.blocks_asked() < 30, "{act:?}: it is not asked for every block: {}", bad.blocks_asked());
     }
 }
 
@@ -327,7 +328,8 @@ fn staleness_is_warned_of_or_refused_and_a_wrong_clock_is_told() {
 fn bodies_come_in_all_forms_and_connections_are_kept() {
     let world = world();
     let server = FaultServer::honest(world.tree.clone());
-    world.assert_right(&world.cat(&[&server.url()], &[]), "plain");
+    world.assert_right(&world.cat(&[&server.url()], &["--connections", "4"]), "plain");
+    // Four for blocks, one for what came before; a connection that is closing may be counted beside its heir.
     assert!(server.connections() <= 6, "{} connections", server.connections());
     assert!(server.heads().iter().all(|head| head.contains("accept-encoding: identity\r\n")));
 

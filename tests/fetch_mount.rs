@@ -60,7 +60,10 @@ fn the_disk_is_a_file_that_can_only_be_read() {
     assert!(fs::read(mount.disk()).unwrap() == world.disk);
     assert_eq!(fs::write(mount.disk(), "x").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     let fetched = server.blocks_asked();
-    assert_eq!(fetched, block_paths(&world.tree).len(), "each block once");
+    let blocks = block_paths(&world.tree).len();
+    let twice = mount.status()["counters"]["hedged"].as_u64().unwrap();
+    // Not every second request gets as far as the server before the first is answered.
+    assert!((blocks..=blocks + twice as usize).contains(&fetched), "{fetched} requests for {blocks} blocks");
 
     // The kernel keeps it, also for the next who opens it.
     let reads = mount.status()["counters"]["reads"].clone();
@@ -86,7 +89,7 @@ fn the_disk_is_a_file_that_can_only_be_read() {
         (&"serving".into(), &7.into(), &"host".into(), &"demo".into())
     );
     assert_eq!(status["mirrors"][0]["state"], "good");
-    assert_eq!(status["counters"]["fetched_blocks"], fetched);
+    assert_eq!(status["counters"]["fetched_blocks"], blocks);
     mount.kill("-TERM");
     until("unmounted", || fs::read_dir(&mount.mountpoint).is_ok_and(|mut entries| entries.next().is_none()));
     until("the socket is gone", || !mount.socket.exists());
@@ -97,10 +100,9 @@ fn a_read_that_waits_does_not_hold_up_others_and_a_busy_disk_is_not_left() {
     let world = world();
     let slow = world.tree.keys().find(|path| path.starts_with("blk/")).unwrap().clone();
     let server = FaultServer::new(world.tree.clone(), move |path, _| {
-        if path == slow { Act::Late(Duration::from_secs(4)) } else { Act::Serve }
+        if path == slow { Act::Late(Duration::from_secs(8)) } else { Act::Serve }
     });
     let mount = world.mount(&server, &[]);
-    let start = Instant::now();
     let disk = mount.disk();
     // Every block by its own reader; without read-ahead, so that each reader waits for its own block only.
     let readers: Vec<_> = (0..300_u64)
@@ -116,14 +118,17 @@ fn a_read_that_waits_does_not_hold_up_others_and_a_busy_disk_is_not_left() {
         })
         .collect();
     mount.kill("-TERM");
-    let mut late = 0;
+    let mut ends = Vec::new();
     for reader in readers {
         let (block, bytes, end) = reader.join().unwrap();
         let at = (block * BLOCK) as usize;
         assert!(bytes == world.disk[at..at + bytes.len()], "block {block}");
-        late += u32::from(end - start > Duration::from_secs(3));
+        ends.push(end);
     }
-    assert_eq!(late, 1, "only the one that was late");
+    ends.sort_unstable();
+    // On a busy machine all may take a while; nobody waits for the one that is late.
+    let [.., last_but_one, last] = ends[..] else { panic!("300 readers") };
+    assert!(last - last_but_one > Duration::from_secs(2), "{:?}", last - last_but_one);
 }
 
 #[test]

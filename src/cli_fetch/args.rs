@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 
+use crate::host::status::Form;
 use crate::index::{ImageName, Serial};
 use crate::release::MirrorUrl;
 
@@ -14,7 +15,13 @@ use crate::release::MirrorUrl;
 pub(super) enum Command {
     Mount(Mount),
     Cat(Source),
-    Status(Vec<PathBuf>),
+    Status {
+        sockets: Vec<PathBuf>,
+        form: Form,
+        watch: bool,
+    },
+    Netselect(Netselect),
+    Cache(CacheCare),
     /// Something to print: help, version.
     Text(String),
 }
@@ -37,6 +44,10 @@ pub(super) struct Source {
     pub(super) connections: usize,
     pub(super) deadline: Duration,
     pub(super) prefetch: bool,
+    /// Whether also what the release says that a boot reads.
+    pub(super) list: bool,
+    /// All mirrors at once, the signed list's too; the order given; `None`: those given, at once.
+    pub(super) netselect: Option<bool>,
     /// `none` for no proxy whatever the environment says.
     pub(super) proxy: Option<String>,
     pub(super) ca: Option<PathBuf>,
@@ -50,6 +61,7 @@ pub(super) struct Mount {
     pub(super) mountpoint: PathBuf,
     pub(super) status: Option<PathBuf>,
     pub(super) no_status: bool,
+    pub(super) record: Option<PathBuf>,
     pub(super) foreground: bool,
     pub(super) report_ready: bool,
     pub(super) root_daemon: bool,
@@ -58,14 +70,44 @@ pub(super) struct Mount {
     pub(super) words: Vec<OsString>,
 }
 
+/// `imgfetch cache`.
+#[derive(Debug)]
+pub(super) struct CacheCare {
+    pub(super) what: Care,
+    pub(super) root: PathBuf,
+}
+
+/// What to do with a cache.
+#[derive(Debug)]
+pub(super) enum Care {
+    Fsck,
+    Stats {
+        json: bool,
+    },
+    Pin(ImageName),
+    Unpin,
+    /// Down to so many bytes.
+    Evict(u64),
+}
+
+/// `imgfetch netselect`.
+#[derive(Debug)]
+pub(super) struct Netselect {
+    pub(super) mirrors: Vec<MirrorUrl>,
+    pub(super) mirrors_file: Option<PathBuf>,
+    pub(super) keys: Vec<String>,
+    pub(super) budget: Duration,
+    pub(super) json: bool,
+}
+
 /// A command line that means nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UsageError {
     #[error(transparent)]
     Word(#[from] lexopt::Error),
-    #[error("no command; there are mount, cat and status")]
+    #[error("no command; there are mount, cat, status, netselect and cache")]
     NoCommand,
-    #[error("no command `{0}`; there are mount, cat and status")]
+    #[error("no command `{0}`; there are mount, cat, status, netselect and cache")]
     UnknownCommand(String),
     #[error("{option}: {text}")]
     Value { option: &'static str, text: String },
@@ -83,12 +125,20 @@ usage:
                              MOUNTPOINT/disk is then the disk; returns when it can be read
   imgfetch cat [options] --mirror URL --key KEY --image NAME
                              writes the whole disk to standard output
-  imgfetch status [--socket PATH]...
-                             one line of JSON for each client that runs
+  imgfetch status [--text | --watch | --metrics] [--socket PATH]...
+                             one line of JSON for each client that runs; the same for people, once or every
+                             second; in Prometheus' text form
+  imgfetch netselect [--key KEY] [--within TIME] [--json] URL... | --mirrors FILE
+                             asks all mirrors at once; the best one first
+  imgfetch cache fsck|stats|pin|unpin|evict DIR [--json] [--image NAME] [--keep SIZE]
+                             checks every block; says what is there; lets an image's blocks go last, or none;
+                             removes the longest unused until SIZE is left
 
 where from:
   --mirror URL[,URL...]      mirrors in order of preference; may be given several times
   --mirrors FILE             more of them, one a line, `#` begins a comment
+  --netselect                also those of the release's own list; the nearest is used
+  --no-netselect             ask them in the order given; otherwise all at once, and the nearest is used
   --key KEY                  minisign public key, as a file or as base64; may be given several times
   --image NAME               the image of the release
   --name NAME                only releases of this distribution; wise if a key signs several
@@ -102,14 +152,16 @@ how:
   --medium DIR               a mirror's tree on a disc or stick, read where the cache has nothing; needs --cache
   --cache-max SIZE           at most so much (64MiB, 2GiB); otherwise 80 % of the file system
   --ram SIZE                 inflated blocks in memory [32MiB]
-  --connections N            1 to 64 [4]
+  --connections N            at most, 1 to 64; begins with 4 [32]
   --deadline TIME            a read that gets no bytes ends with EIO after this (60s, 5m) [60s]
-  --no-prefetch              do not fetch ahead what a boot is known to read
+  --no-prefetch              fetch nothing ahead: neither what a boot is known to read nor what follows
+  --no-list                  fetch ahead only what follows
   --verbose                  say every fault
 
 mount:
   --foreground               do not go into the background
   --root-daemon              serve the root file system: systemd leaves the process alone, signals are ignored
+  --record FILE              keep a list of the blocks read, in order: a prefetch list for the next build
   --allow-other              every user may read the disk
   --status PATH|none         status socket [/run/imgfetch/NAME.sock]
 
@@ -131,6 +183,8 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
     match command.as_str() {
         "mount" | "cat" => {}
         "status" => return status(parser),
+        "netselect" => return netselect(parser),
+        "cache" => return cache(parser),
         "help" => return Ok(Command::Text(HELP.into())),
         _ => return Err(UsageError::UnknownCommand(command)),
     }
@@ -143,7 +197,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
     }
     let words = all.into_iter().skip(1).collect();
     let (mountpoint, status) = (raw.mountpoint.clone(), raw.status.clone());
-    let (foreground, report_ready) = (raw.foreground, raw.report_ready);
+    let (foreground, report_ready, record) = (raw.foreground, raw.report_ready, raw.record.clone());
     let (root_daemon, allow_other) = (raw.root_daemon, raw.allow_other);
     let no_status = status.as_ref().is_some_and(|path| path.as_os_str() == "none");
     Ok(Command::Mount(Mount {
@@ -151,6 +205,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
         mountpoint: mountpoint.ok_or(UsageError::Missing("MOUNTPOINT"))?,
         status: status.filter(|_| !no_status),
         no_status,
+        record,
         foreground,
         report_ready,
         root_daemon,
@@ -161,14 +216,76 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
 
 fn status(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
     let mut sockets = Vec::new();
+    let (mut form, mut watch) = (Form::Json, false);
     while let Some(word) = parser.next()? {
         match word {
+            Long("metrics") => form = Form::Metrics,
+            Long("text") => form = Form::Text,
+            Long("watch") => (form, watch) = (Form::Text, true),
             Long("socket") => sockets.push(parser.value()?.into()),
             Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Command::Status(sockets))
+    Ok(Command::Status { sockets, form, watch })
+}
+
+fn cache(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let mut words = Vec::new();
+    let (mut json, mut image, mut keep) = (false, None, 0);
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("json") => json = true,
+            Long("image") => {
+                let text = parser.value()?.string()?;
+                image = Some(text.parse::<ImageName>().map_err(|error| value("--image", &error))?);
+            }
+            Long("keep") => keep = size("--keep", &parser.value()?.string()?)?,
+            Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
+            Value(word) if words.len() < 2 => words.push(word),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let mut words = words.into_iter();
+    let what = words.next().unwrap_or_default();
+    let what = match (what.to_string_lossy().as_ref(), image) {
+        ("fsck", None) => Care::Fsck,
+        ("stats", None) => Care::Stats { json },
+        ("pin", Some(image)) => Care::Pin(image),
+        ("pin", None) => return Err(UsageError::Missing("--image NAME")),
+        ("unpin", None) => Care::Unpin,
+        ("evict", None) => Care::Evict(keep),
+        (other, _) => {
+            let text = format!("`{other}`; there are fsck, stats, pin, unpin and evict");
+            return Err(UsageError::Value { option: "cache", text });
+        }
+    };
+    let root = words.next().map(PathBuf::from).ok_or(UsageError::Missing("DIR"))?;
+    Ok(Command::Cache(CacheCare { what, root }))
+}
+
+fn netselect(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let budget = Duration::from_secs(5);
+    let mut args =
+        Netselect { mirrors: Vec::new(), mirrors_file: None, keys: Vec::new(), budget, json: false };
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("mirrors") => args.mirrors_file = Some(parser.value()?.into()),
+            Long("key") => args.keys.push(parser.value()?.string()?),
+            Long("within") => args.budget = duration("--within", &parser.value()?.string()?)?,
+            Long("json") => args.json = true,
+            Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
+            Value(url) => {
+                let url = MirrorUrl::typed(&url.string()?).map_err(|error| value("netselect", &error))?;
+                args.mirrors.push(url);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if args.mirrors.is_empty() && args.mirrors_file.is_none() {
+        return Err(UsageError::Missing("URL"));
+    }
+    Ok(Command::Netselect(args))
 }
 
 /// The words, sorted by option.
@@ -188,6 +305,9 @@ struct Raw {
     connections: Option<String>,
     deadline: Option<String>,
     no_prefetch: bool,
+    no_list: bool,
+    netselect: Option<bool>,
+    record: Option<PathBuf>,
     proxy: Option<String>,
     ca: Option<PathBuf>,
     verbose: bool,
@@ -221,6 +341,10 @@ fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
             Long("connections") => raw.connections = Some(parser.value()?.string()?),
             Long("deadline") => raw.deadline = Some(parser.value()?.string()?),
             Long("no-prefetch") => raw.no_prefetch = true,
+            Long("no-list") => raw.no_list = true,
+            Long("netselect") => raw.netselect = Some(true),
+            Long("no-netselect") => raw.netselect = Some(false),
+            Long("record") if mount => raw.record = Some(parser.value()?.into()),
             Long("proxy") => raw.proxy = Some(parser.value()?.string()?),
             Long("ca") => raw.ca = Some(parser.value()?.into()),
             Long("verbose") | Short('v') => raw.verbose = true,
@@ -253,7 +377,7 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
     let name = |option, text: &str| text.parse::<ImageName>().map_err(|error| value(option, &error));
     let image = raw.image.as_deref().ok_or(UsageError::Missing("--image NAME"))?;
     let serial = |text: String| text.parse::<Serial>().map_err(|error| value("--release", &error));
-    let connections = raw.connections.as_deref().map_or(Ok(4), |text| {
+    let connections = raw.connections.as_deref().map_or(Ok(32), |text| {
         let number = text.parse().ok().filter(|number| (1..=64).contains(number));
         number.ok_or_else(|| value("--connections", &format!("`{text}` is no number from 1 to 64")))
     })?;
@@ -272,8 +396,13 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
         medium: raw.medium,
         ram: usize::try_from(ram).unwrap_or(usize::MAX),
         connections,
-        deadline: raw.deadline.as_deref().map_or(Ok(Duration::from_secs(60)), duration)?,
+        deadline: raw
+            .deadline
+            .as_deref()
+            .map_or(Ok(Duration::from_secs(60)), |text| duration("--deadline", text))?,
         prefetch: !raw.no_prefetch,
+        list: !raw.no_list && !raw.no_prefetch,
+        netselect: raw.netselect,
         proxy: raw.proxy,
         ca: raw.ca,
         verbose: raw.verbose,
@@ -295,7 +424,7 @@ fn size(option: &'static str, text: &str) -> Result<u64, UsageError> {
 }
 
 /// `60s`, `5m`, or seconds.
-fn duration(text: &str) -> Result<Duration, UsageError> {
+fn duration(option: &'static str, text: &str) -> Result<Duration, UsageError> {
     let parsed =
         [("ms", 1), ("s", 1000), ("m", 60_000), ("", 1000)].into_iter().find_map(|(unit, millis)| {
             let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
@@ -303,7 +432,7 @@ fn duration(text: &str) -> Result<Duration, UsageError> {
         });
     let most = Duration::from_secs(86_400);
     let parsed = parsed.filter(|time| (Duration::from_millis(100)..=most).contains(time));
-    parsed.ok_or_else(|| value("--deadline", &format!("`{text}` is no time from 100ms to a day; 60s, 5m")))
+    parsed.ok_or_else(|| value(option, &format!("`{text}` is no time from 100ms to a day; 60s, 5m")))
 }
 
 #[cfg(test)]
@@ -327,7 +456,7 @@ mod tests {
         let mirrors: Vec<_> = source.mirrors.iter().map(MirrorUrl::as_str).collect();
         assert_eq!(mirrors, ["http://a.example/", "http://b.example/x/", "http://c.example/"]);
         assert_eq!((source.cache_max, source.ram), (Some(2 << 30), 1 << 20));
-        assert_eq!((source.deadline, source.connections), (Duration::from_secs(300), 4));
+        assert_eq!((source.deadline, source.connections), (Duration::from_secs(300), 32));
         assert_eq!(source.release, Serial::new(41));
         assert!(mount.root_daemon && !mount.foreground && source.prefetch);
         assert_eq!(mount.words.len(), line.split(' ').count() - 1, "all but the program's name");
@@ -336,8 +465,8 @@ mod tests {
     #[test]
     fn each_mistake_is_told_with_what_would_be_right() {
         for (line, said) in [
-            ("imgfetch", "no command; there are mount, cat and status"),
-            ("imgfetch mont", "no command `mont`; there are mount, cat and status"),
+            ("imgfetch", "no command; there are mount, cat, status, netselect and cache"),
+            ("imgfetch mont", "no command `mont`; there are mount, cat, status, netselect and cache"),
             ("imgfetch cat --key RWQ --image host", "--mirror URL is missing"),
             ("imgfetch cat --mirror http://a.example --image host", "--key KEY is missing"),
             ("imgfetch cat --mirror http://a.example --key RWQ", "--image NAME is missing"),

@@ -1,8 +1,10 @@
 //! The command line of `imgfetch`: raw words -> meaningful arguments ([`args`]) -> one file a command.
 
 mod args;
+mod cache;
 mod cat;
 mod mount;
+mod netselect;
 mod source;
 mod status;
 
@@ -35,7 +37,17 @@ pub fn main() -> ExitCode {
             daemon::start_log(source.verbose);
             cat::run(&source).map(|()| Exit::Done.into())
         }
-        Command::Status(sockets) => status::run(&sockets).map(|()| Exit::Done.into()),
+        Command::Cache(args) => {
+            daemon::start_log(false);
+            cache::run(&args).map(Into::into)
+        }
+        Command::Netselect(args) => {
+            daemon::start_log(false);
+            netselect::run(&args).map(|found| if found { Exit::Done } else { Exit::Failed }.into())
+        }
+        Command::Status { sockets, form, watch } => {
+            status::run(&sockets, form, watch).map(|()| Exit::Done.into())
+        }
     };
     result.unwrap_or_else(|error| {
         eprintln!("imgfetch: {}", report(error.as_ref()));

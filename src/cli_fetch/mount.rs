@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -15,9 +14,13 @@ use super::source::Opened;
 use crate::host::daemon;
 use crate::host::detail;
 use crate::host::engine::{Engine, Snapshot, millis};
+use crate::host::files::write_atomic;
 use crate::host::fuse::{DISK, Mounted, mount};
 use crate::host::origin::Chosen;
-use crate::host::status::{self, StatusSocket};
+use crate::host::status::{self, Form, StatusSocket};
+use crate::host::threads::{self, Queue};
+use crate::index::{ImageName, Serial};
+use crate::release::{Ahead, Dlahead, Phase};
 use crate::report::Exit;
 
 /// What wakes the main thread.
@@ -28,7 +31,7 @@ enum Event {
     Unmounted,
 }
 
-pub(super) fn run(args: Mount) -> Result<ExitCode, Failure> {
+pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     if !args.foreground {
         let extra = ["--foreground", "--report-ready"];
         return Ok(daemon::background(&args.words, &extra, args.root_daemon)?);
@@ -37,22 +40,24 @@ pub(super) fn run(args: Mount) -> Result<ExitCode, Failure> {
         daemon::be_io_flusher();
     }
     let mountpoint = std::path::absolute(&args.mountpoint)?;
+    args.record = args.record.map(std::path::absolute).transpose()?;
     let opened = Arc::new(Opened::open(&args.source)?);
     let stage = Arc::new(Mutex::new(Stage::starting(&args, &mountpoint, &opened)));
     let _socket = open_status(&args, &stage)?;
 
-    let chosen = opened.choose()?;
-    let engine = Arc::new(opened.start(&chosen)?);
-    let (events, woken) = mpsc::channel();
-    let unmounted = events.clone();
-    let ended = move || {
-        // The main thread may be past caring.
-        let _ = unmounted.send(Event::Unmounted);
-    };
+    let found = opened.choose()?;
+    let engine = Arc::new(opened.start(&found, args.source.prefetch)?);
+    let chosen = found.chosen;
+    if args.record.is_some() {
+        engine.record();
+    }
+    let woken = Arc::<Queue<Event>>::default();
+    let (events, unmounted) = (Arc::clone(&woken), Arc::clone(&woken));
+    let ended = move || unmounted.put(Event::Unmounted);
     let mounted = mount(Arc::clone(&engine), &mountpoint, args.allow_other, ended)?;
     lock(&stage).serve(&chosen, &engine);
     daemon::signals(args.root_daemon, move || {
-        let _ = events.send(Event::End);
+        events.put(Event::End);
     })?;
     log::info!(
         "{}: release {} of {}, image {}",
@@ -69,8 +74,13 @@ pub(super) fn run(args: Mount) -> Result<ExitCode, Failure> {
     if args.root_daemon {
         daemon::log_to_kernel();
     }
+    let (image, serial) = (chosen.files.name.clone(), chosen.release.serial);
+    tell(&engine)?;
     look_ahead(&args, opened, chosen, &engine)?;
-    wait(&woken, &mounted);
+    let recording =
+        args.record.as_deref().map(|path| Recording { path, engine: &engine, image: &image, serial });
+    wait(&woken, &mounted, recording.as_ref());
+    engine.settle();
     Ok(Exit::Done.into())
 }
 
@@ -80,8 +90,8 @@ fn look_ahead(
     chosen: Chosen,
     engine: &Arc<Engine>,
 ) -> Result<(), Failure> {
-    let (engine, prefetch) = (Arc::downgrade(engine), args.source.prefetch);
-    thread::Builder::new().name("ahead".into()).spawn(move || {
+    let (engine, prefetch) = (Arc::downgrade(engine), args.source.list);
+    threads::start("ahead", move || {
         if let Some(engine) = engine.upgrade().filter(|_| prefetch) {
             opened.look_ahead(&chosen, &engine);
         }
@@ -90,15 +100,87 @@ fn look_ahead(
     Ok(())
 }
 
+/// Says which mirror is used, how far the prefetch is, and what is the matter while reads wait; then is quiet.
+fn tell(engine: &Arc<Engine>) -> Result<(), Failure> {
+    let first = engine.snapshot();
+    let measured = first.mirrors.iter().filter_map(|mirror| Some((mirror.first_byte_p50_ms?, &mirror.url)));
+    if let Some((ms, url)) = measured.min() {
+        log::info!("{} mirrors; the nearest is {url}, {ms} ms away", first.mirrors.len());
+    }
+    let engine = Arc::downgrade(engine);
+    threads::start("news", move || {
+        let (mut quarter, mut waited) = (0, 0);
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let Some(snapshot) = engine.upgrade().map(|engine| engine.snapshot()) else { return };
+            let total = snapshot.prefetch_total.max(1);
+            let done = (total - snapshot.prefetch_left.min(total)) * 4 / total;
+            if let Some(progress) = snapshot.progress().filter(|_| done > quarter) {
+                quarter = done;
+                log::info!("{progress}");
+            }
+            match snapshot.outage() {
+                // After 3 s, and each 10 s from then on.
+                Some(outage) if waited % 10 == 0 => log::warn!("{outage}"),
+                None if waited > 0 => log::info!("reads go on, after {} s", waited + 3),
+                _ => {}
+            }
+            waited = if snapshot.outage().is_some() { waited + 1 } else { 0 };
+        }
+    })?;
+    Ok(())
+}
+
 /// Until the disk is unmounted. A signal unmounts it, if nobody uses it.
-fn wait(woken: &Receiver<Event>, mounted: &Mounted) {
-    for event in woken {
-        match event {
-            Event::Unmounted => return,
-            Event::End => match mounted.unmount() {
-                Ok(()) => return,
-                Err(error) => log::warn!("not ended: the disk can't be unmounted: {error}; still serving it"),
+fn wait(woken: &Queue<Event>, mounted: &Mounted, recording: Option<&Recording<'_>>) {
+    loop {
+        let event = match recording {
+            Some(recording) => match woken.take_until(Instant::now() + SAVE_EVERY) {
+                None => {
+                    recording.save();
+                    continue;
+                }
+                event => event,
             },
+            None => woken.take(),
+        };
+        let ended = match event {
+            None | Some(Event::Unmounted) => true,
+            Some(Event::End) => match mounted.unmount() {
+                Ok(()) => true,
+                Err(error) => {
+                    log::warn!("not ended: the disk can't be unmounted: {error}; still serving it");
+                    false
+                }
+            },
+        };
+        if ended {
+            return recording.into_iter().for_each(Recording::save);
+        }
+    }
+}
+
+/// How often what was recorded is written: a machine may be switched off.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Where first reads are recorded, as a prefetch list.
+struct Recording<'a> {
+    path: &'a Path,
+    engine: &'a Engine,
+    image: &'a ImageName,
+    serial: Serial,
+}
+
+impl Recording<'_> {
+    fn save(&self) {
+        let phase: Phase = "boot".parse().expect("a phase is a word");
+        let entry = |(name, first_read_ms, reads)| Ahead { phase: phase.clone(), name, first_read_ms, reads };
+        let entries = self.engine.recorded().into_iter().map(entry).collect();
+        let list = Dlahead { image: self.image.clone(), serial: self.serial, entries };
+        let mut text = Vec::new();
+        list.encode(&mut text).expect("a Vec takes all that is written");
+        if let Err(error) = write_atomic(self.path, &text) {
+            log::warn!("--record: {error}");
         }
     }
 }
@@ -110,7 +192,7 @@ fn open_status(args: &Mount, stage: &Arc<Mutex<Stage>>) -> Result<Option<StatusS
     let default = status::directory().join(format!("{}.sock", args.source.image));
     let path = std::path::absolute(args.status.clone().unwrap_or(default))?;
     let shown = Arc::clone(stage);
-    match status::serve(&path, move || lock(&shown).json()) {
+    match status::serve(&path, move |form| lock(&shown).answer(form)) {
         Ok(socket) => Ok(Some(socket)),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let path = path.display();
@@ -183,6 +265,21 @@ impl Stage {
         self.head.serial = Some(chosen.release.serial.get());
         self.head.size = Some(chosen.index.header().size);
         self.engine = Arc::downgrade(engine);
+    }
+
+    fn answer(&self, form: Form) -> String {
+        let snapshot = || self.engine.upgrade().map(|engine| engine.snapshot());
+        match (form, snapshot()) {
+            (Form::Metrics, Some(snapshot)) => snapshot.metrics(&self.head.image),
+            (Form::Metrics, None) => String::new(),
+            (Form::Text, Some(snapshot)) => {
+                let name = self.head.name.as_deref().unwrap_or("?");
+                let (image, serial) = (&self.head.image, self.head.serial.unwrap_or(0));
+                format!("{name}/{image} release {serial}: {}\n{}", self.head.state, snapshot.text())
+            }
+            (Form::Text, None) => format!("{}: {}\n", self.head.image, self.head.state),
+            (Form::Json, _) => self.json(),
+        }
     }
 
     fn json(&self) -> String {

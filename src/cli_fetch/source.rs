@@ -1,6 +1,6 @@
 //! Arguments -> what they name: keys, mirrors, client, cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use super::Failure;
 use super::args::Source;
 use crate::fetch::{Config, MirrorId};
 use crate::host::cache::Cache;
-use crate::host::engine::{Engine, Parts};
+use crate::host::engine::{Engine, Known, Parts};
 use crate::host::files::{FileError, read_at_most};
 use crate::host::http::{BadCa, BadProxy, Http, Patience, Proxies};
 use crate::host::origin::{Chosen, Origin, Wanted};
@@ -47,12 +47,19 @@ pub(super) enum SourceError {
 /// Everything that is open before a release is chosen.
 pub(super) struct Opened {
     pub(super) mirrors: Vec<MirrorUrl>,
-    keys: TrustedKeys,
+    keys: Arc<TrustedKeys>,
     http: Arc<Http>,
     cache: Option<Arc<Cache>>,
     config: Config,
     ram: usize,
     wanted: Wanted,
+    netselect: Option<bool>,
+}
+
+/// A release, and how it was found.
+pub(super) struct Found {
+    pub(super) chosen: Chosen,
+    origin: Origin,
 }
 
 impl Opened {
@@ -78,8 +85,9 @@ impl Opened {
         let defaults = Config::default();
         let deadline = source.deadline;
         Ok(Opened {
-            mirrors: mirrors(source)?,
-            keys: keys(source)?,
+            mirrors: mirrors(&source.mirrors, source.mirrors_file.as_deref())?,
+            keys: Arc::new(keys(&source.keys)?),
+            netselect: source.netselect,
             http: Arc::new(http),
             cache,
             config: Config {
@@ -100,35 +108,51 @@ impl Opened {
         })
     }
 
-    fn origin(&self) -> Origin<'_> {
-        Origin {
-            http: &self.http,
-            mirrors: &self.mirrors,
-            keys: &self.keys,
-            cache: self.cache.as_deref(),
-            until: Instant::now() + self.config.deadline,
+    /// Finds the release, and mirrors by the way.
+    pub(super) fn choose(&self) -> Result<Found, Failure> {
+        let mut origin = Origin::new(
+            Arc::clone(&self.http),
+            self.mirrors.clone(),
+            Arc::clone(&self.keys),
+            self.cache.clone(),
+            Instant::now() + self.config.deadline,
+        );
+        origin.netselect = self.netselect.unwrap_or(true);
+        let chosen = origin.choose(&self.wanted)?;
+        Ok(Found { chosen, origin })
+    }
+
+    pub(super) fn start(&self, found: &Found, read_ahead: bool) -> Result<Engine, Failure> {
+        let mut known = found.origin.known();
+        let mut mirrors = self.mirrors.clone();
+        let signed = found.chosen.mirrors.iter().flat_map(|list| &list.mirrors);
+        for signed in signed {
+            match mirrors.iter().position(|mirror| *mirror == signed.url) {
+                Some(place) => known[place].most = signed.max_connections,
+                // The others only for those who want the nearest of all.
+                None if self.netselect == Some(true) && mirrors.len() <= usize::from(MirrorId::MAX.0) => {
+                    mirrors.push(signed.url.clone());
+                    known.push(Known { most: signed.max_connections, ..Known::default() });
+                }
+                None => {}
+            }
         }
-    }
-
-    pub(super) fn choose(&self) -> Result<Chosen, Failure> {
-        Ok(self.origin().choose(&self.wanted)?)
-    }
-
-    pub(super) fn start(&self, chosen: &Chosen) -> Result<Engine, Failure> {
         let parts = Parts {
-            index: Arc::clone(&chosen.index),
-            mirrors: self.mirrors.clone(),
+            index: Arc::clone(&found.chosen.index),
+            mirrors,
             http: Arc::clone(&self.http),
             cache: self.cache.clone(),
             config: self.config,
             ram: self.ram,
+            known,
+            read_ahead,
         };
         Ok(Engine::start(parts)?)
     }
 
-    /// Counts what the cache has and fetches ahead what a boot will read. Takes a while; the disk works meanwhile.
+    /// Fetches ahead what a boot will read, if the release says what that is.
     pub(super) fn look_ahead(&self, chosen: &Chosen, engine: &Engine) {
-        if let Some(list) = self.origin().prefetch_list(&chosen.files) {
+        if let Some(list) = chosen.prefetch_list() {
             let names: Vec<_> = list.entries.iter().map(|entry| entry.name).collect();
             if let Some(cache) = &self.cache {
                 cache.protect(names.iter().copied());
@@ -138,6 +162,7 @@ impl Opened {
         }
     }
 
+    /// Counts what the cache has. Takes a while; the disk works meanwhile.
     pub(super) fn count_cache(&self) {
         if let Some(cache) = &self.cache {
             cache.scan();
@@ -145,9 +170,9 @@ impl Opened {
     }
 }
 
-fn keys(source: &Source) -> Result<TrustedKeys, SourceError> {
+pub(super) fn keys(keys: &[String]) -> Result<TrustedKeys, SourceError> {
     let mut text = String::new();
-    for key in &source.keys {
+    for key in keys {
         let place = || if key.len() > 80 { "(base64)".to_owned() } else { key.clone() };
         // 42 bytes in base64, of which the first two are "Ed".
         let one = if key.len() == 56 && key.starts_with("RW") {
@@ -162,20 +187,20 @@ fn keys(source: &Source) -> Result<TrustedKeys, SourceError> {
     TrustedKeys::parse(&text).map_err(|source| SourceError::Key { place: String::new(), source })
 }
 
-fn mirrors(source: &Source) -> Result<Vec<MirrorUrl>, SourceError> {
-    let mut mirrors = source.mirrors.clone();
-    if let Some(path) = &source.mirrors_file {
+pub(super) fn mirrors(given: &[MirrorUrl], file: Option<&Path>) -> Result<Vec<MirrorUrl>, SourceError> {
+    let mut mirrors = given.to_vec();
+    if let Some(path) = file {
         let text = read_at_most(path, MAX_FILE)?;
         for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if !line.is_empty() {
                 let parsed = MirrorUrl::typed(line);
-                let bad = |source| SourceError::Mirror { path: path.clone(), line: number + 1, source };
+                let bad = |source| SourceError::Mirror { path: path.into(), line: number + 1, source };
                 mirrors.push(parsed.map_err(bad)?);
             }
         }
         if mirrors.is_empty() {
-            return Err(SourceError::NoMirror { path: path.clone() });
+            return Err(SourceError::NoMirror { path: path.into() });
         }
     }
     let mut seen = std::collections::HashSet::new();

@@ -1,15 +1,28 @@
 //! `imgfetch status`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use super::Failure;
 use crate::host::detail;
-use crate::host::status::{ask, directory, sockets};
+use crate::host::status::{Form, ask, directory, sockets};
 
 /// Where the client of the host's own root has its sockets, seen from outside its chroot.
 const OF_THE_ROOT: &str = "/run/imgfactory/root/run/imgfetch";
 
-pub(super) fn run(given: &[PathBuf]) -> Result<(), Failure> {
+/// Prints it once, or every second until the caller has seen enough.
+pub(super) fn run(given: &[PathBuf], form: Form, watch: bool) -> Result<(), Failure> {
+    while watch {
+        // Home, and all after it away.
+        print!("\x1b[H\x1b[J");
+        once(given, form)?;
+        std::io::stdout().flush()?;
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    once(given, form)
+}
+
+fn once(given: &[PathBuf], form: Form) -> Result<(), Failure> {
     let directories = [directory(), OF_THE_ROOT.into()];
     let found = if given.is_empty() { sockets(&directories) } else { given.to_vec() };
     if found.is_empty() {
@@ -22,7 +35,7 @@ pub(super) fn run(given: &[PathBuf]) -> Result<(), Failure> {
     }
     let mut failed = None;
     for path in found {
-        match ask(&path) {
+        match ask(&path, form) {
             Ok(answer) => print!("{answer}"),
             // Without --socket, what a dead client left is passed over.
             Err(error) if given.is_empty() => detail!("{}: {error}", path.display()),

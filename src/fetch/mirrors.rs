@@ -1,5 +1,6 @@
 //! How well each mirror does, and which one is asked next.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Blame, MirrorId, Time};
@@ -19,11 +20,64 @@ pub struct Rest {
     pub busy_max: Duration,
 }
 
+/// The last durations of something, in milliseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Recent {
+    values: VecDeque<u32>,
+}
+
+/// As many as are kept.
+const RECENT: usize = 64;
+/// So many are needed before anything is said about them.
+const ENOUGH: usize = 8;
+
+impl Recent {
+    fn add(&mut self, time: Duration) {
+        if self.values.len() == RECENT {
+            self.values.pop_front();
+        }
+        self.values.push_back(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+    }
+
+    /// The value that so many percent of them do not exceed; `None` before any.
+    pub fn quantile(&self, percent: usize) -> Option<Duration> {
+        let at = (self.values.len() * percent).div_ceil(100).max(1);
+        // That which enough of the others do not exceed: of 64 this is quicker than to sort them, and smaller.
+        let enough = |value: &&u32| self.values.iter().filter(|other| other <= value).count() >= at;
+        let found = self.values.iter().filter(enough).min();
+        found.map(|&millis| Duration::from_millis(millis.into()))
+    }
+}
+
+/// When a read is given a second request beside the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Hedge {
+    /// Never sooner.
+    pub least: Duration,
+    /// While not enough is known of a mirror.
+    pub unknown: Duration,
+    /// Never later, with another mirror to ask.
+    pub most: Duration,
+    /// Never sooner when it is the same mirror that is asked again, on a new connection.
+    pub alone: Duration,
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Hedge {
+            least: Duration::from_millis(50),
+            unknown: Duration::from_millis(750),
+            most: Duration::from_secs(3),
+            alone: Duration::from_secs(1),
+        }
+    }
+}
+
 impl Default for Rest {
     fn default() -> Self {
         Rest {
             short: Duration::from_millis(100),
-            short_max: Duration::from_secs(2),
+            short_max: Duration::from_secs(1),
             long: Duration::from_secs(4),
             long_max: Duration::from_secs(300),
             busy_max: Duration::from_secs(10),
@@ -44,6 +98,20 @@ pub struct Health {
     pub bytes: u64,
     /// Requests in flight.
     pub in_flight: u32,
+    /// Most requests at once that it takes; `None`: as many as we like.
+    pub most: Option<u32>,
+    /// Times until the first byte of an answer.
+    pub first_byte: Recent,
+    /// Times until a whole block.
+    pub whole: Recent,
+    /// Bytes a second once an answer has begun, smoothed; 0: not known.
+    pub rate: u64,
+    /// Races lost to another mirror since its last good answer.
+    pub lost: u32,
+    /// When it was last asked for anything.
+    pub asked_at: Option<Time>,
+    /// The first of the failures since its last good answer.
+    pub bad_since: Option<Time>,
     /// The last failure of the whole mirror.
     pub failed_at: Option<Time>,
     /// Not before this, even if there is no other.
@@ -57,10 +125,70 @@ pub struct Health {
 /// Enough doubt to come last; more is not counted, so that a mirror can come back.
 const MOST_DOUBT: u32 = 8;
 
+/// So many races lost in a row are a failure.
+const LOST: u32 = 3;
+/// Bytes of a block file, about: mirrors are compared by the time that they need for one.
+const TYPICAL: u64 = 100_000;
+
 impl Health {
+    /// A block came: it took `whole`, the first byte `first_byte`.
+    pub(super) fn brought(&mut self, now: Time, bytes: u64, first_byte: Duration, whole: Duration) {
+        self.answered(now, bytes, first_byte);
+        self.whole.add(whole);
+        let body = u64::try_from(whole.saturating_sub(first_byte).as_micros()).unwrap_or(u64::MAX);
+        // What comes in one gulp says little about the rate.
+        if bytes >= 16 << 10 {
+            let rate = bytes.saturating_mul(1_000_000) / body.max(100);
+            self.rate = if self.rate == 0 { rate } else { (self.rate / 8 * 7).saturating_add(rate / 8) };
+        }
+    }
+
+    /// Something small came.
+    pub(super) fn answered(&mut self, now: Time, bytes: u64, first_byte: Duration) {
+        self.first_byte.add(first_byte);
+        self.asked_at = self.asked_at.max(Some(now));
+        self.succeeded(bytes);
+    }
+
+    /// About how long it needs for a block; `None` while nothing is known.
+    pub fn expected(&self) -> Option<Duration> {
+        let body = TYPICAL.saturating_mul(1000).checked_div(self.rate).unwrap_or(0);
+        Some(self.first_byte.quantile(50)? + Duration::from_millis(body))
+    }
+
+    /// After how long a read has waited too long for this mirror.
+    pub(super) fn overdue(&self, hedge: &Hedge) -> Duration {
+        if self.whole.values.len() < ENOUGH {
+            return hedge.unknown;
+        }
+        self.whole.quantile(95).unwrap_or(hedge.unknown).clamp(hedge.least, hedge.most)
+    }
+
+    /// The same, when there is nobody else to ask.
+    pub(super) fn overdue_alone(&self, hedge: &Hedge) -> Duration {
+        if self.whole.values.len() < ENOUGH {
+            return hedge.alone;
+        }
+        (4 * self.overdue(hedge)).max(hedge.alone)
+    }
+
+    /// Another mirror was faster though it was asked later.
+    pub(super) fn lost_race(&mut self, now: Time, started: Time, rest: &Rest) {
+        self.lost += 1;
+        if self.lost >= LOST {
+            self.failed(now, started, Blame::Mirror, rest);
+        }
+    }
+
+    /// Whether it takes no more requests now.
+    pub(super) fn is_full(&self) -> bool {
+        self.most.is_some_and(|most| self.in_flight >= most)
+    }
+
     /// An answer was good.
     pub(super) fn succeeded(&mut self, bytes: u64) {
         self.failures = 0;
+        self.lost = 0;
         self.doubt = self.doubt.saturating_sub(1);
         self.good += 1;
         self.bytes += bytes;
@@ -73,15 +201,21 @@ impl Health {
         match blame {
             Blame::File => self.doubt = (self.doubt + 1).min(MOST_DOUBT),
             Blame::Busy(after) => {
-                let pause = after.unwrap_or(rest.short_max).min(rest.busy_max);
+                let pause = after.unwrap_or(2 * rest.short_max).min(rest.busy_max);
                 self.earliest = self.earliest.max(now + pause);
                 self.rests_until = self.rests_until.max(now + pause);
             }
             // Requests that were in flight together fail together: that is one failure.
             Blame::Mirror if self.failed_at.is_some_and(|at| started < at) && self.failures > 0 => {}
             Blame::Mirror => {
+                if self.failures == 0 {
+                    self.bad_since = Some(now);
+                }
                 self.failures = self.failures.saturating_add(1);
                 self.failed_at = Some(now);
+                // What comes back may be another way to it.
+                self.first_byte = Recent::default();
+                self.whole = Recent::default();
                 self.earliest = now + doubled(rest.short, self.failures, rest.short_max);
                 self.rests_until = now + doubled(rest.long, self.failures, rest.long_max);
             }
@@ -107,25 +241,40 @@ pub(super) enum Choice {
     Ask(MirrorId),
     /// None before then.
     WaitUntil(Time),
+    /// None before a request ends: those left take no more at once.
+    Full,
     /// All have been tried.
     NoneLeft,
 }
 
 /// The mirror to ask now, apart from those in the set `tried`: the best that does not rest; when all do, the
-/// one that may be asked first.
+/// one that may be asked first. One that takes no more requests is passed over for the next.
 pub(super) fn choose(mirrors: &[Health], tried: u64, now: Time) -> Choice {
     let left = || (0_u8..).zip(mirrors).filter(|(id, _)| tried & (1 << id) == 0);
-    // The first of equals wins, so the order of the list counts.
-    let awake = left().filter(|(_, mirror)| mirror.rests_until <= now);
-    if let Some((id, _)) = awake.min_by_key(|(_, mirror)| (mirror.failures, mirror.doubt)) {
-        return Choice::Ask(MirrorId(id));
+    let free = || left().filter(|(_, mirror)| !mirror.is_full());
+    let awake = || free().filter(|(_, mirror)| mirror.rests_until <= now);
+    if let Some(best) = awake().map(|(_, mirror)| (mirror.failures, mirror.doubt)).min() {
+        let mut equals = awake().filter(|(_, mirror)| (mirror.failures, mirror.doubt) == best);
+        let fastest = equals.clone().filter_map(|(_, mirror)| mirror.expected()).min();
+        // As good as the fastest: the first of these, so the order of the list counts.
+        let good = |mirror: &Health| match (fastest, mirror.expected()) {
+            (Some(fastest), Some(time)) => time <= fastest * 13 / 10 + NOISE,
+            (fastest, _) => fastest.is_none(),
+        };
+        if let Some((id, _)) = equals.find(|(_, mirror)| good(mirror)) {
+            return Choice::Ask(MirrorId(id));
+        }
     }
-    match left().min_by_key(|(_, mirror)| mirror.earliest) {
+    match free().min_by_key(|(_, mirror)| mirror.earliest) {
         Some((id, mirror)) if mirror.earliest <= now => Choice::Ask(MirrorId(id)),
         Some((_, mirror)) => Choice::WaitUntil(mirror.earliest),
+        None if left().next().is_some() => Choice::Full,
         None => Choice::NoneLeft,
     }
 }
+
+/// Mirrors that differ by less than this are equally fast.
+const NOISE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -183,6 +332,38 @@ mod tests {
             let mut mirror = Health::default();
             mirror.failed(at(0), at(0), Blame::Busy(after.map(Duration::from_secs)), &rest);
             assert_eq!(choose(&[mirror], 0, at(0)), Choice::WaitUntil(at(until)), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn the_faster_mirror_is_asked_until_it_takes_no_more_and_small_differences_do_not_count() {
+        let ms = Duration::from_millis;
+        let mut mirrors = vec![Health::default(), Health::default(), Health::default()];
+        mirrors[0].brought(at(1), 100_000, ms(200), ms(220));
+        mirrors[1].brought(at(1), 100_000, ms(20), ms(30));
+        assert_eq!(choose(&mirrors, 0, at(1)), Choice::Ask(MirrorId(1)), "nothing is known of the third");
+        mirrors[2].brought(at(1), 100_000, ms(15), ms(25));
+        assert_eq!(choose(&mirrors, 0, at(1)), Choice::Ask(MirrorId(1)), "it comes first in the list");
+        for _ in 0..20 {
+            mirrors[1].brought(at(1), 100_000, ms(300), ms(310));
+        }
+        assert_eq!(choose(&mirrors, 0, at(1)), Choice::Ask(MirrorId(2)));
+        (mirrors[2].most, mirrors[2].in_flight) = (Some(3), 3);
+        assert_eq!(choose(&mirrors, 0, at(1)), Choice::Ask(MirrorId(0)));
+        assert_eq!(choose(&mirrors, 0b011, at(1)), Choice::Full);
+    }
+
+    #[test]
+    fn quantiles_are_of_the_last_and_a_mirror_that_loses_races_goes_down() {
+        let mut recent = Recent::default();
+        assert_eq!(recent.quantile(95), None);
+        (0..200).for_each(|n| recent.add(Duration::from_millis(n)));
+        let found = [50, 95, 100].map(|percent| recent.quantile(percent).unwrap().as_millis());
+        assert_eq!(found, [167, 196, 199]);
+        let mut mirror = Health::default();
+        for failures in [0, 0, 1] {
+            mirror.lost_race(at(9), at(8), &Rest::default());
+            assert_eq!(mirror.failures, failures);
         }
     }
 }

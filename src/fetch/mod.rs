@@ -6,23 +6,27 @@
 //! waits for the next event or for [`Core::next_wakeup`]. The core knows blocks by number and never sees a
 //! byte of them.
 //!
-//! What it promises, whatever mirrors do: a block has at most one request in flight; a demand read starts
-//! before any prefetch; every read is finished or failed by its deadline.
+//! What it promises, whatever mirrors do: a block has at most one request in flight, or two when somebody waits
+//! for it and the first takes too long; a demand read starts before any prefetch; every read is finished or
+//! failed by its deadline.
 
+mod ahead;
 mod core;
 mod extent;
 mod fault;
 mod mirrors;
+mod pace;
 mod ram;
 #[cfg(test)]
 mod sim;
 
 use std::time::Duration;
 
-pub use self::core::{Action, Config, Core, Found, LastFault};
+pub use self::core::{Action, Arrived, Config, Core, Found, LastFault, SPARE};
+pub use ahead::Ahead;
 pub use extent::{Piece, pieces};
 pub use fault::{Blame, Fault, Wait};
-pub use mirrors::{Health, Rest};
+pub use mirrors::{Health, Hedge, Recent, Rest};
 pub use ram::Ram;
 
 pub use crate::index::ObjectId;

@@ -44,22 +44,26 @@ impl<B: Clone> Ram<B> {
     }
 
     /// Takes a block of `len` bytes in, and lets older ones go for it. One that is larger than all the room is
-    /// not kept.
-    pub fn insert(&mut self, id: ObjectId, len: usize, block: B) {
+    /// not kept. Gives those that went.
+    pub fn insert(&mut self, id: ObjectId, len: usize, block: B) -> Vec<ObjectId> {
+        let mut gone = Vec::new();
         self.remove(id);
         if len > self.limit {
-            return;
+            gone.push(id);
+            return gone;
         }
         while self.used > self.limit - len {
             let Some((_, oldest)) = self.ages.pop_first() else { break };
             if let Some(slot) = self.blocks.remove(&oldest) {
                 self.used -= slot.len;
+                gone.push(oldest);
             }
         }
         self.clock += 1;
         self.used += len;
         self.ages.insert(self.clock, id);
         self.blocks.insert(id, Slot { age: self.clock, len, block });
+        gone
     }
 
     fn remove(&mut self, id: ObjectId) {

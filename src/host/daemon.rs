@@ -129,7 +129,7 @@ pub fn detach_output() {
 /// When the system has no handlers for us.
 pub fn signals(root_daemon: bool, end: impl Fn() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    super::threads::start("signals", move || {
         for signal in signals.forever() {
             if root_daemon {
                 log::info!("signal {signal} ignored: the root file system depends on this process");

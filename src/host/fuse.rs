@@ -126,7 +126,7 @@ pub fn mount(
         over.store(true, Ordering::Release);
         ended();
     };
-    thread::Builder::new().name("fuse".into()).spawn(serve).map_err(refused)?;
+    super::threads::start("fuse", serve).map_err(refused)?;
     read_ahead(mountpoint);
     Ok(mounted)
 }

@@ -4,6 +4,7 @@
 //! proxies, and the words for what went wrong ([`Fault`]).
 
 mod forward;
+mod grip;
 mod route;
 
 use std::io::Read as _;
@@ -14,8 +15,12 @@ use std::time::{Duration, Instant};
 use ureq::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderName, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, Body, Error, Timeout};
 
+pub use grip::Grip;
+use grip::Gripped;
 pub use route::{BadProxy, Proxies};
 use route::{Route, redirect_target};
 
@@ -66,6 +71,17 @@ pub struct Get<'a> {
     pub until: Instant,
     /// Past caches on the way.
     pub fresh: bool,
+    /// Not over a connection that was used before.
+    pub new_connection: bool,
+    /// What others end it by.
+    pub grip: Option<&'a Arc<Grip>>,
+}
+
+impl<'a> Get<'a> {
+    /// A file of whatever length up to `limit`.
+    pub fn new(url: &'a str, limit: u64, until: Instant) -> Self {
+        Get { url, limit, len: None, until, fresh: false, new_connection: false, grip: None }
+    }
 }
 
 /// A file that came. Nothing is known about its contents.
@@ -75,6 +91,10 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     /// Whether it looks like a web page.
     pub web_page: bool,
+    /// From the request to the head of the answer.
+    pub first_byte: Duration,
+    /// From the request to the end of the body.
+    pub whole: Duration,
 }
 
 /// Why no client can be made.
@@ -93,6 +113,8 @@ pub enum BadCa {
 pub struct Http {
     proxies: Proxies,
     agent: Agent,
+    /// Keeps no connections.
+    newcomer: Agent,
     /// Trusts the authorities of `--ca`; ureq takes one set of authorities or another, not both.
     extra: Option<Agent>,
     /// Which of the two was right the last time.
@@ -113,7 +135,7 @@ impl Http {
         connections: usize,
         patience: Patience,
     ) -> Result<Self, BadCa> {
-        let config = |roots: Option<RootCerts>| {
+        let config = |roots: Option<RootCerts>, connections: usize| {
             let tls = TlsConfig::builder();
             let tls = if let Some(roots) = roots { tls.root_certs(roots) } else { tls };
             Agent::config_builder()
@@ -137,12 +159,16 @@ impl Http {
                 .build()
         };
         let extra = match ca {
-            Some(pem) => Some(config(Some(RootCerts::Specific(Arc::new(certificates(pem)?)))).new_agent()),
+            Some(pem) => {
+                let roots = RootCerts::Specific(Arc::new(certificates(pem)?));
+                Some(gripped(config(Some(roots), connections)))
+            }
             None => None,
         };
-        let forward = proxies.for_http().map(|proxy| forward::agent(config(None), proxy));
-        let agent = config(None).new_agent();
-        Ok(Http { proxies, agent, extra, extra_first: AtomicBool::new(false), forward })
+        let forward = proxies.for_http().map(|proxy| forward::agent(config(None, connections), proxy));
+        let agent = gripped(config(None, connections));
+        let newcomer = gripped(config(None, 0));
+        Ok(Http { proxies, agent, newcomer, extra, extra_first: AtomicBool::new(false), forward })
     }
 
     /// Fetches one file.
@@ -150,7 +176,14 @@ impl Http {
     /// # Errors
     /// [`Fault`], by `until` at the latest.
     pub fn get(&self, get: Get<'_>) -> Result<Answer, Fault> {
-        read(self.response(&get)?, &get)
+        let whole = || {
+            let start = Instant::now();
+            read(self.response(&get)?, &get, start)
+        };
+        match get.grip {
+            Some(grip) => grip.during(whole),
+            None => whole(),
+        }
     }
 
     /// Begins to fetch a large file, which is read as it comes; nothing looks after its length but the caller.
@@ -206,6 +239,7 @@ impl Http {
             let agent = match (&route, &self.forward, &self.extra) {
                 (Route::Forward, Some(agent), _) => agent,
                 (_, _, Some(extra)) if use_extra => extra,
+                _ if get.new_connection => &self.newcomer,
                 _ => &self.agent,
             };
             match self.ask_agent(agent, &route, url, get) {
@@ -217,6 +251,7 @@ impl Http {
                     let untrusted = is_untrusted(&error) && self.extra.is_some();
                     use_extra ^= untrusted;
                     match fault_of(error, Part::Head) {
+                        ended if get.grip.is_some_and(|grip| grip.is_over()) => return Err(ended),
                         // Broken twice, or unknown to both: it is so.
                         again if untrusted && attempt == 0 => fault = Some(again),
                         again @ Fault::Broken(_) if attempt < 2 => fault = Some(again),
@@ -251,6 +286,15 @@ impl Http {
     }
 }
 
+/// As ureq makes it by default, with connections that can be gripped.
+fn gripped(config: ureq::config::Config) -> Agent {
+    let connector =
+        ().chain(ConnectProxyConnector::default())
+            .chain(Gripped(TcpConnector::default()))
+            .chain(RustlsConnector::default());
+    Agent::with_parts(config, connector, DefaultResolver::default())
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<ureq::tls::Certificate<'static>>, BadCa> {
     let mut found = Vec::new();
     for item in parse_pem(pem) {
@@ -266,7 +310,8 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 }
 
 /// The body, when its head fits.
-fn read(response: Response<Body>, get: &Get<'_>) -> Result<Answer, Fault> {
+fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answer, Fault> {
+    let first_byte = start.elapsed();
     let headers = response.headers();
     if let Some(encoding) = header(headers, CONTENT_ENCODING).filter(|found| *found != "identity") {
         return Err(Fault::Encoded(crate::index::clip(encoding)));
@@ -293,7 +338,7 @@ fn read(response: Response<Body>, get: &Get<'_>) -> Result<Answer, Fault> {
     match check(bytes.len() as u64) {
         Err(_) if html => Err(Fault::WebPage),
         Err(fault) => Err(fault),
-        Ok(()) => Ok(Answer { bytes, web_page: html }),
+        Ok(()) => Ok(Answer { bytes, web_page: html, first_byte, whole: start.elapsed() }),
     }
 }
 

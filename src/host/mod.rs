@@ -21,6 +21,7 @@ pub mod fuse;
 pub mod http;
 pub mod origin;
 pub mod status;
+pub mod threads;
 #[cfg(feature = "builder")]
 pub mod image;
 #[cfg(feature = "builder")]

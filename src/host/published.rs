@@ -88,7 +88,7 @@ impl Published {
                 let url = format!("{base}{path}");
                 let until = Instant::now() + PATIENCE;
                 let fresh = *path == MirrorPath::Latest;
-                match http.get(Get { url: &url, limit: path.limit(), len: None, until, fresh }) {
+                match http.get(Get { fresh, ..Get::new(&url, path.limit(), until) }) {
                     Ok(answer) => Ok(Some(answer.bytes)),
                     Err(Fault::Missing(404 | 410)) => Ok(None),
                     Err(fault) => Err(PublishedError::Fetch { url, fault }),

@@ -1,5 +1,6 @@
-//! `imgfetch status`: a Unix socket that gives every caller one line of JSON and closes. It has a thread of its
-//! own and takes only what is in memory, so it answers while the network is dead.
+//! `imgfetch status`: a Unix socket that gives every caller one line of JSON and closes, or what it asks for in a
+//! line of its own: `json`, `metrics` (Prometheus) or `text`. It has a thread of its own and takes only what is in
+//! memory, so it answers while the network is dead.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -8,10 +9,35 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use super::threads::start;
+
 /// A caller that does not take its answer is left after this.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A caller that asks for nothing gets JSON after this.
+const QUESTION: Duration = Duration::from_millis(100);
 /// An answer is not longer than this.
 const MAX_ANSWER: u64 = 1 << 20;
+
+/// What a caller wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One line of JSON.
+    Json,
+    /// Prometheus' text form.
+    Metrics,
+    /// For people.
+    Text,
+}
+
+impl Form {
+    fn word(self) -> &'static str {
+        match self {
+            Form::Json => "json\n",
+            Form::Metrics => "metrics\n",
+            Form::Text => "text\n",
+        }
+    }
+}
 
 /// The open socket. Dropping it removes the socket's name.
 #[derive(Debug)]
@@ -23,7 +49,7 @@ pub struct StatusSocket {
 ///
 /// # Errors
 /// `AddrInUse` when another process answers there; what the system says.
-pub fn serve(path: &Path, answer: impl Fn() -> String + Send + 'static) -> io::Result<StatusSocket> {
+pub fn serve(path: &Path, answer: impl Fn(Form) -> String + Send + 'static) -> io::Result<StatusSocket> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
@@ -34,11 +60,18 @@ pub fn serve(path: &Path, answer: impl Fn() -> String + Send + 'static) -> io::R
         }
         bound => bound?,
     };
-    thread::Builder::new().name("status".into()).spawn(move || {
+    start("status", move || {
         for caller in listener.incoming() {
             let told = caller.and_then(|mut caller| {
                 caller.set_write_timeout(Some(PATIENCE))?;
-                caller.write_all(answer().as_bytes())
+                caller.set_read_timeout(Some(QUESTION))?;
+                let mut word = [0; 8];
+                // Nothing, or an old caller: JSON.
+                let len = caller.read(&mut word).unwrap_or(0);
+                let asked = [Form::Metrics, Form::Text]
+                    .into_iter()
+                    .find(|form| word.get(..len) == Some(form.word().as_bytes()));
+                caller.write_all(answer(asked.unwrap_or(Form::Json)).as_bytes())
             });
             if let Err(error) = told {
                 detail!("status: {error}");
@@ -61,9 +94,10 @@ impl Drop for StatusSocket {
 ///
 /// # Errors
 /// What the system says; `TimedOut` when nothing comes.
-pub fn ask(path: &Path) -> io::Result<String> {
-    let stream = UnixStream::connect(path)?;
+pub fn ask(path: &Path, form: Form) -> io::Result<String> {
+    let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(form.word().as_bytes())?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
@@ -84,9 +118,12 @@ pub fn directory() -> PathBuf {
 /// Sockets in these directories, sorted.
 pub fn sockets(directories: &[PathBuf]) -> Vec<PathBuf> {
     let entries = directories.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
-    let mut found: Vec<_> = entries.map(|entry| entry.path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "sock"));
-    found.sort();
+    let mut found: Vec<PathBuf> = Vec::new();
+    for path in entries.map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "sock") {
+            found.insert(found.partition_point(|other| *other < path), path);
+        }
+    }
     found
 }
 
@@ -99,13 +136,13 @@ mod tests {
     fn every_caller_is_answered_and_a_dead_socket_is_taken_over() {
         let scratch = Scratch::directory(std::env::temp_dir()).unwrap();
         let path = scratch.path().join("run/host.sock");
-        let socket = serve(&path, || "{}\n".into()).unwrap();
+        let socket = serve(&path, |_| "{}\n".into()).unwrap();
         // One that never reads does not hold up the others.
         let _idle = UnixStream::connect(&path).unwrap();
         for _ in 0..3 {
-            assert_eq!(ask(&path).unwrap(), "{}\n");
+            assert_eq!(ask(&path, Form::Json).unwrap(), "{}\n");
         }
-        let taken = serve(&path, String::new).unwrap_err();
+        let taken = serve(&path, |_| String::new()).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(sockets(&[scratch.path().join("run")]), std::slice::from_ref(&path));
         drop(socket);
@@ -113,7 +150,9 @@ mod tests {
         // As a killed process leaves it.
         let listener = UnixListener::bind(&path).unwrap();
         drop(listener);
-        let _socket = serve(&path, || "2".into()).unwrap();
-        assert_eq!(ask(&path).unwrap(), "2");
+        let _socket = serve(&path, |form| format!("{form:?}")).unwrap();
+        for form in [Form::Json, Form::Metrics, Form::Text] {
+            assert_eq!(ask(&path, form).unwrap(), format!("{form:?}"));
+        }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod fault_server;
+pub mod network;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use imgfactory::block::{Block, Codec, Compressor, Object};
 use imgfactory::host::files::Scratch;
 use imgfactory::index::{BlockSize, Header, ImageName, Index, Serial, UnixTime};
 use imgfactory::release::{
-    Ahead, Digest, Dlahead, ImageFiles, Latest, MirrorPath, Mirrors, Release, SigningKey, Stored,
+    Ahead, Digest, Dlahead, ImageFiles, Latest, Mirror, MirrorPath, Mirrors, Release, SigningKey, Stored,
 };
 
 /// Files of a mirror by path.
@@ -48,12 +49,21 @@ pub struct Publisher {
     pub published_ago: i64,
     /// Blocks to list in the prefetch list.
     pub ahead: usize,
+    pub mirrors: Vec<Mirror>,
 }
 
 impl Publisher {
     pub fn new() -> Self {
         let key = SigningKey::generate().unwrap();
-        Publisher { key, name: "demo", block_size: 4096, expires_in: 7 * DAY, published_ago: 60, ahead: 0 }
+        Publisher {
+            key,
+            name: "demo",
+            block_size: 4096,
+            expires_in: 7 * DAY,
+            published_ago: 60,
+            ahead: 0,
+            mirrors: Vec::new(),
+        }
     }
 
     pub fn public(&self) -> String {
@@ -94,7 +104,7 @@ impl Publisher {
         let release =
             Release { name: name.clone(), serial, published, retain_until: after(99 * DAY), images: files };
         let release = self.key.sign(&release).unwrap();
-        let mirrors = self.key.sign(&Mirrors { name: name.clone(), mirrors: Vec::new() }).unwrap();
+        let mirrors = self.key.sign(&Mirrors { name: name.clone(), mirrors: self.mirrors.clone() }).unwrap();
         let latest = Latest {
             name,
             serial,
@@ -265,4 +275,9 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
 /// A path as text.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// A mirror where nobody listens.
+pub fn refused_url() -> String {
+    fault_server::refused()
 }

@@ -20,7 +20,7 @@ const LOOK_EVERY: u64 = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Shelf {
     max: Option<u64>,
-    used: u64,
+    pub(super) used: u64,
     clock: i64,
     blocks: HashMap<BlockName, (i64, u64)>,
     // By last use: seconds before 0 for what a scan found, 1, 2, 3, ... for what we used.
@@ -62,7 +62,7 @@ impl Shelf {
     }
 
     /// What to remove so that `excess` bytes come free.
-    fn victims(&self, excess: u64) -> Vec<BlockName> {
+    pub(super) fn victims(&self, excess: u64) -> Vec<BlockName> {
         let oldest = || self.ages.keys().map(|&(_, name)| name);
         let order = oldest()
             .filter(|name| !self.protected.contains(name))
@@ -80,6 +80,7 @@ impl Shelf {
 impl Cache {
     /// Counts what earlier runs left. May take a while on a slow disk; the cache works meanwhile.
     pub fn scan(&self) {
+        self.protect(self.pins());
         for first in 0..=255_u8 {
             let Ok(entries) = fs::read_dir(self.root.join(format!("blk/{first:02x}"))) else { continue };
             for entry in entries.flatten() {

@@ -9,6 +9,7 @@
 //! what does not fit is removed. So it does not matter who else writes there, or where a crash cut. Several
 //! clients may share a cache; `lock` is held shared by each, and exclusively only to sweep `tmp/`.
 
+mod care;
 mod evict;
 mod medium;
 mod state;
@@ -27,6 +28,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::block::{Block, BlockName, Damage, Fetched, Object};
 use crate::host::files::{FileError, create_dir_all, read_at_most, write_atomic};
+pub use care::{Checked, ImageStats, Stats};
 use evict::Shelf;
 
 /// What `VERSION` says.

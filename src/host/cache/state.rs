@@ -10,6 +10,7 @@ use crate::host::files::{AtomicFile, FileError, create_dir_all, read_at_most};
 use crate::index::{ImageName, MAX_FILE, Serial};
 
 use super::Cache;
+use crate::release::{Document, Release};
 
 impl Cache {
     fn serial_path(&self, name: &ImageName) -> PathBuf {
@@ -56,6 +57,31 @@ impl Cache {
             return Ok(());
         }
         self.write_synced(self.serial_path(name), format!("{serial}\n").as_bytes())
+    }
+
+    /// The distribution of which this cache knows a release, if there is just one.
+    pub fn only_name(&self) -> Option<ImageName> {
+        let entries = std::fs::read_dir(self.root.join("state")).ok()?;
+        let mut names = entries.flatten().filter(|entry| entry.path().join("release").exists());
+        let name = names.next()?.file_name().to_str()?.parse().ok()?;
+        names.next().is_none().then_some(name)
+    }
+
+    /// The release that was used last, with its signature, whatever it is: the caller verifies it.
+    pub fn saved_release(&self, name: &ImageName) -> Option<Vec<u8>> {
+        read_at_most(self.root.join(format!("state/{name}/release")), Release::LIMIT).ok()
+    }
+
+    /// Keeps a release, so that it can be used without a network.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn save_release(&self, name: &ImageName, text: &[u8]) -> Result<(), FileError> {
+        if self.saved_release(name).as_deref() == Some(text) {
+            return Ok(());
+        }
+        create_dir_all(self.root.join(format!("state/{name}")))?;
+        self.write_synced(self.root.join(format!("state/{name}/release")), text)
     }
 
     /// The index kept for an image, whatever it is: the caller compares its SHA-256.

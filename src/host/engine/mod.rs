@@ -8,27 +8,34 @@
 //! One mutex guards the core and the RAM cache; nothing that can block is done while it is held, so reads find
 //! their deadline and the status socket its answer whatever the network and the disk do.
 
+mod shown;
 mod snapshot;
 mod state;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 pub use snapshot::{Counters, MirrorState, Snapshot, millis};
 use state::{Done, Jobs, Ready, State};
 
 use crate::block::{Block, BlockName, Fetched, Object};
-use crate::fetch::{Config, Fault, Found, MirrorId, ObjectId, Ticket, Time, pieces};
+use crate::fetch::{Arrived, Blame, Config, Fault, Found, MirrorId, ObjectId, SPARE, Ticket, Time, pieces};
 use crate::host::cache::{Cache, Loaded};
-use crate::host::http::{Get, Http};
+use crate::host::http::{Get, Grip, Http};
+use crate::host::threads::{Queue, start};
 use crate::index::Index;
 use crate::release::{MAX_LATEST, MirrorPath, MirrorUrl};
 
 /// Bytes that may wait to be written to the cache. What comes when there are more is served and not kept.
 const MAX_UNWRITTEN: usize = 8 << 20;
+
+/// How often requests are looked at that take longer than this: is the link still there?
+const LINK: Duration = Duration::from_millis(500);
+
+/// How long the end waits for the cache's disk.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// What the engine works with.
 #[derive(Debug)]
@@ -45,6 +52,23 @@ pub struct Parts {
     pub config: Config,
     /// Bytes of inflated blocks to keep in RAM.
     pub ram: usize,
+    /// What is known of the mirrors, in their order.
+    pub known: Vec<Known>,
+    /// Whether to fetch what follows on the disk.
+    pub read_ahead: bool,
+}
+
+/// What is known of a mirror before the first block.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Most requests at once.
+    pub most: Option<u32>,
+    /// Time until the first byte of an answer, when it gave one.
+    pub first_byte: Option<Duration>,
+    /// Bytes a second, when it sent enough to tell.
+    pub rate: Option<u64>,
+    /// What it did wrong.
+    pub blame: Option<Blame>,
 }
 
 /// Why a read failed.
@@ -56,7 +80,7 @@ pub enum ReadError {
         /// The block.
         name: BlockName,
         /// How long was waited.
-        deadline: std::time::Duration,
+        deadline: Duration,
         /// The last fault and its mirror, or that no answer came.
         reason: String,
     },
@@ -98,6 +122,8 @@ struct Request {
     until: Time,
     fresh: bool,
     prefetch: bool,
+    new_connection: bool,
+    grip: Arc<Grip>,
 }
 
 /// One question whether a mirror is back.
@@ -115,12 +141,14 @@ impl Engine {
         if parts.cache.is_none() {
             parts.config.loaders = 0;
         }
-        let (loads, loads_in) = mpsc::channel();
-        let (requests, requests_in) = mpsc::channel();
-        let (probes, probes_in) = mpsc::channel();
-        let (writes, writes_in) = mpsc::channel();
-        let jobs = Jobs { loads, requests, probes, writes };
-        let (connections, loaders) = (parts.config.connections, parts.config.loaders);
+        let jobs = Jobs::default();
+        let Jobs { loads, requests, probes, writes } = jobs.clone();
+        let block_size = parts.index.header().block_size.get() as usize;
+        if parts.cache.is_none() {
+            // What is fetched ahead must not drive out what is read now.
+            parts.config.unread = parts.ram / 2 / block_size.max(1);
+        }
+        let (connections, loaders) = (parts.config.connections + SPARE, parts.config.loaders);
         let state = State::new(&parts, jobs);
         let shared = Arc::new(Shared {
             parts,
@@ -129,12 +157,14 @@ impl Engine {
             timer: Condvar::new(),
             unwritten: AtomicUsize::new(0),
         });
-        workers(&shared, "net", connections, requests_in, Shared::request)?;
-        workers(&shared, "disk", loaders, loads_in, Shared::load)?;
-        workers(&shared, "probe", 1, probes_in, Shared::probe)?;
-        workers(&shared, "write", 1, writes_in, Shared::write)?;
+        workers(&shared, "net", connections, requests, Shared::request)?;
+        workers(&shared, "disk", loaders, loads, Shared::load)?;
+        workers(&shared, "probe", 1, probes, Shared::probe)?;
+        workers(&shared, "write", 1, writes, Shared::write)?;
+        let watching = Arc::downgrade(&shared);
+        start("link", move || watch_link(&watching))?;
         let timed = Arc::clone(&shared);
-        thread::Builder::new().name("timer".into()).spawn(move || timed.keep_time())?;
+        start("timer", move || timed.keep_time())?;
         Ok(Engine { shared })
     }
 
@@ -146,26 +176,26 @@ impl Engine {
         if let [piece] = pieces[..]
             && let Some(id) = piece.object
         {
-            let hit = shared.lock().ram_hit(id, len);
+            let hit = shared.lock().ram_hit(shared.now(), id, len);
             if let Some(block) = hit {
                 return reply(Ok(block.bytes().get(piece.from..piece.from + piece.len).unwrap_or_default()));
             }
         }
         let mut state = shared.lock();
-        let whole = state.begin_read(shared.now(), pieces, reply);
+        let whole = state.begin_read(&shared.parts, shared.now(), offset, pieces, reply);
         shared.step(state, None);
         finish(whole);
     }
 
     /// As [`Engine::read`]; the result comes through a channel.
-    pub fn read_later(&self, offset: u64, len: u32) -> Receiver<Result<Vec<u8>, ReadError>> {
-        let (sender, receiver) = mpsc::sync_channel(1);
+    pub fn read_later(&self, offset: u64, len: u32) -> Arc<Queue<Result<Vec<u8>, ReadError>>> {
+        let coming = Arc::<Queue<_>>::default();
+        let there = Arc::clone(&coming);
         let reply = move |result: Result<&[u8], &ReadError>| {
-            // Whoever asked may not want it any more.
-            let _ = sender.send(result.map(<[u8]>::to_vec).map_err(Clone::clone));
+            there.put(result.map(<[u8]>::to_vec).map_err(Clone::clone));
         };
         self.read(offset, len, Box::new(reply));
-        receiver
+        coming
     }
 
     /// As [`Engine::read`], waiting for it.
@@ -173,27 +203,31 @@ impl Engine {
     /// # Errors
     /// [`ReadError`].
     pub fn read_now(&self, offset: u64, len: u32) -> Result<Vec<u8>, ReadError> {
-        self.read_later(offset, len).recv().unwrap_or(Err(ReadError::Stopped))
+        self.read_later(offset, len).take().unwrap_or(Err(ReadError::Stopped))
     }
 
     /// Fetches these blocks when nobody reads, in this order; names that the image does not have are passed
-    /// over. Without a cache only as many as half of the RAM cache holds.
+    /// over. Without a cache never more of them lie unread than half of the RAM cache holds.
     pub fn prefetch(&self, names: impl IntoIterator<Item = BlockName>) {
         let parts = &self.shared.parts;
         let ids: std::collections::HashMap<BlockName, u32> =
             parts.index.objects().iter().map(|object| object.name).zip(0..).collect();
-        let mut room = if parts.cache.is_some() { usize::MAX } else { parts.ram / 2 };
-        let fits = |id: &ObjectId| {
-            let len = parts.index.object(*id).map_or(0, |object| object.raw_len as usize);
-            let fits = len <= room;
-            room = room.saturating_sub(len);
-            fits
-        };
         let list = names.into_iter().filter_map(|name| ids.get(&name).map(|&id| ObjectId(id)));
-        let list: Vec<ObjectId> = list.take_while(fits).collect();
+        let list: Vec<ObjectId> = list.collect();
         let mut state = self.shared.lock();
         state.prefetch(list);
         self.shared.step(state, None);
+    }
+
+    /// The first reads of blocks from now on: which, how long after the start, how often, in the order of their
+    /// first read.
+    pub fn record(&self) {
+        self.shared.lock().record();
+    }
+
+    /// What was recorded: block, milliseconds after the start, reads.
+    pub fn recorded(&self) -> Vec<(BlockName, u32, u32)> {
+        self.shared.lock().recorded(&self.shared.parts)
     }
 
     /// How things stand. Never waits for network or disk.
@@ -201,6 +235,14 @@ impl Engine {
         let shared = &self.shared;
         let cache = shared.parts.cache.as_deref().map(|cache| (cache.contents(), cache.write_errors()));
         shared.lock().snapshot(&shared.parts, shared.now(), cache)
+    }
+
+    /// Waits until what came is kept in the cache, but not for ever.
+    pub fn settle(&self) {
+        let until = Instant::now() + SETTLE;
+        while self.shared.unwritten.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The disk.
@@ -223,20 +265,31 @@ fn workers<J: Send + 'static>(
     shared: &Arc<Shared>,
     name: &str,
     count: usize,
-    jobs: Receiver<J>,
+    jobs: Arc<Queue<J>>,
     run: fn(&Shared, J),
 ) -> io::Result<()> {
-    let jobs = Arc::new(Mutex::new(jobs));
     for number in 0..count {
         let (shared, jobs) = (Arc::clone(shared), Arc::clone(&jobs));
-        let next = move || jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
-            while let Ok(job) = next() {
+        start(&format!("{name}-{number}"), move || {
+            while let Some(job) = jobs.take() {
                 run(&shared, job);
             }
         })?;
     }
     Ok(())
+}
+
+/// An address of ours that goes takes its connections with it without a word. Requests that still wait for them
+/// are sent again over new ones.
+fn watch_link(shared: &std::sync::Weak<Shared>) {
+    loop {
+        thread::sleep(LINK);
+        let Some(shared) = shared.upgrade() else { return };
+        let grips = shared.lock().old_grips(shared.now(), LINK);
+        if grips.iter().filter(|grip| grip.drop_if_dead()).count() > 0 {
+            log::warn!("an address of this machine is gone; its connections are given up");
+        }
+    }
 }
 
 fn finish(done: Done) {
@@ -322,17 +375,17 @@ impl Shared {
 
     fn request(&self, job: Request) {
         let Some(object) = self.object(job.id) else { return };
-        let result = self.fetch(&job, object);
-        let (kept, result) = match result {
-            Ok((block, file)) => {
-                let len = file.len() as u64;
-                (Some((object.name, file)), Ok((len, Arc::new(block))))
+        let (kept, result) = match self.fetch(&job, object) {
+            Ok((block, file, first_byte)) => {
+                let arrived = Arrived { bytes: file.len() as u64, first_byte };
+                (Some((object.name, file)), Ok((arrived, Arc::new(block))))
             }
             Err(fault) => (None, Err(fault)),
         };
         let ready = result.as_ref().ok().map(|(_, block)| (job.id, Arc::clone(block)));
         let mut state = self.lock();
-        state.fetched(&self.parts, self.now(), &job, result.map(|(len, _)| len), ready.as_ref());
+        let arrived = result.map(|(arrived, _)| arrived);
+        state.fetched(&self.parts, self.now(), &job, arrived, ready.as_ref());
         if let (Some(kept), Some(_)) = (kept, &self.parts.cache) {
             self.keep(&mut state, kept);
         }
@@ -340,17 +393,24 @@ impl Shared {
     }
 
     /// One request, and what it brought proved.
-    fn fetch(&self, job: &Request, object: &Object) -> Result<(Block, Vec<u8>), Fault> {
+    fn fetch(&self, job: &Request, object: &Object) -> Result<(Block, Vec<u8>, Duration), Fault> {
         let Some(mirror) = self.parts.mirrors.get(usize::from(job.mirror.0)) else {
             return Err(Fault::Unreachable("no such mirror".into()));
         };
         let url = format!("{mirror}{}", MirrorPath::Block(object.name));
         let len = u64::from(object.file_len);
         let until = self.start + job.until;
-        let get = Get { url: &url, limit: len, len: Some(len), until, fresh: job.fresh };
+        let Request { fresh, new_connection, .. } = *job;
+        let get = Get {
+            len: Some(len),
+            fresh,
+            new_connection,
+            grip: Some(&job.grip),
+            ..Get::new(&url, len, until)
+        };
         let answer = self.parts.http.get(get)?;
         match Fetched::new(*object, &answer.bytes).inflate().and_then(|inflated| inflated.verify()) {
-            Ok(block) => Ok((block, answer.bytes)),
+            Ok(block) => Ok((block, answer.bytes, answer.first_byte)),
             Err(_) if answer.web_page => Err(Fault::WebPage),
             Err(damage) => Err(damage.into()),
         }
@@ -386,8 +446,8 @@ impl Shared {
         let Some(url) = self.parts.mirrors.get(usize::from(mirror.0)) else { return };
         let url = format!("{url}{}", MirrorPath::Latest);
         let until = self.start + until;
-        let get = Get { url: &url, limit: MAX_LATEST, len: None, until, fresh: true };
-        let result = self.parts.http.get(get).map(drop);
+        let get = Get { fresh: true, ..Get::new(&url, MAX_LATEST, until) };
+        let result = self.parts.http.get(get).map(|answer| answer.first_byte);
         let mut state = self.lock();
         state.probed(&self.parts, self.now(), mirror, result);
         self.step(state, None);
@@ -398,12 +458,5 @@ impl Shared {
 impl std::fmt::Debug for Jobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Jobs")
-    }
-}
-
-impl Jobs {
-    fn send<J>(sender: &Sender<J>, job: J) {
-        // The threads live as long as the senders.
-        let _ = sender.send(job);
     }
 }

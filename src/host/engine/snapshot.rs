@@ -34,8 +34,14 @@ pub struct Counters {
     pub fetched_blocks: u64,
     /// Their bytes.
     pub fetched_bytes: u64,
+    /// The bytes of the disk in them.
+    pub fetched_raw_bytes: u64,
     /// Those of them that nobody had asked for yet.
     pub prefetched_blocks: u64,
+    /// Those of these that were read later.
+    pub prefetched_read: u64,
+    /// Second requests made beside one that took too long.
+    pub hedged: u64,
 }
 
 /// One mirror.
@@ -47,12 +53,20 @@ pub struct MirrorState {
     pub state: &'static str,
     /// Failures since its last good answer.
     pub failures: u32,
+    /// Milliseconds since the first of them; `null` while it is up.
+    pub bad_for_ms: Option<u64>,
     /// Good answers.
     pub good: u64,
     /// Their bytes.
     pub bytes: u64,
     /// Requests in flight.
     pub in_flight: u32,
+    /// Milliseconds until the first byte of an answer, for half of the last ones; `null`: not known.
+    pub first_byte_p50_ms: Option<u64>,
+    /// Milliseconds for a block, for half of the last ones and for 95 % of them.
+    pub p50_ms: Option<u64>,
+    /// See `p50_ms`.
+    pub p95_ms: Option<u64>,
     /// Milliseconds until it is asked again while another mirror does.
     pub rests_ms: u64,
 }
@@ -70,9 +84,16 @@ impl MirrorState {
             url: url.to_string(),
             state,
             failures: health.failures,
+            bad_for_ms: health
+                .bad_since
+                .filter(|_| health.failures > 0)
+                .map(|since| millis(now.saturating_sub(since))),
             good: health.good,
             bytes: health.bytes,
             in_flight: health.in_flight,
+            first_byte_p50_ms: health.first_byte.quantile(50).map(millis),
+            p50_ms: health.whole.quantile(50).map(millis),
+            p95_ms: health.whole.quantile(95).map(millis),
             rests_ms: millis(rests),
         }
     }
@@ -109,8 +130,20 @@ pub struct Snapshot {
     pub counters: Counters,
     /// Reads that wait for blocks now.
     pub reads_waiting: usize,
+    /// For how long the longest of them has waited, in milliseconds.
+    pub waiting_ms: u64,
+    /// When a read fails.
+    pub deadline_ms: u64,
     /// Blocks of the prefetch list that are not begun.
     pub prefetch_left: usize,
+    /// Blocks of the list when it was given.
+    pub prefetch_total: usize,
+    /// Whether the list was dropped because it is of another disk.
+    pub prefetch_stale: bool,
+    /// Requests that may be in flight at once, as found out.
+    pub connections: usize,
+    /// Bytes a second that the network gave at best while that was found out.
+    pub rate: u64,
     /// Requests in flight.
     pub in_flight: Vec<InFlight>,
     /// Bytes of inflated blocks in RAM.

@@ -2,13 +2,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::snapshot::{Counters, InFlight, LastError, MirrorState, Snapshot, millis};
 use super::{Load, Parts, Probe, ReadError, Reply, Request};
 use crate::block::{Block, BlockName};
-use crate::fetch::{Action, Core, Fault, Found, LastFault, MirrorId, ObjectId, Piece, Ram, ReadId, Time};
+use crate::fetch::{
+    Action, Ahead, Arrived, Core, Fault, Found, LastFault, MirrorId, ObjectId, Piece, Ram, ReadId, Ticket,
+    Time,
+};
+use crate::host::http::Grip;
+use crate::host::threads::Queue;
+use crate::index::Target;
 
 /// A block that has just come.
 pub(super) type Ready = (ObjectId, Arc<Block>);
@@ -21,11 +26,12 @@ const ERRORS: usize = 8;
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Where jobs go.
+#[derive(Clone, Default)]
 pub(super) struct Jobs {
-    pub(super) loads: Sender<Load>,
-    pub(super) requests: Sender<Request>,
-    pub(super) probes: Sender<Probe>,
-    pub(super) writes: Sender<(BlockName, Vec<u8>)>,
+    pub(super) loads: Arc<Queue<Load>>,
+    pub(super) requests: Arc<Queue<Request>>,
+    pub(super) probes: Arc<Queue<Probe>>,
+    pub(super) writes: Arc<Queue<(BlockName, Vec<u8>)>>,
 }
 
 /// A read that waits for blocks.
@@ -41,11 +47,36 @@ impl std::fmt::Debug for Pending {
     }
 }
 
+/// Reads of blocks, in the order of their first: when that was, and how many.
+#[derive(Debug, Default)]
+struct Recorded {
+    reads: Vec<(ObjectId, Time, u32)>,
+    places: HashMap<ObjectId, usize>,
+}
+
+impl Recorded {
+    fn add(&mut self, now: Time, id: ObjectId) {
+        let next = self.reads.len();
+        let place = *self.places.entry(id).or_insert(next);
+        match self.reads.get_mut(place) {
+            Some(read) => read.2 += 1,
+            None => self.reads.push((id, now, 1)),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     core: Core,
     ram: Ram<Arc<Block>>,
     pending: HashMap<ReadId, Pending>,
+    ahead: Ahead,
+    /// Requests under way, with the time they began.
+    grips: HashMap<Ticket, (Time, Arc<Grip>)>,
+    /// First reads: when, how often.
+    recorded: Option<Recorded>,
+    /// Blocks of the prefetch list.
+    listed: usize,
     /// `None` once stopped.
     jobs: Option<Jobs>,
     counters: Counters,
@@ -59,8 +90,27 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(parts: &Parts, jobs: Jobs) -> Self {
+        let mut core = Core::new(parts.config, parts.mirrors.len());
+        let objects = parts.index.objects();
+        let total: u64 = objects.iter().map(|object| u64::from(object.file_len)).sum();
+        let typical = total / (objects.len() as u64).max(1);
+        for (id, known) in (0..=MirrorId::MAX.0).map(MirrorId).zip(&parts.known) {
+            if let Some(most) = known.most {
+                core.cap(id, most);
+            }
+            if let Some(first_byte) = known.first_byte {
+                core.introduce(id, first_byte, known.rate, typical);
+            }
+            if let Some(blame) = known.blame {
+                core.warn_of(id, blame);
+            }
+        }
         State {
-            core: Core::new(parts.config, parts.mirrors.len()),
+            core,
+            ahead: Ahead::default(),
+            grips: HashMap::new(),
+            recorded: None,
+            listed: 0,
             ram: Ram::new(parts.ram),
             pending: HashMap::new(),
             jobs: Some(jobs),
@@ -73,8 +123,9 @@ impl State {
     }
 
     /// A block for a read of `len` bytes that lies in it, if RAM has it.
-    pub(super) fn ram_hit(&mut self, id: ObjectId, len: u32) -> Option<Arc<Block>> {
+    pub(super) fn ram_hit(&mut self, now: Time, id: ObjectId, len: u32) -> Option<Arc<Block>> {
         let block = self.ram.get(id)?;
+        self.touch(now, id);
         self.counters.reads += 1;
         self.counters.read_bytes += u64::from(len);
         self.counters.ram_hits += 1;
@@ -82,13 +133,21 @@ impl State {
     }
 
     /// Takes what RAM has and asks the core for the rest. Gives the read back if there is none.
-    pub(super) fn begin_read(&mut self, now: Time, pieces: Vec<Piece>, reply: Reply) -> Done {
+    pub(super) fn begin_read(
+        &mut self,
+        parts: &Parts,
+        now: Time,
+        offset: u64,
+        pieces: Vec<Piece>,
+        reply: Reply,
+    ) -> Done {
         let len = pieces.last().map_or(0, |last| last.at + last.len);
         let mut pending = Pending { pieces: Vec::new(), out: vec![0; len], reply };
         self.counters.reads += 1;
         self.counters.read_bytes += len as u64;
         for piece in pieces {
             let Some(id) = piece.object else { continue };
+            self.touch(now, id);
             if let Some(block) = self.ram.get(id) {
                 self.counters.ram_hits += 1;
                 copy(&piece, &block, &mut pending.out);
@@ -99,12 +158,56 @@ impl State {
         if pending.pieces.is_empty() {
             return vec![(pending.reply, Ok(pending.out))];
         }
+        if parts.read_ahead {
+            self.look_ahead(parts, offset, len);
+        }
         let id = self.core.read(now, pending.pieces.iter().filter_map(|piece| piece.object));
         self.pending.insert(id, pending);
         Done::new()
     }
 
+    /// Somebody reads a block.
+    fn touch(&mut self, now: Time, id: ObjectId) {
+        self.core.touched(id);
+        if let Some(recorded) = &mut self.recorded {
+            recorded.add(now, id);
+        }
+    }
+
+    /// What follows on the disk on a read of `len` bytes at `offset`.
+    fn look_ahead(&mut self, parts: &Parts, offset: u64, len: usize) {
+        let block_size = u64::from(parts.index.header().block_size.get());
+        let number = |at: u64| u32::try_from(at / block_size).unwrap_or(u32::MAX);
+        let last = offset + (len as u64).saturating_sub(1);
+        let guess = self.ahead.read(number(offset), number(last));
+        let objects = guess.filter_map(|block| match parts.index.target(block) {
+            Some(Target::Object(id)) if !self.ram.contains(id) => Some(id),
+            _ => None,
+        });
+        self.core.read_ahead(objects.collect::<Vec<_>>());
+    }
+
+    pub(super) fn record(&mut self) {
+        self.recorded.get_or_insert_default();
+    }
+
+    pub(super) fn recorded(&self, parts: &Parts) -> Vec<(BlockName, u32, u32)> {
+        let reads = self.recorded.iter().flat_map(|recorded| &recorded.reads);
+        let named = reads.filter_map(|&(id, at, count)| {
+            let millis = u32::try_from(at.as_millis()).unwrap_or(u32::MAX);
+            Some((parts.index.object(id)?.name, millis, count))
+        });
+        named.collect()
+    }
+
+    /// Grips of requests that are under way for longer than this.
+    pub(super) fn old_grips(&self, now: Time, than: Duration) -> Vec<Arc<Grip>> {
+        let old = self.grips.values().filter(|(began, _)| *began + than <= now);
+        old.map(|(_, grip)| Arc::clone(grip)).collect()
+    }
+
     pub(super) fn prefetch(&mut self, list: Vec<ObjectId>) {
+        self.listed += list.len();
         self.core.prefetch(list);
     }
 
@@ -118,7 +221,7 @@ impl State {
 
     pub(super) fn write(&self, name: BlockName, file: Vec<u8>) {
         if let Some(jobs) = &self.jobs {
-            Jobs::send(&jobs.writes, (name, file));
+            jobs.writes.put((name, file));
         }
     }
 
@@ -144,7 +247,9 @@ impl State {
 
     fn keep_in_ram(&mut self, ready: Option<&Ready>) {
         if let Some((id, block)) = ready {
-            self.ram.insert(*id, block.bytes().len(), Arc::clone(block));
+            for gone in self.ram.insert(*id, block.bytes().len(), Arc::clone(block)) {
+                self.core.dropped(gone);
+            }
         }
     }
 
@@ -153,19 +258,23 @@ impl State {
         parts: &Parts,
         now: Time,
         job: &Request,
-        result: Result<u64, Fault>,
+        result: Result<Arrived, Fault>,
         ready: Option<&Ready>,
     ) {
+        self.grips.remove(&job.ticket);
         match &result {
-            Ok(bytes) => {
+            Ok(Arrived { bytes, .. }) => {
                 self.counters.fetched_blocks += 1;
                 self.counters.fetched_bytes += bytes;
+                let raw = parts.index.object(job.id).map_or(0, |object| object.raw_len);
+                self.counters.fetched_raw_bytes += u64::from(raw);
                 self.counters.prefetched_blocks += u64::from(job.prefetch);
                 // What was only fetched ahead lies in the cache, and does not drive out what is read now.
                 if !job.prefetch || parts.cache.is_none() {
                     self.keep_in_ram(ready);
                 }
             }
+            Err(_) if job.grip.is_over() => {}
             Err(fault) => {
                 self.counters.faults += 1;
                 let name = parts.index.object(job.id).map(|object| object.name);
@@ -177,7 +286,13 @@ impl State {
         self.say_if_back(parts, job.mirror, was_down);
     }
 
-    pub(super) fn probed(&mut self, parts: &Parts, now: Time, mirror: MirrorId, result: Result<(), Fault>) {
+    pub(super) fn probed(
+        &mut self,
+        parts: &Parts,
+        now: Time,
+        mirror: MirrorId,
+        result: Result<Duration, Fault>,
+    ) {
         let was_down = self.is_down(mirror);
         if let Err(fault) = &result {
             detail!("{}: still: {fault}", url(parts, mirror));
@@ -252,22 +367,30 @@ impl State {
                         done.push((reply, Err(error)));
                     }
                 }
-                action => self.hand_out(action),
+                action => self.hand_out(now, action),
             }
         }
         done
     }
 
-    fn hand_out(&mut self, action: Action) {
+    fn hand_out(&mut self, now: Time, action: Action) {
         let Some(jobs) = &self.jobs else { return };
         match action {
-            Action::Load { block, peek } => Jobs::send(&jobs.loads, Load { id: block, peek }),
-            Action::Fetch { ticket, block, mirror, until, fresh, prefetch } => {
+            Action::Load { block, peek } => jobs.loads.put(Load { id: block, peek }),
+            Action::Fetch { ticket, block, mirror, until, fresh, prefetch, new_connection } => {
                 self.counters.requests += 1;
-                let request = Request { ticket, id: block, mirror, until, fresh, prefetch };
-                Jobs::send(&jobs.requests, request);
+                let grip = Arc::new(Grip::default());
+                self.grips.insert(ticket, (now, Arc::clone(&grip)));
+                let request =
+                    Request { ticket, id: block, mirror, until, fresh, prefetch, new_connection, grip };
+                jobs.requests.put(request);
             }
-            Action::Probe { mirror, until } => Jobs::send(&jobs.probes, Probe { mirror, until }),
+            Action::Cancel { ticket } => {
+                if let Some((_, grip)) = self.grips.get(&ticket) {
+                    grip.end();
+                }
+            }
+            Action::Probe { mirror, until } => jobs.probes.put(Probe { mirror, until }),
             Action::Deliver { .. } | Action::Finish { .. } | Action::Fail { .. } => {}
         }
     }
@@ -307,7 +430,13 @@ impl State {
     }
 
     pub(super) fn stop(&mut self) -> Done {
-        self.jobs = None;
+        if let Some(jobs) = self.jobs.take() {
+            jobs.loads.close();
+            jobs.requests.close();
+            jobs.probes.close();
+            jobs.writes.close();
+        }
+        self.grips.values().for_each(|(_, grip)| grip.end());
         self.pending.drain().map(|(_, pending)| (pending.reply, Err(ReadError::Stopped))).collect()
     }
 
@@ -319,12 +448,25 @@ impl State {
             mirror: url(parts, mirror).to_string(),
             for_ms: millis(now.saturating_sub(since)),
         });
+        let counters = Counters {
+            prefetched_read: self.core.useful(),
+            hedged: self.core.hedged(),
+            ..self.counters.clone()
+        };
         Snapshot {
             uptime_ms: millis(now),
             mirrors,
-            counters: self.counters.clone(),
+            counters,
             reads_waiting: self.core.waiting(),
+            waiting_ms: self.core.first_deadline().map_or(0, |deadline| {
+                millis(now.saturating_sub(deadline.saturating_sub(parts.config.deadline)))
+            }),
+            deadline_ms: millis(parts.config.deadline),
             prefetch_left: self.core.prefetch_left(),
+            prefetch_total: self.listed,
+            prefetch_stale: self.core.list_is_stale(),
+            connections: self.core.limit(),
+            rate: self.core.rate(),
             in_flight: in_flight.collect(),
             ram_bytes: self.ram.used(),
             ram_limit: self.ram.limit(),

@@ -11,9 +11,11 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
+use super::grip::Gripped;
+
 /// An agent whose every request goes to the proxy, in absolute form.
 pub(super) fn agent(config: Config, proxy: &Uri) -> Agent {
-    let connector = ().chain(TcpConnector::default()).chain(AbsoluteForm);
+    let connector = ().chain(Gripped(TcpConnector::default())).chain(AbsoluteForm);
     Agent::with_parts(
         config,
         connector,

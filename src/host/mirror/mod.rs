@@ -41,7 +41,7 @@ impl Files for WebTree<'_> {
         let mut pause = Duration::from_millis(250);
         for attempt in 1.. {
             let until = Instant::now() + PATIENCE;
-            match self.http.get(Get { url: &url, limit, len: None, until, fresh }) {
+            match self.http.get(Get { fresh, ..Get::new(&url, limit, until) }) {
                 Ok(answer) => return Ok(Some(answer.bytes)),
                 Err(Fault::Missing(_)) => return Ok(None),
                 Err(Fault::TimedOut(_) | Fault::Broken(_) | Fault::Busy { .. } | Fault::Status(500..))

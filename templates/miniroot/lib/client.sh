@@ -67,7 +67,10 @@ start_client() {
     no) set -- "$@" --no-prefetch ;;
     *) set -- "$@" --connections "$opt_dlahead" ;;
   esac
-  [ "$opt_netselect" != yes ] || say "netselect: mirrors are asked in the order given; the nearest is not looked for yet"
+  case $opt_netselect in
+    yes) set -- "$@" --netselect ;;
+    no) set -- "$@" --no-netselect ;;
+  esac
   note_for_guests
   say "asking $(tr '\n' ' ' <"$CLIENT/etc/imgfactory/mirrors")for $NAME"
   log=$CLIENT/run/imgfetch.log

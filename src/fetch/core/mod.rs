@@ -1,15 +1,20 @@
-//! The state machine.
+//! The state machine: what it is told (here), and what it wants done (`poll`).
+
+mod poll;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::mirrors::{Choice, choose, doubled};
-use super::{Blame, Fault, Health, MirrorId, ObjectId, ReadId, Rest, Ticket, Time};
+use super::mirrors::doubled;
+use super::pace::Pace;
+use super::{Blame, Fault, Health, Hedge, MirrorId, ObjectId, ReadId, Rest, Ticket, Time};
 
 /// Limits of the core.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Requests at once.
+    /// Requests at once at the start.
+    pub begin: usize,
+    /// Requests at once at most, those aside that are made because another one hangs: [`SPARE`] more.
     pub connections: usize,
     /// Looks into the cache at once; 0: there is no cache.
     pub loaders: usize,
@@ -25,25 +30,32 @@ pub struct Config {
     pub pause_max: Duration,
     /// How long mirrors rest.
     pub rest: Rest,
+    /// When a second request is made beside the first.
+    pub hedge: Hedge,
+    /// Blocks fetched ahead that may lie unread: as many as the shell can keep.
+    pub unread: usize,
 }
+
+/// Requests that may be made beside those that hang.
+pub const SPARE: usize = 8;
 
 impl Default for Config {
     fn default() -> Self {
         Config {
-            connections: 4,
+            begin: 4,
+            connections: 32,
             loaders: 2,
             deadline: Duration::from_secs(60),
             attempt: Duration::from_secs(30),
             load: Duration::from_secs(2),
             pause: Duration::from_millis(200),
-            pause_max: Duration::from_secs(2),
+            pause_max: Duration::from_secs(1),
             rest: Rest::default(),
+            hedge: Hedge::default(),
+            unread: usize::MAX,
         }
     }
 }
-
-/// A request that has not ended this long after its end: its thread is stuck, and the block is asked for again.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +81,13 @@ pub enum Action {
         fresh: bool,
         /// Whether nobody waits for it yet.
         prefetch: bool,
+        /// Not over a connection that was used before: the mirror has not answered on one of those.
+        new_connection: bool,
+    },
+    /// Nobody wants what this request brings any more: end it.
+    Cancel {
+        /// The request.
+        ticket: Ticket,
     },
     /// Ask the mirror for anything small and say [`Core::probed`]: is it back?
     Probe {
@@ -112,6 +131,15 @@ pub enum Found {
     No,
 }
 
+/// What a request has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Bytes over the network.
+    pub bytes: u64,
+    /// From the request to the first byte of the answer.
+    pub first_byte: Duration,
+}
+
 /// A block that is being got.
 #[derive(Debug, Default)]
 struct Work {
@@ -121,7 +149,6 @@ struct Work {
     tried: u64,
     rounds: u32,
     not_before: Time,
-    fresh: bool,
     last: LastFault,
 }
 
@@ -146,6 +173,10 @@ struct Flight {
     mirror: MirrorId,
     started: Time,
     until: Time,
+    /// Nobody waited for it when it began.
+    ahead: bool,
+    /// What it was to bring has come from elsewhere.
+    given_up: bool,
 }
 
 /// See the module's text.
@@ -159,17 +190,44 @@ pub struct Core {
     // Blocks to load or to fetch: those that are read first, in the order in which they were asked for.
     demanded: VecDeque<ObjectId>,
     prefetched: VecDeque<ObjectId>,
-    // Not yet work; only its front is looked at.
+    // Not yet work; only their fronts are looked at. What follows on the disk goes before what a boot reads.
+    read_ahead: VecDeque<ObjectId>,
     prefetch_list: VecDeque<ObjectId>,
     // Blocks that came while there is a list: they need not be prefetched.
     came: HashSet<ObjectId>,
     prefetch_held: bool,
+    // Blocks of which wrong bytes came: they are asked for past caches on the way.
+    suspect: HashSet<ObjectId>,
+    list: ListUse,
+    // Fetched ahead, and not read yet.
+    unread: HashSet<ObjectId>,
+    useful: u64,
+    pace: Pace,
+    // Tenths of second requests that may still be made: blocks that come add to them.
+    hedges: u32,
+    hedged: u64,
     loading: BTreeMap<ObjectId, Time>,
     flights: BTreeMap<Ticket, Flight>,
     outputs: VecDeque<Action>,
     next: u64,
     polled_at: Time,
 }
+
+/// How well the prefetch list tells what is read.
+#[derive(Debug, Default)]
+struct ListUse {
+    listed: HashSet<ObjectId>,
+    asked: HashSet<ObjectId>,
+    asked_listed: usize,
+    stale: bool,
+}
+
+/// A list is not judged before so many blocks were read.
+const JUDGED: usize = 48;
+/// What follows on the disk is not remembered beyond so many blocks.
+const READ_AHEAD: usize = 64;
+/// Second requests that may be made at once, in tenths: a burst, then one for each ten blocks.
+const HEDGES: u32 = 80;
 
 impl Core {
     /// A core for the given number of mirrors, at most [`MirrorId::MAX`] + 1.
@@ -183,14 +241,47 @@ impl Core {
             deadlines: BTreeSet::new(),
             demanded: VecDeque::new(),
             prefetched: VecDeque::new(),
+            read_ahead: VecDeque::new(),
             prefetch_list: VecDeque::new(),
             came: HashSet::new(),
             prefetch_held: false,
+            suspect: HashSet::new(),
+            list: ListUse::default(),
+            unread: HashSet::new(),
+            useful: 0,
+            pace: Pace::new(config.begin.min(config.connections), config.connections),
+            hedges: HEDGES,
+            hedged: 0,
             loading: BTreeMap::new(),
             flights: BTreeMap::new(),
             outputs: VecDeque::new(),
             next: 0,
             polled_at: Time::ZERO,
+        }
+    }
+
+    /// This mirror takes no more than so many requests at once.
+    pub fn cap(&mut self, mirror: MirrorId, most: u32) {
+        if let Some(health) = self.mirrors.get_mut(usize::from(mirror.0)) {
+            health.most = Some(most.max(1));
+        }
+    }
+
+    /// This mirror has answered before there was a core: `rate` in bytes a second, if it is known.
+    pub fn introduce(&mut self, mirror: MirrorId, first_byte: Duration, rate: Option<u64>, typical: u64) {
+        let Some(health) = self.mirrors.get_mut(usize::from(mirror.0)) else { return };
+        health.answered(Time::ZERO, 0, first_byte);
+        if let Some(rate) = rate {
+            health.rate = rate;
+            self.pace.expect(first_byte, rate, typical);
+        }
+    }
+
+    /// This mirror has failed before there was a core.
+    pub fn warn_of(&mut self, mirror: MirrorId, blame: Blame) {
+        let rest = self.config.rest;
+        if let Some(health) = self.mirrors.get_mut(usize::from(mirror.0)) {
+            health.failed(Time::ZERO, Time::ZERO, blame, &rest);
         }
     }
 
@@ -208,9 +299,36 @@ impl Core {
         id
     }
 
+    /// Somebody reads a block, wherever it comes from.
+    pub fn touched(&mut self, block: ObjectId) {
+        let fetched_ahead = self.unread.remove(&block);
+        self.useful += u64::from(fetched_ahead);
+        self.judge_list(block);
+    }
+
+    /// The shell no longer has a block that was fetched ahead.
+    pub fn dropped(&mut self, block: ObjectId) {
+        self.unread.remove(&block);
+    }
+
+    /// Blocks that are read and are not in the list: when that is most of them, the list is of another disk.
+    fn judge_list(&mut self, block: ObjectId) {
+        let list = &mut self.list;
+        if list.listed.is_empty() || list.stale || self.prefetch_list.is_empty() {
+            return;
+        }
+        // What is read again says nothing.
+        list.asked_listed += usize::from(list.asked.insert(block) && list.listed.contains(&block));
+        if list.asked.len() >= JUDGED && list.asked_listed * 4 < list.asked.len() {
+            *list = ListUse { stale: true, ..ListUse::default() };
+            self.prefetch_list.clear();
+            self.came.clear();
+        }
+    }
+
     fn demand(&mut self, block: ObjectId, read: ReadId) {
         // The cache may have brought a block while it was also asked for: that request serves the next read.
-        let in_flight = self.flights.values().any(|flight| flight.block == block);
+        let in_flight = self.flights.values().any(|flight| flight.block == block && !flight.given_up);
         let work = self.work.entry(block).or_insert_with(|| {
             let step = match self.config.loaders {
                 _ if in_flight => Step::Fetching,
@@ -236,6 +354,16 @@ impl Core {
     /// Blocks that will be read, in this order. What has come meanwhile or is being got is passed over.
     pub fn prefetch(&mut self, blocks: impl IntoIterator<Item = ObjectId>) {
         self.prefetch_list.extend(blocks);
+        self.list = ListUse { listed: self.prefetch_list.iter().copied().collect(), ..ListUse::default() };
+    }
+
+    /// Blocks that follow on the disk those that are read.
+    pub fn read_ahead(&mut self, blocks: impl IntoIterator<Item = ObjectId>) {
+        self.read_ahead.extend(blocks);
+        while self.read_ahead.len() > READ_AHEAD {
+            // Whoever read there has gone on without.
+            self.read_ahead.pop_front();
+        }
     }
 
     /// Whether to leave the prefetch list alone: the cache can't take more just now.
@@ -274,16 +402,24 @@ impl Core {
         }
     }
 
-    /// A request has ended: `Ok` with the bytes that came over the network once the block is verified.
-    pub fn fetched(&mut self, now: Time, ticket: Ticket, result: Result<u64, Fault>) {
+    /// A request has ended: `Ok` once its block is verified.
+    pub fn fetched(&mut self, now: Time, ticket: Ticket, result: Result<Arrived, Fault>) {
         let Some(flight) = self.flights.remove(&ticket) else { return };
         let mirror = &mut self.mirrors[usize::from(flight.mirror.0)];
         mirror.in_flight = mirror.in_flight.saturating_sub(1);
         match result {
-            Ok(bytes) => {
-                mirror.succeeded(bytes);
+            Ok(Arrived { bytes, first_byte }) => {
+                mirror.brought(now, bytes, first_byte, now.saturating_sub(flight.started));
+                self.pace.delivered(now, flight.started, bytes);
+                self.hedges = (self.hedges + 1).min(HEDGES);
+                self.end_race(now, flight.block);
+                if flight.ahead && self.work.get(&flight.block).is_some_and(|work| work.readers.is_empty()) {
+                    self.unread.insert(flight.block);
+                }
                 self.complete(flight.block);
             }
+            // That it was ended is no fault of anybody's.
+            Err(_) if flight.given_up => {}
             Err(fault) => {
                 mirror.failed(now, flight.started, fault.blame(), &self.config.rest);
                 self.flight_failed(now, flight.block, flight.mirror, fault);
@@ -291,16 +427,34 @@ impl Core {
         }
     }
 
+    /// The block has come: the other request for it, if there is one, has lost.
+    fn end_race(&mut self, now: Time, block: ObjectId) {
+        for (&ticket, flight) in &mut self.flights {
+            if flight.block == block && !flight.given_up {
+                flight.given_up = true;
+                self.mirrors[usize::from(flight.mirror.0)].lost_race(now, flight.started, &self.config.rest);
+                self.outputs.push_back(Action::Cancel { ticket });
+            }
+        }
+    }
+
     fn flight_failed(&mut self, now: Time, block: ObjectId, mirror: MirrorId, fault: Fault) {
         let all_tried = (1_u128 << self.mirrors.len()) - 1;
         let (pause, most) = (self.config.pause, self.config.pause_max);
+        let other = self.flights.values().any(|flight| flight.block == block && !flight.given_up);
         let Some(work) = self.work.get_mut(&block) else { return };
         if work.step != Step::Fetching {
             return;
         }
         work.tried |= 1 << mirror.0;
-        work.fresh |= fault.is_wrong_bytes();
+        if fault.is_wrong_bytes() {
+            self.suspect.insert(block);
+        }
         work.last = Some((mirror, fault));
+        // The other of two requests is still under way.
+        if other {
+            return;
+        }
         if u128::from(work.tried) == all_tried {
             work.tried = 0;
             work.rounds += 1;
@@ -314,12 +468,12 @@ impl Core {
         }
     }
 
-    /// A probe has ended.
-    pub fn probed(&mut self, now: Time, mirror: MirrorId, result: Result<(), Fault>) {
+    /// A probe has ended: `Ok` with the time until the first byte.
+    pub fn probed(&mut self, now: Time, mirror: MirrorId, result: Result<Duration, Fault>) {
         let Some(health) = self.mirrors.get_mut(usize::from(mirror.0)) else { return };
         health.probing = false;
         match result {
-            Ok(()) => health.succeeded(0),
+            Ok(first_byte) => health.answered(now, 0, first_byte),
             // Whatever it said, it is there again.
             Err(fault) if fault.blame() == Blame::File => health.succeeded(0),
             Err(fault) => health.failed(now, now, fault.blame(), &self.config.rest),
@@ -338,6 +492,8 @@ impl Core {
         if !self.prefetch_list.is_empty() {
             self.came.insert(block);
         }
+        self.read_ahead.retain(|&queued| queued != block);
+        self.suspect.remove(&block);
         for id in self.forget(block) {
             let Some(read) = self.reads.get_mut(&id) else { continue };
             read.missing.remove(&block);
@@ -348,195 +504,6 @@ impl Core {
                 self.outputs.push_back(Action::Finish { read: id });
             }
         }
-    }
-
-    /// The next thing to do now; `None` until something happens or [`Core::next_wakeup`] comes.
-    pub fn poll(&mut self, now: Time) -> Option<Action> {
-        self.polled_at = now;
-        if self.outputs.is_empty() {
-            self.expire(now);
-        }
-        self.outputs
-            .pop_front()
-            .or_else(|| self.start_load(now))
-            .or_else(|| self.start_fetch(now))
-            .or_else(|| self.start_probe(now))
-            .or_else(|| self.start_prefetch(now))
-    }
-
-    /// Ends what is overdue: reads, looks into the cache, requests whose threads are stuck.
-    fn expire(&mut self, now: Time) {
-        while let Some(&(deadline, id)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            self.fail_read(id);
-        }
-        let slow = self.loading.iter().filter(|(_, since)| **since + self.config.load <= now);
-        for block in slow.map(|(&block, _)| block).collect::<Vec<_>>() {
-            if self.work.get(&block).is_some_and(|work| work.step == Step::Loading) {
-                self.queue_fetch(now, block);
-            }
-        }
-        let stuck = self.flights.iter().filter(|(_, flight)| flight.until + GRACE <= now);
-        for ticket in stuck.map(|(&ticket, _)| ticket).collect::<Vec<_>>() {
-            self.fetched(now, ticket, Err(Fault::TimedOut(super::Wait::Whole)));
-        }
-    }
-
-    fn fail_read(&mut self, id: ReadId) {
-        let Some(read) = self.reads.remove(&id) else { return };
-        let mut reason: Option<(ObjectId, LastFault)> = None;
-        for block in read.missing {
-            let mut last = None;
-            if let Some(work) = self.work.get_mut(&block) {
-                work.readers.retain(|&reader| reader != id);
-                last = work.last.clone();
-                // A request in flight may still bring it, for the next read. What is only queued is dropped.
-                if work.readers.is_empty() && matches!(work.step, Step::ToLoad | Step::ToFetch) {
-                    self.forget(block);
-                }
-            }
-            // A block with a fault to tell is the better reason.
-            if reason.as_ref().is_none_or(|(_, known)| known.is_none() && last.is_some()) {
-                reason = Some((block, last));
-            }
-        }
-        // A read that is not finished misses something.
-        if let Some((block, last)) = reason {
-            self.outputs.push_back(Action::Fail { read: id, block, last });
-        }
-    }
-
-    fn start_load(&mut self, now: Time) -> Option<Action> {
-        let mut at = 0;
-        while let Some(&block) = self.demanded.get(at) {
-            let work = self.work.get_mut(&block)?;
-            if work.step != Step::ToLoad {
-                at += 1;
-                continue;
-            }
-            // All who look, or the one that looks for this block, are stuck in a cache that does not answer: do
-            // without it.
-            let stuck = |since: &Time| *since + self.config.load <= now;
-            let full = self.loading.len() >= self.config.loaders;
-            if self.loading.contains_key(&block) || full && self.loading.values().all(stuck) {
-                work.step = Step::ToFetch;
-                continue;
-            }
-            if full {
-                return None;
-            }
-            self.demanded.remove(at);
-            work.step = Step::Loading;
-            self.loading.insert(block, now);
-            return Some(Action::Load { block, peek: false });
-        }
-        None
-    }
-
-    fn start_fetch(&mut self, now: Time) -> Option<Action> {
-        if self.flights.len() >= self.config.connections {
-            return None;
-        }
-        if let Some((at, mirror)) = self.startable(&self.demanded, now) {
-            let block = self.demanded.remove(at)?;
-            return Some(self.fetch(now, block, mirror));
-        }
-        if !self.may_prefetch() {
-            return None;
-        }
-        let (at, mirror) = self.startable(&self.prefetched, now)?;
-        let block = self.prefetched.remove(at)?;
-        Some(self.fetch(now, block, mirror))
-    }
-
-    /// The first block of a queue that can be fetched now, and from where.
-    fn startable(&self, queue: &VecDeque<ObjectId>, now: Time) -> Option<(usize, MirrorId)> {
-        queue.iter().enumerate().find_map(|(at, block)| {
-            let work = self.work.get(block)?;
-            if work.step != Step::ToFetch || work.not_before > now {
-                return None;
-            }
-            match choose(&self.mirrors, work.tried, now) {
-                Choice::Ask(mirror) => Some((at, mirror)),
-                Choice::WaitUntil(_) | Choice::NoneLeft => None,
-            }
-        })
-    }
-
-    /// One connection is kept free for reads; with a single one, reads go first.
-    fn may_prefetch(&self) -> bool {
-        let most = self.config.connections.saturating_sub(1).max(1);
-        !self.prefetch_held && self.demanded.is_empty() && self.flights.len() < most
-    }
-
-    fn fetch(&mut self, now: Time, block: ObjectId, mirror: MirrorId) -> Action {
-        self.next += 1;
-        let ticket = Ticket(self.next);
-        let until = now + self.config.attempt;
-        self.flights.insert(ticket, Flight { block, mirror, started: now, until });
-        self.mirrors[usize::from(mirror.0)].in_flight += 1;
-        let work = self.work.entry(block).or_default();
-        work.step = Step::Fetching;
-        let (fresh, prefetch) = (work.fresh, work.readers.is_empty());
-        Action::Fetch { ticket, block, mirror, until, fresh, prefetch }
-    }
-
-    /// A mirror that failed is looked at again when its rest is over, so that reads need not find out.
-    fn start_probe(&mut self, now: Time) -> Option<Action> {
-        let until = now + self.config.attempt;
-        let due = |mirror: &Health| mirror.wants_probe() && mirror.rests_until <= now;
-        let (id, mirror) = (0..).zip(&mut self.mirrors).find(|(_, mirror)| due(mirror))?;
-        mirror.probing = true;
-        Some(Action::Probe { mirror: MirrorId(id), until })
-    }
-
-    fn start_prefetch(&mut self, now: Time) -> Option<Action> {
-        while self.may_prefetch() && self.work.len() < 2 * self.config.connections {
-            let Some(block) = self.prefetch_list.pop_front() else {
-                self.came.clear();
-                return None;
-            };
-            let in_flight = self.flights.values().any(|flight| flight.block == block);
-            if in_flight || self.work.contains_key(&block) || self.came.contains(&block) {
-                continue;
-            }
-            if self.config.loaders == 0 {
-                self.work.insert(block, Work { step: Step::ToFetch, ..Work::default() });
-                self.prefetched.push_back(block);
-                return self.start_fetch(now);
-            }
-            if self.loading.len() >= self.config.loaders || self.loading.contains_key(&block) {
-                self.prefetch_list.push_front(block);
-                return None;
-            }
-            self.work.insert(block, Work { step: Step::Loading, ..Work::default() });
-            self.loading.insert(block, now);
-            return Some(Action::Load { block, peek: true });
-        }
-        None
-    }
-
-    /// When [`Core::poll`], which has just said `None`, is to be asked again even if nothing happens. May have
-    /// passed meanwhile.
-    pub fn next_wakeup(&self) -> Option<Time> {
-        let reads = self.deadlines.first().map(|&(deadline, _)| deadline);
-        let loads = self.loading.values().map(|&since| since + self.config.load);
-        let flights = self.flights.values().map(|flight| flight.until + GRACE);
-        let probes = self.mirrors.iter().filter(|m| m.wants_probe()).map(|m| m.rests_until);
-        let blocks = self.demanded.iter().chain(&self.prefetched).filter_map(|block| {
-            let work = self.work.get(block).filter(|work| work.step == Step::ToFetch)?;
-            match choose(&self.mirrors, work.tried, work.not_before) {
-                Choice::Ask(_) => Some(work.not_before),
-                Choice::WaitUntil(time) => Some(time.max(work.not_before)),
-                Choice::NoneLeft => None,
-            }
-        });
-        let times = reads.into_iter().chain(loads).chain(flights).chain(probes).chain(blocks);
-        // What was due then and was not done waits for something else: an event will come.
-        times.filter(|&time| time > self.polled_at).min()
     }
 
     /// The mirrors, in the order of their ids.
@@ -554,8 +521,38 @@ impl Core {
         self.reads.len()
     }
 
+    /// When the read that waits longest fails.
+    pub fn first_deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
     /// Blocks of the prefetch list that are not begun.
     pub fn prefetch_left(&self) -> usize {
         self.prefetch_list.len()
+    }
+
+    /// Blocks fetched ahead that were read later.
+    pub fn useful(&self) -> u64 {
+        self.useful
+    }
+
+    /// Second requests made beside one that hung.
+    pub fn hedged(&self) -> u64 {
+        self.hedged
+    }
+
+    /// Requests that may be in flight at once, now.
+    pub fn limit(&self) -> usize {
+        self.pace.limit()
+    }
+
+    /// Bytes a second that the link gave at best.
+    pub fn rate(&self) -> u64 {
+        self.pace.rate()
+    }
+
+    /// Whether the prefetch list was dropped because it is not of this disk.
+    pub fn list_is_stale(&self) -> bool {
+        self.list.stale
     }
 }

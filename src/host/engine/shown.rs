@@ -1,0 +1,155 @@
+//! How things stand, in words for people and in Prometheus' text form.
+
+use std::fmt::Write as _;
+
+use super::Snapshot;
+use super::snapshot::MirrorState;
+
+impl Snapshot {
+    /// The text exposition format of Prometheus, version 0.0.4. Names begin with `imgfetch_`, times are in
+    /// milliseconds.
+    pub fn metrics(&self, image: &str) -> String {
+        let mut text = String::new();
+        let c = &self.counters;
+        // A name ends with `_total` if its value only goes up.
+        for (name, value) in [
+            ("reads_total", c.reads),
+            ("read_bytes_total", c.read_bytes),
+            ("reads_failed_total", c.reads_failed),
+            ("ram_hits_total", c.ram_hits),
+            ("cache_hits_total", c.cache_hits),
+            ("cache_misses_total", c.cache_misses),
+            ("cache_damaged_total", c.cache_damaged),
+            ("requests_total", c.requests),
+            ("requests_hedged_total", c.hedged),
+            ("faults_total", c.faults),
+            ("fetched_blocks_total", c.fetched_blocks),
+            ("fetched_bytes_total", c.fetched_bytes),
+            ("prefetched_blocks_total", c.prefetched_blocks),
+            ("prefetched_read_blocks_total", c.prefetched_read),
+            ("reads_waiting", self.reads_waiting as u64),
+            ("waiting_ms", self.waiting_ms),
+            ("prefetch_left_blocks", self.prefetch_left as u64),
+            ("connections_allowed", self.connections as u64),
+            ("ram_bytes", self.ram_bytes as u64),
+            ("cache_blocks", self.cache_blocks.unwrap_or(0) as u64),
+            ("cache_bytes", self.cache_bytes.unwrap_or(0)),
+            // Bytes read of a hundred that were fetched.
+            ("occupancy_percent", c.read_bytes.saturating_mul(100) / c.fetched_raw_bytes.max(1)),
+        ] {
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            let _ =
+                writeln!(text, "# TYPE imgfetch_{name} {kind}\nimgfetch_{name}{{image=\"{image}\"}} {value}");
+        }
+        let of_mirrors: [(&str, &str, fn(&MirrorState) -> Option<u64>); 6] = [
+            ("mirror_blocks_total", "counter", |m| Some(m.good)),
+            ("mirror_bytes_total", "counter", |m| Some(m.bytes)),
+            ("mirror_up", "gauge", |m| Some(u64::from(m.state != "down"))),
+            ("mirror_first_byte_p50_ms", "gauge", |m| m.first_byte_p50_ms),
+            ("mirror_block_p50_ms", "gauge", |m| m.p50_ms),
+            ("mirror_block_p95_ms", "gauge", |m| m.p95_ms),
+        ];
+        for (name, kind, value) in of_mirrors {
+            let _ = writeln!(text, "# TYPE imgfetch_{name} {kind}");
+            for mirror in &self.mirrors {
+                if let Some(value) = value(mirror) {
+                    // A mirror's address has neither quotes nor backslashes.
+                    let url = &mirror.url;
+                    let _ = writeln!(text, "imgfetch_{name}{{image=\"{image}\",mirror=\"{url}\"}} {value}");
+                }
+            }
+        }
+        text
+    }
+
+    /// A few lines for `imgfetch status --watch`.
+    pub fn text(&self) -> String {
+        let c = &self.counters;
+        let mut text = String::new();
+        let hits = c.ram_hits + c.cache_hits;
+        let asked = hits + c.fetched_blocks.saturating_sub(c.prefetched_blocks);
+        let _ = writeln!(
+            text,
+            "reads    {} ({}), {} failed; {}% from memory and cache",
+            c.reads,
+            bytes(c.read_bytes),
+            c.reads_failed,
+            hits * 100 / asked.max(1)
+        );
+        let _ = writeln!(
+            text,
+            "fetched  {} blocks ({}) by {} requests, {} faults, {} asked twice; up to {} at once",
+            c.fetched_blocks,
+            bytes(c.fetched_bytes),
+            c.requests,
+            c.faults,
+            c.hedged,
+            self.connections
+        );
+        let _ = writeln!(
+            text,
+            "ahead    {} blocks, {} of them read since; {}",
+            c.prefetched_blocks,
+            c.prefetched_read,
+            self.progress().unwrap_or_else(|| "nothing more to fetch".into())
+        );
+        if let (Some(blocks), Some(size)) = (self.cache_blocks, self.cache_bytes) {
+            let _ = writeln!(text, "cache    {blocks} blocks ({})", bytes(size));
+        }
+        for mirror in &self.mirrors {
+            let time = |ms: Option<u64>| ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
+            let _ = writeln!(
+                text,
+                "mirror   {:8} {:>8} p50 {:>8} p95  {:>10}  {}",
+                mirror.state,
+                time(mirror.p50_ms),
+                time(mirror.p95_ms),
+                bytes(mirror.bytes),
+                mirror.url
+            );
+        }
+        if let Some(outage) = self.outage() {
+            let _ = writeln!(text, "{outage}");
+        }
+        text
+    }
+
+    /// How far the prefetch list is fetched; `None` when there is none or it is done.
+    pub fn progress(&self) -> Option<String> {
+        if self.prefetch_left == 0 || self.prefetch_total == 0 {
+            return None;
+        }
+        let done = self.prefetch_total - self.prefetch_left.min(self.prefetch_total);
+        let tenths = done * 20 / self.prefetch_total;
+        let bar: String = (0..20).map(|n| if n < tenths { '#' } else { '.' }).collect();
+        let rate = bytes(self.rate);
+        Some(format!("[{bar}] {done} of {} blocks ahead, {rate}/s", self.prefetch_total))
+    }
+
+    /// What is to be said while a read waits too long: since when, which mirrors, what comes next.
+    pub fn outage(&self) -> Option<String> {
+        if self.waiting_ms < 3000 {
+            return None;
+        }
+        let mut text = format!("a read waits for {} s", self.waiting_ms / 1000);
+        for mirror in self.mirrors.iter().filter(|mirror| mirror.state != "good") {
+            let _ = write!(text, "; {} is {}", mirror.url, mirror.state);
+            if let Some(since) = mirror.bad_for_ms {
+                let _ = write!(text, " for {} s", since / 1000);
+            }
+        }
+        let left = self.deadline_ms.saturating_sub(self.waiting_ms) / 1000;
+        let last =
+            self.last_errors.last().map(|error| format!(" (last: {})", error.text)).unwrap_or_default();
+        let _ = write!(text, "; it is asked for again all the time, and fails in {left} s{last}");
+        Some(text)
+    }
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{} kB", count / 1000),
+        _ => format!("{} MB", count / 1_000_000),
+    }
+}

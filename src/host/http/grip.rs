@@ -1,0 +1,183 @@
+//! A grip on the connection that a request uses: whoever holds it can end the request from another thread, and
+//! can see whether the connection can still carry anything.
+//!
+//! ureq keeps connections for later requests, so which one a request gets is known only when it writes to it.
+//! Every connection therefore notes itself in the grip of the thread that uses it.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use ureq::Error;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, NextTimeout, ShutdownHandle, Transport,
+};
+
+thread_local! {
+    static MINE: RefCell<Option<Arc<Grip>>> = const { RefCell::new(None) };
+}
+
+/// One request's grip. It outlives the request and does nothing then.
+#[derive(Default)]
+pub struct Grip(Mutex<Hold>);
+
+#[derive(Default)]
+struct Hold {
+    connection: Option<Arc<Connection>>,
+    over: bool,
+}
+
+/// What is to be known of a connection.
+struct Connection {
+    handle: Weak<dyn ShutdownHandle>,
+    /// Our own address, when it was made.
+    from: Option<IpAddr>,
+}
+
+impl std::fmt::Debug for Grip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Grip")
+    }
+}
+
+impl Grip {
+    fn hold(&self) -> std::sync::MutexGuard<'_, Hold> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the request: what it still waits for fails at once, and it is not tried again.
+    pub fn end(&self) {
+        let mut hold = self.hold();
+        hold.over = true;
+        shut(hold.connection.take());
+    }
+
+    /// Whether it was ended.
+    pub fn is_over(&self) -> bool {
+        self.hold().over
+    }
+
+    /// Drops the connection if the address that it was made from is no longer ours: nothing will ever come. The
+    /// request goes on over another one.
+    pub fn drop_if_dead(&self) -> bool {
+        let mut hold = self.hold();
+        let from = hold.connection.as_ref().and_then(|connection| connection.from);
+        let dead = from.is_some_and(|from| UdpSocket::bind((from, 0)).is_err());
+        if dead {
+            shut(hold.connection.take());
+        }
+        dead
+    }
+
+    /// Does something with requests of this thread in this grip.
+    pub(super) fn during<T>(self: &Arc<Self>, run: impl FnOnce() -> T) -> T {
+        MINE.with_borrow_mut(|mine| *mine = Some(Arc::clone(self)));
+        let result = run();
+        MINE.with_borrow_mut(|mine| *mine = None);
+        self.hold().connection = None;
+        result
+    }
+}
+
+fn shut(connection: Option<Arc<Connection>>) {
+    if let Some(handle) = connection.and_then(|connection| connection.handle.upgrade()) {
+        handle.shutdown();
+    }
+}
+
+/// Opens connections that can be gripped, by way of another connector.
+#[derive(Debug)]
+pub(super) struct Gripped<C>(pub(super) C);
+
+impl<In: Transport, C: Connector<In>> Connector<In> for Gripped<C> {
+    type Out = Held<C::Out>;
+
+    fn connect(
+        &self,
+        to: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Held<C::Out>>, Error> {
+        let seen: Arc<Mutex<Option<Weak<dyn ShutdownHandle>>>> = Arc::default();
+        let (noted, register) = (Arc::clone(&seen), Arc::clone(&to.register_shutdown));
+        let details = ConnectionDetails {
+            uri: to.uri,
+            addrs: to.addrs.clone(),
+            config: to.config,
+            request_level: to.request_level,
+            resolver: to.resolver,
+            now: to.now,
+            timeout: to.timeout,
+            current_time: Arc::clone(&to.current_time),
+            run_connector: Arc::clone(&to.run_connector),
+            register_shutdown: Arc::new(move |handle| {
+                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
+                register(handle)
+            }),
+        };
+        let Some(transport) = self.0.connect(&details, chained)? else { return Ok(None) };
+        // Without one, this is a tunnel through a proxy: a connection that came this way before.
+        let handle = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let connection = handle.map(|handle| {
+            let from = to.addrs.first().and_then(|peer| own_address(*peer));
+            Arc::new(Connection { handle, from })
+        });
+        Ok(Some(Held { transport, connection }))
+    }
+}
+
+/// Which address of ours leads to that one. No packet is sent.
+fn own_address(peer: SocketAddr) -> Option<IpAddr> {
+    let socket = UdpSocket::bind(if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).ok()?;
+    socket.connect(peer).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// A connection that notes itself.
+pub(super) struct Held<T> {
+    transport: T,
+    connection: Option<Arc<Connection>>,
+}
+
+impl<T: Transport> std::fmt::Debug for Held<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.transport.fmt(f)
+    }
+}
+
+impl<T: Transport> Held<T> {
+    fn note(&self) -> Result<(), Error> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        MINE.with_borrow(|mine| {
+            let Some(mine) = mine else { return Ok(()) };
+            let mut hold = mine.hold();
+            if hold.over {
+                return Err(Error::Io(std::io::ErrorKind::ConnectionAborted.into()));
+            }
+            hold.connection = Some(Arc::clone(connection));
+            Ok(())
+        })
+    }
+}
+
+impl<T: Transport> Transport for Held<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.transport.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.note()?;
+        self.transport.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.transport.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.transport.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.transport.is_tls()
+    }
+}
