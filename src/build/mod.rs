@@ -13,6 +13,7 @@ pub mod knoppix;
 pub mod miniroot;
 pub mod netbsd;
 pub mod offline;
+pub mod profile;
 pub mod release;
 pub mod split;
 pub mod steps;
@@ -110,6 +111,9 @@ pub enum BuildError {
     /// build.json.
     #[error(transparent)]
     Facts(#[from] facts::FactsError),
+    /// A prefetch list.
+    #[error(transparent)]
+    Profile(#[from] profile::ProfileError),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -154,6 +158,8 @@ pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
     let parts = steps.run("iso", |_| false, || iso::of_build(request, &systems, &boot, &target, &out))?;
     let images = made.iter().map(|made| &made.split).chain(&taken).map(image::figures).collect();
     let draft = request.draft(name, &last, made, taken);
+    let lists = profile::lists(&out.dir, last.previous.as_ref(), &draft.indexes)?;
+    let draft = Draft { lists, ..draft };
     let upload = steps.run(
         "release",
         |_| false,
@@ -211,6 +217,7 @@ impl Request<'_> {
                 })
                 .collect(),
             indexes: made.into_iter().map(|made| made.split).chain(taken).map(|split| split.index).collect(),
+            lists: Vec::new(),
             mirrors: self.recipe.mirrors.iter().map(mirror).collect(),
             published: self.now,
             retain_for: self.recipe.publish.retain,

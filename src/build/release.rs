@@ -209,7 +209,7 @@ impl Source<'_> {
         let mirrors_file = self.need(&MirrorPath::Mirrors)?;
         let mirrors = latest.open_mirrors(&mirrors_file, keys).ok();
         let mirrors = mirrors.map(|mirrors| (mirrors.into_inner(), mirrors_file));
-        let mut indexes = Vec::new();
+        let (mut indexes, mut lists) = (Vec::new(), Vec::new());
         let mut before = BTreeMap::new();
         for image in &release.images {
             let path = image.index_path();
@@ -223,8 +223,11 @@ impl Source<'_> {
                 }
             }
             indexes.push(index);
+            if let Some(path) = image.dlahead_path() {
+                lists.extend(image.open_dlahead(&self.need(&path)?).map_err(untrusted(&path))?);
+            }
         }
-        Ok(Some((Previous { latest, release, indexes, mirrors }, before)))
+        Ok(Some((Previous { latest, release, indexes, lists, mirrors }, before)))
     }
 }
 
@@ -313,6 +316,7 @@ mod tests {
                 serial: last.next,
                 indexes: vec![Index::assemble(header, blocks).unwrap()],
                 layouts: Default::default(),
+                lists: vec![],
                 mirrors: vec![],
                 published: UnixTime(1000 + last.next.get()),
                 retain_for: 90,

@@ -100,6 +100,16 @@ pub(super) struct Prepared {
 }
 
 impl MachineArgs {
+    /// Whether the machine fetches from a server that is not ours.
+    pub(super) fn has_mirror(&self) -> bool {
+        self.mirror.is_some()
+    }
+
+    /// More words for Linux's command line.
+    pub(super) fn add_options<'a>(&mut self, words: impl IntoIterator<Item = &'a str>) {
+        self.options.extend(words.into_iter().map(str::to_owned));
+    }
+
     /// Reads the build's facts and says what is meant.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod mirror;
 mod output;
 mod publish;
 mod releases;
+mod profile;
 mod run;
 mod schema;
 mod serve;
@@ -96,6 +97,8 @@ enum Command {
     Releases(releases::Args),
     /// Make a new release of an old one's state
     Rollback(releases::RollbackArgs),
+    /// Boot what was built and note what it reads, for clients to fetch ahead
+    Profile(profile::Args),
     /// Hand over to a new signing key: the old one signs the new one
     Rotate(releases::RotateArgs),
     /// Write down what files of others (NetBSD, Plan 9, disks) a recipe's guests are made of are known by
@@ -127,6 +130,7 @@ impl Command {
             Command::Refresh(args) => releases::refresh(args, session),
             Command::Releases(args) => releases::run(args, session),
             Command::Rollback(args) => releases::rollback(args, session),
+            Command::Profile(args) => profile::run(args, session),
             Command::Rotate(args) => releases::rotate(args, session),
             Command::Lock(args) => lock::run(args, session),
             Command::Run(args) => run::run(args, session),

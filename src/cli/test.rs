@@ -61,12 +61,12 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
 }
 
 /// What is expected of the boot with this token.
-fn expected(templates: &[String], token: &str) -> Result<Vec<String>, TemplateError> {
+pub(super) fn expected(templates: &[String], token: &str) -> Result<Vec<String>, TemplateError> {
     templates.iter().map(|text| render_text("expect", text, context! { token })).collect()
 }
 
 /// A word that nobody can have known before: 16 hex digits.
-fn token() -> Result<String, FileError> {
+pub(super) fn token() -> Result<String, FileError> {
     let path = std::path::Path::new("/dev/urandom");
     let failed = |error| FileError::new(path, "read", error);
     let mut bytes = [0; 8];

@@ -4,16 +4,18 @@
 //! anew each time. Files are sent as they are, never compressed: block files are compressed already, and the
 //! sizes of the others are signed. There are no directory listings.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Incoming};
@@ -25,6 +27,9 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::oneshot;
 use tower_http::services::ServeDir;
+
+use crate::block::BlockName;
+use crate::release::MirrorPath;
 
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +69,30 @@ pub struct Traffic {
 struct Counters {
     requests: AtomicU64,
     bytes: AtomicU64,
+    /// First requests for blocks, in order; `None` while nobody wants to know.
+    first: Mutex<Option<FirstRequests>>,
+}
+
+#[derive(Debug, Default)]
+struct FirstRequests {
+    seen: HashSet<BlockName>,
+    order: Vec<(BlockName, Instant)>,
+}
+
+impl Counters {
+    fn first(&self) -> std::sync::MutexGuard<'_, Option<FirstRequests>> {
+        // One insertion at a time: it is whole whatever panicked.
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self, path: &str) {
+        if let Some(first) = &mut *self.first()
+            && let Ok(MirrorPath::Block(name)) = path.trim_start_matches('/').parse()
+            && first.seen.insert(name)
+        {
+            first.order.push((name, Instant::now()));
+        }
+    }
 }
 
 /// A server at work. Dropped, it ends when the answers under way are out.
@@ -106,6 +135,16 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Notes from now on which blocks are asked for first, and when.
+    pub fn note_blocks(&self) {
+        *self.counters.first() = Some(FirstRequests::default());
+    }
+
+    /// Blocks in the order in which each was first asked for since [`Server::note_blocks`].
+    pub fn noted_blocks(&self) -> Vec<(BlockName, Instant)> {
+        self.counters.first().as_ref().map(|first| first.order.clone()).unwrap_or_default()
     }
 
     /// How much was asked of it up to now.
@@ -190,6 +229,7 @@ async fn answer(
 ) -> Result<Response<impl Body<Data = Bytes, Error = io::Error>>, Infallible> {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
+    counters.asked(&path);
     let mut response = match files.try_call(request).await {
         Ok(response) => response.map(BodyExt::boxed_unsync),
         Err(error) => {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    Digest, ImageFiles, KeyError, Latest, Leaf, Mirror, MirrorPath, Mirrors, Release, SigningKey, Stored,
+    Digest, Dlahead, ImageFiles, KeyError, Latest, Leaf, Mirror, MirrorPath, Mirrors, Release, SigningKey,
+    Stored,
 };
 use crate::block::{BlockName, Object};
 use crate::index::{ImageName, Index, Serial, UnixTime};
@@ -17,6 +18,8 @@ pub struct Previous {
     pub release: Release,
     /// The map of each of its images.
     pub indexes: Vec<Index>,
+    /// Prefetch lists of those that have one.
+    pub lists: Vec<Dlahead>,
     /// What mirrors.txt says, and the file with its signature. `None` when it is not the one that `latest`
     /// names: a publication was cut between the two.
     pub mirrors: Option<(Mirrors, Vec<u8>)>,
@@ -49,6 +52,8 @@ pub struct Draft {
     pub indexes: Vec<Index>,
     /// The layout of each image that has one.
     pub layouts: BTreeMap<ImageName, Layout>,
+    /// Prefetch lists, for those of its images that have one.
+    pub lists: Vec<Dlahead>,
     /// Where clients may fetch it.
     pub mirrors: Vec<Mirror>,
     /// Now.
@@ -90,7 +95,7 @@ impl Draft {
             let old = previous
                 .filter(|previous| previous.index(name).is_some_and(|old| old.same_disk(index)))
                 .and_then(|previous| previous.release.image(name));
-            images.push(match old {
+            let mut image = match old {
                 Some(old) => old.clone(),
                 None => {
                     let text = index.to_text();
@@ -106,7 +111,9 @@ impl Draft {
                     }
                     image
                 }
-            });
+            };
+            image.dlahead = self.stored_list(name, image.dlahead, previous, &mut files);
+            images.push(image);
         }
         let blocks = self.new_blocks(previous);
 
@@ -148,6 +155,29 @@ impl Draft {
         })?;
         let base = previous.map(|previous| previous.latest.serial);
         Ok(Ready { serial, base, blocks, files, mirrors, latest })
+    }
+
+    /// The list of an image, which keeps its file if it says the same as before.
+    fn stored_list(
+        &self,
+        name: &ImageName,
+        old: Option<Stored>,
+        previous: Option<&Previous>,
+        files: &mut Vec<(MirrorPath, Vec<u8>)>,
+    ) -> Option<Stored> {
+        let list = self.lists.iter().find(|list| list.image == *name && !list.entries.is_empty())?;
+        let before = previous.and_then(|previous| previous.lists.iter().find(|list| list.image == *name));
+        if let (Some(old), Some(before)) = (old, before)
+            && before.entries == list.entries
+        {
+            return Some(old);
+        }
+        let mut text = Vec::new();
+        let list = Dlahead { serial: self.serial, ..list.clone() };
+        list.encode(&mut text).expect("a Vec takes all that is written");
+        let stored = Stored { serial: self.serial, digest: Digest::of(&text) };
+        files.push((MirrorPath::Image(name.clone(), self.serial, Leaf::Dlahead), text));
+        Some(stored)
     }
 
     fn new_blocks(&self, previous: Option<&Previous>) -> Vec<Object> {
@@ -198,6 +228,7 @@ mod tests {
             serial: Serial::new(serial).unwrap(),
             indexes,
             layouts: BTreeMap::new(),
+            lists: Vec::new(),
             mirrors: vec![Mirror {
                 url: "http://mirror.example/".parse().unwrap(),
                 max_connections: None,
@@ -227,6 +258,7 @@ mod tests {
             mirrors: Some((latest.open_mirrors(&mirrors_file, &keys).unwrap().into_inner(), mirrors_file)),
             latest,
             indexes,
+            lists: Vec::new(),
         }
     }
 
@@ -258,6 +290,33 @@ mod tests {
         assert_eq!(ready.blocks, [object(4)]);
         assert_eq!((ready.base, ready.serial.get()), (Some(Serial::FIRST), 2));
         assert_eq!(ready.mirrors, None, "the list of mirrors is the same");
+    }
+
+    #[test]
+    fn a_list_is_published_beside_its_index_and_again_only_when_it_says_something_else() {
+        let key = SigningKey::generate().unwrap();
+        let list = |bytes: &[u8]| {
+            let ahead = |&byte: &u8| crate::release::Ahead {
+                phase: "boot".parse().unwrap(),
+                name: object(byte).name,
+                first_read_ms: 0,
+                reads: 1,
+            };
+            let entries = bytes.iter().map(ahead).collect();
+            Dlahead { image: "host".parse().unwrap(), serial: Serial::FIRST, entries }
+        };
+        let old = vec![index("host", 1, &[1, 2])];
+        let first = Draft { lists: vec![list(&[2, 1])], ..draft(1, old.clone()) }.sign(None, &key).unwrap();
+        assert_eq!(paths(&first), ["images/host/1/index.idx", "images/host/1/dlahead", "releases/1.txt"]);
+        let previous = Previous { lists: vec![list(&[2, 1])], ..published(&first, old.clone(), None, &key) };
+        let again = || vec![index("host", 2, &[1, 2])];
+        let same = Draft { lists: vec![list(&[2, 1])], ..draft(2, again()) };
+        assert_eq!(paths(&same.sign(Some(&previous), &key).unwrap()), Vec::<String>::new());
+        let other = Draft { lists: vec![list(&[1])], ..draft(2, again()) };
+        assert_eq!(
+            paths(&other.sign(Some(&previous), &key).unwrap()),
+            ["images/host/2/dlahead", "releases/2.txt"]
+        );
     }
 
     #[test]

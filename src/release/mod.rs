@@ -21,7 +21,7 @@ mod successors;
 mod tests;
 mod upload;
 
-pub use dlahead::{Ahead, Dlahead, Phase};
+pub use dlahead::{Ahead, Dlahead, Phase, merge};
 #[cfg(feature = "builder")]
 pub use draft::{Draft, Layout, Previous, Ready};
 pub use fault::Fault;

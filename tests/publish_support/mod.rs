@@ -85,6 +85,7 @@ impl Out {
         let draft = Draft {
             name,
             serial: last.next,
+            lists: Vec::new(),
             layouts: Default::default(),
             indexes: vec![Index::assemble(header, blocks).unwrap()],
             mirrors: self.mirrors.iter().map(mirror).collect(),

@@ -1,0 +1,101 @@
+//! Prefetch lists: what `imgfactory profile` saw a boot read, kept beside the build, published by the next one and
+//! carried over by those after it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::host::files::{FileError, create_dir_all, read_at_most, write_atomic};
+use crate::index::{At, ImageName, Index};
+use crate::release::{Dlahead, Fault, Previous};
+
+/// The directory with the lists, beside `mirror`.
+pub const DIR: &str = "profile";
+/// As in a mirror.
+const LIMIT: u64 = 64 << 20;
+
+/// Why a list can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// It is damaged, or of something else.
+    #[error("{}: no prefetch list; remove it, or let `imgfactory profile` make it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: At<Fault>,
+    },
+    /// The system refuses.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Where the list of an image is kept.
+pub fn path(out: &Path, image: &ImageName) -> PathBuf {
+    out.join(DIR).join(format!("{image}.dlahead"))
+}
+
+/// Keeps a list for the next build.
+///
+/// # Errors
+/// [`FileError`].
+pub fn save(out: &Path, list: &Dlahead) -> Result<(), FileError> {
+    create_dir_all(out.join(DIR))?;
+    let mut text = Vec::new();
+    list.encode(&mut text).expect("a Vec takes all that is written");
+    write_atomic(path(out, &list.image), &text)
+}
+
+/// The lists for the images of a release: those that were kept here, and else those of the release before, each
+/// carried over to the new disk.
+///
+/// # Errors
+/// [`ProfileError`] for one that can't be read.
+pub fn lists(out: &Path, previous: Option<&Previous>, to: &[Index]) -> Result<Vec<Dlahead>, ProfileError> {
+    let mut lists = Vec::new();
+    for index in to {
+        let image = &index.header().image;
+        let old = previous.and_then(|previous| previous.index(image));
+        let published = previous.and_then(|previous| previous.lists.iter().find(|list| list.image == *image));
+        let kept = kept(&path(out, image))?;
+        // The newer one: a list that was published has gone through the updates since it was made.
+        let list = match (kept, published) {
+            (Some(kept), Some(published)) if kept.serial < published.serial => Some(published.clone()),
+            (Some(kept), _) => Some(kept),
+            (None, published) => published.cloned(),
+        };
+        lists.extend(list.map(|list| list.carried(old, index)));
+    }
+    Ok(lists)
+}
+
+fn kept(path: &Path) -> Result<Option<Dlahead>, ProfileError> {
+    let text = match read_at_most(path, LIMIT) {
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let damaged = |source| ProfileError::Damaged { path: path.into(), source };
+    Dlahead::decode(&text[..]).map(Some).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_kept_and_a_damaged_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let image: ImageName = "host".parse().unwrap();
+        let list = Dlahead { image: image.clone(), serial: crate::index::Serial::FIRST, entries: Vec::new() };
+        assert_eq!(kept(&path(dir.path(), &image)).unwrap(), None);
+        save(dir.path(), &list).unwrap();
+        assert_eq!(kept(&path(dir.path(), &image)).unwrap(), Some(list));
+        std::fs::write(path(dir.path(), &image), "nonsense\n").unwrap();
+        let said = kept(&path(dir.path(), &image)).unwrap_err().to_string();
+        assert!(
+            said.ends_with(
+                "profile/host.dlahead: no prefetch list; remove it, or let `imgfactory profile` make it again"
+            ),
+            "{said}"
+        );
+    }
+}

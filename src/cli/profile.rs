@@ -1,0 +1,131 @@
+//! `imgfactory profile`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::machine::MachineArgs;
+use super::test::{expected, token};
+use super::{Failure, Session, print};
+use crate::build::facts::{Facts, LOGS, MIRROR};
+use crate::build::profile;
+use crate::host::qemu::Screen;
+use crate::host::qemu::timeline::Timeline;
+use crate::host::qemu::trial::Trial;
+use crate::host::serve::Server;
+use crate::host::store::Store;
+use crate::index::{Index, Serial};
+use crate::recipe::Entry;
+use crate::release::{Ahead, Dlahead, Leaf, MirrorPath, Phase, merge};
+use crate::report::{Exit, elapsed};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Boots without a screen until the console has said all lines that the recipe expects, and notes which \
+                  blocks are fetched in which order. The list goes to OUT/profile; the next build into OUT publishes \
+                  it (dlahead) and carries it over through updates."
+)]
+pub(super) struct Args {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Boot so often; a block belongs to the list when half of the boots read it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
+    runs: u32,
+    /// Give up a boot after so many seconds [default: the recipe's]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
+    if args.machine.has_mirror() {
+        return Err(Failure::Usage("--mirror: only our own server knows what is fetched".into()));
+    }
+    // What nobody reads must not be in the list.
+    args.machine.add_options(["nodlahead"]);
+    let out = args.machine.out.clone();
+    let mut runs = Vec::new();
+    let mut images = Vec::new();
+    for number in 1..=args.runs {
+        session.progress.say(&format!("boot {number} of {}", args.runs));
+        let (facts, boot) = one(&args, session)?;
+        if images.is_empty() {
+            images = indexes(&out, &facts)?;
+        }
+        runs.push(boot);
+    }
+    let merged = merge(&runs);
+    let mut text = String::new();
+    for index in &images {
+        let header = index.header();
+        let files: std::collections::HashMap<_, _> =
+            index.objects().iter().map(|object| (object.name, u64::from(object.file_len))).collect();
+        let entries: Vec<Ahead> =
+            merged.iter().filter(|ahead| files.contains_key(&ahead.name)).cloned().collect();
+        if entries.is_empty() {
+            continue;
+        }
+        let bytes: u64 = entries.iter().filter_map(|ahead| files.get(&ahead.name)).sum();
+        text.push_str(&format!(
+            "{}: {} of {} blocks, {bytes} bytes: {}\n",
+            header.image,
+            entries.len(),
+            files.len(),
+            profile::path(&out, &header.image).display()
+        ));
+        profile::save(&out, &Dlahead { image: header.image.clone(), serial: header.serial, entries })?;
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// One boot: what it read.
+fn one(args: &Args, session: &Session) -> Result<(Facts, Vec<Ahead>), Failure> {
+    let token = token()?;
+    let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;
+    let mut templates = facts.expect.lines.clone();
+    if prepared.entry == Entry::Xen.as_str() {
+        templates.extend(facts.expect.guest_lines.iter().cloned());
+    }
+    let mut timeline = Timeline::new(expected(&templates, &token)?);
+    let logs = args.machine.out.join(LOGS);
+    let console_log = logs.join(format!("profile-{}.log", prepared.kind));
+    let trial = Trial {
+        machine: &prepared.machine,
+        console_log: &console_log,
+        qemu_log: &logs.join(format!("qemu-{}.log", prepared.kind)),
+        limit: args.timeout.map_or(facts.expect.timeout(), Duration::from_secs),
+    };
+    if let Some(server) = &prepared.server {
+        server.note_blocks();
+    }
+    let traffic = || prepared.server.as_ref().map(Server::traffic);
+    trial.run(&mut timeline, traffic, |name, at| {
+        session.progress.say(&format!("{:>8}  {name}", elapsed(at)));
+    })?;
+    let noted = prepared.server.as_ref().map(Server::noted_blocks).unwrap_or_default();
+    let Some(&(_, start)) = noted.first() else { return Ok((facts, Vec::new())) };
+    let phase: Phase = "boot".parse().expect("a phase is a word");
+    let ahead = |&(name, at): &(_, std::time::Instant)| {
+        let millis = at.saturating_duration_since(start).as_millis();
+        let first_read_ms = u32::try_from(millis).unwrap_or(u32::MAX);
+        Ahead { phase: phase.clone(), name, first_read_ms, reads: 1 }
+    };
+    Ok((facts, noted.iter().map(ahead).collect()))
+}
+
+/// The newest map of each image of the build.
+fn indexes(out: &Path, facts: &Facts) -> Result<Vec<Index>, Failure> {
+    let store = Store::open(out.join(MIRROR))?;
+    let mut found = Vec::new();
+    for image in &facts.images {
+        let Ok(name) = image.name.parse::<crate::index::ImageName>() else { continue };
+        // An image that did not change keeps the map of an earlier release.
+        for serial in (1..=facts.serial).rev().filter_map(Serial::new) {
+            let path = MirrorPath::Image(name.clone(), serial, Leaf::Index);
+            if let Some(text) = store.read(&path)? {
+                found.extend(Index::decode(&text[..]).ok());
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
