@@ -1,0 +1,193 @@
+//! The blocks that a boot reads, read again through FUSE in the same order, from mirrors that are far away: without
+//! prefetch, with four connections as in 2006, and as we do it, each against the time that the bytes alone need.
+//!
+//! `cargo bench --bench boot-replay -- OUT IMGFETCH [DELAY,BANDWIDTH]...`: OUT is a build that `imgfactory profile`
+//! has looked at (OUT/profile/host.dlahead is the trace), IMGFETCH the static client. One reader, without a pause
+//! between reads and without what the kernel reads ahead: what a boot waits for, and nothing else.
+
+#[path = "../tests/fetch_support/mod.rs"]
+mod fetch_support;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fetch_support::fault_server::FaultServer;
+use fetch_support::network::{Line, Network};
+use fetch_support::{Tree, scratch};
+use imgfactory::block::{BlockName, Object};
+use imgfactory::index::{Index, Target};
+use imgfactory::release::{Dlahead, Document, ImageFiles, Latest, MirrorPath, Release, SigningKey, Stored};
+
+/// A release of the demo's host, signed with a key of ours, with the trace as its prefetch list.
+struct World {
+    tree: Tree,
+    key: SigningKey,
+    trace: Vec<u64>,
+    bytes: u64,
+    blocks: usize,
+}
+
+fn world(out: &Path) -> World {
+    let trace = Dlahead::decode(
+        &fs::read(out.join("profile/host.dlahead"))
+            .expect("OUT/profile/host.dlahead: run imgfactory profile OUT")[..],
+    )
+    .unwrap();
+    let dir = out.join(format!("mirror/images/host/{}", trace.serial));
+    let text = fs::read(dir.join("index.idx")).unwrap();
+    let index = Index::decode(&text[..]).unwrap();
+    let objects: HashMap<BlockName, &Object> =
+        index.objects().iter().map(|object| (object.name, object)).collect();
+    let mut places: HashMap<BlockName, u64> = HashMap::new();
+    for (block, target) in (0_u64..).zip(index.targets()) {
+        if let Target::Object(id) = target {
+            places.entry(index.object(id).unwrap().name).or_insert(block);
+        }
+    }
+    let size = u64::from(index.header().block_size.get());
+    let mut tree = Tree::new();
+    for object in index.objects() {
+        let path = MirrorPath::Block(object.name).to_string();
+        // Only what the trace needs and what stands near it; the rest is large.
+        tree.insert(path.clone(), fs::read(out.join("mirror").join(&path)).unwrap());
+    }
+    let key = SigningKey::generate().unwrap();
+    let mut list = Vec::new();
+    trace.encode(&mut list).unwrap();
+    let serial = trace.serial;
+    let digest = imgfactory::release::Digest::of;
+    let index = Stored { serial, digest: digest(&text) };
+    let files = ImageFiles {
+        dlahead: Some(Stored { serial, digest: digest(&list) }),
+        ..ImageFiles::of_index(trace.image.clone(), index)
+    };
+    tree.insert(files.index_path().to_string(), text);
+    tree.insert(files.dlahead_path().unwrap().to_string(), list);
+    let now = imgfactory::host::clock::now();
+    let later = imgfactory::index::UnixTime(now.0 + 86_400);
+    let name: imgfactory::index::ImageName = "demo".parse().unwrap();
+    let release =
+        Release { name: name.clone(), serial, published: now, retain_until: later, images: vec![files] };
+    let release = key.sign(&release).unwrap();
+    let mirrors =
+        key.sign(&imgfactory::release::Mirrors { name: name.clone(), mirrors: Vec::new() }).unwrap();
+    let latest = Latest {
+        name,
+        serial,
+        release: digest(&release),
+        mirrors: digest(&mirrors),
+        published: now,
+        expires: later,
+        min_serial: imgfactory::index::Serial::FIRST,
+    };
+    tree.insert(Latest::FILE.into(), key.sign(&latest).unwrap());
+    tree.insert(MirrorPath::Release(serial).to_string(), release);
+    tree.insert("mirrors.txt".into(), mirrors);
+    World {
+        tree,
+        key,
+        bytes: trace.entries.iter().map(|ahead| u64::from(objects[&ahead.name].file_len)).sum(),
+        blocks: trace.entries.len(),
+        trace: trace.entries.iter().map(|ahead| places[&ahead.name] * size).collect(),
+    }
+}
+
+struct Mounted(
+    PathBuf,
+    #[expect(dead_code, reason = "removed when it is dropped")] imgfactory::host::files::Scratch,
+);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Mounts and reads the trace: time from the start of the client, and from the first read on.
+fn replay(world: &World, client: &Path, network: &Network, words: &[&str]) -> (Duration, Duration) {
+    let work = scratch();
+    let mountpoint = work.path().join("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    let start = Instant::now();
+    let status = Command::new(client)
+        .args(["mount", "--mirror", &network.url(), "--key", &world.key.public_base64(), "--image", "host"])
+        .args(["--status", "none", "--cache"])
+        .arg(work.path().join("cache"))
+        .args(words)
+        .arg(&mountpoint)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let mounted = Mounted(mountpoint.clone(), work);
+    let disk = File::open(mountpoint.join("disk")).unwrap();
+    rustix::fs::fadvise(&disk, 0, None, rustix::fs::Advice::Random).unwrap();
+    let reading = Instant::now();
+    let mut bytes = vec![0; 4096];
+    for &offset in &world.trace {
+        disk.read_exact_at(&mut bytes, offset).unwrap();
+    }
+    let times = (start.elapsed(), reading.elapsed());
+    drop((disk, mounted));
+    times
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let out = PathBuf::from(words.first().map_or("out/demo", String::as_str));
+    let client = words.get(1).map_or("target/x86_64-unknown-linux-gnu/client/imgfetch", String::as_str);
+    let lines: Vec<(u64, u64)> = words
+        .iter()
+        .skip(2)
+        .map(|word| {
+            let (delay, bandwidth) = word.split_once(',').expect("DELAY,BANDWIDTH");
+            (delay.parse().unwrap(), bandwidth.parse().unwrap())
+        })
+        .collect();
+    let lines = if lines.is_empty() {
+        [0, 20, 100, 200]
+            .iter()
+            .flat_map(|&delay| [20, 100, 1000].map(|bandwidth| (delay, bandwidth)))
+            .collect()
+    } else {
+        lines
+    };
+    let world = world(&out);
+    println!("{} blocks, {} bytes", world.blocks, world.bytes);
+    println!(
+        "seconds from the start of the client to the last read; in brackets, of the time the bytes alone need"
+    );
+    println!(
+        "{:>5} {:>7} {:>7}  {:>16} {:>16} {:>16} {:>16} {:>16}",
+        "ms", "Mbit/s", "bytes", "1 connection", "4, no list", "4, list (2006)", "ours, no list", "ours"
+    );
+    let server = FaultServer::honest(world.tree.clone());
+    for (delay, bandwidth) in lines {
+        let least = world.bytes as f64 / (bandwidth * 125_000) as f64;
+        print!("{delay:>5} {bandwidth:>7} {least:>7.2} ");
+        let mut figures = Vec::new();
+        for words in [
+            &["--connections", "1", "--no-prefetch"][..],
+            &["--connections", "4", "--no-prefetch"],
+            &["--connections", "4"],
+            &["--no-list"],
+            &[],
+        ] {
+            let network = Network::new(server.address(), Line::new(delay, bandwidth));
+            let (whole, _) = replay(&world, Path::new(client), &network, words);
+            let whole = whole.as_secs_f64();
+            print!(" {whole:>7.2} ({:>5.2} x)", whole / least);
+            figures.push(whole);
+        }
+        println!(
+            "   {:.1} x faster than 4 with list, {:.1} x without list than 1",
+            figures[2] / figures[4],
+            figures[0] / figures[3]
+        );
+    }
+}
