@@ -46,6 +46,8 @@ pub fn background(args: &[OsString], extra: &[&str], as_root_daemon: bool) -> io
         .arg0(if as_root_daemon { "@imgfetch" } else { "imgfetch" })
         .args(args)
         .args(extra)
+        // Some forty threads, each with a heap that keeps a block or two that was let go: 40 MB.
+        .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=2:glibc.malloc.mmap_threshold=131072")
         // A chroot need not have one; nobody reads from it.
         .stdin(File::open("/dev/null").map_or_else(|_| Stdio::inherit(), Stdio::from))
         .stdout(Stdio::piped());

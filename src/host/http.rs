@@ -6,6 +6,7 @@
 mod forward;
 mod grip;
 mod route;
+mod tls;
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -136,7 +137,7 @@ impl Http {
         patience: Patience,
     ) -> Result<Self, BadCa> {
         let config = |roots: Option<RootCerts>, connections: usize| {
-            let tls = TlsConfig::builder();
+            let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(tls::provider());
             let tls = if let Some(roots) = roots { tls.root_certs(roots) } else { tls };
             Agent::config_builder()
                 .tls_config(tls.build())

@@ -208,7 +208,8 @@ impl State {
 
     pub(super) fn prefetch(&mut self, list: Vec<ObjectId>) {
         self.listed += list.len();
-        self.core.prefetch(list);
+        // It comes a while after the first reads.
+        self.core.prefetch(list.into_iter().filter(|&id| !self.ram.contains(id)));
     }
 
     pub(super) fn hold_prefetch(&mut self, held: bool) {
