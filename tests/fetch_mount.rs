@@ -66,9 +66,13 @@ fn the_disk_is_a_file_that_can_only_be_read() {
     assert!((blocks..=blocks + twice as usize).contains(&fetched), "{fetched} requests for {blocks} blocks");
 
     // The kernel keeps it, also for the next who opens it.
-    let reads = mount.status()["counters"]["reads"].clone();
-    assert!(fs::read(mount.disk()).unwrap() == world.disk);
-    assert_eq!(mount.status()["counters"]["reads"], reads);
+    let kept = (0..5).any(|_| {
+        let reads = mount.status()["counters"]["reads"].clone();
+        assert!(fs::read(mount.disk()).unwrap() == world.disk);
+        // Unless somebody drops the caches of the whole machine just now.
+        mount.status()["counters"]["reads"] == reads
+    });
+    assert!(kept);
     // Odd places: across blocks, at the end, past it, from RAM after the kernel forgot.
     drop_caches();
     let mut file = File::open(mount.disk()).unwrap();

@@ -133,6 +133,6 @@ fn its_memory_stays_bounded_while_a_large_disk_is_read() {
         .and_then(|text| text.trim().strip_suffix(" kB"))
         .and_then(|text| text.parse().ok())
         .unwrap();
-    assert!(peak < 64 << 10, "{peak} KiB with 32 MiB of blocks in RAM");
+    assert!(peak < 64 << 10, "{peak} KiB with 32 MiB of blocks in RAM: {status}");
     println!("peak {peak} KiB");
 }

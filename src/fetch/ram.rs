@@ -43,6 +43,11 @@ impl<B: Clone> Ram<B> {
         self.blocks.contains_key(&id)
     }
 
+    /// Whether so many bytes drive nothing out.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.used + len <= self.limit
+    }
+
     /// Takes a block of `len` bytes in, and lets older ones go for it. One that is larger than all the room is
     /// not kept. Gives those that went.
     pub fn insert(&mut self, id: ObjectId, len: usize, block: B) -> Vec<ObjectId> {

@@ -281,7 +281,7 @@ impl<'a> Sources<'a> {
     }
 
     fn fetch_once(&self, http: &Http, url: &str, file: &mut AtomicFile) -> Result<Fetched, Failed> {
-        let get = Get { url, limit: LIMIT, len: None, until: Instant::now() + FILE_TIME, fresh: false };
+        let get = Get::new(url, LIMIT, Instant::now() + FILE_TIME);
         let (announced, mut body) = http.stream(get).map_err(|fault| Failed::Net {
             again: !matches!(fault, Fault::Missing(_) | Fault::WebPage | Fault::TooLong { .. }),
             text: fault.to_string(),

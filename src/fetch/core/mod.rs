@@ -81,6 +81,8 @@ pub enum Action {
         fresh: bool,
         /// Whether nobody waits for it yet.
         prefetch: bool,
+        /// Whether it is the prefetch list that names it: it may be long until it is read.
+        listed: bool,
         /// Not over a connection that was used before: the mirror has not answered on one of those.
         new_connection: bool,
     },
@@ -144,6 +146,8 @@ pub struct Arrived {
 #[derive(Debug, Default)]
 struct Work {
     step: Step,
+    /// From the prefetch list.
+    listed: bool,
     readers: Vec<ReadId>,
     // Mirrors that failed in this round, and how many rounds have failed.
     tried: u64,

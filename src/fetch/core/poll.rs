@@ -185,9 +185,10 @@ impl Core {
         let work = self.work.entry(block).or_default();
         work.step = Step::Fetching;
         let (fresh, prefetch) = (self.suspect.contains(&block), work.readers.is_empty());
+        let listed = work.listed;
         let flight = Flight { block, mirror, started: now, until, ahead: prefetch, given_up: false };
         self.flights.insert(ticket, flight);
-        Action::Fetch { ticket, block, mirror, until, fresh, prefetch, new_connection }
+        Action::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection }
     }
 
     /// A request that somebody waits for and that takes too long, its block, and when that is: the time from
@@ -259,7 +260,9 @@ impl Core {
 
     fn start_prefetch(&mut self, now: Time) -> Option<Action> {
         while self.may_prefetch() && self.work.len() < 2 * self.config.connections {
-            let Some(block) = self.read_ahead.pop_front().or_else(|| self.prefetch_list.pop_front()) else {
+            let listed = self.read_ahead.is_empty();
+            let queue = if listed { &mut self.prefetch_list } else { &mut self.read_ahead };
+            let Some(block) = queue.pop_front() else {
                 self.came.clear();
                 return None;
             };
@@ -267,15 +270,16 @@ impl Core {
                 continue;
             }
             if self.config.loaders == 0 {
-                self.work.insert(block, Work { step: Step::ToFetch, ..Work::default() });
+                self.work.insert(block, Work { step: Step::ToFetch, listed, ..Work::default() });
                 self.prefetched.push_back(block);
                 return self.start_fetch(now);
             }
             if self.loading.len() >= self.config.loaders || self.loading.contains_key(&block) {
-                self.prefetch_list.push_front(block);
+                let queue = if listed { &mut self.prefetch_list } else { &mut self.read_ahead };
+                queue.push_front(block);
                 return None;
             }
-            self.work.insert(block, Work { step: Step::Loading, ..Work::default() });
+            self.work.insert(block, Work { step: Step::Loading, listed, ..Work::default() });
             self.loading.insert(block, now);
             return Some(Action::Load { block, peek: true });
         }

@@ -122,6 +122,7 @@ struct Request {
     until: Time,
     fresh: bool,
     prefetch: bool,
+    listed: bool,
     new_connection: bool,
     grip: Arc<Grip>,
 }
@@ -352,7 +353,7 @@ impl Shared {
         let mut ready = None;
         let mut damage = None;
         if peek {
-            if cache.has(object) {
+            if self.lock().is_unwritten(object.name) || cache.has(object) {
                 found = Found::Yes;
             }
         } else {
@@ -435,8 +436,9 @@ impl Shared {
         }
         let before = self.unwritten.fetch_sub(file.len(), Ordering::Relaxed);
         let low = MAX_UNWRITTEN / 4;
+        let mut state = self.lock();
+        state.written(name);
         if before > low && before - file.len() <= low {
-            let mut state = self.lock();
             state.hold_prefetch(false);
             self.step(state, None);
         }

@@ -1,6 +1,6 @@
 //! What the engine's mutex guards.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,9 @@ impl Recorded {
 pub(super) struct State {
     core: Core,
     ram: Ram<Arc<Block>>,
+    /// Whether what RAM drops is kept elsewhere.
+    cached: bool,
+    unwritten: HashSet<BlockName>,
     pending: HashMap<ReadId, Pending>,
     ahead: Ahead,
     /// Requests under way, with the time they began.
@@ -112,6 +115,8 @@ impl State {
             recorded: None,
             listed: 0,
             ram: Ram::new(parts.ram),
+            cached: parts.cache.is_some(),
+            unwritten: HashSet::new(),
             pending: HashMap::new(),
             jobs: Some(jobs),
             counters: Counters::default(),
@@ -220,10 +225,21 @@ impl State {
         self.counters.not_kept += 1;
     }
 
-    pub(super) fn write(&self, name: BlockName, file: Vec<u8>) {
+    pub(super) fn write(&mut self, name: BlockName, file: Vec<u8>) {
         if let Some(jobs) = &self.jobs {
+            self.unwritten.insert(name);
             jobs.writes.put((name, file));
         }
+    }
+
+    /// It is in the cache now, or never will be.
+    pub(super) fn written(&mut self, name: BlockName) {
+        self.unwritten.remove(&name);
+    }
+
+    /// Whether it is on its way into the cache.
+    pub(super) fn is_unwritten(&self, name: BlockName) -> bool {
+        self.unwritten.contains(&name)
     }
 
     pub(super) fn loaded(
@@ -249,7 +265,9 @@ impl State {
     fn keep_in_ram(&mut self, ready: Option<&Ready>) {
         if let Some((id, block)) = ready {
             for gone in self.ram.insert(*id, block.bytes().len(), Arc::clone(block)) {
-                self.core.dropped(gone);
+                if !self.cached {
+                    self.core.dropped(gone);
+                }
             }
         }
     }
@@ -270,8 +288,9 @@ impl State {
                 let raw = parts.index.object(job.id).map_or(0, |object| object.raw_len);
                 self.counters.fetched_raw_bytes += u64::from(raw);
                 self.counters.prefetched_blocks += u64::from(job.prefetch);
-                // What was only fetched ahead lies in the cache, and does not drive out what is read now.
-                if !job.prefetch || parts.cache.is_none() {
+                // What may be read much later lies in the cache, and does not drive out what is read now.
+                let later = job.prefetch && job.listed && parts.cache.is_some();
+                if !later || self.ram.has_room(raw as usize) {
                     self.keep_in_ram(ready);
                 }
             }
@@ -378,12 +397,21 @@ impl State {
         let Some(jobs) = &self.jobs else { return };
         match action {
             Action::Load { block, peek } => jobs.loads.put(Load { id: block, peek }),
-            Action::Fetch { ticket, block, mirror, until, fresh, prefetch, new_connection } => {
+            Action::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection } => {
                 self.counters.requests += 1;
                 let grip = Arc::new(Grip::default());
                 self.grips.insert(ticket, (now, Arc::clone(&grip)));
-                let request =
-                    Request { ticket, id: block, mirror, until, fresh, prefetch, new_connection, grip };
+                let request = Request {
+                    ticket,
+                    id: block,
+                    mirror,
+                    until,
+                    fresh,
+                    prefetch,
+                    listed,
+                    new_connection,
+                    grip,
+                };
                 jobs.requests.put(request);
             }
             Action::Cancel { ticket } => {
