@@ -12,14 +12,16 @@ const OF_THE_ROOT: &str = "/run/imgfactory/root/run/imgfetch";
 
 /// Prints it once, or every second until the caller has seen enough.
 pub(super) fn run(given: &[PathBuf], form: Form, watch: bool) -> Result<(), Failure> {
-    while watch {
+    if !watch {
+        return once(given, form);
+    }
+    loop {
         // Home, and all after it away.
         print!("\x1b[H\x1b[J");
         once(given, form)?;
         std::io::stdout().flush()?;
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    once(given, form)
 }
 
 fn once(given: &[PathBuf], form: Form) -> Result<(), Failure> {

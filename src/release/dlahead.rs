@@ -99,8 +99,7 @@ pub fn merge(runs: &[Vec<Ahead>]) -> Vec<Ahead> {
             Ahead { phase, name, first_read_ms: times[times.len() / 2], reads }
         })
         .collect();
-    entries
-        .sort_unstable_by(|one, other| (one.first_read_ms, one.name).cmp(&(other.first_read_ms, other.name)));
+    entries.sort_unstable_by_key(|ahead| (ahead.first_read_ms, ahead.name));
     entries
 }
 

@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use super::Snapshot;
 use super::snapshot::MirrorState;
 
+/// A figure of a mirror, if it is known.
+type Figure = fn(&MirrorState) -> Option<u64>;
+
 impl Snapshot {
     /// The text exposition format of Prometheus, version 0.0.4. Names begin with `imgfetch_`, times are in
     /// milliseconds.
@@ -41,7 +44,7 @@ impl Snapshot {
             let _ =
                 writeln!(text, "# TYPE imgfetch_{name} {kind}\nimgfetch_{name}{{image=\"{image}\"}} {value}");
         }
-        let of_mirrors: [(&str, &str, fn(&MirrorState) -> Option<u64>); 6] = [
+        let of_mirrors: [(&str, &str, Figure); 6] = [
             ("mirror_blocks_total", "counter", |m| Some(m.good)),
             ("mirror_bytes_total", "counter", |m| Some(m.bytes)),
             ("mirror_up", "gauge", |m| Some(u64::from(m.state != "down"))),
