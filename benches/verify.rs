@@ -107,6 +107,7 @@ fn main() {
     let draft = Draft {
         name,
         serial: last.next,
+        lists: Vec::new(),
         layouts: Default::default(),
         indexes: vec![done.index],
         mirrors: vec![],
