@@ -106,8 +106,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Done);
     }
-    let task = session.progress.start("removing", plan.due.len() as u64, Unit::Things("files"));
-    let gone = |n| task.advance(n);
+    let due = plan.due.len() as u64;
+    let task = (due > 0).then(|| session.progress.start("removing", due, Unit::Things("files")));
+    let gone = |n| task.iter().for_each(|task| task.advance(n));
     job.gone = &gone;
     let done = gc::collect(&job)?;
     drop(task);

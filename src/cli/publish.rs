@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,12 @@ pub(super) struct Tree {
 impl Tree {
     /// The tree of an output directory, or a tree by itself.
     pub fn find(dir: &Path) -> Result<Self, Failure> {
+        if !dir.is_dir() {
+            return Err(Failure::Usage(format!(
+                "{}: no such directory; give the output directory of a build, or a mirror tree",
+                dir.display()
+            )));
+        }
         let inner = dir.join(MIRROR);
         if dir.join(FILE).is_file() && inner.is_dir() {
             return Ok(Tree { root: inner, publish: Facts::read(dir)?.publish });
@@ -298,12 +304,13 @@ impl Round<'_> {
             extra: self.extra,
             options: &self.options,
             clock: &WallClock,
+            begin: &|_| {},
             sent: &|_| {},
             prove: &prove,
         };
-        let plan = publish::plan(&job)?;
-        let rate = memory.lock().ok().and_then(|memory| memory.rates.get(&to.to_string()).copied());
         if self.args.dry_run {
+            let plan = publish::survey(&job)?;
+            let rate = memory.lock().ok().and_then(|memory| memory.rates.get(&to.to_string()).copied());
             print(&format!("{to}: {plan}{}\n", estimate(&plan, rate)))?;
             if self.session.quiet {
                 return Ok(());
@@ -313,9 +320,16 @@ impl Round<'_> {
             }
             return Ok(());
         }
-        let task = self.session.progress.start(&to.to_string(), plan.bytes(), Unit::Bytes);
-        let sent = |bytes| task.advance(bytes);
-        job.sent = &sent;
+        let task = OnceLock::new();
+        let begin = |bytes| {
+            let _ = task.set(self.session.progress.start(&to.to_string(), bytes, Unit::Bytes));
+        };
+        let sent = |bytes| {
+            if let Some(task) = task.get() {
+                task.advance(bytes);
+            }
+        };
+        (job.begin, job.sent) = (&begin, &sent);
         let start = Instant::now();
         let done = publish::publish(&job)?;
         drop(task);
@@ -337,11 +351,7 @@ fn said(to: &Target, done: &Done, took: Duration) -> String {
     if *files == 0 {
         return format!("{to}: release {} was there already; 0 blocks sent\n", plan.serial);
     }
-    let found = if *found > 0 {
-        format!("; {found} blocks were there from an earlier attempt")
-    } else {
-        String::new()
-    };
+    let found = if *found > 0 { format!("; {found} blocks were there already") } else { String::new() };
     format!("{to}: release {}: {files} files, {bytes} bytes sent in {}{found}\n", plan.serial, elapsed(took))
 }
 

@@ -156,20 +156,40 @@ pub struct Job<'a> {
     pub options: &'a Options,
     /// The clock.
     pub clock: &'a dyn Clock,
+    /// Told how many bytes will go out, before the first of them.
+    pub begin: &'a (dyn Fn(u64) + Sync),
     /// Told how many bytes went out.
     pub sent: &'a (dyn Fn(u64) + Sync),
     /// Fetches what was sent as a client would, before `latest` moves.
     pub prove: &'a dyn Fn(&Plan) -> Result<(), Fault>,
 }
 
-/// What a publication would do. Nothing is written, no flag is set.
+/// What a publication would send: the plan, less what is there in spite of the target's release, with its length.
+/// Nothing is written, no flag is set.
 ///
 /// # Errors
 /// [`PublishError`].
-pub fn plan(job: &Job<'_>) -> Result<Plan, PublishError> {
+pub fn survey(job: &Job<'_>) -> Result<Plan, PublishError> {
+    let mut plan = plan(job)?;
+    let blocks: Vec<Item> = plan.blocks.iter().map(block_item).collect();
+    let lengths = job.remote.lengths(&blocks)?;
+    let mut there = blocks.iter().zip(lengths).map(|(item, len)| len == Some(item.len));
+    plan.blocks.retain(|_| !there.next().unwrap_or_default());
+    drop_old_files(job, &mut plan)?;
+    Ok(plan)
+}
+
+/// What the target lacks, as far as its own release tells, and of what keys say.
+fn plan(job: &Job<'_>) -> Result<Plan, PublishError> {
     let held = held(job)?;
-    Plan::new(job.ours, held.as_ref())
-        .map_err(|source| PublishError::Plan { target: job.remote.name(), source })
+    let mut plan = Plan::new(job.ours, held.as_ref())
+        .map_err(|source| PublishError::Plan { target: job.remote.name(), source })?;
+    if !job.extra.is_empty() {
+        let lengths = job.remote.lengths(job.extra)?;
+        let lacking = job.extra.iter().zip(lengths).filter(|(item, len)| *len != Some(item.len));
+        plan.files.splice(0..0, lacking.map(|(item, _)| item.clone()));
+    }
+    Ok(plan)
 }
 
 fn held(job: &Job<'_>) -> Result<Option<Held>, PublishError> {
@@ -205,18 +225,13 @@ pub fn publish(job: &Job<'_>) -> Result<Done, PublishError> {
 }
 
 fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
-    let mut plan = plan(job)?;
     let remote = job.remote;
-    if !job.extra.is_empty() {
-        let lengths = remote.lengths(job.extra)?;
-        let lacking = job.extra.iter().zip(lengths).filter(|(item, len)| *len != Some(item.len));
-        plan.files.splice(0..0, lacking.map(|(item, _)| item.clone()));
-    }
-    let mut done = Done { plan, files: 0, bytes: 0, found: 0 };
+    let mut done = Done { plan: plan(job)?, files: 0, bytes: 0, found: 0 };
     if done.plan.is_done() && !job.options.verify {
         return Ok(done);
     }
-    drop_present(job, &mut done.plan)?;
+    revive(job, &done.plan)?;
+    drop_old_files(job, &mut done.plan)?;
     let lacking = lacking(job, &done.plan)?;
     let new = done.plan.blocks.len() as u64;
     done.found = new.saturating_sub(lacking.len() as u64);
@@ -226,6 +241,7 @@ fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
     if let Some(free) = remote.free().filter(|free| *free < need) {
         return Err(PublishError::Space { target: remote.name(), need, free });
     }
+    (job.begin)(need);
 
     for batch in lacking.chunks(BATCH) {
         turn.renew()?;
@@ -261,8 +277,7 @@ fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
 }
 
 /// Images' files of earlier releases may be there although the newest release does not name them: after a rollback.
-fn drop_present(job: &Job<'_>, plan: &mut Plan) -> Result<(), PublishError> {
-    revive(job, plan)?;
+fn drop_old_files(job: &Job<'_>, plan: &mut Plan) -> Result<(), PublishError> {
     let serial = plan.serial;
     let old: Vec<Item> = plan
         .files

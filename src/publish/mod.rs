@@ -19,7 +19,7 @@ mod state;
 mod tombstones;
 
 pub use crate::recipe::target::{BadTarget, S3, Target};
-pub use apply::{Done, Job, Options, PublishError, plan, publish, serial_at};
+pub use apply::{Done, Job, Options, PublishError, publish, serial_at, survey};
 pub use flag::{Flag, Token};
 pub use place::{CONTROL_DIR, Control, Place};
 pub use plan::{Held, Plan, PlanError, block_item};

@@ -251,6 +251,7 @@ fn publisher(author: &Arc<Author>, tree: Memory, token: &str) -> Program {
             extra: &[],
             options: &options,
             clock,
+            begin: &|_| {},
             sent: &|_| {},
             prove: &|_| Ok(()),
         };
@@ -553,6 +554,7 @@ fn killed_after_any_step_a_client_reads_a_whole_release_and_the_next_attempt_com
             extra: &[],
             options: &options,
             clock: &clock,
+            begin: &|_| {},
             sent: &|_| {},
             prove: &|_| Ok(()),
         };

@@ -84,11 +84,12 @@ impl Rsync {
 }
 
 /// That the directory itself is not there yet is no failure of what reads from it: `None`.
+/// Its status is 23, 3 with a list of files, and 12 when ssh is between.
 fn unless_missing<T>(result: Result<T, ToolError>) -> Result<Option<T>, ToolError> {
     match result {
         Ok(result) => Ok(Some(result)),
         Err(ToolError::Failed { status, tail, .. })
-            if status.code() == Some(23)
+            if matches!(status.code(), Some(3 | 12 | 23))
                 && tail.iter().any(|line| line.contains("change_dir") && line.contains("No such file")) =>
         {
             Ok(None)
