@@ -317,28 +317,52 @@ fn same_second(mirror: &Path) {
 }
 
 #[test]
-fn two_passes_of_rsync_mirror_it_too() {
+fn the_steps_of_rsync_mirror_it_whatever_is_published_between_them() {
     let text = include_str!("../docs/mirrors.md");
-    let (_, passes) = text.split_once("    rsync -rt --exclude=/latest").unwrap();
-    let (passes, _) = passes.split_once("\n\n").unwrap();
+    let (_, steps) = text.split_once("meanwhile:\n\n").unwrap();
+    let (steps, _) = steps.split_once("\n\n").unwrap();
     let out = Out::new();
-    out.build(&[1, 2, 3]);
     let (daemon, module) = rsyncd();
     let root = daemon.path("tree/demo");
     let copy = scratch();
-    let mut lengths = Vec::new();
-    let script = format!("rsync -rt --exclude=/latest{passes}")
+    let (_server, url) = web(copy.path());
+    let steps = steps
         .replace("rsync://mirror.example/demo/", &module)
         .replace("/srv/mirror/", &format!("{}/", copy.path().display()));
-    for disk in [&[1, 2, 3][..], &[1, 4]] {
-        out.build(disk);
+    let steps: Vec<&str> = steps.split(" &&\n").collect();
+    assert_eq!(steps.len(), 4);
+    let mut lengths = std::collections::BTreeSet::new();
+    let mut serial = 0;
+    let mut publish = || {
+        serial += 1;
+        out.build(&[1, serial, 100 + serial]);
         good(&out.publish(root.to_str().unwrap(), &[]));
         same_second(&root);
-        publish_support::run(Command::new("sh").args(["-ec", &script]));
-        assert_same(copy.path(), &out.mirror());
-        lengths.push(fs::metadata(root.join("latest")).unwrap().len());
+        lengths.insert(fs::metadata(root.join("latest")).unwrap().len());
+        u64::from(serial)
+    };
+    let run = |step: &str| publish_support::run(Command::new("sh").args(["-ec", step]));
+    for between in 0..steps.len() {
+        let mut newest = publish();
+        for (at, step) in steps.iter().enumerate() {
+            if at == between {
+                newest = publish();
+            }
+            run(step);
+            // At any moment, once there is anything: a release that is whole.
+            if between > 0 || at > 1 {
+                whole(&url, &out).unwrap();
+            }
+        }
+        let want = if between == 0 { newest } else { newest - 1 };
+        assert_eq!(whole(&url, &out), Some(want));
     }
-    assert_eq!(lengths[0], lengths[1], "else nothing is shown");
+    // An attempt that was cut short leaves its files for the next.
+    run(steps[0]);
+    publish();
+    steps.iter().for_each(|step| drop(run(step)));
+    assert_eq!(lengths.len(), 1, "else the times show nothing");
+    assert_same(copy.path(), &out.mirror());
 }
 
 #[test]

@@ -45,6 +45,10 @@ pub struct BadTarget {
 const KINDS: &str = "a directory that begins with / or ./, user@host:path (rsync over ssh), rsync://host/module/path, \
                      http(s)://host/path (WebDAV), or s3://bucket/prefix?endpoint=URL&region=NAME&style=path|host";
 
+/// For one word.
+const DOTTED: &str = "for a directory here write ./ before it; there are also user@host:path (rsync over ssh), \
+                      rsync://host/module/path, http(s)://host/path (WebDAV) and s3://bucket/prefix";
+
 impl std::str::FromStr for Target {
     type Err = BadTarget;
 
@@ -88,6 +92,7 @@ impl std::str::FromStr for Target {
                 }
                 Ok(Target::Rsync(slashed(text)))
             }
+            None => Err(bad(DOTTED)),
             _ => Err(bad(KINDS)),
         }
     }
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_no_target_is_told_what_would_be_one() {
         for (text, why) in [
-            ("mirror", KINDS),
+            ("mirror", DOTTED),
             ("", KINDS),
             ("--delete", KINDS),
             ("ftp://host/x", KINDS),
