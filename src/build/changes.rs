@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::layouts::{self, LayoutFault};
 use crate::block::BlockName;
 use crate::ext2::{self, Cause, Changes, LayoutMap};
-use crate::index::{Index, ObjectId, Target};
+use crate::index::{ImageName, Index, ObjectId, Serial, Target};
+use crate::publish::{Files, StateError, read_indexes, read_latest};
+use crate::release::{Error as Untrusted, ImageFiles, Leaf, MirrorPath, Release, TrustedKeys, Verified};
 use crate::report::size;
 
 /// Below this share of pages in use a fresh layout is worth a thought.
@@ -15,6 +19,79 @@ const SPARSE: f64 = 0.7;
 
 /// Packages that the text lists for each image.
 const LISTED: usize = 20;
+
+/// A release as far as changes go.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The distribution.
+    pub name: ImageName,
+    /// The release.
+    pub serial: Serial,
+    /// The map of each image, and its layout if it has one.
+    pub images: Vec<(Index, Option<Arc<LayoutMap>>)>,
+    /// What else is in it, and bytes of each: indexes, layouts, prefetch lists, the release, `mirrors.txt`, `latest`.
+    pub files: Vec<(MirrorPath, u64)>,
+}
+
+/// Why a release can't be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum PublicationError {
+    /// There is none.
+    #[error("no release there")]
+    None,
+    /// It is not whole.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A layout is not.
+    #[error(transparent)]
+    Layout(#[from] LayoutFault),
+    /// It was signed for another release or distribution.
+    #[error("release {0}: can't be believed")]
+    Untrusted(Serial, #[source] Untrusted),
+    /// There is no such release.
+    #[error("release {0} is not there; `imgfactory releases` shows those that are")]
+    Missing(Serial),
+}
+
+impl Publication {
+    /// Reads a release of a tree: the one that `latest` names, or an earlier one.
+    ///
+    /// # Errors
+    /// [`PublicationError`].
+    pub fn read(
+        files: &dyn Files,
+        keys: &TrustedKeys,
+        serial: Option<Serial>,
+    ) -> Result<Self, PublicationError> {
+        let (latest, latest_file) = read_latest(files, keys)?.ok_or(PublicationError::None)?;
+        let serial = serial.unwrap_or(latest.serial);
+        let path = MirrorPath::Release(serial);
+        let bytes = files.read(&path, path.limit()).map_err(StateError::from)?;
+        let bytes = bytes.ok_or(PublicationError::Missing(serial))?;
+        let untrusted = |source| PublicationError::Untrusted(serial, source);
+        let release = Verified::<Release>::open(&bytes, keys).map_err(untrusted)?;
+        release.expect(&latest.name, serial).map_err(untrusted)?;
+        let release = release.into_inner();
+        let mut images = Vec::new();
+        for (index, image) in read_indexes(files, &release, None)?.into_iter().zip(&release.images) {
+            images.push((index, layouts::read(files, image)?.map(|known| known.map)));
+        }
+        let mut all: Vec<_> = release
+            .images
+            .iter()
+            .flat_map(ImageFiles::files)
+            .map(|(path, digest)| (path, digest.len))
+            .collect();
+        all.push((path, bytes.len() as u64));
+        all.push((MirrorPath::Latest, latest_file.len() as u64));
+        Ok(Publication { name: latest.name, serial, images, files: all })
+    }
+
+    fn image(&self, name: &ImageName) -> Option<Side<'_>> {
+        let found = self.images.iter().find(|(index, _)| index.header().image == *name)?;
+        Some((&found.0, found.1.as_deref()))
+    }
+}
 
 /// What a release changes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,6 +105,46 @@ pub struct ReleaseChanges {
     pub to: u64,
     /// Images in it.
     pub images: Vec<ImageChanges>,
+    /// Block files that the release before does not have, of all images, each once.
+    pub new_blocks: u64,
+    /// Bytes of these.
+    pub new_bytes: u64,
+    /// Bytes of all else that is uploaded: indexes, layouts, the release, `latest`.
+    pub other_bytes: u64,
+    /// Most that a client fetches that has all of the release before: new blocks, indexes, the release, `latest`.
+    pub client_bytes: u64,
+}
+
+impl ReleaseChanges {
+    /// What `new` changes of `old`.
+    pub fn between(old: Option<&Publication>, new: &Publication) -> Self {
+        let mut known: HashSet<BlockName> = HashSet::new();
+        let mut there: HashSet<&MirrorPath> = HashSet::new();
+        if let Some(old) = old {
+            known.extend(old.images.iter().flat_map(|(index, _)| index.objects()).map(|object| object.name));
+            there.extend(old.files.iter().map(|(path, _)| path));
+        }
+        let images: Vec<_> = new
+            .images
+            .iter()
+            .map(|(index, layout)| {
+                let before = old.and_then(|old| old.image(&index.header().image));
+                ImageChanges::of(before, (index, layout.as_deref()), &mut known)
+            })
+            .collect();
+        let sum = |of: fn(&ImageChanges) -> u64| images.iter().map(of).sum::<u64>();
+        let (new_blocks, new_bytes) = (sum(|image| image.new_blocks), sum(|image| image.new_bytes));
+        let replaced = |path: &MirrorPath| matches!(path, MirrorPath::Latest | MirrorPath::Mirrors);
+        let fresh = new.files.iter().filter(|(path, _)| replaced(path) || !there.contains(path));
+        let for_builds = |path: &MirrorPath| matches!(path, MirrorPath::Image(_, _, Leaf::Layout));
+        let (mut other_bytes, mut client_bytes) = (0, new_bytes);
+        for (path, len) in fresh {
+            other_bytes += len;
+            client_bytes += if for_builds(path) { 0 } else { *len };
+        }
+        let (name, from, to) = (new.name.to_string(), old.map(|old| old.serial.get()), new.serial.get());
+        ReleaseChanges { name, from, to, images, new_blocks, new_bytes, other_bytes, client_bytes }
+    }
 }
 
 /// What a release changes of one image.
@@ -44,7 +161,9 @@ pub struct ImageChanges {
     pub new_blocks: u64,
     /// Bytes of these: what is uploaded, and at most fetched by a client that has all of the release before.
     pub new_bytes: u64,
-    /// What is known when both releases have a layout.
+    /// Whether not a byte of the disk changes.
+    pub same: bool,
+    /// What is known of a changed image when both releases have a layout.
     pub detail: Option<Detail>,
 }
 
@@ -111,15 +230,11 @@ impl ImageChanges {
         let (new_blocks, new_bytes) = objects
             .fold((0, 0), |(count, bytes), (object, _)| (count + 1, bytes + u64::from(object.file_len)));
         let blocks = index.targets().filter(|target| *target != Target::Zero).count() as u64;
-        let detail = old.and_then(|(_, old)| Some(detail(old?, layout?, index, &fresh)));
-        ImageChanges {
-            image: header.image.to_string(),
-            bytes: header.size,
-            blocks,
-            new_blocks,
-            new_bytes,
-            detail,
-        }
+        let same = old.is_some_and(|(old, _)| old.same_disk(index));
+        let changed = old.filter(|_| !same);
+        let detail = changed.and_then(|(_, old)| Some(detail(old?, layout?, index, &fresh)));
+        let (image, bytes) = (header.image.to_string(), header.size);
+        ImageChanges { image, bytes, blocks, new_blocks, new_bytes, same, detail }
     }
 }
 
@@ -192,15 +307,23 @@ impl ReleaseChanges {
     /// For people.
     pub fn text(&self) -> String {
         let mut text = match self.from {
+            Some(from) if from == self.to => format!("{}: release {from} stays as it is\n", self.name),
             Some(from) => format!("{}: release {from} -> {}\n", self.name, self.to),
             None => format!("{}: release {}, the first\n", self.name, self.to),
         };
-        let sum = |of: fn(&ImageChanges) -> u64| self.images.iter().map(of).sum::<u64>();
         for image in &self.images {
             image.write(&mut text);
         }
-        let (blocks, bytes) = (sum(|image| image.new_blocks), sum(|image| image.new_bytes));
-        text.push_str(&format!("\nin all: {blocks} new blocks, {}\n", size(bytes)));
+        let (all, new) = (size(self.new_bytes + self.other_bytes), size(self.new_bytes));
+        text.push_str(&format!(
+            "\nto upload: {all}: {} new blocks, {new}; indexes, layouts, texts, {}\n",
+            self.new_blocks,
+            size(self.other_bytes)
+        ));
+        if self.from.is_some() {
+            let most = size(self.client_bytes);
+            text.push_str(&format!("a client that has all of the release before fetches {most} at most\n"));
+        }
         text
     }
 }
@@ -211,15 +334,15 @@ impl ImageChanges {
             writeln!(text, "{line}").expect("a String takes all that is written");
         };
         let ImageChanges { image, blocks, new_blocks, new_bytes, .. } = self;
-        line(format!("\nimage {image}: {new_blocks} new blocks of {blocks}, {}", size(*new_bytes)));
-        let Some(detail) = &self.detail else {
-            line("  all of it is new: no layout of the release before".to_owned());
-            return;
-        };
-        if *new_blocks == 0 {
-            line("  nothing changes".to_owned());
+        if self.same {
+            line(format!("\nimage {image}: nothing changes"));
             return;
         }
+        line(format!("\nimage {image}: {new_blocks} new blocks of {blocks}, {}", size(*new_bytes)));
+        let Some(detail) = &self.detail else {
+            line("  there is no layout of it before".to_owned());
+            return;
+        };
         let ratio = *new_bytes as f64 / detail.floor_bytes.max(1) as f64;
         let causes: Vec<_> =
             detail.causes.iter().map(|(cause, blocks)| format!("{cause} {blocks}")).collect();
@@ -240,7 +363,7 @@ impl ImageChanges {
         }
         line(format!("  {:>9} {:>6} {:>6}  package", "bytes", "blocks", "files"));
         for package in detail.packages.iter().take(LISTED) {
-            let name = if package.name.is_empty() { "(no package)" } else { &package.name };
+            let name = if package.name.is_empty() { "(of no package)" } else { &package.name };
             let versions = match (&package.from, &package.to) {
                 (Some(from), Some(to)) if from != to => format!(" {from} -> {to}"),
                 (None, Some(to)) => format!(" {to}, new"),

@@ -141,8 +141,8 @@ pub struct Before {
 pub struct Made {
     /// Blocks and map.
     pub split: Split,
-    /// The layout, for `layout.z`.
-    pub layout: LayoutMap,
+    /// The layout, for `layout.z`; a disk that is taken as it is has none.
+    pub layout: Option<Arc<LayoutMap>>,
     /// Whether the layout of the release before was kept.
     pub stable: bool,
 }
@@ -152,14 +152,15 @@ const UPDATE_SHARE: u64 = 4;
 
 impl Made {
     /// The layout as it is published: what changed of a published one, or all of it.
-    pub fn published_layout(&self, before: Option<&Before>) -> Layout {
+    pub fn published_layout(&self, before: Option<&Before>) -> Option<Layout> {
+        let layout = self.layout.as_ref()?;
         let base = before.and_then(|before| before.base.as_ref());
         let update = base.and_then(|(stored, map)| {
-            let file = self.layout.encode_update(map, stored.digest.sha256)?;
+            let file = layout.encode_update(map, stored.digest.sha256)?;
             let pays = file.len() as u64 * UPDATE_SHARE <= stored.digest.len;
             pays.then_some(Layout { file, base: Some(*stored) })
         });
-        update.unwrap_or_else(|| Layout { file: self.layout.encode(), base: None })
+        Some(update.unwrap_or_else(|| Layout { file: layout.encode(), base: None }))
     }
 }
 
@@ -312,7 +313,7 @@ impl Planned<'_> {
             self.owners.of(node).and_then(|place| u32::try_from(place).ok())
         });
         let stable = kept.is_some();
-        Ok(Made { split, layout, stable })
+        Ok(Made { split, layout: Some(Arc::new(layout)), stable })
     }
 
     fn update(&self, before: &Index, changed: &[bool], out: &mut Cutter<'_>) -> Result<(), WriteError> {
@@ -369,7 +370,7 @@ pub fn take(
     disk: &Disk,
     store: &mut Store,
     progress: &dyn Progress,
-) -> Result<Split, ImageError> {
+) -> Result<Made, ImageError> {
     let header = Header {
         image: wanted.name.clone(),
         serial: wanted.serial,
@@ -378,8 +379,10 @@ pub fn take(
         published: UnixTime(wanted.epoch),
         parent: wanted.parent,
     };
-    split::split(&header, split::Options::new(wanted.codec), store, progress, |out| disk.copy(out))
-        .map_err(|source| ImageError::Take { image: wanted.name.clone(), source })
+    let split =
+        split::split(&header, split::Options::new(wanted.codec), store, progress, |out| disk.copy(out))
+            .map_err(|source| ImageError::Take { image: wanted.name.clone(), source })?;
+    Ok(Made { split, layout: None, stable: false })
 }
 
 /// The figures of an image.

@@ -83,15 +83,25 @@ pub enum MinirootError {
     Guest(#[from] GuestError),
 }
 
-/// Makes the host's miniroot, and puts kernel and miniroot into each Linux guest's tree.
+/// Makes what the machine starts with.
 ///
 /// # Errors
 /// [`MinirootError`].
-pub fn make(request: &Request<'_>, systems: &mut Systems, steps: &mut Steps) -> Result<Boot, MinirootError> {
-    let kit = Kit { tree: &systems.kit, contents: &systems.spools };
-    let busybox: Arc<[u8]> = kit.busybox()?.into();
-    let boot = steps.run("miniroot", |_| false, || host(request, systems, busybox.clone()))?;
+pub fn make(request: &Request<'_>, systems: &Systems, steps: &mut Steps) -> Result<Boot, MinirootError> {
+    let busybox = busybox(systems)?;
+    steps.run("miniroot", |_| false, || host(request, systems, busybox))
+}
 
+/// Puts kernel and miniroot into each guest's tree.
+///
+/// # Errors
+/// [`MinirootError`].
+pub fn install_in_guests(
+    request: &Request<'_>,
+    systems: &mut Systems,
+    steps: &mut Steps,
+) -> Result<(), MinirootError> {
+    let busybox = busybox(systems)?;
     let time = systems.time();
     for index in 0..systems.guests.len() {
         let guest = &systems.guests[index];
@@ -105,7 +115,11 @@ pub fn make(request: &Request<'_>, systems: &mut Systems, steps: &mut Steps) -> 
         )?;
         guest::install_in_guest(&mut systems.guests[index].tree, kernel, initrd, time)?;
     }
-    Ok(boot)
+    Ok(())
+}
+
+fn busybox(systems: &Systems) -> Result<Arc<[u8]>, MinirootError> {
+    Ok(Kit { tree: &systems.kit, contents: &systems.spools }.busybox()?.into())
 }
 
 fn host(request: &Request<'_>, systems: &Systems, busybox: Arc<[u8]>) -> Result<Boot, MinirootError> {
@@ -118,7 +132,7 @@ fn host(request: &Request<'_>, systems: &Systems, busybox: Arc<[u8]>) -> Result<
 
     let mirrors: String = recipe.mirrors.iter().map(|mirror| format!("{mirror}\n")).collect();
     let mut files = vec![
-        file("etc/imgfactory/release.pub", request.key.public_text()),
+        file("etc/imgfactory/release.pub", request.public.to_owned()),
         file("etc/imgfactory/mirrors", mirrors),
     ];
     files.extend(scripts(request, systems, HOST_IMAGE, None)?);

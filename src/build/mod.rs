@@ -10,6 +10,7 @@ pub mod facts;
 pub mod image;
 pub mod iso;
 pub mod knoppix;
+pub mod layouts;
 pub mod miniroot;
 pub mod netbsd;
 pub mod offline;
@@ -24,16 +25,16 @@ use std::path::{Path, PathBuf};
 
 use crate::debian::{Mirrors, Mode};
 use crate::guest::lock::Lock;
-use crate::host::files::{self, DirLock, FileError};
+use crate::host::files::{self, DirLock, FileError, Scratch};
 use crate::host::progress::Progress;
 use crate::host::project::Project;
 use crate::host::published::Published;
 use crate::host::store::{Store, StoreError};
 use crate::index::{ImageName, UnixTime};
 use crate::recipe::{self, Recipe};
-use crate::release::{Draft, Mirror, MirrorUrl, SigningKey, TrustedKeys, Upload};
+use crate::release::{Draft, Mirror, MirrorPath, MirrorUrl, SigningKey, TrustedKeys, Upload};
+use changes::{Publication, ReleaseChanges};
 use facts::Facts;
-use split::Split;
 use steps::Steps;
 use systems::Systems;
 
@@ -64,10 +65,8 @@ pub struct Request<'a> {
     pub previous: Option<&'a Published>,
     /// Lay every image out anew, whatever that costs.
     pub repack: bool,
-    /// Signs the release.
-    pub key: &'a SigningKey,
-    /// What was given for it: a path without `.key`, or another source of keys.
-    pub key_name: &'a str,
+    /// Public keys that clients trust, the one that signs the release among them, as minisign writes them.
+    pub public: &'a str,
     /// The client for the miniroot: a static program.
     pub imgfetch: &'a [u8],
     /// The time of day, for `latest`.
@@ -119,58 +118,108 @@ pub enum BuildError {
     File(#[from] FileError),
 }
 
+/// Who signs a release.
+pub struct Signer<'a> {
+    /// The key.
+    pub key: &'a SigningKey,
+    /// What was given for it: a path without `.key`, or another source of keys.
+    pub name: &'a str,
+}
+
 /// Recipe -> trees -> images in blocks -> miniroot and ISO -> release and manifest.
 ///
 /// # Errors
 /// [`BuildError`]; what was there under a final name is then still there, and whole.
-pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
+pub fn build(request: &Request<'_>, signer: &Signer<'_>) -> Result<Built, BuildError> {
     let out = Output::open(request.out)?;
     let mut steps = Steps::default();
     let mut store = Store::open(out.mirror())?;
     let name = image_name(request.recipe.name.as_str());
-    let keys = TrustedKeys::parse(&request.key.public_text()).expect("a key reads its own text");
+    let keys = TrustedKeys::parse(&signer.key.public_text()).expect("a key reads its own text");
     let last = release::Last::read(&mut store, request.previous, &name, &keys)?;
 
     let (systems, boot) = assemble(request, &out, &mut steps)?;
-
-    let mut made = Vec::new();
-    for system in systems.all() {
-        let wanted = image::Wanted::of(request.recipe, system, systems.epoch, &last);
-        let before = last.before.get(&wanted.name).filter(|_| !request.repack);
-        made.push(steps.run(
-            format!("image {}", wanted.name),
-            |_| false,
-            || image::make(&wanted, &system.tree, &systems.spools, before, &mut store, request.progress),
-        )?);
-    }
-
-    let mut taken = Vec::new();
-    for disk in &systems.disks {
-        let wanted = image::Wanted::of_disk(request.recipe, disk, systems.epoch, &last);
-        taken.push(steps.run(
-            format!("image {}", wanted.name),
-            |_| false,
-            || image::take(&wanted, disk, &mut store, request.progress),
-        )?);
-    }
+    let made = images(request, &systems, &last, &mut store, &mut steps)?;
 
     let target = out.dir.join(format!("{name}.iso"));
     let parts = steps.run("iso", |_| false, || iso::of_build(request, &systems, &boot, &target, &out))?;
-    let images = made.iter().map(|made| &made.split).chain(&taken).map(image::figures).collect();
-    let draft = request.draft(name, &last, made, taken);
+    let figures = made.iter().map(|made| image::figures(&made.split)).collect();
+    let draft = request.draft(name, &last, made);
     let lists = profile::lists(&out.dir, last.previous.as_ref(), &draft.indexes)?;
     let draft = Draft { lists, ..draft };
     let upload = steps.run(
         "release",
         |_| false,
-        || release::publish(&store, &out.manifest(), draft, &last, request.key),
+        || release::publish(&store, &out.manifest(), draft, &last, signer.key),
     )?;
 
-    let mut facts = Facts::of(request.recipe, upload.serial, parts, images, steps.into_done());
-    facts.publish.keys = vec![request.key.public_base64()];
-    facts.publish.key = request.key_name.to_owned();
+    let mut facts = Facts::of(request.recipe, upload.serial, parts, figures, steps.into_done());
+    facts.publish.keys = vec![signer.key.public_base64()];
+    facts.publish.key = signer.name.to_owned();
     facts.write(&out.dir)?;
     Ok(Built { facts, upload, iso: target })
+}
+
+/// What a build would change of the release before, to the byte. Blocks are made for it, in a directory of the
+/// cache that is emptied again; no secret key is needed. `target` is the output directory that the build would have: the
+/// prefetch lists beside it count, and nothing is written to it.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn plan(request: &Request<'_>, target: &Path) -> Result<ReleaseChanges, BuildError> {
+    let out = Output::open(request.out)?;
+    let room = Scratch::directory(&out.dir)?;
+    let mut steps = Steps::default();
+    let mut store = Store::open(room.path())?;
+    let name = image_name(request.recipe.name.as_str());
+    let keys = TrustedKeys::parse(request.public).map_err(release::ReleaseError::from)?;
+    let last = release::Last::read(&mut store, request.previous, &name, &keys)?;
+    let systems = systems(request, &out, &mut steps)?;
+    let made = images(request, &systems, &last, &mut store, &mut steps)?;
+
+    let images = made.iter().map(|made| (made.split.index.clone(), made.layout.clone())).collect();
+    let before = last.publication();
+    let draft = request.draft(name.clone(), &last, made);
+    let lists = profile::lists(target, last.previous.as_ref(), &draft.indexes)?;
+    let draft = Draft { lists, ..draft };
+    // Signatures of all keys are equally long.
+    let any = SigningKey::generate().map_err(release::ReleaseError::from)?;
+    let ready = draft.sign(last.previous.as_ref(), &any).map_err(release::ReleaseError::from)?;
+    let texts = ready.mirrors.iter().map(|text| (MirrorPath::Mirrors, text));
+    let texts = texts.chain([(MirrorPath::Latest, &ready.latest)]);
+    let files = ready.files.iter().map(|(path, bytes)| (path.clone(), bytes));
+    let files = files.chain(texts).map(|(path, bytes)| (path, bytes.len() as u64)).collect();
+    let new = Publication { name, serial: ready.serial, images, files };
+    Ok(ReleaseChanges::between(before.as_ref(), &new))
+}
+
+/// All images of a build, in blocks.
+fn images(
+    request: &Request<'_>,
+    systems: &Systems,
+    last: &release::Last,
+    store: &mut Store,
+    steps: &mut Steps,
+) -> Result<Vec<image::Made>, BuildError> {
+    let mut made = Vec::new();
+    for system in systems.all() {
+        let wanted = image::Wanted::of(request.recipe, system, systems.epoch, last);
+        let before = last.before.get(&wanted.name).filter(|_| !request.repack);
+        made.push(steps.run(
+            format!("image {}", wanted.name),
+            |_| false,
+            || image::make(&wanted, &system.tree, &systems.spools, before, store, request.progress),
+        )?);
+    }
+    for disk in &systems.disks {
+        let wanted = image::Wanted::of_disk(request.recipe, disk, systems.epoch, last);
+        made.push(steps.run(
+            format!("image {}", wanted.name),
+            |_| false,
+            || image::take(&wanted, disk, store, request.progress),
+        )?);
+    }
+    Ok(made)
 }
 
 /// What the images of a build hold, without the build: the finished trees, from the cache where it has them.
@@ -179,7 +228,7 @@ pub fn build(request: &Request<'_>) -> Result<Built, BuildError> {
 /// [`BuildError`].
 pub fn trees(request: &Request<'_>) -> Result<Systems, BuildError> {
     let out = Output::open(request.out)?;
-    Ok(assemble(request, &out, &mut Steps::default())?.0)
+    systems(request, &out, &mut Steps::default())
 }
 
 fn assemble(
@@ -187,20 +236,20 @@ fn assemble(
     out: &Output,
     steps: &mut Steps,
 ) -> Result<(Systems, miniroot::Boot), BuildError> {
-    let mut systems = systems::make(request, out, steps)?;
-    let boot = miniroot::make(request, &mut systems, steps)?;
+    let systems = systems(request, out, steps)?;
+    let boot = miniroot::make(request, &systems, steps)?;
     Ok((systems, boot))
 }
 
+/// Every system as it will be in its image.
+fn systems(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Systems, BuildError> {
+    let mut systems = systems::make(request, out, steps)?;
+    miniroot::install_in_guests(request, &mut systems, steps)?;
+    Ok(systems)
+}
+
 impl Request<'_> {
-    /// `made` have a layout for the next build, `taken` are disks as they are.
-    fn draft(
-        &self,
-        name: ImageName,
-        last: &release::Last,
-        made: Vec<image::Made>,
-        taken: Vec<Split>,
-    ) -> Draft {
+    fn draft(&self, name: ImageName, last: &release::Last, made: Vec<image::Made>) -> Draft {
         let mirror = |url: &recipe::Url| Mirror {
             url: MirrorUrl::typed(url.as_ref()).expect("a recipe's URLs are those of mirrors"),
             max_connections: None,
@@ -211,12 +260,12 @@ impl Request<'_> {
             serial: last.next,
             layouts: made
                 .iter()
-                .map(|made| {
+                .filter_map(|made| {
                     let image = &made.split.index.header().image;
-                    (image.clone(), made.published_layout(last.before.get(image)))
+                    Some((image.clone(), made.published_layout(last.before.get(image))?))
                 })
                 .collect(),
-            indexes: made.into_iter().map(|made| made.split).chain(taken).map(|split| split.index).collect(),
+            indexes: made.into_iter().map(|made| made.split.index).collect(),
             lists: Vec::new(),
             mirrors: self.recipe.mirrors.iter().map(mirror).collect(),
             published: self.now,

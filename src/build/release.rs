@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use super::changes::Publication;
 use super::image::Before;
-use crate::ext2::{LayoutError, LayoutMap};
+use super::layouts::{self, LayoutFault};
 use crate::host::files::{AtomicFile, FileError};
-use crate::host::published::{Published, PublishedError};
+use crate::host::published::Published;
+use crate::host::remote::LocalTree;
 use crate::host::store::{Store, StoreError};
-use crate::index::{ImageName, Parent, Serial};
+use crate::index::{ImageName, Index, Parent, Serial};
+use crate::publish::{Files, RemoteError, State, StateError, read_state};
 use crate::release::{
-    Digest, Draft, Error as Untrusted, ImageFiles, KeyError, Latest, MirrorPath, Previous, Put, SigningKey,
-    Stored, TrustedKeys, Upload, Verified,
+    BadKey, Digest, Draft, Error as Untrusted, ImageFiles, KeyError, MirrorPath, Previous, Put, SigningKey,
+    TrustedKeys, Upload,
 };
 
 /// Why the mirror's state can't be read, or a release can't be written.
@@ -57,17 +59,20 @@ pub enum ReleaseError {
         /// Where `latest` ought to be.
         path: PathBuf,
     },
-    /// A layout map that can't be read though its signature is right: of another version of this program.
-    #[error("{}: can't be read; build with the program that wrote it, or with --repack", path.display())]
+    /// A layout.
+    #[error("{}: the last release there can't be built upon", place.display())]
     Layout {
-        /// The layout map.
-        path: PathBuf,
-        /// Why not.
-        source: LayoutError,
+        /// The mirror.
+        place: PathBuf,
+        /// What is wrong with it.
+        source: LayoutFault,
     },
-    /// Where a release is published.
+    /// What is published can't be read.
     #[error(transparent)]
-    Published(#[from] PublishedError),
+    Remote(#[from] RemoteError),
+    /// A public key is none.
+    #[error("the public key can't be read")]
+    Key(#[from] BadKey),
     /// Signing failed.
     #[error("the release can't be signed")]
     Sign(#[from] KeyError),
@@ -103,14 +108,16 @@ impl Last {
         name: &ImageName,
         keys: &TrustedKeys,
     ) -> Result<Self, ReleaseError> {
-        let source = match published {
-            Some(published) => Source::Published(published),
-            None => Source::Store(store),
+        let tree = LocalTree(store.root().into());
+        let (files, place): (&dyn Files, _) = match published {
+            Some(published) => (published, published.locate(&MirrorPath::Latest)),
+            None => (&tree, store.locate(&MirrorPath::Latest)),
         };
-        let (previous, before) = match source.previous(name, keys)? {
+        let place = Place { root: place.parent().unwrap_or(&place).into() };
+        let (previous, before) = match place.previous(files, name, keys)? {
             Some((previous, before)) => (Some(previous), before),
             None if published.is_some() => {
-                return Err(ReleaseError::Nothing { path: source.locate(&MirrorPath::Latest) });
+                return Err(ReleaseError::Nothing { path: place.locate(&MirrorPath::Latest) });
             }
             None => return Ok(Last { previous: None, next: Serial::FIRST, before: BTreeMap::new() }),
         };
@@ -125,6 +132,20 @@ impl Last {
         Ok(Last { previous, next, before })
     }
 
+    /// It, as far as changes go.
+    pub fn publication(&self) -> Option<Publication> {
+        let Previous { latest, release, indexes, .. } = self.previous.as_ref()?;
+        let layout = |index: &Index| Some(self.before.get(&index.header().image)?.map.clone());
+        let files =
+            release.images.iter().flat_map(ImageFiles::files).map(|(path, digest)| (path, digest.len));
+        Some(Publication {
+            name: latest.name.clone(),
+            serial: latest.serial,
+            images: indexes.iter().map(|index| (index.clone(), layout(index))).collect(),
+            files: files.chain([(latest.release_path(), latest.release.len)]).collect(),
+        })
+    }
+
     /// What an image's next index names as the one before.
     pub fn parent(&self, image: &ImageName) -> Option<Parent> {
         let index = self.previous.as_ref()?.release.image(image)?.index;
@@ -135,96 +156,58 @@ impl Last {
 /// What each image was, for those that have a layout.
 type Befores = BTreeMap<ImageName, Before>;
 
-/// Where the files of a release are read from.
-enum Source<'a> {
-    Store(&'a Store),
-    Published(&'a Published),
+/// What errors call the tree that is read.
+struct Place {
+    root: PathBuf,
 }
 
-impl Source<'_> {
-    fn read(&self, path: &MirrorPath) -> Result<Option<Vec<u8>>, ReleaseError> {
-        Ok(match self {
-            Source::Store(store) => store.read(path)?,
-            Source::Published(published) => published.read(path)?,
-        })
-    }
-
+impl Place {
     fn locate(&self, path: &MirrorPath) -> PathBuf {
-        match self {
-            Source::Store(store) => store.locate(path),
-            Source::Published(published) => published.locate(path),
+        self.root.join(path.to_string())
+    }
+
+    fn fault(&self, error: StateError) -> ReleaseError {
+        match error {
+            StateError::Missing { path, .. } => ReleaseError::Missing { path: self.locate(&path) },
+            StateError::Untrusted(path, source) => {
+                ReleaseError::Previous { path: self.locate(&path), source }
+            }
+            StateError::Remote(error) => error.into(),
         }
-    }
-
-    fn need(&self, path: &MirrorPath) -> Result<Vec<u8>, ReleaseError> {
-        self.read(path)?.ok_or_else(|| ReleaseError::Missing { path: self.locate(path) })
-    }
-
-    /// The layout of an image, and the whole one that the next may be an update of.
-    #[expect(clippy::type_complexity, reason = "a map and where one is from")]
-    fn layout(
-        &self,
-        image: &ImageFiles,
-    ) -> Result<Option<(Arc<LayoutMap>, (Stored, Arc<LayoutMap>))>, ReleaseError> {
-        let Some((stored, path)) = image.layout.zip(image.layout_path()) else { return Ok(None) };
-        let file = |stored, path: &MirrorPath| {
-            let bytes = self.need(path)?;
-            let untrusted = |source| ReleaseError::Previous { path: self.locate(path), source };
-            image.check_layout(stored, &bytes).map_err(untrusted)?;
-            Ok::<_, ReleaseError>(bytes)
-        };
-        let unreadable = |path: &MirrorPath| {
-            let path = self.locate(path);
-            |source| ReleaseError::Layout { path, source }
-        };
-        let bytes = file(stored, &path)?;
-        let Some((base, base_path)) = image.layout_base.zip(image.layout_base_path()) else {
-            let map = Arc::new(LayoutMap::decode(&bytes).map_err(unreadable(&path))?);
-            return Ok(Some((map.clone(), (stored, map))));
-        };
-        let whole = Arc::new(LayoutMap::decode(&file(base, &base_path)?).map_err(unreadable(&base_path))?);
-        let map = LayoutMap::decode_update(&bytes, &whole, base.digest.sha256).map_err(unreadable(&path))?;
-        Ok(Some((Arc::new(map), (base, whole))))
     }
 
     fn previous(
         &self,
+        files: &dyn Files,
         name: &ImageName,
         keys: &TrustedKeys,
     ) -> Result<Option<(Previous, Befores)>, ReleaseError> {
-        let untrusted = |path: &MirrorPath| {
-            let path = self.locate(path);
-            move |source| ReleaseError::Previous { path, source }
+        let Some(state) = read_state(files, keys).map_err(|error| self.fault(error))? else {
+            return Ok(None);
         };
-        let Some(latest) = self.read(&MirrorPath::Latest)? else { return Ok(None) };
-        let latest =
-            Verified::<Latest>::open(&latest, keys).map_err(untrusted(&MirrorPath::Latest))?.into_inner();
+        let State { latest, release, indexes, .. } = state;
         if latest.name != *name {
-            let mirror = self.locate(&MirrorPath::Latest);
-            let mirror = mirror.parent().unwrap_or(&mirror).into();
+            let mirror = self.root.clone();
             return Err(ReleaseError::OtherName { mirror, found: latest.name, want: name.clone() });
         }
-        let path = latest.release_path();
-        let release = latest.open_release(&self.need(&path)?, keys).map_err(untrusted(&path))?.into_inner();
-        let mirrors_file = self.need(&MirrorPath::Mirrors)?;
-        let mirrors = latest.open_mirrors(&mirrors_file, keys).ok();
-        let mirrors = mirrors.map(|mirrors| (mirrors.into_inner(), mirrors_file));
-        let (mut indexes, mut lists) = (Vec::new(), Vec::new());
-        let mut before = BTreeMap::new();
-        for image in &release.images {
-            let path = image.index_path();
-            let index = image.open_index(&self.need(&path)?).map_err(untrusted(&path))?;
-            if let Some((map, base)) = self.layout(image)? {
-                let blocks = u64::from(map.geometry.blocks) * u64::from(crate::ext2::BLOCK);
-                // A layout of a disk of another size is none of this one's.
-                if blocks == index.header().size {
-                    let index = index.clone();
-                    before.insert(image.name.clone(), Before { index, map, base: Some(base) });
-                }
-            }
-            indexes.push(index);
+        let mirrors = files.read(&MirrorPath::Mirrors, MirrorPath::Mirrors.limit())?;
+        let mirrors =
+            mirrors.and_then(|file| Some((latest.open_mirrors(&file, keys).ok()?.into_inner(), file)));
+        let (mut before, mut lists) = (BTreeMap::new(), Vec::new());
+        for (image, index) in release.images.iter().zip(&indexes) {
             if let Some(path) = image.dlahead_path() {
-                lists.extend(image.open_dlahead(&self.need(&path)?).map_err(untrusted(&path))?);
+                let file = files.read(&path, path.limit())?;
+                let file = file.ok_or_else(|| ReleaseError::Missing { path: self.locate(&path) })?;
+                let untrusted = |source| ReleaseError::Previous { path: self.locate(&path), source };
+                lists.extend(image.open_dlahead(&file).map_err(untrusted)?);
+            }
+            let known = layouts::read(files, image)
+                .map_err(|source| ReleaseError::Layout { place: self.root.clone(), source })?;
+            let Some(layouts::Known { map, base }) = known else { continue };
+            // A layout of a disk of another size is none of this one's.
+            if u64::from(map.geometry.blocks) * u64::from(crate::ext2::BLOCK) == index.header().size {
+                let index = index.clone();
+                before.insert(image.name.clone(), Before { index, map, base: Some(base) });
             }
         }
         Ok(Some((Previous { latest, release, indexes, lists, mirrors }, before)))

@@ -1,29 +1,33 @@
 //! `imgfactory build RECIPE`.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
 use crate::build::facts::Step;
-use crate::build::{self, Built, Request};
+use crate::build::{self, Built, Request, Signer};
 use crate::debian::{Mirrors, Mode};
+use crate::guest::lock::Lock;
 use crate::host::apt;
 use crate::host::client;
+use crate::host::clock;
 use crate::host::keys::KeyFiles;
 use crate::host::needs::{self, Purpose};
 use crate::host::project::{self, Project};
 use crate::host::published::Published;
-use crate::index::UnixTime;
+use crate::recipe::Recipe;
 use crate::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Environment:
-  IMGFACTORY_DEBIAN_MIRROR  as --debian-mirror
-  IMGFACTORY_IMGFETCH       as --imgfetch
-  SOURCE_DATE_EPOCH         latest time of any file [default: the date of the newest InRelease]")]
+#[command(after_help = ENVIRONMENT)]
 pub(super) struct Args {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What `build` and `plan` have in common.
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
     /// The recipe
     recipe: PathBuf,
     /// Where to write: mirror/, the ISO, upload.txt [default: out/NAME]
@@ -58,43 +62,92 @@ pub(super) struct Args {
     cache: CacheArg,
 }
 
-pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let (project, recipe) = Project::load(&args.recipe)?;
-    let lock = project::lock(&args.recipe)?;
-    let out = args.out.unwrap_or_else(|| Path::new("out").join(recipe.name.as_str()));
-    let cache = args.cache.directory()?;
-    let mirrors = mirrors(&args.debian_mirror)?;
-    let epoch = epoch()?;
-    needs::require(Purpose::Build, &out, &cache)?;
-    let key_name = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
-    let key = KeyFiles::sign_with(&key_name)?;
-    let imgfetch =
-        client::read(args.imgfetch.or_else(|| std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into)))?;
+pub(super) const ENVIRONMENT: &str = "\
+Environment:
+  IMGFACTORY_DEBIAN_MIRROR  as --debian-mirror
+  IMGFACTORY_IMGFETCH       as --imgfetch
+  SOURCE_DATE_EPOCH         latest time of any file [default: the date of the newest InRelease]";
 
-    let previous = args.previous.as_deref().map(Published::open).transpose()?;
-    let mode = if rustix::process::geteuid().is_root() { Mode::Root } else { Mode::Unshare };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let built = build::build(&Request {
-        recipe: &recipe,
-        project: &project,
-        out: &out,
-        cache: &cache,
-        mirrors: &mirrors,
-        mode,
-        epoch,
-        sources: args.sources.as_deref(),
-        lock: &lock,
-        offline: args.offline,
-        previous: previous.as_ref(),
-        repack: args.repack,
-        key: &key,
-        key_name: &key_name,
-        imgfetch: &imgfetch,
-        now: UnixTime(now),
-        progress: session.progress.as_ref(),
-    })?;
+/// The arguments, as they are meant.
+pub(super) struct Meant {
+    project: Project,
+    pub recipe: Recipe,
+    pub out: PathBuf,
+    pub cache: PathBuf,
+    mirrors: Mirrors,
+    epoch: Option<i64>,
+    pub key: String,
+    public: String,
+    sources: Option<PathBuf>,
+    lock: Lock,
+    imgfetch: Vec<u8>,
+    pub previous: Option<Published>,
+    repack: bool,
+    offline: bool,
+}
+
+impl Meant {
+    pub fn by(args: Common) -> Result<Self, Failure> {
+        let (project, recipe) = Project::load(&args.recipe)?;
+        let lock = project::lock(&args.recipe)?;
+        let out = args.out.unwrap_or_else(|| Path::new("out").join(recipe.name.as_str()));
+        let cache = args.cache.directory()?;
+        let mirrors = mirrors(&args.debian_mirror)?;
+        let epoch = epoch()?;
+        needs::require(Purpose::Build, &out, &cache)?;
+        let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
+        let public = KeyFiles::public_of(&key)?;
+        let imgfetch =
+            client::read(args.imgfetch.or_else(|| std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into)))?;
+        let previous = args.previous.as_deref().map(Published::open).transpose()?;
+        let (repack, offline) = (args.repack, args.offline);
+        Ok(Meant {
+            project,
+            recipe,
+            out,
+            cache,
+            mirrors,
+            epoch,
+            key,
+            public,
+            sources: args.sources,
+            lock,
+            imgfetch,
+            previous,
+            repack,
+            offline,
+        })
+    }
+
+    pub fn request<'a>(&'a self, out: &'a Path, session: &'a Session) -> Request<'a> {
+        Request {
+            recipe: &self.recipe,
+            project: &self.project,
+            out,
+            cache: &self.cache,
+            mirrors: &self.mirrors,
+            mode: if rustix::process::geteuid().is_root() { Mode::Root } else { Mode::Unshare },
+            epoch: self.epoch,
+            sources: self.sources.as_deref(),
+            lock: &self.lock,
+            offline: self.offline,
+            previous: self.previous.as_ref(),
+            repack: self.repack,
+            public: &self.public,
+            imgfetch: &self.imgfetch,
+            now: clock::now(),
+            progress: session.progress.as_ref(),
+        }
+    }
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let meant = Meant::by(args.common)?;
+    let key = KeyFiles::sign_with(&meant.key)?;
+    let signer = Signer { key: &key, name: &meant.key };
+    let built = build::build(&meant.request(&meant.out, session), &signer)?;
     if !session.quiet {
-        print(&summary(&built, &out))?;
+        print(&summary(&built, &meant.out))?;
     }
     Ok(Exit::Done)
 }

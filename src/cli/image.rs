@@ -1,11 +1,11 @@
 //! `imgfactory image`: ext2 images by themselves, for people and for tests.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::output::In;
 use super::{Failure, Session, print};
 use crate::ext2::{
     self, InodeSize, Options, Plan, Profile, RawInode, ReadError, Reader, Sequential, ondisk::S_IFDIR,
@@ -105,25 +105,6 @@ fn inode_size(text: &str) -> Result<InodeSize, String> {
     }
 }
 
-/// What is wrong in an image or an archive, with the file's name before it.
-#[derive(Debug)]
-struct In<E> {
-    file: PathBuf,
-    error: E,
-}
-
-impl<E: fmt::Display> fmt::Display for In<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.file.display(), self.error)
-    }
-}
-
-impl<E: std::error::Error> std::error::Error for In<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
-
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     match args.command {
         Command::Ls { image, path } => {
@@ -171,7 +152,7 @@ fn unread(error: ReadError) -> Result<(), ReadError> {
 fn reading<T>(path: &Path, what: impl FnOnce(&Reader<'_>) -> Result<T, ReadError>) -> Result<T, Failure> {
     let image = ImageFile::open(path)?;
     let result = Reader::open(&image).and_then(|reader| what(&reader));
-    Ok(result.map_err(|error| In { file: path.into(), error })?)
+    Ok(result.map_err(|error| In { place: path.into(), error })?)
 }
 
 /// One line for each entry, as of `ls -l`: type and mode, links, owner, group, size, time, name.
@@ -251,7 +232,7 @@ fn pack(args: &Pack, session: &Session) -> Result<(), Failure> {
     let spool = spools.open(&args.from)?;
     let archive = File::open(&args.from).map_err(|error| FileError::new(&args.from, "open", error))?;
     let tree = tar::read(BufReader::with_capacity(1 << 20, archive), spool)
-        .map_err(|error: TarError| In { file: args.from.clone(), error })?;
+        .map_err(|error: TarError| In { place: args.from.clone(), error })?;
     write(args, &tree, &spools, session)
 }
 

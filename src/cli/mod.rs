@@ -7,6 +7,7 @@
 mod build;
 mod check;
 mod completions;
+mod diff;
 mod doctor;
 mod gc;
 mod image;
@@ -17,6 +18,7 @@ mod lock;
 mod machine;
 mod mirror;
 mod output;
+mod plan;
 mod publish;
 mod releases;
 mod profile;
@@ -75,6 +77,8 @@ enum Command {
     Check(check::Args),
     /// Print a script that completes commands and options in a shell
     Completions(completions::Args),
+    /// Say what a release changes of another one, and why
+    Diff(diff::Args),
     /// Say what this machine lacks for building, and how to install it
     Doctor(doctor::Args),
     /// Remove from a mirror what no release in retention needs
@@ -89,6 +93,8 @@ enum Command {
     Keygen(keygen::Args),
     /// Copy mirrors, look whether they are whole, show how they stand
     Mirror(mirror::Args),
+    /// Say what a build would change of the release before: blocks, bytes, packages; write nothing
+    Plan(plan::Args),
     /// Send a release to its mirrors
     Publish(publish::Args),
     /// Sign `latest` again with a later date
@@ -119,6 +125,7 @@ impl Command {
             Command::Build(args) => build::run(args, session),
             Command::Check(args) => check::run(args, session),
             Command::Completions(args) => completions::run(args, session),
+            Command::Diff(args) => diff::run(args, session),
             Command::Doctor(args) => doctor::run(args, session),
             Command::Gc(args) => gc::run(args, session),
             Command::Image(args) => image::run(args, session),
@@ -126,6 +133,7 @@ impl Command {
             Command::Iso(args) => iso::run(args, session),
             Command::Keygen(args) => keygen::run(args, session),
             Command::Mirror(args) => mirror::run(args, session),
+            Command::Plan(args) => plan::run(args, session),
             Command::Publish(args) => publish::run(args, session),
             Command::Refresh(args) => releases::refresh(args, session),
             Command::Releases(args) => releases::run(args, session),

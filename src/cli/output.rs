@@ -2,7 +2,9 @@
 
 use std::env;
 use std::error::Error;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Global, When};
@@ -23,6 +25,34 @@ pub enum Failure {
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         Failure::Failed(Box::new(error))
+    }
+}
+
+impl Failure {
+    /// What failed at a place: a file, a directory, a URL.
+    pub(super) fn at(place: impl Into<PathBuf>, error: impl Error + Send + Sync + 'static) -> Self {
+        In { place: place.into(), error }.into()
+    }
+}
+
+/// What is wrong somewhere, with the place before it.
+#[derive(Debug)]
+pub(super) struct In<E> {
+    /// A file, a directory, a URL.
+    pub place: PathBuf,
+    /// What is wrong.
+    pub error: E,
+}
+
+impl<E: fmt::Display> fmt::Display for In<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place.display(), self.error)
+    }
+}
+
+impl<E: std::error::Error> std::error::Error for In<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
     }
 }
 

@@ -196,6 +196,21 @@ impl KeyFiles {
         Ok((key, public))
     }
 
+    /// The public key of what [`KeyFiles::sign_with`] takes, as minisign writes it. Of a pair only the public file is
+    /// read; it may have more keys than one.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub fn public_of(source: &str) -> Result<String, KeysError> {
+        if source.starts_with("env:") || source.starts_with("command:") {
+            return Ok(KeyFiles::sign_with(source)?.public_text());
+        }
+        let files = KeyFiles::new(Path::new(source));
+        let text = files.text(&files.public)?;
+        TrustedKeys::parse(&text).map_err(|source| KeysError::Public { path: files.public, source })?;
+        Ok(text)
+    }
+
     /// The key that signs, by what people write for it: `env:VARIABLE` holds the secret key's text,
     /// `command:COMMAND` prints it (a vault), `sign:PUBLIC:COMMAND` signs with it without giving it away (a token,
     /// another machine), anything else is the name of a key pair.

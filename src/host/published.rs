@@ -1,27 +1,23 @@
 //! A release where it is published: a mirror's tree in a directory, or behind HTTP.
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use super::files::{FileError, read_at_most};
-use super::http::{BadCa, BadProxy, Get, Http, Patience, Proxies};
-use crate::fetch::Fault;
+use super::http::{BadCa, BadProxy, Http, Patience, Proxies};
+use super::mirror::WebTree;
+use super::remote::LocalTree;
+use crate::publish::{Files, RemoteError};
 use crate::release::{BadUrl, MirrorPath, MirrorUrl};
-
-/// How long one file may take, however large.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Where a release is.
 #[derive(Debug)]
 pub enum Published {
     /// A mirror's tree on a local disk.
-    Directory(PathBuf),
+    Directory(LocalTree),
     /// A mirror's URL.
     Url(MirrorUrl, Box<Http>),
 }
 
-/// Why a published file can't be had.
+/// Why there can be no release at a place.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishedError {
     /// Not a URL of a mirror.
@@ -33,17 +29,6 @@ pub enum PublishedError {
     /// No client can be made.
     #[error("no HTTP client can be made")]
     Http(#[from] BadCa),
-    /// A local file.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A file of a mirror.
-    #[error("{url}: {fault}")]
-    Fetch {
-        /// The file.
-        url: String,
-        /// Why. Part of the message, as it is one fact, not a cause.
-        fault: Fault,
-    },
 }
 
 impl Published {
@@ -60,7 +45,7 @@ impl Published {
             }
             None => {
                 let inner = place.join("mirror");
-                Ok(Published::Directory(if inner.is_dir() { inner } else { place.into() }))
+                Ok(Published::Directory(LocalTree(if inner.is_dir() { inner } else { place.into() })))
             }
         }
     }
@@ -68,32 +53,17 @@ impl Published {
     /// Where one of its files is.
     pub fn locate(&self, path: &MirrorPath) -> PathBuf {
         match self {
-            Published::Directory(root) => root.join(path.to_string()),
+            Published::Directory(tree) => tree.0.join(path.to_string()),
             Published::Url(base, _) => format!("{base}{path}").into(),
         }
     }
+}
 
-    /// Reads a file; `None` when it is not there. Nothing is known about its contents.
-    ///
-    /// # Errors
-    /// [`PublishedError`]; also when it is longer than files of its kind may be.
-    pub fn read(&self, path: &MirrorPath) -> Result<Option<Vec<u8>>, PublishedError> {
+impl Files for Published {
+    fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         match self {
-            Published::Directory(_) => match read_at_most(self.locate(path), path.limit()) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(error.into()),
-            },
-            Published::Url(base, http) => {
-                let url = format!("{base}{path}");
-                let until = Instant::now() + PATIENCE;
-                let fresh = *path == MirrorPath::Latest;
-                match http.get(Get { fresh, ..Get::new(&url, path.limit(), until) }) {
-                    Ok(answer) => Ok(Some(answer.bytes)),
-                    Err(Fault::Missing(404 | 410)) => Ok(None),
-                    Err(fault) => Err(PublishedError::Fetch { url, fault }),
-                }
-            }
+            Published::Directory(tree) => tree.read(path, limit),
+            Published::Url(url, http) => WebTree { http, url }.read(path, limit),
         }
     }
 }

@@ -152,6 +152,20 @@ fn read_either<T>(
     open(&bytes).map_err(|source| StateError::Untrusted(path.clone(), source))
 }
 
+/// What one tree lacks is in another: the mirror of a build that knows the release before only by its name has what
+/// is new, and nothing else.
+#[derive(Clone, Copy)]
+pub struct Either<'a>(pub &'a dyn Files, pub &'a dyn Files);
+
+impl Files for Either<'_> {
+    fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError> {
+        match self.0.read(path, limit)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.1.read(path, limit),
+        }
+    }
+}
+
 /// The tree of a target.
 #[derive(Clone, Copy)]
 pub struct OfRemote<'a>(pub &'a dyn Remote);

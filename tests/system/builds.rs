@@ -99,7 +99,7 @@ fn minisign_of_debian_accepts_latest_and_the_release() {
 /// The trees that root's build made, again, out of its cache.
 fn trees(demo: &Demo, out: &Path) -> Systems {
     let (project, recipe) = Project::load(&demo.recipe).unwrap();
-    let (key, _) = KeyFiles::new(&project.path(&recipe.key)).read().unwrap();
+    let public = KeyFiles::public_of(&project.path(&recipe.key).display().to_string()).unwrap();
     let imgfetch = fs::read(imgfetch()).unwrap();
     let request = Request {
         recipe: &recipe,
@@ -114,8 +114,7 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         offline: true,
         previous: None,
         repack: false,
-        key: &key,
-        key_name: "keys/demo",
+        public: &public,
         imgfetch: &imgfetch,
         now: UnixTime(0),
         progress: &Silent,

@@ -10,3 +10,4 @@ mod boots;
 mod builds;
 mod fixture;
 mod guests;
+mod updates;

@@ -84,15 +84,14 @@ impl Changes {
         let mut changes = Changes::default();
         for (number, pages) in (0_u32..).zip(new.pages.chunks(unit as usize)) {
             let first = number * unit;
-            if pages.iter().any(|page| *page != PageHash::ZERO) {
-                changes.held += pages.len() as u64;
-            }
+            let mut held = false;
             let mut block = ChangedBlock { number, pages: [0; 5], inodes: vec![], again: 0 };
             let mut differs = false;
             for (page, &now) in (first..).zip(pages) {
                 let live = used[page as usize];
                 changes.live += u64::from(live);
                 changes.dead += u64::from(!live && now != PageHash::ZERO);
+                held |= live || now != PageHash::ZERO;
                 if old.pages.get(page as usize).copied().unwrap_or_default() == now {
                     block.again += u32::from(live);
                     continue;
@@ -112,6 +111,7 @@ impl Changes {
                     }
                 }
             }
+            changes.held += if held { pages.len() as u64 } else { 0 };
             if differs {
                 changes.blocks.push(block);
             }

@@ -1,0 +1,33 @@
+//! `imgfactory plan RECIPE`.
+
+use super::build::{Common, ENVIRONMENT, Meant};
+use super::diff::show;
+use super::{Failure, Session};
+use crate::build;
+use crate::host::published::Published;
+use crate::publish::Files;
+use crate::release::MirrorPath;
+use crate::report::Exit;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = ENVIRONMENT)]
+pub(super) struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let mut meant = Meant::by(args.common)?;
+    if meant.previous.is_none() {
+        let own = Published::open(&meant.out)?;
+        let there = own.read(&MirrorPath::Latest, MirrorPath::Latest.limit())?.is_some();
+        meant.previous = there.then_some(own);
+    }
+    // Logs of tools stay there for whoever looks for the cause of a failure.
+    let room = meant.cache.join("plan").join(meant.recipe.name.as_str());
+    let changes = build::plan(&meant.request(&room, session), &meant.out)?;
+    show(&changes, args.json)
+}
