@@ -70,7 +70,7 @@ fn main() -> Result<()> {
         let started = Instant::now();
         let first = build(&before, Serial::FIRST, None, codec, &mut store)?;
         let first_time = started.elapsed().as_secs_f64();
-        let layout = first.layout.encode();
+        let layout = first.layout.as_ref().ok_or("no layout")?.encode();
         let map = Arc::new(LayoutMap::decode(&layout)?);
         let base = Some((Stored { serial: Serial::FIRST, digest: Digest::of(&layout) }, map.clone()));
         let known = Before { index: first.split.index.clone(), map, base };
@@ -81,7 +81,8 @@ fn main() -> Result<()> {
         let time = started.elapsed().as_secs_f64();
         let bytes = second.split.figures.written_bytes;
         rows.push((format!("imgfactory, {name}"), bytes, Some(second.split.figures.written)));
-        let changes = Changes::between(&known.map, &second.layout, (BLOCK / 4096) as u32);
+        let after_map = second.layout.as_ref().ok_or("no layout")?;
+        let changes = Changes::between(&known.map, after_map, (BLOCK / 4096) as u32);
         println!(
             "imgfactory, {name}: first build {first_time:.1} s, update {time:.1} s = {:.2} x",
             time / first_time
@@ -96,7 +97,7 @@ fn main() -> Result<()> {
             known.index.header().size >> 20,
             second.split.index.header().size >> 20,
             layout.len(),
-            second.published_layout(Some(&known)).file.len(),
+            second.published_layout(Some(&known)).ok_or("no layout")?.file.len(),
             second.split.index.to_text().len(),
         );
         let mut causes: HashMap<_, (u32, u32)> = HashMap::new();

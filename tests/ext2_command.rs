@@ -178,3 +178,99 @@ fn what_goes_wrong_is_said_with_the_file_first() {
         assert!(!Path::new(new).exists(), "{args:?}: nothing half done is left");
     }
 }
+
+#[test]
+fn an_update_packed_by_the_layout_before_shares_its_blocks_and_comes_together_again() {
+    let room = tempfile::tempdir().unwrap();
+    let path = |name: &str| room.path().join(name);
+    let source = path("source");
+    for nth in 0..64_u8 {
+        let dir = source.join(format!("usr/lib{}", nth % 4));
+        std::fs::create_dir_all(&dir).unwrap();
+        let byte = |at: usize| (at * (usize::from(nth) + 3) / 7) as u8 ^ nth;
+        std::fs::write(dir.join(format!("file-{nth}")), (0..100_000).map(byte).collect::<Vec<_>>()).unwrap();
+    }
+    let split = |image: &Path, serial: &str| {
+        let (image, store) = (image.to_str().unwrap(), path("mirror"));
+        let words =
+            ["image", "split", image, "--store", store.to_str().unwrap(), "--image", "host", "--serial"];
+        let output = imgfactory(&[&words[..], &[serial]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let layout = |name: &str| path(name).display().to_string();
+    let first = path("first.img");
+    pack(&source, &first, &["--free", "1MiB", "--name", "host", "--layout", &layout("first.z")]);
+    split(&first, "1");
+
+    std::fs::write(source.join("usr/lib2/file-2"), vec![7; 120_000]).unwrap();
+    let (kept, anew) = (path("kept.img"), path("anew.img"));
+    let by = [
+        "--free",
+        "1MiB",
+        "--name",
+        "host",
+        "--previous-layout",
+        &layout("first.z"),
+        "--layout",
+        &layout("kept.z"),
+    ];
+    pack(&source, &kept, &by);
+    assert_fsck_is_silent(&kept);
+    let said = split(&kept, "2");
+    let new: usize =
+        said.split("of these ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+    assert!(new <= 4, "data, directory, inodes, counts: {said}");
+    pack(&source, &anew, &["--free", "1MiB", "--name", "host"]);
+    let mounted = Mounted::new(&kept);
+    let same = Command::new("diff")
+        .arg("-r")
+        .arg(&source)
+        .arg(mounted.path())
+        .args(["-x", "lost+found"])
+        .output()
+        .unwrap();
+    assert!(same.status.success(), "{}", text(&same.stdout));
+
+    let joined = path("joined.img");
+    let index = path("mirror/images/host/2/index.idx");
+    let words = [OsStr::new("image"), OsStr::new("join"), index.as_os_str(), OsStr::new("--store")];
+    let join = |store: &Path, to: &Path| {
+        imgfactory(&[&words[..], &[store.as_os_str(), OsStr::new("--to"), to.as_os_str()]].concat())
+    };
+    let output = join(&path("mirror"), &joined);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(std::fs::read(&joined).unwrap() == std::fs::read(&kept).unwrap());
+
+    // A damaged block is named, and there is no half of an image.
+    let named = std::fs::read_to_string(&index).unwrap();
+    let name =
+        named.lines().find_map(|line| line.split(' ').find(|word| word.len() == 32)).unwrap().to_owned();
+    let block = path("mirror/blk").join(&name[..2]).join(&name);
+    let mut bytes = std::fs::read(&block).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&block, bytes).unwrap();
+    let output = join(&path("mirror"), &path("none.img"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&name), "{}", text(&output.stderr));
+    assert!(!path("none.img").exists());
+
+    // What is no layout is refused by its name.
+    let refused = imgfactory(&[
+        "image",
+        "pack",
+        "--from",
+        source.to_str().unwrap(),
+        "--to",
+        &layout("x.img"),
+        "--previous-layout",
+        &layout("kept.img"),
+    ]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("kept.img: the layout map is no whole zlib stream"),
+        "{}",
+        text(&refused.stderr)
+    );
+}

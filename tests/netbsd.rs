@@ -18,7 +18,6 @@ use imgfactory::host::sources::Sources;
 use imgfactory::host::spool::Spools;
 use imgfactory::index::UnixTime;
 use imgfactory::recipe::{GuestKind, Recipe};
-use imgfactory::release::SigningKey;
 use imgfactory::report::report;
 use imgfactory::tree::{Kind, Tree};
 use support::judges::{Mounted, assert_fsck_is_silent};
@@ -59,8 +58,7 @@ fn build(
         offline: true,
         previous: None,
         repack: false,
-        key: &SigningKey::generate().unwrap(),
-        key_name: "",
+        public: "",
         imgfetch: b"",
         now: UnixTime(0),
         progress: &Silent,

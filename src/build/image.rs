@@ -14,7 +14,7 @@ use super::systems::System;
 use crate::block::Codec;
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, Label, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Profile,
+    self, Align, Census, InodeSize, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Profile,
     Sequential, Stable, WriteError,
 };
 use crate::host::progress::{Progress, Unit};
@@ -306,12 +306,7 @@ impl Planned<'_> {
             Some((before, changed)) => self.census.after(&before.map, changed, self.unit()),
             None => self.census.into_pages(),
         };
-        let labels = self.owners.packages.iter();
-        let labels =
-            labels.map(|package| Label { name: package.name.clone(), version: package.version.clone() });
-        let layout = LayoutMap::of(&self.plan, pages, labels.collect(), |node| {
-            self.owners.of(node).and_then(|place| u32::try_from(place).ok())
-        });
+        let layout = LayoutMap::of(&self.plan, pages, self.owners.labels(), |node| self.owners.label(node));
         let stable = kept.is_some();
         Ok(Made { split, layout: Some(Arc::new(layout)), stable })
     }
@@ -342,7 +337,7 @@ impl Planned<'_> {
 }
 
 /// Fewest freed pages in a row that are used again where they lie; docs/layout.md has the measurement.
-const LEAST_RUN: u32 = 4;
+pub const LEAST_RUN: u32 = 4;
 
 /// Tree -> blocks of a disk, their index, the layout. No image file is written.
 ///

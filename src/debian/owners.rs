@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
+use crate::ext2::Label;
 use crate::tree::{Contents, NodeId, Tree};
 
 /// Where dpkg keeps its records.
@@ -84,9 +85,16 @@ impl Owners {
         }
     }
 
-    /// The package that a file belongs to, by its place in [`Owners::packages`].
-    pub fn of(&self, node: NodeId) -> Option<usize> {
-        self.owner.get(&node).map(|&number| number as usize)
+    /// The packages, as a layout map names them.
+    pub fn labels(&self) -> Vec<Label> {
+        let label =
+            |package: &Package| Label { name: package.name.clone(), version: package.version.clone() };
+        self.packages.iter().map(label).collect()
+    }
+
+    /// The label of a file, by its place in [`Owners::labels`].
+    pub fn label(&self, node: NodeId) -> Option<u32> {
+        self.owner.get(&node).copied()
     }
 
     /// The rank of each node, by [`NodeId::index`]: what no package has comes first, as it changes with every
@@ -152,7 +160,7 @@ mod tests {
         let names: Vec<_> =
             owners.packages.iter().map(|p| format!("{} {} {}", p.source, p.name, p.version)).collect();
         assert_eq!(names, ["python3-x python3-x 2", "zlib zlib-doc 1.3", "zlib zlib1g:amd64 1.3"]);
-        let of = [libz, list, sums, module, compiled, machine].map(|id| owners.of(id));
+        let of = [libz, list, sums, module, compiled, machine].map(|id| owners.label(id));
         assert_eq!(of, [Some(2), Some(2), Some(2), Some(0), Some(0), None]);
         let ranks = owners.ranks(&tree);
         assert_eq!([ranks[machine.index()], ranks[module.index()], ranks[libz.index()]], [0, 1, 3]);

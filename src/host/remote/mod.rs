@@ -103,7 +103,7 @@ fn of_tree(tree: &dyn Files, path: &MirrorPath, len: u64) -> Result<Vec<u8>, Rem
 
 /// Does something with each of these, `jobs` at a time, and gives the results in order. After the first failure
 /// nothing more is begun.
-pub(super) fn parallel<T: Sync, R: Send>(
+pub(crate) fn parallel<T: Sync, R: Send>(
     items: &[T],
     jobs: usize,
     work: impl Fn(&T) -> Result<R, RemoteError> + Sync,

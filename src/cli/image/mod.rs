@@ -1,24 +1,18 @@
 //! `imgfactory image`: ext2 images by themselves, for people and for tests.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Write};
+mod blocks;
+mod pack;
+
+use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::output::In;
 use super::{Failure, Session, print};
-use crate::ext2::{
-    self, InodeSize, Options, Plan, Profile, RawInode, ReadError, Reader, Sequential, ondisk::S_IFDIR,
-};
-use crate::host::directory;
-use crate::host::files::FileError;
-use crate::host::image::{ImageFile, SparseFile};
-use crate::host::progress::{Task, Unit};
-use crate::host::spool::Spools;
-use crate::recipe::{Scalar, Size};
+use crate::ext2::{self, RawInode, ReadError, Reader, ondisk::S_IFDIR};
+use crate::host::image::ImageFile;
 use crate::report::{self, Exit};
-use crate::tree::tar::{self, TarError};
-use crate::tree::{Contents, Kind, SpoolId, Tree};
+use crate::tree::{Kind, SpoolId};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -58,51 +52,14 @@ enum Command {
     /// Make an image of a tar archive or of a directory
     #[command(
         after_help = "The time in the superblock is SOURCE_DATE_EPOCH, or without it the newest file's. \
-        The same input gives the same bytes."
+        The same input gives the same bytes. With --previous-layout what did not change stays where it is; pages \
+        that nothing uses any more are zeros (a build, which has the blocks before, leaves them as they are)."
     )]
-    Pack(Pack),
-}
-
-#[derive(Debug, clap::Args)]
-struct Pack {
-    /// A tar archive that is not compressed, or a directory
-    #[arg(long, value_name = "TAR|DIR")]
-    from: PathBuf,
-    /// The image to make
-    #[arg(long, value_name = "IMAGE")]
-    to: PathBuf,
-    /// Free space in it, e.g. 64MiB
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes)]
-    free: u64,
-    /// Who reads it: `linux`, or `netbsd`, whose device numbers differ, and which has no extended attributes
-    #[arg(long, value_name = "SYSTEM", default_value = "linux", value_parser = profile)]
-    profile: Profile,
-    /// Bytes of an inode: 256, or 128 without times beyond 2038 [default: 256; 128 for netbsd]
-    #[arg(long, value_name = "N", value_parser = inode_size)]
-    inode_size: Option<InodeSize>,
-    /// Its name: label and UUID come from it [default: IMAGE's name up to the first dot]
-    #[arg(long)]
-    name: Option<String>,
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    Size::read(text).map(|size| size.0).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))
-}
-
-fn profile(text: &str) -> Result<Profile, String> {
-    match text {
-        "linux" => Ok(Profile::Linux),
-        "netbsd" => Ok(Profile::NetBsd),
-        _ => Err("linux and netbsd are possible".to_owned()),
-    }
-}
-
-fn inode_size(text: &str) -> Result<InodeSize, String> {
-    match text {
-        "128" => Ok(InodeSize::Small),
-        "256" => Ok(InodeSize::Large),
-        _ => Err("128 and 256 are possible".to_owned()),
-    }
+    Pack(pack::Args),
+    /// Cut an image into blocks: into a mirror's directory, with an index that nobody signed
+    Split(blocks::SplitArgs),
+    /// Put an image together from its blocks, each verified
+    Join(blocks::JoinArgs),
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
@@ -136,7 +93,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
                     .or_else(unread)
             })?;
         }
-        Command::Pack(args) => pack(&args, session)?,
+        Command::Pack(args) => pack::run(&args, session)?,
+        Command::Split(args) => blocks::split(args, session)?,
+        Command::Join(args) => blocks::join(&args, session)?,
     }
     Ok(Exit::Done)
 }
@@ -219,83 +178,4 @@ fn permissions(mode: u16) -> String {
     };
     let classes = [class(6, 0o4000, ['s', 'S']), class(3, 0o2000, ['s', 'S']), class(0, 0o1000, ['t', 'T'])];
     classes.as_flattened().iter().collect()
-}
-
-fn pack(args: &Pack, session: &Session) -> Result<(), Failure> {
-    let is_directory =
-        fs::metadata(&args.from).map_err(|error| FileError::new(&args.from, "read", error))?.is_dir();
-    if is_directory {
-        let (tree, contents) = directory::read(&args.from)?;
-        return write(args, &tree, &contents, session);
-    }
-    let mut spools = Spools::new();
-    let spool = spools.open(&args.from)?;
-    let archive = File::open(&args.from).map_err(|error| FileError::new(&args.from, "open", error))?;
-    let tree = tar::read(BufReader::with_capacity(1 << 20, archive), spool)
-        .map_err(|error: TarError| In { place: args.from.clone(), error })?;
-    write(args, &tree, &spools, session)
-}
-
-fn write(args: &Pack, tree: &Tree, contents: &dyn Contents, session: &Session) -> Result<(), Failure> {
-    let name = args.name.clone().unwrap_or_else(|| {
-        let file = args.to.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        file.split('.').next().unwrap_or_default().to_owned()
-    });
-    let inode_size = args.inode_size.unwrap_or(match args.profile {
-        Profile::Linux => InodeSize::Large,
-        Profile::NetBsd => InodeSize::Small,
-    });
-    let options =
-        Options { free: args.free, inode_size, profile: args.profile, ..Options::new(&name, epoch(tree)?) };
-    let plan = Plan::new(tree, &options, &mut Sequential::default())?;
-    let geometry = plan.geometry();
-    let length = u64::from(geometry.blocks) * u64::from(ext2::BLOCK);
-
-    let task = session.progress.start(&format!("image `{name}`"), length, Unit::Bytes);
-    let mut out = Counted { out: SparseFile::create(&args.to)?, task: &*task };
-    ext2::write(&plan, contents, &mut out)?;
-    out.out.commit()?;
-    drop(task);
-    if !session.quiet {
-        print(&format!(
-            "{}: {}, {} free; {} inodes, {} free\n",
-            args.to.display(),
-            report::size(length),
-            report::size(u64::from(plan.free_blocks()) * u64::from(ext2::BLOCK)),
-            geometry.inodes(),
-            plan.free_inodes(),
-        ))?;
-    }
-    Ok(())
-}
-
-/// SOURCE_DATE_EPOCH, otherwise the newest time in the tree; never the clock.
-fn epoch(tree: &Tree) -> Result<u64, Failure> {
-    const VARIABLE: &str = "SOURCE_DATE_EPOCH";
-    if let Some(value) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
-        let text = value.to_string_lossy();
-        return text
-            .parse()
-            .map_err(|_| Failure::Usage(format!("{VARIABLE} is `{text}`; it must be seconds since 1970")));
-    }
-    let newest = tree.walk().map(|(_, id)| tree.node(id).meta.mtime.secs).max();
-    Ok(newest.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0))
-}
-
-/// Tells progress what was written.
-struct Counted<'t> {
-    out: SparseFile,
-    task: &'t dyn Task,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.task.advance(count as u64);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }

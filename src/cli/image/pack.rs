@@ -1,0 +1,194 @@
+//! `imgfactory image pack`.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
+use std::path::PathBuf;
+
+use super::super::output::In;
+use super::super::{Failure, Session, print};
+use crate::build::image::LEAST_RUN;
+use crate::debian::owners::Owners;
+use crate::ext2::{
+    self, Align, Census, InodeSize, LayoutMap, Options, Order, Pages, Plan, Profile, Sequential, Stable,
+    keep_times,
+};
+use crate::host::directory;
+use crate::host::files::{FileError, read_at_most, write_atomic};
+use crate::host::image::SparseFile;
+use crate::host::progress::{Task, Unit};
+use crate::host::spool::Spools;
+use crate::index::BlockSize;
+use crate::recipe::{Scalar, Size};
+use crate::release::MAX_LAYOUT;
+use crate::report;
+use crate::tree::tar::{self, TarError};
+use crate::tree::{Contents, Time, Tree};
+
+/// Pages of a block of the disk, as most recipes have it.
+const UNIT: u32 = BlockSize::DEFAULT.get() / ext2::BLOCK;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A tar archive that is not compressed, or a directory
+    #[arg(long, value_name = "TAR|DIR")]
+    from: PathBuf,
+    /// The image to make
+    #[arg(long, value_name = "IMAGE")]
+    to: PathBuf,
+    /// Free space in it, e.g. 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes)]
+    free: u64,
+    /// Who reads it: `linux`, or `netbsd`, whose device numbers differ, and which has no extended attributes
+    #[arg(long, value_name = "SYSTEM", default_value = "linux", value_parser = profile)]
+    profile: Profile,
+    /// Bytes of an inode: 256, or 128 without times beyond 2038 [default: 256; 128 for netbsd]
+    #[arg(long, value_name = "N", value_parser = inode_size)]
+    inode_size: Option<InodeSize>,
+    /// Its name: label and UUID come from it [default: IMAGE's name up to the first dot]
+    #[arg(long)]
+    name: Option<String>,
+    /// The layout of the image before, as --layout or a release has it
+    #[arg(long, value_name = "FILE")]
+    previous_layout: Option<PathBuf>,
+    /// Where to write this image's layout, for the next
+    #[arg(long, value_name = "FILE")]
+    layout: Option<PathBuf>,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    Size::read(text).map(|size| size.0).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))
+}
+
+fn profile(text: &str) -> Result<Profile, String> {
+    match text {
+        "linux" => Ok(Profile::Linux),
+        "netbsd" => Ok(Profile::NetBsd),
+        _ => Err("linux and netbsd are possible".to_owned()),
+    }
+}
+
+fn inode_size(text: &str) -> Result<InodeSize, String> {
+    match text {
+        "128" => Ok(InodeSize::Small),
+        "256" => Ok(InodeSize::Large),
+        _ => Err("128 and 256 are possible".to_owned()),
+    }
+}
+
+pub(super) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let is_directory =
+        fs::metadata(&args.from).map_err(|error| FileError::new(&args.from, "read", error))?.is_dir();
+    if is_directory {
+        let (tree, contents) = directory::read(&args.from)?;
+        return write(args, &tree, &contents, session);
+    }
+    let mut spools = Spools::new();
+    let spool = spools.open(&args.from)?;
+    let archive = File::open(&args.from).map_err(|error| FileError::new(&args.from, "open", error))?;
+    let tree = tar::read(BufReader::with_capacity(1 << 20, archive), spool)
+        .map_err(|error: TarError| In { place: args.from.clone(), error })?;
+    write(args, &tree, &spools, session)
+}
+
+fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -> Result<(), Failure> {
+    let name = args.name.clone().unwrap_or_else(|| {
+        let file = args.to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        file.split('.').next().unwrap_or_default().to_owned()
+    });
+    let inode_size = args.inode_size.unwrap_or(match args.profile {
+        Profile::Linux => InodeSize::Large,
+        Profile::NetBsd => InodeSize::Small,
+    });
+    let options =
+        Options { free: args.free, inode_size, profile: args.profile, ..Options::new(&name, epoch(tree)?) };
+    if args.layout.is_none() && args.previous_layout.is_none() {
+        let plan = Plan::new(tree, &options, &mut Sequential::default())?;
+        return put(&name, &plan, args, contents, session);
+    }
+    let owners = Owners::read(tree, contents)?;
+    let order = Order::new(owners.ranks(tree));
+    let pages = Pages::read(tree, contents, &|_| {})?;
+    let mut tree = tree.clone();
+    let plan = match &args.previous_layout {
+        Some(file) => {
+            let bytes = read_at_most(file, MAX_LAYOUT)?;
+            let previous = LayoutMap::decode(&bytes).map_err(|error| Failure::at(file, error))?;
+            let made = Time { secs: i64::try_from(options.epoch).unwrap_or(i64::MAX), nanos: 0 };
+            keep_times(&mut tree, &pages, &previous, made);
+            let options = Options { epoch: previous.epoch, ..options };
+            let mut stable =
+                Stable { previous: &previous, pages: &pages, order, unit: UNIT, least_run: LEAST_RUN };
+            Plan::new(&tree, &options, &mut stable)?
+        }
+        None => {
+            let align = Some(Align { blocks: UNIT, from: UNIT });
+            Plan::new(&tree, &options, &mut Sequential { order, align })?
+        }
+    };
+    put(&name, &plan, args, contents, session)?;
+    if let Some(file) = &args.layout {
+        let census = Census::take(&plan, contents, &pages)?;
+        let layout = LayoutMap::of(&plan, census.into_pages(), owners.labels(), |node| owners.label(node));
+        write_atomic(file, &layout.encode())?;
+    }
+    Ok(())
+}
+
+/// Writes a planned image.
+fn put(
+    name: &str,
+    plan: &Plan<'_>,
+    args: &Args,
+    contents: &dyn Contents,
+    session: &Session,
+) -> Result<(), Failure> {
+    let geometry = plan.geometry();
+    let length = u64::from(geometry.blocks) * u64::from(ext2::BLOCK);
+    let task = session.progress.start(&format!("image `{name}`"), length, Unit::Bytes);
+    let mut out = Counted { out: SparseFile::create(&args.to)?, task: &*task };
+    ext2::write(plan, contents, &mut out)?;
+    out.out.commit()?;
+    drop(task);
+    if !session.quiet {
+        print(&format!(
+            "{}: {}, {} free; {} inodes, {} free\n",
+            args.to.display(),
+            report::size(length),
+            report::size(u64::from(plan.free_blocks()) * u64::from(ext2::BLOCK)),
+            geometry.inodes(),
+            plan.free_inodes(),
+        ))?;
+    }
+    Ok(())
+}
+
+/// SOURCE_DATE_EPOCH, otherwise the newest time in the tree; never the clock.
+fn epoch(tree: &Tree) -> Result<u64, Failure> {
+    const VARIABLE: &str = "SOURCE_DATE_EPOCH";
+    if let Some(value) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+        let text = value.to_string_lossy();
+        return text
+            .parse()
+            .map_err(|_| Failure::Usage(format!("{VARIABLE} is `{text}`; it must be seconds since 1970")));
+    }
+    let newest = tree.walk().map(|(_, id)| tree.node(id).meta.mtime.secs).max();
+    Ok(newest.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0))
+}
+
+/// Tells progress what was written.
+struct Counted<'t> {
+    out: SparseFile,
+    task: &'t dyn Task,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.task.advance(count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
