@@ -15,7 +15,6 @@ use imgfactory::host::sources::Sources;
 use imgfactory::host::spool::Spools;
 use imgfactory::index::UnixTime;
 use imgfactory::recipe::{Guest, GuestKind};
-use imgfactory::release::SigningKey;
 use imgfactory::report::report;
 use imgfactory::tree::{Kind, Tree};
 
@@ -65,8 +64,7 @@ fn with<T>(
         offline: true,
         previous: None,
         repack: false,
-        key: &SigningKey::generate().unwrap(),
-        key_name: "",
+        public: "",
         imgfetch: b"",
         now: UnixTime(0),
         progress: &Silent,

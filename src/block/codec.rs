@@ -1,6 +1,8 @@
 //! Raw bytes -> block files, with the compressor that the recipe chose. The name of a block does not depend on
 //! it, so one store may hold files of several.
 
+use std::fmt;
+
 use libdeflater::CompressionLvl;
 
 use super::max_file_len;
@@ -48,6 +50,17 @@ impl Codec {
 impl Default for Codec {
     fn default() -> Self {
         Codec::Libdeflate(Level(6))
+    }
+}
+
+impl fmt::Display for Codec {
+    /// As a recipe has it: `libdeflate`, level 6.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, Level(level)) = match self {
+            Codec::Libdeflate(level) => ("libdeflate", level),
+            Codec::Zlib(level) => ("zlib", level),
+        };
+        write!(f, "{name}, level {level}")
     }
 }
 

@@ -159,6 +159,12 @@ pub struct Step {
     pub seconds: f64,
     /// Whether an earlier result served.
     pub cached: bool,
+    /// What its result depends on; files of earlier versions of us don't say.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// Which of these changed, `-` what was, `+` what is, or why else it was done.
+    #[serde(default)]
+    pub because: Vec<String>,
 }
 
 /// Why there are no facts.
@@ -290,7 +296,13 @@ mod tests {
             expect: Expect { timeout_s: 300, lines: vec!["ready {{ token }}".into()], guest_lines: vec![] },
             parts,
             images: vec![Image { name: "host".into(), bytes: 9, blocks: 8, objects: 7, compressed: 6 }],
-            steps: vec![Step { name: "tree".into(), seconds: 1.5, cached: false }],
+            steps: vec![Step {
+                name: "tree".into(),
+                seconds: 1.5,
+                cached: false,
+                inputs: vec!["suite trixie".into()],
+                because: vec!["the build before did not have it".into()],
+            }],
             publish: Publish::default(),
         }
     }

@@ -10,8 +10,11 @@ use super::disks::Disk;
 use super::facts;
 use super::release::Last;
 use super::split::{self, Cutter, Split, SplitError};
+use super::steps::Told;
 use super::systems::System;
-use crate::block::Codec;
+use sha2::Digest as _;
+
+use crate::block::{Codec, Sha256};
 use crate::debian::owners::Owners;
 use crate::ext2::{
     self, Align, Census, InodeSize, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Profile,
@@ -22,7 +25,7 @@ use crate::host::store::Store;
 use crate::index::{BlockSize, Header, ImageName, Index, Parent, Serial, Target, UnixTime};
 use crate::recipe::{self, Recipe};
 use crate::release::{Layout, Stored};
-use crate::tree::{Contents, Kind, Time, Tree};
+use crate::tree::{Contents, Kind, Node, Time, Tree};
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +128,42 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// What the image depends on; `contents` is the digest of its tree.
+    fn inputs(&self, contents: Option<Sha256>) -> Vec<String> {
+        let mut inputs = vec![
+            format!("blocks of {} bytes", self.block_size.get()),
+            format!("codec {}", self.codec),
+            format!("free space {}", self.free),
+            format!("inodes of {} bytes, for {:?}", self.inode_size.bytes(), self.profile),
+        ];
+        inputs.extend(contents.map(|sum| format!("tree {sum}")));
+        inputs
+    }
+}
+
+/// The digest of a tree: paths, metadata, contents page by page.
+fn digest(tree: &Tree, pages: &Pages) -> Sha256 {
+    let mut sum = sha2::Sha256::new();
+    for (path, id) in tree.walk() {
+        let Node { meta, kind } = tree.node(id);
+        sum.update((path.len() as u64).to_le_bytes());
+        sum.update(&path);
+        // Hard links are one node under several names.
+        sum.update((id.index() as u64).to_le_bytes());
+        sum.update(format!("{meta:?}"));
+        match kind {
+            Kind::Directory(_) => sum.update(b"directory"),
+            Kind::File(content) => {
+                sum.update(content.len.to_le_bytes());
+                pages.of(id).iter().for_each(|page| sum.update(page.0));
+            }
+            other => sum.update(format!("{other:?}")),
+        }
+    }
+    Sha256(sum.finalize().into())
+}
+
 /// What the release before has of an image.
 #[derive(Clone, Debug)]
 pub struct Before {
@@ -145,12 +184,22 @@ pub struct Made {
     pub layout: Option<Arc<LayoutMap>>,
     /// Whether the layout of the release before was kept.
     pub stable: bool,
+    /// What it depends on.
+    pub inputs: Vec<String>,
 }
 
 /// An update of a layout is published as long as it takes at most a fourth of the whole one.
 const UPDATE_SHARE: u64 = 4;
 
 impl Made {
+    /// What the step that made it says.
+    pub fn told(&self) -> Told {
+        let figures = &self.split.figures;
+        let cached =
+            self.stable && figures.carried + figures.zero == u64::from(self.split.index.block_count());
+        Told { cached, inputs: self.inputs.clone() }
+    }
+
     /// The layout as it is published: what changed of a published one, or all of it.
     pub fn published_layout(&self, before: Option<&Before>) -> Option<Layout> {
         let layout = self.layout.as_ref()?;
@@ -170,6 +219,7 @@ pub struct Planned<'a> {
     before: Option<&'a Before>,
     contents: &'a dyn Contents,
     owners: &'a Owners,
+    digest: Sha256,
     plan: Plan<'a>,
     census: Census,
     /// Blocks of the disk to be made anew, if the layout before was kept.
@@ -184,6 +234,8 @@ pub struct Prepared {
     pub pages: Pages,
     /// Whom they belong to.
     pub owners: Owners,
+    /// Of all that was read: paths, metadata, contents.
+    pub digest: Sha256,
 }
 
 impl Prepared {
@@ -213,7 +265,8 @@ impl Prepared {
             let made = Time { secs: i64::try_from(wanted.epoch).unwrap_or(i64::MAX), nanos: 0 };
             ext2::keep_times(&mut tree, &pages, &before.map, made);
         }
-        Ok(Prepared { tree, pages, owners })
+        let digest = digest(&tree, &pages);
+        Ok(Prepared { tree, pages, owners, digest })
     }
 
     /// Decides where everything stands: as in the layout before, if there is one that can be kept.
@@ -264,7 +317,8 @@ impl Prepared {
             .map_err(|source| ImageError::Contents { image: wanted.name.clone(), source })?;
         let same_blocks = |before: &&Before| before.index.header().block_size == wanted.block_size;
         let changed = before.filter(same_blocks).map(|before| census.changed(&before.map, unit));
-        Ok(Planned { wanted, before, contents, owners: &self.owners, plan, census, changed })
+        let (owners, digest) = (&self.owners, self.digest);
+        Ok(Planned { wanted, before, contents, owners, digest, plan, census, changed })
     }
 }
 
@@ -308,7 +362,8 @@ impl Planned<'_> {
         };
         let layout = LayoutMap::of(&self.plan, pages, self.owners.labels(), |node| self.owners.label(node));
         let stable = kept.is_some();
-        Ok(Made { split, layout: Some(Arc::new(layout)), stable })
+        let inputs = wanted.inputs(Some(self.digest));
+        Ok(Made { split, layout: Some(Arc::new(layout)), stable, inputs })
     }
 
     fn update(&self, before: &Index, changed: &[bool], out: &mut Cutter<'_>) -> Result<(), WriteError> {
@@ -377,7 +432,7 @@ pub fn take(
     let split =
         split::split(&header, split::Options::new(wanted.codec), store, progress, |out| disk.copy(out))
             .map_err(|source| ImageError::Take { image: wanted.name.clone(), source })?;
-    Ok(Made { split, layout: None, stable: false })
+    Ok(Made { split, layout: None, stable: false, inputs: wanted.inputs(None) })
 }
 
 /// The figures of an image.

@@ -60,7 +60,7 @@ pub fn of_build(
         grub: &grub,
         xen: boot.xen.as_deref(),
         kernel: &boot.kernel,
-        miniroot: &boot.miniroot.bytes,
+        miniroot: &boot.miniroot,
         grafts: &[],
     };
     make(&contents, target, &out.logs().join("xorriso.log"))

@@ -9,6 +9,7 @@ pub mod disks;
 pub mod facts;
 pub mod image;
 pub mod iso;
+pub mod kept;
 pub mod knoppix;
 pub mod layouts;
 pub mod miniroot;
@@ -35,7 +36,7 @@ use crate::recipe::{self, Recipe};
 use crate::release::{Draft, Mirror, MirrorPath, MirrorUrl, SigningKey, TrustedKeys, Upload};
 use changes::{Publication, ReleaseChanges};
 use facts::Facts;
-use steps::Steps;
+use steps::{Steps, Told};
 use systems::Systems;
 
 /// What a build needs to know.
@@ -132,7 +133,7 @@ pub struct Signer<'a> {
 /// [`BuildError`]; what was there under a final name is then still there, and whole.
 pub fn build(request: &Request<'_>, signer: &Signer<'_>) -> Result<Built, BuildError> {
     let out = Output::open(request.out)?;
-    let mut steps = Steps::default();
+    let mut steps = Steps::after(Facts::read(&out.dir).map(|facts| facts.steps).unwrap_or_default());
     let mut store = Store::open(out.mirror())?;
     let name = image_name(request.recipe.name.as_str());
     let keys = TrustedKeys::parse(&signer.key.public_text()).expect("a key reads its own text");
@@ -142,16 +143,14 @@ pub fn build(request: &Request<'_>, signer: &Signer<'_>) -> Result<Built, BuildE
     let made = images(request, &systems, &last, &mut store, &mut steps)?;
 
     let target = out.dir.join(format!("{name}.iso"));
-    let parts = steps.run("iso", |_| false, || iso::of_build(request, &systems, &boot, &target, &out))?;
+    let parts = steps.run("iso", Told::nothing, || iso::of_build(request, &systems, &boot, &target, &out))?;
     let figures = made.iter().map(|made| image::figures(&made.split)).collect();
     let draft = request.draft(name, &last, made);
     let lists = profile::lists(&out.dir, last.previous.as_ref(), &draft.indexes)?;
     let draft = Draft { lists, ..draft };
-    let upload = steps.run(
-        "release",
-        |_| false,
-        || release::publish(&store, &out.manifest(), draft, &last, signer.key),
-    )?;
+    let upload = steps.run("release", Told::nothing, || {
+        release::publish(&store, &out.manifest(), draft, &last, signer.key)
+    })?;
 
     let mut facts = Facts::of(request.recipe, upload.serial, parts, figures, steps.into_done());
     facts.publish.keys = vec![signer.key.public_base64()];
@@ -205,19 +204,15 @@ fn images(
     for system in systems.all() {
         let wanted = image::Wanted::of(request.recipe, system, systems.epoch, last);
         let before = last.before.get(&wanted.name).filter(|_| !request.repack);
-        made.push(steps.run(
-            format!("image {}", wanted.name),
-            |_| false,
-            || image::make(&wanted, &system.tree, &systems.spools, before, store, request.progress),
-        )?);
+        made.push(steps.run(format!("image {}", wanted.name), image::Made::told, || {
+            image::make(&wanted, &system.tree, &systems.spools, before, store, request.progress)
+        })?);
     }
     for disk in &systems.disks {
         let wanted = image::Wanted::of_disk(request.recipe, disk, systems.epoch, last);
-        made.push(steps.run(
-            format!("image {}", wanted.name),
-            |_| false,
-            || image::take(&wanted, disk, store, request.progress),
-        )?);
+        made.push(steps.run(format!("image {}", wanted.name), image::Made::told, || {
+            image::take(&wanted, disk, store, request.progress)
+        })?);
     }
     Ok(made)
 }

@@ -3,7 +3,7 @@
 use super::disks::{self, Disk, DiskError};
 use super::knoppix;
 use super::netbsd::{self, MakeNetBsdError};
-use super::steps::Steps;
+use super::steps::{Steps, Told};
 use super::tree::{DebianTree, MakeTreeError, TreeMaker};
 use super::{Output, Request, image_name};
 use crate::debian::{Script, Set, kit};
@@ -204,11 +204,9 @@ impl Works<'_, '_> {
             }
             GuestKind::NetBsd(recipe) => {
                 let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
-                let (mut tree, epoch) = self.steps.run(
-                    format!("tree {name}"),
-                    |_| false,
-                    || netbsd::make(request, sources, guest, recipe, spools),
-                )?;
+                let (mut tree, epoch) = self.steps.run(format!("tree {name}"), Told::nothing, || {
+                    netbsd::make(request, sources, guest, recipe, spools)
+                })?;
                 self.epoch = self.epoch.max(epoch);
                 for overlay in &guest.overlays {
                     self.lay(&name, overlay.as_ref(), &guest.hostname, &mut tree, epoch)?;
@@ -218,11 +216,9 @@ impl Works<'_, '_> {
             }
             GuestKind::Knoppix(knoppix) if knoppix.form == KnoppixForm::Tree => {
                 let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
-                let made = self.steps.run(
-                    format!("tree {name}"),
-                    |_| false,
-                    || knoppix::tree(request, sources, &knoppix.origins, spools),
-                );
+                let made = self.steps.run(format!("tree {name}"), Told::nothing, || {
+                    knoppix::tree(request, sources, &knoppix.origins, spools)
+                });
                 let (mut tree, epoch) =
                     made.map_err(|fault| DiskError { guest: name.to_string(), source: Box::new(fault) })?;
                 self.epoch = self.epoch.max(epoch);
@@ -234,11 +230,9 @@ impl Works<'_, '_> {
             }
             GuestKind::Disk(_) | GuestKind::Plan9(_) | GuestKind::Knoppix(_) => {
                 let (request, sources) = (self.request, &self.sources);
-                let disk = self.steps.run(
-                    format!("disk {name}"),
-                    |_| false,
-                    || disks::make(request, sources, guest),
-                )?;
+                let disk = self
+                    .steps
+                    .run(format!("disk {name}"), Told::nothing, || disks::make(request, sources, guest))?;
                 Ok(Made::Disk(disk))
             }
         }
@@ -285,7 +279,7 @@ impl Works<'_, '_> {
     fn tree(&mut self, name: &str, set: &Set) -> Result<DebianTree, MakeTreeError> {
         let made = self.steps.run(
             format!("tree {name}"),
-            |made: &DebianTree| made.cached,
+            |made: &DebianTree| Told { cached: made.cached, inputs: made.inputs.clone() },
             || self.maker.make(name, set, &mut self.spools),
         )?;
         self.epoch = self.epoch.max(made.epoch);

@@ -6,18 +6,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use super::kept::{Kept, touch};
 use crate::debian::{Mirrors, Mode, Plan, Set, SetError};
 use crate::host::apt::{self, FetchError};
-use crate::host::files::{self, FileError, Scratch};
+use crate::host::files::{FileError, Scratch};
 use crate::host::process::{Tool, ToolError};
 use crate::host::progress::{Progress, Unit};
 use crate::host::spool::Spools;
 use crate::report::{date, elapsed, size};
 use crate::tree::tar::TarError;
 use crate::tree::{Tree, normalise::normalise, tar};
-
-/// How many trees of one name the cache keeps: this one and the one before.
-const KEPT: usize = 2;
 
 /// Bytes read at a time from an archive.
 const BUFFER: usize = 1 << 20;
@@ -51,6 +49,8 @@ pub struct DebianTree {
     pub cached: bool,
     /// Bytes of its archive.
     pub archive: u64,
+    /// What it depends on.
+    pub inputs: Vec<String>,
 }
 
 /// A tree that could not be made.
@@ -117,18 +117,17 @@ impl TreeMaker<'_> {
 
     fn try_make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, TreeFault> {
         let plan = self.plan(name, set)?;
-        let dir = self.cache.join("trees");
-        files::create_dir_all(&dir)?;
-        let archive = dir.join(format!("{name}-{}.tar", &plan.key()[..16]));
+        let kept = Kept::open(self.cache, "trees", "tar")?;
+        let archive = kept.path(name, &plan.key());
+        let inputs = plan.inputs().iter().map(|line| line.trim_end().to_owned()).collect();
         let cached = archive.exists();
         if cached {
             match self.read(&archive, plan.epoch(), spools) {
                 Ok((tree, bytes)) => {
                     let since = date(plan.newest());
                     self.progress.say(&format!("tree {name}: cached (unchanged since {since})"));
-                    // The newest are kept. Not being able to say so costs a build at worst.
-                    let _ = File::open(&archive).and_then(|file| file.set_modified(SystemTime::now()));
-                    return Ok(DebianTree { tree, epoch: plan.epoch(), cached, archive: bytes });
+                    touch(&archive);
+                    return Ok(DebianTree { tree, epoch: plan.epoch(), cached, archive: bytes, inputs });
                 }
                 Err(TreeFault::Archive { source, .. }) => {
                     let text = format!("tree {name}: the cached one is damaged ({source}) and is made again");
@@ -145,8 +144,8 @@ impl TreeMaker<'_> {
         let (tree, bytes) = self.read(&archive, plan.epoch(), spools)?;
         let (took, large) = (elapsed(started.elapsed()), size(bytes));
         self.progress.say(&format!("tree {name}: made in {took}, archive of {large}"));
-        prune(&dir, name)?;
-        Ok(DebianTree { tree, epoch: plan.epoch(), cached: false, archive: bytes })
+        kept.prune(name)?;
+        Ok(DebianTree { tree, epoch: plan.epoch(), cached: false, archive: bytes, inputs })
     }
 
     fn plan(&self, name: &str, set: &Set) -> Result<Plan, TreeFault> {
@@ -207,56 +206,4 @@ impl TreeMaker<'_> {
 fn set_mode(path: &Path, mode: u32) -> Result<(), FileError> {
     let set = fs::set_permissions(path, Permissions::from_mode(mode));
     set.map_err(|error| FileError::new(path, "set the mode of", error))
-}
-
-/// Removes the oldest archives of a tree, all but [`KEPT`]. Who still reads one, holds it open.
-fn prune(dir: &Path, name: &str) -> Result<(), FileError> {
-    let entries = fs::read_dir(dir).map_err(|error| FileError::new(dir, "read", error))?;
-    let mut archives: Vec<(SystemTime, PathBuf)> = entries
-        .flatten()
-        .filter(|entry| is_archive_of(name, &entry.file_name().to_string_lossy()))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    archives.sort();
-    archives.reverse();
-    for (_, path) in archives.into_iter().skip(KEPT) {
-        fs::remove_file(&path).map_err(|error| FileError::new(&path, "remove", error))?;
-    }
-    Ok(())
-}
-
-/// `NAME-<16 hex digits>.tar`; `a-b` is not an archive of `a`.
-fn is_archive_of(name: &str, file: &str) -> bool {
-    let key = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
-    let key = key.and_then(|rest| rest.strip_suffix(".tar"));
-    key.is_some_and(|key| key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_oldest_archives_of_the_same_name_go() {
-        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
-        let names = [
-            "a-0000000000000001.tar",
-            "a-0000000000000002.tar",
-            "a-0000000000000003.tar",
-            "a-b-0000000000000001.tar",
-            "a-notes.tar",
-        ];
-        for (age, name) in names.iter().enumerate() {
-            let file = File::create(dir.path().join(name)).unwrap();
-            let age = std::time::Duration::from_secs(100 * age as u64);
-            file.set_modified(SystemTime::UNIX_EPOCH + age).unwrap();
-        }
-        prune(dir.path(), "a").unwrap();
-        let mut left: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
-        assert_eq!(left, &names[1..]);
-    }
 }

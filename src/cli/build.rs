@@ -177,7 +177,7 @@ fn epoch() -> Result<Option<i64>, Failure> {
 fn summary(built: &Built, out: &Path) -> String {
     let facts = &built.facts;
     let mut text = format!("{}: release {}\n\n", facts.name, facts.serial);
-    for Step { name, seconds, cached } in &facts.steps {
+    for Step { name, seconds, cached, .. } in &facts.steps {
         text.push_str(&format!("{name:24} {seconds:6.1} s{}\n", if *cached { "  cached" } else { "" }));
     }
     text.push_str("\nimage           on disk     blocks      files  compressed\n");

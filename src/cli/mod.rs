@@ -26,6 +26,7 @@ mod run;
 mod schema;
 mod serve;
 mod test;
+mod why;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
@@ -117,6 +118,8 @@ enum Command {
     Serve(serve::Args),
     /// Boot what was built and wait for what the recipe expects
     Test(test::Args),
+    /// Say which input made a step of the last build run
+    Why(why::Args),
 }
 
 impl Command {
@@ -145,6 +148,7 @@ impl Command {
             Command::Schema(args) => schema::run(args, session),
             Command::Serve(args) => serve::run(args, session),
             Command::Test(args) => test::run(args, session),
+            Command::Why(args) => why::run(args, session),
         }
     }
 }

@@ -81,6 +81,11 @@ impl Plan {
     /// The name of what comes out, in 64 hex digits: one name, one tree. The mode has no part in it, nor have
     /// this machine's options for apt.
     pub fn key(&self) -> String {
+        hex(&Sha256::digest(self.inputs().concat()))
+    }
+
+    /// All that a tree depends on, a line each, with the newline.
+    pub fn inputs(&self) -> Vec<String> {
         let Set { suite, variant, components: _, sources: _, packages, apt_options, scripts } = &self.set;
         let mut text = format!("tree {GENERATION}\nsuite {suite}\nvariant {variant}\nepoch {}\n", self.epoch);
         // Writing to a String can't fail.
@@ -97,7 +102,7 @@ impl Plan {
         for script in scripts {
             let _ = writeln!(text, "script {} {:?}", hex(&Sha256::digest(&script.text)), script.name);
         }
-        hex(&Sha256::digest(text))
+        text.split_inclusive('\n').map(str::to_owned).collect()
     }
 
     /// The files that [`Plan::arguments`] names. `host_options`: what apt needs to reach the archives from

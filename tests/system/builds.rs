@@ -78,6 +78,19 @@ fn a_second_build_with_nothing_new_leaves_all_but_latest_as_it_was() {
         .collect();
     assert!(changed.iter().all(|name| *name == "latest"), "these changed: {changed:?}");
     assert_eq!(before.len(), after.len());
+
+    // Whatever takes long is taken from where it was.
+    let out = imgfactory(&["why"]).current_dir(project).output().unwrap();
+    assert_success("why", &out);
+    let why = String::from_utf8_lossy(&out.stdout);
+    for step in
+        ["tree kit", "tree host", "tree guest", "miniroot", "miniroot of guest", "image host", "image guest"]
+    {
+        assert!(why.contains(&format!("{step}: nothing changed;")), "{step} was done again:\n{why}");
+    }
+    let out = imgfactory(&["why", "image", "ghost"]).current_dir(project).output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("no step `image ghost`; there are `tree kit`"));
 }
 
 #[test]

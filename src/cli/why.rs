@@ -1,0 +1,74 @@
+//! `imgfactory why STEP`.
+
+use std::path::{Path, PathBuf};
+
+use super::{Failure, Session, print};
+use crate::build::facts::{FILE, Facts, Step};
+use crate::report::Exit;
+
+/// Lines of inputs that are shown for a step, unless all are wanted.
+const SHOWN: usize = 12;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Steps are those that a build lists at its end: imgfactory why tree host. Without one, all are told of. `-` is what an
+input was in the build before, `+` what it is.")]
+pub(super) struct Args {
+    /// The step
+    step: Vec<String>,
+    /// The output directory of the build [default: the only one in out/]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// List all that the step depends on
+    #[arg(long)]
+    all: bool,
+}
+
+pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
+    let out = match args.out {
+        Some(out) => out,
+        None => only_build(Path::new("out"))?,
+    };
+    let facts = Facts::read(&out)?;
+    let wanted = args.step.join(" ");
+    let steps: Vec<&Step> =
+        facts.steps.iter().filter(|step| wanted.is_empty() || step.name == wanted).collect();
+    if steps.is_empty() {
+        let names: Vec<_> = facts.steps.iter().map(|step| format!("`{}`", step.name)).collect();
+        return Err(Failure::Usage(format!("no step `{wanted}`; there are {}", names.join(", "))));
+    }
+    let told: Vec<String> =
+        steps.iter().map(|step| tell(step, args.all || !wanted.is_empty(), args.all)).collect();
+    print(&told.concat())?;
+    Ok(Exit::Done)
+}
+
+fn tell(step: &Step, whole: bool, inputs: bool) -> String {
+    let Step { name, seconds, cached, because, .. } = step;
+    let mut text = match cached {
+        true => format!("{name}: nothing changed; an earlier result served, in {seconds:.1} s\n"),
+        false => format!("{name}: done, in {seconds:.1} s\n"),
+    };
+    let shown = if whole { because.len() } else { SHOWN };
+    because.iter().take(shown).for_each(|line| text.push_str(&format!("  {line}\n")));
+    if because.len() > shown {
+        text.push_str(&format!("  and {} more\n", because.len() - shown));
+    }
+    if inputs {
+        step.inputs.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+    }
+    text
+}
+
+fn only_build(out: &Path) -> Result<PathBuf, Failure> {
+    let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
+    let mut builds: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| path.join(FILE).is_file()).collect();
+    match (builds.pop(), builds.is_empty()) {
+        (Some(build), true) => Ok(build),
+        (None, _) => Err(Failure::Usage(format!("{}/ has no build; give one with --out", out.display()))),
+        (Some(_), false) => {
+            Err(Failure::Usage(format!("{}/ has several builds; give one with --out", out.display())))
+        }
+    }
+}
