@@ -34,7 +34,7 @@ pub(super) struct Common {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Key that signs the release: NAME for NAME.key, `env:VARIABLE`, `command:COMMAND` that prints
-    /// it, or `sign:PUBLIC:COMMAND` that signs with it
+    /// it, or `sign:PUBLIC:COMMAND` that signs with it; a plan needs NAME.pub only
     /// [default: the recipe's `key`]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,

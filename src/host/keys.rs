@@ -196,16 +196,19 @@ impl KeyFiles {
         Ok((key, public))
     }
 
-    /// The public key of what [`KeyFiles::sign_with`] takes, as minisign writes it. Of a pair only the public file is
-    /// read; it may have more keys than one.
+    /// The public key of what [`KeyFiles::sign_with`] takes, as minisign writes it, or a public key itself: NAME.pub, or
+    /// base64. Of a pair only the public file is read; it may have more keys than one.
     ///
     /// # Errors
     /// [`KeysError`].
     pub fn public_of(source: &str) -> Result<String, KeysError> {
-        if source.starts_with("env:") || source.starts_with("command:") {
+        if ["env:", "command:", "sign:"].iter().any(|kind| source.starts_with(kind)) {
             return Ok(KeyFiles::sign_with(source)?.public_text());
         }
-        let files = KeyFiles::new(Path::new(source));
+        if TrustedKeys::parse(source).is_ok() {
+            return Ok(format!("{source}\n"));
+        }
+        let files = KeyFiles::new(Path::new(source.strip_suffix(".pub").unwrap_or(source)));
         let text = files.text(&files.public)?;
         TrustedKeys::parse(&text).map_err(|source| KeysError::Public { path: files.public, source })?;
         Ok(text)
@@ -333,6 +336,25 @@ mod tests {
         );
         assert_eq!(files.create(None).unwrap_err().to_string(), said);
         assert_eq!(fs::read(&files.secret).unwrap(), before);
+    }
+
+    #[test]
+    fn the_public_key_of_a_pair_needs_no_secret_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("demo");
+        let files = KeyFiles::new(&name);
+        let key = files.create(None).unwrap();
+        fs::remove_file(&files.secret).unwrap();
+        let name = name.display().to_string();
+        for source in [&name, &format!("{name}.pub"), &key.public_base64()] {
+            let text = KeyFiles::public_of(source).unwrap();
+            assert_eq!(TrustedKeys::parse(&text).unwrap().ids().collect::<Vec<_>>(), [key.id()], "{source}");
+        }
+        fs::write(&files.public, "nonsense").unwrap();
+        let said = report(&KeyFiles::public_of(&name).unwrap_err());
+        assert!(said.contains("demo.pub"), "{said}");
+        let none = report(&KeyFiles::public_of("no/such").unwrap_err());
+        assert!(none.contains("no/such.pub: no such key"), "{none}");
     }
 
     #[test]
