@@ -268,7 +268,7 @@ fn real_grub(recipe: &Recipe) -> Grub {
 fn build(out: &Path) {
     let recipe = recipe();
     let grub = real_grub(&recipe);
-    let mut config = grub::config(&Templates::built_in(), "demo", "", &recipe.boot).unwrap();
+    let mut config = grub::config(&Templates::built_in(), "demo", "", &recipe.boot, &[]).unwrap();
     config.push_str("menuentry 'Probe' --id probe {\n    echo probe: $extra\n    halt\n}\n");
     let contents = Contents {
         name: "demo",

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::files::{FileError, read_at_most, write_atomic};
 use crate::index::Serial;
+use crate::iso::grub::guest_entry;
 use crate::iso::plan::Parts;
 use crate::recipe::{self, Recipe};
 
@@ -209,7 +210,7 @@ impl Facts {
             serial: serial.get(),
             iso: format!("{}.iso", recipe.name),
             mirrors: recipe.mirrors.iter().map(ToString::to_string).collect(),
-            entries: recipe.boot.entries.iter().map(|entry| entry.as_str().to_owned()).collect(),
+            entries: entries(recipe),
             machine: Machine { memory_mib: recipe.machine.memory >> 20, cpus: recipe.machine.cpus },
             expect: Expect {
                 timeout_s: recipe.expect.timeout.as_secs(),
@@ -275,6 +276,14 @@ impl Facts {
         text.push(b'\n');
         Ok(write_atomic(dir.join(FILE), &text)?)
     }
+}
+
+/// Entries of the boot menu: those of the recipe, then one a guest.
+fn entries(recipe: &Recipe) -> Vec<String> {
+    let own = recipe.boot.entries.iter().map(|entry| entry.as_str().to_owned());
+    let below_xen = recipe.boot.entries.contains(&recipe::Entry::Xen);
+    let guests = recipe.guests.iter().filter(|_| below_xen).map(|guest| guest_entry(guest.name.as_str()));
+    own.chain(guests).collect()
 }
 
 #[cfg(test)]

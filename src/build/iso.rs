@@ -52,7 +52,10 @@ pub fn of_build(
     let recipe = request.recipe;
     let (name, description) = (recipe.name.as_str(), recipe.description.as_str());
     let grub = Grub::of(&Kit { tree: &systems.kit, contents: &systems.spools })?;
-    let config = grub::config(&request.project.templates(), name, description, &recipe.boot)?;
+    let config = {
+        let guests: Vec<&str> = recipe.guests.iter().map(|guest| guest.name.as_str()).collect();
+        grub::config(&request.project.templates(), name, description, &recipe.boot, &guests)?
+    };
     let contents = Contents {
         name,
         epoch: systems.epoch,

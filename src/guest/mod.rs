@@ -21,13 +21,25 @@ pub mod sums;
 use minijinja::Value;
 
 use crate::recipe::templates::{TemplateError, Templates, context};
-use crate::recipe::{self, Cow, GuestKind, KnoppixForm, Start, Virt};
+use crate::recipe::{self, Cow, GuestKind, GuestNetwork, KnoppixForm, Start, Virt};
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 
 /// Directory in a guest's image with what it starts from: Linux's `vmlinuz` and `initrd`, or another `kernel`.
 pub const BOOT: &str = "boot/imgfactory";
 /// The script behind the units and the command `guest`, in the host.
 const SCRIPT: &str = "usr/lib/imgfactory/guest";
+/// What moves the host's link below a bridge, in the host.
+const BRIDGE: &str = "usr/lib/imgfactory/bridge";
+/// What sets up networks in the host; Debian's package iproute2 has it.
+const IP: [&str; 3] = ["usr/bin/ip", "bin/ip", "sbin/ip"];
+/// Units of the host.
+const UNITS: [&str; 5] = [
+    "imgfactory-image@.service",
+    "imgfactory-guest@.service",
+    "imgfactory-recover@.service",
+    "imgfactory-bridge.service",
+    "imgfactory-chosen.service",
+];
 /// What gives a guest a disk that it can write, in the host; Debian's package dmsetup has it.
 const DMSETUP: [&str; 2] = ["usr/sbin/dmsetup", "sbin/dmsetup"];
 /// GRUB for Xen in the host, below Debian's package grub-xen-host: for pv and for pvh.
@@ -68,6 +80,8 @@ pub struct Guest {
     pub starter: Starter,
     /// Where what it writes is kept.
     pub cow: Cow,
+    /// Whether it reaches the network outside, by a bridge.
+    pub network: bool,
     /// Whether there is an image `NAME-data` for a second disk.
     pub data: bool,
 }
@@ -90,6 +104,7 @@ impl Guest {
                 GuestKind::Disk(_) | GuestKind::Knoppix(_) => Starter::Disk,
             },
             cow: guest.cow,
+            network: guest.network == GuestNetwork::Bridge,
             data: matches!(&guest.kind, GuestKind::Plan9(plan9) if plan9.data > 0),
         }
     }
@@ -111,6 +126,7 @@ impl Guest {
             starter => starter,
             device => self.device(),
             grub => GRUB.iter().find(|(virt, _)| *virt == self.virt).map_or("", |(_, path)| *path),
+            network => if self.network { "yes" } else { "no" },
             data => if self.data { "yes" } else { "no" },
         }
     }
@@ -172,7 +188,7 @@ pub fn install_in_host(
             .map(|text| Content::inline(text.into_bytes()))
             .map_err(|source| GuestError::Template { guest: guest.name.clone(), source })
     };
-    for unit in ["imgfactory-image@.service", "imgfactory-guest@.service", "imgfactory-recover@.service"] {
+    for unit in UNITS {
         files.put(&format!("usr/lib/systemd/system/{unit}"), 0o644, render(unit, first)?)?;
     }
     files.put(
@@ -180,10 +196,15 @@ pub fn install_in_host(
         0o644,
         render("xen.service.conf", first)?,
     )?;
+    files.symlink(
+        "etc/systemd/system/multi-user.target.wants/imgfactory-chosen.service",
+        "/usr/lib/systemd/system/imgfactory-chosen.service",
+    )?;
     // Debian's own way to start and stop guests, which would stop ours a second time, one after the other.
     files.symlink("etc/systemd/system/xendomains.service", "/dev/null")?;
     files.put("etc/motd.d/imgfactory-guests", 0o644, Content::inline(greeting(guests).into_bytes()))?;
     files.put(SCRIPT, 0o755, render("guest", first)?)?;
+    files.put(BRIDGE, 0o644, render("bridge", first)?)?;
     files.symlink("usr/bin/guest", "../lib/imgfactory/guest")?;
     for guest in guests {
         let config = format!("etc/imgfactory/guests/{}", guest.name);
@@ -197,6 +218,11 @@ pub fn install_in_host(
             let disk = format!("imgfactory-image@{}-data.service", guest.name);
             let text = format!("[Unit]\nBindsTo={disk}\nAfter={disk}\n");
             files.put(&unit, 0o644, Content::inline(text.into_bytes()))?;
+        }
+        if guest.network {
+            let unit = format!("etc/systemd/system/imgfactory-guest@{}.service.d/network.conf", guest.name);
+            let text = b"[Unit]\nWants=imgfactory-bridge.service\n";
+            files.put(&unit, 0o644, Content::inline(text.to_vec()))?;
         }
         if guest.at_boot {
             files.symlink(
@@ -220,6 +246,9 @@ fn require(host: &Tree, guest: &Guest) -> Result<(), GuestError> {
     };
     if guest.cow != Cow::None && !has(&DMSETUP) {
         return lacks("changes to its disk are kept with dmsetup", "dmsetup", "write `cow: none`");
+    }
+    if guest.network && !has(&IP) {
+        return lacks("its network is set up with ip", "iproute2", "write `network: none`");
     }
     let own_loader = matches!(guest.starter, Starter::Disk | Starter::Cd);
     let grub = GRUB.iter().find(|(virt, _)| *virt == guest.virt);
@@ -286,6 +315,7 @@ mod tests {
             virt: Virt::Pv,
             starter: Starter::Linux,
             cow: Cow::None,
+            network: false,
             data: false,
         }
     }

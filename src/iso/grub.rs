@@ -128,7 +128,7 @@ impl Grub {
     }
 }
 
-/// Writes the menu from `templates/grub.cfg`.
+/// Writes the menu from `templates/grub.cfg`. Each of `guests` has an entry that starts it with the host, below Xen.
 ///
 /// # Errors
 /// [`TemplateError`].
@@ -137,6 +137,7 @@ pub fn config(
     name: &str,
     description: &str,
     boot: &Boot,
+    guests: &[&str],
 ) -> Result<String, TemplateError> {
     let title = if description.is_empty() { name } else { description };
     let entries: Vec<_> = boot
@@ -151,12 +152,23 @@ pub fn config(
             context! { id => entry.as_str(), title => quoted(&title) }
         })
         .collect();
+    let guests: Vec<_> = guests
+        .iter()
+        .filter(|_| boot.entries.contains(&Entry::Xen))
+        .map(|&name| context! { name, id => guest_entry(name), title => quoted(&format!("{title}, and guest {name}")) })
+        .collect();
     let xen = boot.xen.as_ref().map(|xen| {
         context! { memory_mib => xen.memory >> 20, cmdline => words(xen.cmdline.as_str()) }
     });
     let cmdline = words(boot.cmdline.as_str());
     let label = volume_name(name);
-    templates.render("grub.cfg", context! { name, label, entries, xen, cmdline, timeout => boot.timeout })
+    templates
+        .render("grub.cfg", context! { name, label, entries, guests, xen, cmdline, timeout => boot.timeout })
+}
+
+/// The menu entry that starts a guest with the host, by id.
+pub fn guest_entry(guest: &str) -> String {
+    format!("guest-{guest}")
 }
 
 /// A word that GRUB's shell takes as it is.
@@ -200,7 +212,7 @@ mod tests {
         let boot = boot(
             "{xen: {memory: 900MiB, cmdline: 'loglvl=all'}, cmdline: 'quiet', entries: [linux, xen, rescue], timeout: 3}",
         );
-        let config = config(&Templates::built_in(), "demo", "It's a demo", &boot).unwrap();
+        let config = config(&Templates::built_in(), "demo", "It's a demo", &boot, &["bsd"]).unwrap();
         let lines = |prefix: &str| -> Vec<&str> {
             config.lines().map(str::trim).filter(|line| line.starts_with(prefix)).collect()
         };
@@ -210,17 +222,21 @@ mod tests {
                 r"menuentry 'It'\''s a demo (without Xen)' --id linux {",
                 r"menuentry 'It'\''s a demo (with Xen)' --id xen {",
                 "menuentry 'Rescue: a shell before anything is mounted' --id rescue {",
+                r"menuentry 'It'\''s a demo, and guest bsd' --id guest-bsd {",
                 "menuentry \"Help: options that can be given here\" --id help {",
             ]
         );
         assert_eq!(lines("set default"), ["set default=linux"]);
         assert_eq!(
             lines("multiboot2"),
-            ["multiboot2 /boot/xen.gz console=com1,vga com1=115200,8n1 dom0_mem=900M,max:900M loglvl=all"]
+            ["multiboot2 /boot/xen.gz console=com1,vga com1=115200,8n1 dom0_mem=900M,max:900M loglvl=all"; 2]
         );
         assert_eq!(
             lines("module2 /boot"),
-            ["module2 /boot/vmlinuz console=tty0 console=hvc0 quiet $blocks $options"]
+            [
+                "module2 /boot/vmlinuz console=tty0 console=hvc0 quiet $blocks $options",
+                "module2 /boot/vmlinuz console=tty0 console=hvc0 quiet imgfactory.guest=bsd $blocks $options",
+            ]
         );
         assert_eq!(
             lines("linux /boot"),
@@ -233,7 +249,8 @@ mod tests {
 
     #[test]
     fn without_xen_the_menu_says_nothing_of_it() {
-        let config = config(&Templates::built_in(), "demo", "", &boot("{entries: [linux]}")).unwrap();
+        let config =
+            config(&Templates::built_in(), "demo", "", &boot("{entries: [linux]}"), &["bsd"]).unwrap();
         assert!(!config.contains("xen"), "{config}");
         assert!(config.contains("menuentry 'demo (without Xen)'"), "{config}");
     }

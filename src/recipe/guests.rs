@@ -2,8 +2,8 @@
 
 use super::types::{Debian, Image};
 use super::values::{
-    BsdArchitecture, BsdVersion, Console, Cow, Devices, DiskFormat, FileUrl, Flavour, HostName, KernelName,
-    KnoppixForm, Line, Name, OverlayName, ProjectPath, SetName, Sha256Hex, Start, Url, Virt,
+    BsdArchitecture, BsdVersion, Console, Cow, Devices, DiskFormat, FileUrl, Flavour, GuestNetwork, HostName,
+    KernelName, KnoppixForm, Line, Name, OverlayName, ProjectPath, SetName, Sha256Hex, Start, Url, Virt,
 };
 
 /// A system below Xen.
@@ -23,6 +23,8 @@ pub struct Guest {
     pub virt: Virt,
     /// Where what it writes is kept.
     pub cow: Cow,
+    /// How it reaches the network.
+    pub network: GuestNetwork,
     /// Its memory in bytes, whole MiB.
     pub memory: u64,
     /// Its processors, 1 to 128.

@@ -6,8 +6,9 @@ use super::shape::{Switch, section};
 use super::target::Target;
 use super::values::{
     Architecture, Archive, BsdArchitecture, BsdVersion, Codec, Component, Console, Cow, Devices, DiskFormat,
-    Entry, FileUrl, Flavour, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name, OnFailure,
-    OverlayName, Package, ProjectPath, Seconds, SetName, Sha256Hex, Size, Start, Suite, Url, Variant, Virt,
+    Entry, FileUrl, Flavour, GuestNetwork, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name,
+    OnFailure, OverlayName, Package, ProjectPath, Seconds, SetName, Sha256Hex, Size, Start, Suite, Url,
+    Variant, Virt,
 };
 
 type List<T> = Vec<Located<T>>;
@@ -75,6 +76,8 @@ section! {
         xen: Virt,
         /// Where what it writes to its disk is kept. Default: none for debian, tmpfs for others.
         cow: Cow,
+        /// Its network. Default: bridge.
+        network: GuestNetwork,
         /// Its memory. Default: 256MiB.
         memory: Size,
         /// Its processors. Default: 1.

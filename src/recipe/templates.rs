@@ -24,8 +24,11 @@ macro_rules! built_in {
 /// The templates that come with the program, by their path below `templates/`. Sorted.
 const BUILT_IN: &[(&str, &str)] = &[
     built_in!("grub.cfg"),
+    built_in!("guest/bridge"),
     built_in!("guest/guest"),
     built_in!("guest/guest.conf"),
+    built_in!("guest/imgfactory-bridge.service"),
+    built_in!("guest/imgfactory-chosen.service"),
     built_in!("guest/imgfactory-guest@.service"),
     built_in!("guest/imgfactory-image@.service"),
     built_in!("guest/imgfactory-recover@.service"),

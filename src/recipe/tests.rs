@@ -133,7 +133,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "guests: [{name: g, debain: {}}]\nboot: {xen: true}",
-        "3:10: the kind of guest is missing; kinds that exist: `debian`, `netbsd`, `plan9`, `disk`, `knoppix`|3:20: unknown key `debain`; did you mean `debian`?; allowed here: `name`, `debian`, `netbsd`, `plan9`, `disk`, `knoppix`, `overlays`, `hostname`, `image`, `xen`, `cow`, `memory`, `vcpus`, `cmdline`, `start`, `expect`",
+        "3:10: the kind of guest is missing; kinds that exist: `debian`, `netbsd`, `plan9`, `disk`, `knoppix`|3:20: unknown key `debain`; did you mean `debian`?; allowed here: `name`, `debian`, `netbsd`, `plan9`, `disk`, `knoppix`, `overlays`, `hostname`, `image`, `xen`, `cow`, `network`, `memory`, `vcpus`, `cmdline`, `start`, `expect`",
     ),
     (
         "guests: [{name: g}]\nboot: {xen: true}",

@@ -8,8 +8,8 @@ use super::target::Target;
 pub use super::guests::{Disk, Guest, GuestKind, Knoppix, NetBsd, Origins, Plan9};
 pub use super::values::{
     Architecture, Archive, BsdArchitecture, BsdVersion, Codec, Component, Console, Cow, Devices, DiskFormat,
-    Entry, FileUrl, Flavour, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name, OnFailure,
-    OverlayName, Package, ProjectPath, SetName, Sha256Hex, Start, Suite, Url, Variant, Virt,
+    Entry, FileUrl, Flavour, GuestNetwork, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name,
+    OnFailure, OverlayName, Package, ProjectPath, SetName, Sha256Hex, Start, Suite, Url, Variant, Virt,
 };
 
 /// A live distribution.

@@ -166,6 +166,14 @@ choice! {
         Demand = "demand",
     }
 
+    /// How a guest reaches the network.
+    pub enum GuestNetwork as "a network of a guest" {
+        /// By a bridge to the link of the host: it has an address of its own from the DHCP server outside.
+        Bridge = "bridge",
+        /// It has none.
+        None = "none",
+    }
+
     /// The machine that Xen makes for a guest.
     pub enum Virt as "a kind of machine" {
         /// Paravirtual: a kernel made for Xen, on any machine.

@@ -97,14 +97,14 @@ fn a_boot_that_misses_a_line_fails_and_says_which() {
 }
 
 /// nginx as a mirror operator would run it, in a directory of its own.
-struct Nginx {
+pub struct Nginx {
     child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
+    pub port: u16,
+    pub dir: tempfile::TempDir,
 }
 
 impl Nginx {
-    fn serve(mirror: &Path) -> Self {
+    pub fn serve(mirror: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let at = dir.path().display();

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use imgfactory::block::Sha256;
 
+use crate::boots::Nginx;
 use crate::fixture::{ROOT, assert_success, demo, imgfactory, prepare, run};
 use crate::support::release::{Item, Release, gz};
 
@@ -72,9 +73,18 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     let ours = Path::new(ROOT).join("tests/system/guests");
     let overlay = project.join("overlays/guests-host");
     run(Command::new("cp").arg("-a").arg(ours.join("overlay")).arg(&overlay));
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(ours.join("overlay-guest"))
+        .arg(project.join("overlays/guests-guest")));
+    let site = room.join("site");
+    fs::create_dir_all(&site).unwrap();
+    fs::write(site.join("page"), "a page\n").unwrap();
+    let nginx = Nginx::serve(&site);
+    let page = format!("10.0.2.2/{}", nginx.port);
     let fill = |from: &Path, to: &Path| {
         let text = fs::read_to_string(from).unwrap();
-        let text = text.replace("BSD-TOKEN", &bsd).replace("DISK-TOKEN", &of_disk);
+        let text = text.replace("BSD-TOKEN", &bsd).replace("DISK-TOKEN", &of_disk).replace("PAGE", &page);
         fs::write(to, text.replace("DISK-SHA256", &Sha256::of(&disk).to_string())).unwrap();
     };
     fill(&ours.join("guests.yaml"), &project.join("recipes/guests.yaml"));
@@ -93,4 +103,6 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     let out =
         imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
     assert_success("imgfactory test of the guests", &out);
+    let log = fs::read_to_string(nginx.dir.path().join("access.log")).unwrap();
+    assert_eq!(log.matches("GET /page ").count(), 1, "the guest asked for the page:\n{log}");
 }

@@ -2,8 +2,8 @@
 
 use super::super::guests::{Disk, GuestKind, Knoppix, NETBSD_MIRRORS, NetBsd, Origins, Plan9};
 use super::super::values::{
-    BsdArchitecture, Console, Cow, Devices, DiskFormat, FileUrl, KernelName, KnoppixForm, SetName, Sha256Hex,
-    Virt,
+    BsdArchitecture, Console, Cow, Devices, DiskFormat, FileUrl, GuestNetwork, KernelName, KnoppixForm,
+    SetName, Sha256Hex, Virt,
 };
 use super::*;
 
@@ -56,6 +56,7 @@ impl Checker<'_> {
             overlays,
             hostname: or(raw.hostname, || host_name(&name)),
             image: image?,
+            network: or(raw.network, || GuestNetwork::Bridge),
             memory: memory?,
             vcpus: vcpus?,
             cmdline: or(raw.cmdline, || known("")),

@@ -1,0 +1,198 @@
+//! The host's script for guests where it can be tried without Xen: QEMU's machines, and the bridge.
+//!
+//! Each test has mounts, links and processes of its own (unshare), so it needs root, loop devices and FUSE's place
+//! taken by a file.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use imgfactory::guest::{Guest, Starter, install_in_host};
+use imgfactory::host::files::Scratch;
+use imgfactory::recipe::templates::Templates;
+use imgfactory::recipe::{Cow, Virt};
+use imgfactory::tree::{Content, Kind, Meta, Node, Time, Tree};
+
+fn guest(name: &str, virt: Virt, starter: Starter) -> Guest {
+    Guest {
+        name: name.into(),
+        memory_mib: 32,
+        vcpus: 1,
+        cmdline: String::new(),
+        at_boot: false,
+        virt,
+        starter,
+        // Not every kernel that tests run on has dm-snapshot.
+        cow: Cow::None,
+        network: true,
+        data: false,
+    }
+}
+
+/// Writes what a host with these guests gets into `room`.
+fn install(guests: &[Guest], room: &Path) {
+    let mut host = Tree::new(Meta::default());
+    for program in ["usr/sbin/dmsetup", "usr/bin/ip"] {
+        let kind = Kind::File(Content::inline(Vec::new()));
+        host.insert(program.as_bytes(), Node { meta: Meta::default(), kind }).unwrap();
+    }
+    install_in_host(&mut host, guests, &Templates::built_in(), Time::default()).unwrap();
+    for (path, id) in host.walk() {
+        let path = room.join(std::str::from_utf8(&path).unwrap());
+        match &host.node(id).kind {
+            Kind::Directory(_) => fs::create_dir_all(path).unwrap(),
+            Kind::File(content) => {
+                fs::write(path, content.read_all(&Vec::<Vec<u8>>::new()).unwrap()).unwrap()
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A boot sector that says `text` on the first serial line and then waits for ever.
+fn boot_sector(text: &str) -> Vec<u8> {
+    // mov si, 0x7c00 + 32; mov dx, 0x3f8
+    let mut code = vec![0xbe, 0x20, 0x7c, 0xba, 0xf8, 0x03];
+    // lodsb; test al, al; jz +3; out dx, al; jmp -8; hlt; jmp -3
+    code.extend([0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, 0xf4, 0xeb, 0xfd]);
+    code.resize(32, 0);
+    code.extend(text.as_bytes());
+    code.resize(510, 0);
+    code.extend([0x55, 0xaa]);
+    code.resize(1 << 20, 0);
+    code
+}
+
+/// Runs a script of bash in namespaces of its own, with `room`'s files where a host has them.
+fn alone(room: &Path, script: &str) -> Output {
+    let before = "set -eu
+        mount --make-rprivate /
+        for dir in /etc/imgfactory /run/imgfactory /var/log/xen; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
+        cp -a \"$room\"/etc/imgfactory/* /etc/imgfactory/
+        mount -t sysfs sysfs /sys
+        ip link set lo up
+        mkdir -p \"$room/fake\"; ln -sf /bin/true \"$room/fake/modprobe\"; PATH=\"$room/fake:$PATH\"
+        guest() { sh \"$room/usr/lib/imgfactory/guest\" \"$@\"; }
+        ";
+    Command::new("unshare")
+        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"])
+        .arg(format!("{before}{script}"))
+        .env("room", room)
+        .env("lease", concat!(env!("CARGO_MANIFEST_DIR"), "/templates/miniroot/lib/lease"))
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn good(out: &Output) -> String {
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{}\n{said}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
+    said
+}
+
+#[test]
+fn without_xen_qemu_makes_a_guests_machine_and_its_devices_go_after_it() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    fs::write(room.path().join("disk"), boot_sector("the disk has booted\n")).unwrap();
+    let out = alone(
+        room.path(),
+        r#"
+        at=/run/imgfactory/guests/pc
+        mkdir -p $at/disk; cp "$room/disk" $at/disk/disk
+        for round in 1 2; do
+            guest create pc
+            until [ "$(grep -c 'the disk has booted' /var/log/xen/console/guest-pc.log)" = $round ]; do sleep 0.2; done
+            [ -S $at/screen ] && [ -e $at/console ] && losetup -j $at/disk/disk | grep -q .
+            kill -0 "$(cat $at/pid)"
+            guest list
+            # It listens to no power button: that is waited for, here not for long.
+            sed -i 's/^PATIENCE=.*/PATIENCE=1/' "$room/usr/lib/imgfactory/guest"
+            guest shutdown pc
+            guest destroy pc
+            [ ! -e $at/pid ] && [ -z "$(losetup -j $at/disk/disk)" ]
+        done
+        "#,
+    );
+    let said = good(&out);
+    assert!(said.contains("pc               qemu"), "{said}");
+}
+
+#[test]
+fn a_guest_that_wants_xen_says_so_at_once() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(&[guest("bsd", Virt::Pv, Starter::NetBsd)], room.path());
+    let out = alone(room.path(), "guest create bsd");
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&out.stderr),
+        "guest: bsd starts below Xen only: take Xen's entry of the boot menu\n"
+    );
+    let out = alone(room.path(), "guest console nobody");
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "guest: no guest 'nobody'; there are: bsd \n");
+}
+
+#[test]
+fn the_hosts_link_moves_below_the_bridge_and_connections_survive() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    let out = alone(
+        room.path(),
+        r#"
+        # The host's side, with a lease as the miniroot leaves it; outside, a DHCP server and a peer for a connection.
+        ip netns add outside 2>/dev/null || { mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip netns add outside; }
+        trap 'ip netns del outside' EXIT
+        ip link add eth0 type veth peer name wire netns outside
+        ip netns exec outside ip address add 192.0.2.1/24 dev wire
+        ip netns exec outside ip link set wire up
+        ip netns exec outside ip link set lo up
+        printf 'interface wire\nstart 192.0.2.50\nend 192.0.2.60\nlease_file /tmp/leases-%s\noption subnet 255.255.255.0\noption router 192.0.2.1\n' $$ >/run/imgfactory/udhcpd.conf
+        mkdir -p /run/imgfactory/lib; : >/tmp/leases-$$
+        ip netns exec outside busybox udhcpd -f /run/imgfactory/udhcpd.conf >/dev/null 2>&1 &
+        client=/run/imgfactory/root
+        mkdir -p $client/bin $client/@ $client/lib/imgfactory $client/run $client/etc $client/dev
+        cp "$(command -v busybox)" $client/bin/busybox
+        for applet in cat ip mkdir mv rm sh; do ln -s busybox $client/bin/$applet; done
+        ln -s ../bin/busybox $client/@/udhcpc
+        mknod -m 666 $client/dev/null c 1 3
+        mknod -m 666 $client/dev/urandom c 1 9
+        cp "$lease" $client/lib/imgfactory/lease; chmod +x $client/lib/imgfactory/lease
+        ip link set eth0 up
+        chroot $client @/udhcpc -f -i eth0 -s /lib/imgfactory/lease -t 4 -T 1 -A 1 >/dev/null 2>&1 &
+        until [ -e $client/run/lease/summary ]; do sleep 0.1; done
+        cat $client/run/lease/summary
+        before=$(ip -4 -o address show dev eth0 | sed 's/.* inet \([^ ]*\).*/\1/')
+
+        # A connection that is open all the while.
+        mkfifo /run/imgfactory/to; exec 5<>/run/imgfactory/to
+        ip netns exec outside busybox nc -l -p 7777 <&5 >/run/imgfactory/came &
+        sleep 0.5
+        exec 3<>/dev/tcp/192.0.2.1/7777
+        echo one >&3
+        guest bridge
+        echo two >&3
+        until [ "$(wc -l </run/imgfactory/came)" = 2 ]; do sleep 0.1; done
+        cat /run/imgfactory/came
+
+        [ "$(cat $client/run/lease/link)" = guests0 ]
+        [ "$(ip -4 -o address show dev guests0 | sed 's/.* inet \([^ ]*\).*/\1/')" = "$before" ]
+        [ -z "$(ip -4 -o address show dev eth0)" ]
+        ip route show default | grep -q 'via 192.0.2.1 dev guests0'
+        pgrep -f '^@/udhcpc -f -i guests0 ' >/dev/null
+        ! pgrep -f '^@/udhcpc -f -i eth0 ' >/dev/null
+        # A second guest finds the bridge there.
+        guest bridge
+
+        # A guest on the bridge gets an address of its own from outside.
+        ip link add tap0 type veth peer name card
+        ip link set tap0 master guests0 up; ip link set card up
+        cp "$lease" /run/imgfactory/print; printf '#!/bin/sh\n[ "$1" != bound ] || echo "guest $ip" >/run/imgfactory/guest-lease\n' >/run/imgfactory/print; chmod +x /run/imgfactory/print
+        busybox udhcpc -f -q -i card -s /run/imgfactory/print >/dev/null 2>&1
+        cat /run/imgfactory/guest-lease
+        rm -f /tmp/leases-$$
+        "#,
+    );
+    let said = good(&out);
+    assert!(said.starts_with("eth0 192.0.2.5"), "{said}");
+    assert!(said.contains("one\ntwo\n") && said.contains("guest 192.0.2.5"), "{said}");
+}
