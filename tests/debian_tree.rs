@@ -13,7 +13,7 @@ use imgfactory::host::apt;
 use imgfactory::host::files::Scratch;
 use imgfactory::host::progress::Silent;
 use imgfactory::host::spool::Spools;
-use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings, System};
+use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
 use imgfactory::report::report;
 use imgfactory::tree::dump::dump;
 use imgfactory::tree::normalise::normalise;
@@ -53,7 +53,7 @@ impl Surroundings for Nothing {
 /// The host's Debian of a recipe.
 fn debian(text: &str) -> imgfactory::recipe::Debian {
     let text = format!("name: x\nhost:\n  debian: {text}\n");
-    let System::Debian(debian) = Recipe::parse("x.yaml", &text, &Nothing).unwrap().host.system;
+    let debian = Recipe::parse("x.yaml", &text, &Nothing).unwrap().host.system.kit().clone();
     debian
 }
 

@@ -21,7 +21,7 @@ use imgfactory::iso::gpt::Identity;
 use imgfactory::iso::grub::{self, Grub};
 use imgfactory::iso::plan::{Contents, Parts};
 use imgfactory::recipe::templates::Templates;
-use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings, System};
+use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
 
 const EPOCH: i64 = 1_700_000_000;
 
@@ -257,7 +257,7 @@ fn real_grub(recipe: &Recipe) -> Grub {
     let mode = if rustix::process::geteuid().is_root() { Mode::Root } else { Mode::Unshare };
     let (mirrors, progress) = (&mirrors, &Silent);
     let maker = TreeMaker { cache: &room, logs: &room, mirrors, mode, epoch: None, offline: false, progress };
-    let System::Debian(debian) = &recipe.host.system;
+    let debian = recipe.host.system.kit();
     let mut spools = Spools::new();
     let made = maker.make("kit", &kit::set(debian, &Grub::images()), &mut spools).unwrap();
     Grub::of(&Kit { tree: &made.tree, contents: &spools }).unwrap()

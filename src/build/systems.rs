@@ -17,8 +17,8 @@ use crate::index::ImageName;
 use crate::iso::grub::Grub;
 use crate::recipe::templates::context;
 use crate::recipe::{
-    self, Debian, Flavour, Guest, GuestKind, HOST_IMAGE, HostName, InodeSize, KnoppixForm, OverlayName,
-    ProjectPath,
+    self, Debian, Flavour, Guest, GuestKind, HOST_IMAGE, HostName, InodeSize, Knoppix, KnoppixForm,
+    OverlayName, ProjectPath,
 };
 use crate::tree::overlay::OverlayError;
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
@@ -137,11 +137,17 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
     let mut works = Works { request, maker, sources, steps, spools: Spools::new(), epoch: 0 };
     let recipe = request.recipe;
 
-    let recipe::System::Debian(debian) = &recipe.host.system;
-    let kit = works.tree("kit", &kit::set(debian, &Grub::images()))?.tree;
     let host = &recipe.host;
+    let kit = works.tree("kit", &kit::set(host.system.kit(), &Grub::images()))?.tree;
     let name = image_name(HOST_IMAGE);
-    let host = works.debian(name, debian, &host.overlays, &host.hostname, host.image)?;
+    let host = match &host.system {
+        recipe::System::Debian(debian) => {
+            works.debian(name, debian, &host.overlays, &host.hostname, host.image)?
+        }
+        recipe::System::Knoppix(knoppix, _) => {
+            works.knoppix(name, knoppix, &host.overlays, &host.hostname, host.image)?
+        }
+    };
     let (mut guests, mut disks) = (Vec::new(), Vec::new());
     for guest in &recipe.guests {
         match works.guest(guest)? {
@@ -215,18 +221,8 @@ impl Works<'_, '_> {
                 Ok(Made::Tree(Box::new(System { name, tree, image, profile, linux: false })))
             }
             GuestKind::Knoppix(knoppix) if knoppix.form == KnoppixForm::Tree => {
-                let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
-                let made = self.steps.run(format!("tree {name}"), Told::nothing, || {
-                    knoppix::tree(request, sources, &knoppix.origins, spools)
-                });
-                let (mut tree, epoch) =
-                    made.map_err(|fault| DiskError { guest: name.to_string(), source: Box::new(fault) })?;
-                self.epoch = self.epoch.max(epoch);
-                for overlay in &guest.overlays {
-                    self.lay(&name, overlay.as_ref(), &guest.hostname, &mut tree, epoch)?;
-                }
-                let (image, profile) = (guest.image, Profile::Linux);
-                Ok(Made::Tree(Box::new(System { name, tree, image, profile, linux: true })))
+                let system = self.knoppix(name, knoppix, &guest.overlays, &guest.hostname, guest.image)?;
+                Ok(Made::Tree(Box::new(system)))
             }
             GuestKind::Disk(_) | GuestKind::Plan9(_) | GuestKind::Knoppix(_) => {
                 let (request, sources) = (self.request, &self.sources);
@@ -236,6 +232,28 @@ impl Works<'_, '_> {
                 Ok(Made::Disk(disk))
             }
         }
+    }
+
+    /// The files of a KNOPPIX. It keeps its own host name.
+    fn knoppix(
+        &mut self,
+        name: ImageName,
+        knoppix: &Knoppix,
+        overlays: &[OverlayName],
+        hostname: &HostName,
+        image: recipe::Image,
+    ) -> Result<System, SystemError> {
+        let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
+        let made = self.steps.run(format!("tree {name}"), Told::nothing, || {
+            knoppix::tree(request, sources, &knoppix.origins, spools)
+        });
+        let (mut tree, epoch) =
+            made.map_err(|fault| DiskError { guest: name.to_string(), source: Box::new(fault) })?;
+        self.epoch = self.epoch.max(epoch);
+        for overlay in overlays {
+            self.lay(&name, overlay.as_ref(), hostname, &mut tree, epoch)?;
+        }
+        Ok(System { name, tree, image, profile: Profile::Linux, linux: true })
     }
 
     fn debian(

@@ -65,10 +65,13 @@ fn wrong_overlays(project: &Project, recipe: &Recipe) -> Vec<LoadOverlayError> {
 fn summary(recipe: &Recipe) -> String {
     let host = &recipe.host;
     let mut text = format!("  {}  {}\n", recipe.name, recipe.description);
-    let System::Debian(debian) = &host.system;
+    let what = match &host.system {
+        System::Debian(debian) => system(debian),
+        System::Knoppix(..) => "KNOPPIX as a tree".into(),
+    };
     text.push_str(&format!(
         "  image {HOST_IMAGE}: {}, {} free{}\n",
-        system(debian),
+        what,
         size(host.image.free),
         overlays(&host.overlays)
     ));

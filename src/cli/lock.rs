@@ -9,7 +9,7 @@ use crate::guest::lock::Lock;
 use crate::host::files::write_atomic;
 use crate::host::project::{Project, lock_path};
 use crate::host::sources::Sources;
-use crate::recipe::{GuestKind, Origins};
+use crate::recipe::{GuestKind, Origins, System};
 use crate::report::Exit;
 
 #[derive(Debug, clap::Args)]
@@ -31,6 +31,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let cache = args.cache.directory()?;
     let sources = Sources::new(args.sources.as_deref(), &cache, false, session.progress.as_ref());
     let mut lock = Lock::default();
+    if let System::Knoppix(knoppix, _) = &recipe.host.system {
+        pin(&knoppix.origins, &sources, &mut lock)?;
+    }
     for guest in &recipe.guests {
         match &guest.kind {
             GuestKind::Debian(_) => {}

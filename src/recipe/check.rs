@@ -115,11 +115,15 @@ impl Checker<'_> {
     }
 
     fn host(&mut self, raw: raw::Host, recipe: Option<&Name>) -> Option<Host> {
-        let system = raw.debian.map(|debian| self.debian(debian.value));
+        let system = match (raw.debian, raw.knoppix) {
+            (Some(debian), _) => Some(System::Debian(self.debian(debian.value))),
+            (None, Some(knoppix)) => self.knoppix_host(knoppix.value),
+            (None, None) => None,
+        };
         let overlays = self.overlays(raw.overlays);
         let image = self.image(raw.image);
         let hostname = raw.hostname.map(|name| name.value).or_else(|| recipe.map(host_name));
-        Some(Host { system: System::Debian(system?), overlays, hostname: hostname?, image: image? })
+        Some(Host { system: system?, overlays, hostname: hostname?, image: image? })
     }
 
     /// All guests, or `None` if one of them is wrong.

@@ -41,9 +41,11 @@ section! {
     }
 
     /// The system that the machine boots.
-    pub struct Host one of "host" { debian } {
+    pub struct Host one of "host" { debian, knoppix } {
         /// A Debian system.
         debian: Debian,
+        /// A KNOPPIX medium or its compressed file system, whose files become the host's.
+        knoppix: Knoppix,
         /// Directories below overlays/ that are laid over the system, in order. Default: none.
         overlays: List<OverlayName>,
         /// Its host name. Default: the recipe's name.

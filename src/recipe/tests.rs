@@ -61,7 +61,7 @@ const LEAST: &str = "name: x\nhost: {debian: {}}\n";
 #[test]
 fn the_least_recipe_has_every_default_in_place() {
     let recipe = parse(LEAST).unwrap_or_else(|faults| panic!("{faults}"));
-    let System::Debian(debian) = &recipe.host.system;
+    let debian = recipe.host.system.kit();
     assert_eq!((debian.suite.as_str(), debian.variant), ("trixie", Variant::Minbase));
     assert_eq!(debian.components.iter().map(Component::as_str).collect::<Vec<_>>(), ["main"]);
     assert_eq!(recipe.host.hostname.as_str(), "x");
@@ -98,7 +98,7 @@ fn a_source_is_an_archive_or_a_url() {
                 archive: security}\n    - {suite: trixie-backports}\n    - {suite: x, uri: 'http://a.example', \
                 components: [main]}\n";
     let recipe = parse(text).unwrap_or_else(|faults| panic!("{faults}"));
-    let System::Debian(debian) = &recipe.host.system;
+    let debian = recipe.host.system.kit();
     let sources: Vec<String> = debian
         .sources
         .iter()

@@ -47,6 +47,18 @@ pub const HOST_IMAGE: &str = "host";
 pub enum System {
     /// Debian packages.
     Debian(Debian),
+    /// KNOPPIX, as a tree; with the Debian system that GRUB and busybox are taken from.
+    Knoppix(Knoppix, Box<Debian>),
+}
+
+impl System {
+    /// The Debian system that GRUB and busybox are taken from.
+    pub fn kit(&self) -> &Debian {
+        match self {
+            System::Debian(debian) => debian,
+            System::Knoppix(_, kit) => kit,
+        }
+    }
 }
 
 /// The system that the machine boots.

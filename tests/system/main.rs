@@ -10,4 +10,5 @@ mod boots;
 mod builds;
 mod fixture;
 mod guests;
+mod knoppix;
 mod updates;

@@ -209,6 +209,25 @@ impl Checker<'_> {
         Some(Knoppix { origins: self.origins(raw.urls, raw.sha256)?, form })
     }
 
+    pub(super) fn knoppix_host(&mut self, raw: raw::Knoppix) -> Option<System> {
+        if let Some(form) = raw.form.as_ref().filter(|form| form.value == KnoppixForm::Device) {
+            let what = "a device as the host, whose kernel could not be found";
+            self.findings.add(&form.span, what, "write `form: tree`, or make a guest of it");
+        }
+        let nothing = raw::Debian {
+            suite: None,
+            variant: None,
+            components: None,
+            architecture: None,
+            sources: None,
+            packages: None,
+            recommends: None,
+            customise: None,
+        };
+        let kit = Box::new(self.debian(nothing));
+        Some(System::Knoppix(self.knoppix(raw, None)?, kit))
+    }
+
     fn origins(
         &mut self,
         urls: Option<Located<List<FileUrl>>>,
