@@ -11,4 +11,5 @@ mod builds;
 mod fixture;
 mod guests;
 mod knoppix;
+mod real;
 mod updates;
