@@ -53,8 +53,7 @@ impl Surroundings for Nothing {
 /// The host's Debian of a recipe.
 fn debian(text: &str) -> imgfactory::recipe::Debian {
     let text = format!("name: x\nhost:\n  debian: {text}\n");
-    let debian = Recipe::parse("x.yaml", &text, &Nothing).unwrap().host.system.kit().clone();
-    debian
+    Recipe::parse("x.yaml", &text, &Nothing).unwrap().host.system.kit().clone()
 }
 
 fn kit_set() -> Set {
