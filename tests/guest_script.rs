@@ -42,7 +42,7 @@ fn install(guests: &[Guest], room: &Path) {
         match &host.node(id).kind {
             Kind::Directory(_) => fs::create_dir_all(path).unwrap(),
             Kind::File(content) => {
-                fs::write(path, content.read_all(&Vec::<Vec<u8>>::new()).unwrap()).unwrap()
+                fs::write(path, content.read_all(&Vec::<Vec<u8>>::new()).unwrap()).unwrap();
             }
             _ => {}
         }
