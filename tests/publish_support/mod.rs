@@ -330,7 +330,7 @@ pub fn rsyncd() -> (Server, String) {
     fs::create_dir(home.path().join("tree")).unwrap();
     let tree = home.path().join("tree");
     let config = format!(
-        "use chroot = no\nreverse lookup = no\nport = {port}\naddress = 127.0.0.1\n[mirror]\npath = {}\nread only = no\nuid = {}\ngid = {}\n",
+        "use chroot = no\nreverse lookup = no\nsocket options = TCP_NODELAY\nport = {port}\naddress = 127.0.0.1\n[mirror]\npath = {}\nread only = no\nuid = {}\ngid = {}\n",
         tree.display(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw()
@@ -342,7 +342,8 @@ pub fn rsyncd() -> (Server, String) {
     (server, format!("rsync://127.0.0.1:{port}/mirror/demo/"))
 }
 
-/// sshd with a key of its own: the target, and the variable that makes rsync use it.
+/// sshd with a key of its own: the target, and the variable that makes rsync use it, by one connection for all. That ends
+/// five seconds after its last use.
 pub fn sshd() -> (Server, String, String) {
     let home = scratch();
     let port = free_port();
@@ -367,8 +368,9 @@ pub fn sshd() -> (Server, String, String) {
     }
     let rsh = format!(
         "ssh -p {port} -i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-         -o KexAlgorithms=curve25519-sha256",
-        at("user")
+         -o KexAlgorithms=curve25519-sha256 -o ControlMaster=auto -o ControlPersist=5 -o ControlPath={}",
+        at("user"),
+        at("control")
     );
     let tree = at("tree");
     let config = at("sshd_config");
