@@ -40,6 +40,9 @@ pub(super) struct MachineArgs {
     /// Processors of the machine [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     cpus: Option<u32>,
+    /// Kind of processor, as QEMU names them: qemu64,+svm,+npt has virtualisation for guests that want it
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
     /// Network card of the machine
     #[arg(long, value_name = "MODEL", default_value = "virtio")]
     nic: NicArg,
@@ -162,6 +165,7 @@ impl MachineArgs {
             memory_mib: self.memory.unwrap_or(facts.machine.memory_mib),
             // Two translated processors wait for one another so long in dom0 that its watchdog bites.
             cpus: self.cpus.unwrap_or(if accel == Accel::Tcg { 1 } else { facts.machine.cpus }),
+            cpu: self.cpu.clone(),
             nic: match self.nic {
                 NicArg::Virtio => Some(Nic::Virtio),
                 NicArg::E1000 => Some(Nic::E1000),

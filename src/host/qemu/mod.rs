@@ -92,6 +92,8 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Processors.
     pub cpus: u32,
+    /// What they are, as QEMU names them; `None` for what works best with `accel`.
+    pub cpu: Option<String>,
     /// Its network; none is a machine without.
     pub nic: Option<Nic>,
     /// A string for the firmware's tables (SMBIOS type 11), which GRUB reads.
@@ -129,10 +131,10 @@ impl Machine {
             ($($word:expr),* $(,)?) => { add(&[$(OsStr::new(&$word)),*]) };
         }
         match self.accel {
-            Accel::Kvm => add!("-accel", "kvm", "-cpu", "host"),
+            Accel::Kvm => add!("-accel", "kvm", "-cpu", self.cpu.as_deref().unwrap_or("host")),
             // What QEMU 7.2's translator does wrong below Xen: SMAP and SMEP kill dom0's kernel at once, AVX state
             // gets mixed up between the domains (a guest's libc then faults). qemu64 has none of these.
-            Accel::Tcg => add!("-accel", "tcg", "-cpu", "qemu64"),
+            Accel::Tcg => add!("-accel", "tcg", "-cpu", self.cpu.as_deref().unwrap_or("qemu64")),
         }
         add!("-m", self.memory_mib.to_string(), "-smp", self.cpus.to_string());
         // Nothing that was not asked for; a machine that resets itself ends.
@@ -238,6 +240,7 @@ mod tests {
             accel: Accel::Tcg,
             memory_mib: 2048,
             cpus: 1,
+            cpu: None,
             nic: Some(Nic::Virtio),
             oem: Some("imgfactory:mirror=http://a/,http://b/".into()),
             screen: Screen::None,
