@@ -133,6 +133,43 @@ fn a_knoppix_medium_gives_its_file_system_and_its_files() {
     assert!(error.contains("text: neither of KNOPPIX's formats; an ISO with KNOPPIX/KNOPPIX"), "{error}");
 }
 
+#[test]
+fn a_squashfs_gives_its_files_with_owners_and_modes_alone_and_on_a_medium() {
+    let room = tempfile::tempdir().unwrap();
+    let files = room.path().join("files");
+    fs::create_dir_all(room.path().join("medium/KNOPPIX")).unwrap();
+    fs::create_dir(&files).unwrap();
+    fs::write(room.path().join("issue"), "squashed ".repeat(30_000)).unwrap();
+    let list = "dir /etc 0755 0 0\nfile /etc/issue 0640 7 8 issue\nslink /link 0777 0 0 etc/issue\n\
+                nod /console 0600 0 5 c 5 1\n";
+    fs::write(room.path().join("list"), list).unwrap();
+    run("gensquashfs", &["-q", "-F", "list", "-D", ".", "squashfs"], room.path());
+    fs::copy(room.path().join("squashfs"), files.join("KNOPPIX")).unwrap();
+    fs::rename(room.path().join("squashfs"), room.path().join("medium/KNOPPIX/KNOPPIX")).unwrap();
+    run("xorriso", &["-as", "mkisofs", "-quiet", "-R", "-o", "files/knoppix.iso", "medium"], room.path());
+    for name in ["KNOPPIX", "knoppix.iso"] {
+        let sum = sha256(&files.join(name));
+        let section = format!("knoppix: {{urls: ['http://a.example/{name}'], sha256: '{sum}'}}");
+        let (tree, contents) =
+            imported(room.path(), &section).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let node = tree.node(tree.lookup(b"etc/issue").unwrap());
+        assert_eq!((node.meta.mode, node.meta.uid, node.meta.gid), (0o640, 7, 8), "{name}");
+        let Kind::File(content) = &node.kind else { panic!("{node:?}") };
+        assert!(content.read_all(&contents).unwrap() == "squashed ".repeat(30_000).as_bytes(), "{name}");
+        let kind = |path: &[u8]| tree.node(tree.lookup(path).unwrap()).kind.clone();
+        assert_eq!(kind(b"link"), Kind::Symlink(b"etc/issue".to_vec()));
+        assert_eq!(kind(b"console"), Kind::CharDevice { major: 5, minor: 1 });
+    }
+    let mut cut = fs::read(files.join("KNOPPIX")).unwrap();
+    // Its padding is longer than all else.
+    cut.truncate(200);
+    fs::write(files.join("cut"), cut).unwrap();
+    let sum = sha256(&files.join("cut"));
+    let error =
+        imported(room.path(), &format!("knoppix: {{urls: ['http://a.example/cut'], sha256: '{sum}'}}"));
+    assert!(error.err().unwrap().contains("sqfs2tar: "), "it says what sqfs2tar says");
+}
+
 fn sha256(path: &Path) -> String {
     imgfactory::block::Sha256::of(&fs::read(path).unwrap()).to_string()
 }

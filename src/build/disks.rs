@@ -14,6 +14,7 @@ use crate::host::process::{Tool, ToolError};
 use crate::host::sources::{SourceError, Sources};
 use crate::index::ImageName;
 use crate::recipe::{DiskFormat, Guest, GuestKind, Origins};
+use crate::tree::tar::TarError;
 
 /// Bytes of a sector: what a disk is a multiple of.
 const SECTOR: u64 = 512;
@@ -75,7 +76,7 @@ pub enum DiskFault {
         /// How.
         what: &'static str,
     },
-    /// qemu-img failed.
+    /// qemu-img or sqfs2tar failed, or is missing.
     #[error(transparent)]
     Tool(#[from] ToolError),
     /// There is nothing in it.
@@ -94,6 +95,14 @@ pub enum DiskFault {
         file: String,
         /// Why.
         source: Plan9Error,
+    },
+    /// What a squashfs holds can't be a tree.
+    #[error("{file}")]
+    Squashfs {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        source: TarError,
     },
     /// A KNOPPIX can't be unpacked.
     #[error(transparent)]

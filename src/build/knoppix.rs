@@ -1,8 +1,8 @@
 //! Step: a KNOPPIX medium, or the compressed file system in it, as a disk or as a tree.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, BufReader, Write};
+use std::path::{Path, PathBuf};
 
 use super::Request;
 use super::disks::{DiskFault, inflated};
@@ -10,13 +10,14 @@ use crate::ext2::{ReadAt, ReadError, Reader};
 use crate::guest::cloop::{Cloop, CloopError};
 use crate::guest::iso9660::{Iso, IsoError, ZisofsError};
 use crate::guest::sums::Sum;
-use crate::host::files::FileError;
+use crate::host::files::{FileError, Scratch};
 use crate::host::image::ImageFile;
+use crate::host::process::Tool;
 use crate::host::progress::Unit;
 use crate::host::sources::Sources;
 use crate::host::spool::Spools;
 use crate::recipe::Origins;
-use crate::tree::{Content, Extent, Kind, Source, Tree, TreeError};
+use crate::tree::{Content, Extent, Kind, Source, Tree, TreeError, tar};
 
 /// Where a medium has its compressed file system.
 const ON_MEDIUM: &str = "KNOPPIX/KNOPPIX";
@@ -87,6 +88,22 @@ struct Part<'f> {
     len: u64,
 }
 
+impl Part<'_> {
+    /// Writes it to `out`. `path` is the file that it is a part of.
+    fn copy(&self, path: &Path, out: &mut dyn Write) -> Result<(), DiskFault> {
+        let mut at = 0;
+        let mut bytes = vec![0; 1 << 20];
+        while at < self.len {
+            let some = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(bytes.len());
+            let piece = &mut bytes[..some];
+            let copied = self.read_exact_at(at, piece).and_then(|()| out.write_all(piece));
+            copied.map_err(|error| FileError::new(path, "copy", error))?;
+            at += some as u64;
+        }
+        Ok(())
+    }
+}
+
 impl ReadAt for Part<'_> {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64);
@@ -134,9 +151,11 @@ fn known_device(
     let cloop = match Cloop::open(&part) {
         Ok(cloop) => cloop,
         Err(CloopError::NotCloop) if part.at == 0 && Reader::open(&image).is_ok() => return Ok((path, sum)),
+        Err(CloopError::NotCloop) if starts_with(&part, &SQUASHFS) && part.at == 0 => return Ok((path, sum)),
         Err(CloopError::NotCloop) if starts_with(&part, &SQUASHFS) => {
-            let what = "squashfs, which can't be read yet; unsquashfs and mksquashfs can turn it into ext2";
-            return Err(KnoppixFault::Unknown { file, what }.into());
+            let own = sources
+                .derived(&format!("{}-{}.device", sum.algorithm(), sum.hex()), |out| part.copy(&path, out))?;
+            return Ok((own, sum));
         }
         Err(CloopError::NotCloop) if part.at == 0 => {
             return Err(KnoppixFault::Unknown { file, what: "neither of KNOPPIX's formats" }.into());
@@ -175,7 +194,10 @@ pub fn tree(
     let file = origins.urls[0].file_name().to_owned();
     let image = ImageFile::open(&path)?;
     let spool = spools.open(&path)?;
+    let len = image.size().map_err(|error| FileError::new(&path, "look at", error))?;
+    let squashed = starts_with(&Part { file: &image, at: 0, len }, &SQUASHFS);
     let mut tree = match Iso::open(&image) {
+        _ if squashed => squashfs(request, sources, &path, &sum, spools)?,
         Ok(iso) => {
             let imported =
                 iso.import(spool).map_err(|source| KnoppixFault::Iso { file: file.clone(), source })?;
@@ -191,6 +213,34 @@ pub fn tree(
     tree.remove(b"lost+found");
     let newest = tree.walk().map(|(_, id)| tree.node(id).meta.mtime.secs).max().unwrap_or(0);
     Ok((tree, newest))
+}
+
+/// The files of a squashfs, as Debian's sqfs2tar (package squashfs-tools-ng) reads them.
+fn squashfs(
+    request: &Request<'_>,
+    sources: &Sources<'_>,
+    path: &Path,
+    sum: &Sum,
+    spools: &mut Spools,
+) -> Result<Tree, DiskFault> {
+    let log = request.out.join(super::facts::LOGS).join("sqfs2tar.log");
+    let archive = sources.derived(&format!("{}-{}.tar", sum.algorithm(), sum.hex()), |out| {
+        let scratch = Scratch::directory(request.cache)?;
+        let to = scratch.path().join("tar");
+        let failed = |doing| {
+            let to = to.clone();
+            move |error| FileError::new(&to, doing, error)
+        };
+        let file = File::create(&to).map_err(failed("create"))?;
+        Tool::new("sqfs2tar").arg(path).stdout_to(file).log(log).run()?;
+        let mut made = File::open(&to).map_err(failed("open"))?;
+        io::copy(&mut made, out).map_err(failed("copy"))?;
+        Ok::<(), DiskFault>(())
+    })?;
+    let spool = spools.open(&archive)?;
+    let stream = File::open(&archive).map_err(|error| FileError::new(&archive, "open", error))?;
+    let read = tar::read(BufReader::new(stream), spool);
+    read.map_err(|source| DiskFault::Squashfs { file: path.display().to_string(), source })
 }
 
 /// Unpacks what zisofs has packed into one file of the cache.
