@@ -9,7 +9,7 @@ use crate::host::store::{Store, StoreError};
 use crate::index::{Serial, UnixTime};
 use crate::publish::{Files, StateError, read_state};
 use crate::release::{
-    Digest, Error as Untrusted, Latest, MirrorPath, Mirrors, Put, Release, SigningKey, Successors,
+    Digest, Error as Untrusted, KeyId, Latest, MirrorPath, Mirrors, Put, Release, SigningKey, Successors,
     TrustedKeys, Upload, Verified,
 };
 
@@ -90,6 +90,14 @@ pub enum AgainError {
     /// A key says once who comes after it.
     #[error("key {0} has named its successor already; what is written once is not changed")]
     Rotated(String),
+    /// The next key signs already.
+    #[error("{place}: key {key} signs there already")]
+    Signs {
+        /// The tree.
+        place: String,
+        /// The key.
+        key: KeyId,
+    },
     /// Going back to where we are.
     #[error("release {0} is the newest already")]
     Same(Serial),
@@ -164,6 +172,10 @@ pub fn again(
     };
     match *what {
         Again::Rotate => {
+            let next = TrustedKeys::parse(&key.public_text()).expect("a key reads its own text");
+            if Verified::<Latest>::open(&state.latest_file, &next).is_ok() {
+                return Err(AgainError::Signs { place: place(), key: key.id() });
+            }
             let path = MirrorPath::Keys(old_key.id());
             let successors = Successors { name: old.name.clone(), keys: vec![key.public_base64()] };
             // An attempt that was cut short may have got so far; that is as good.

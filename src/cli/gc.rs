@@ -9,8 +9,8 @@ use crate::host::mirror::trusted;
 use crate::host::progress::Unit;
 use crate::host::remote::{self, WallClock};
 use crate::index::Serial;
-use crate::publish::Target;
 use crate::publish::gc::{self, GcJob, Policy};
+use crate::publish::{OfRemote, Target, follow};
 use crate::recipe::{Scalar, Seconds};
 use crate::report::Exit;
 
@@ -83,6 +83,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let keep = args.keep.unwrap_or(default.keep as usize);
     let policy = Policy { grace, keep, pinned };
     let remote = remote::open(&target, args.jobs)?;
+    let keys = follow(&OfRemote(remote.as_ref()), &keys);
     let token = new_token()?;
     let host = host_name();
     let mut job = GcJob {

@@ -8,7 +8,7 @@ use crate::host::clock;
 use crate::host::mirror::{Pull, Verify, WebTree, pull, standing, trusted, verify};
 use crate::host::progress::Unit;
 use crate::host::remote::{Directory, LocalTree};
-use crate::publish::{Files, Remote, State, read_state};
+use crate::publish::{Files, Remote, State, follow, read_state};
 use crate::release::{Latest, MirrorPath, MirrorUrl, TrustedKeys};
 use crate::report::{Exit, size};
 
@@ -108,13 +108,9 @@ fn run_pull(args: &PullArgs, session: &Session) -> Result<Exit, Failure> {
     let url = url_of(&args.url)?;
     let keys = keys_of(&args.key, None)?;
     let http = http(args.key.jobs)?;
-    let job = Pull {
-        from: WebTree { http: &http, url: &url },
-        dir: &args.dir,
-        keys: &keys,
-        jobs: args.key.jobs,
-        blocks: !args.no_blocks,
-    };
+    let from = WebTree { http: &http, url: &url };
+    let keys = follow(&from, &keys);
+    let job = Pull { from, dir: &args.dir, keys: &keys, jobs: args.key.jobs, blocks: !args.no_blocks };
     let told = |bytes| -> Box<dyn Fn(u64) + Sync> {
         let task = session.progress.start(&url.to_string(), bytes, Unit::Bytes);
         Box::new(move |n| task.advance(n))
@@ -149,12 +145,14 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
         let (url, http) = (url_of(&args.tree)?, http(args.key.jobs)?);
         let keys = keys_of(&args.key, None)?;
         let files = &WebTree { http: &http, url: &url };
+        let keys = follow(files, &keys);
         verify(&Verify { files, listed: None, keys: &keys, jobs: args.key.jobs, percent }, &told)?
     } else {
         let dir = Path::new(&args.tree);
         let keys = keys_of(&args.key, Some(dir))?;
         let root = Tree::find(dir)?.root;
         let listed = Directory::new(&root, 1).list()?;
+        let keys = follow(&LocalTree(root.clone()), &keys);
         // More threads than processors only wait for each other.
         verify(&Verify { files: &LocalTree(root), listed, keys: &keys, jobs: jobs_here(), percent }, &told)?
     };
@@ -183,20 +181,22 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
 
 fn run_list(args: &ListArgs, _: &Session) -> Result<Exit, Failure> {
     let http = http(args.key.jobs)?;
-    let (state, mirrors) = if is_url(&args.tree) {
+    let (state, mirrors, keys) = if is_url(&args.tree) {
         let url = url_of(&args.tree)?;
-        let keys = keys_of(&args.key, None)?;
-        let (state, mut mirrors) = newest(&WebTree { http: &http, url: &url }, &keys, &args.tree)?;
+        let web = WebTree { http: &http, url: &url };
+        let keys = follow(&web, &keys_of(&args.key, None)?);
+        let (state, mut mirrors) = newest(&web, &keys, &args.tree)?;
         if !mirrors.contains(&url) {
-            mirrors.insert(0, url);
+            mirrors.insert(0, url.clone());
         }
-        (state, mirrors)
+        (state, mirrors, keys)
     } else {
         let dir = Path::new(&args.tree);
-        let keys = keys_of(&args.key, Some(dir))?;
-        newest(&LocalTree(Tree::find(dir)?.root), &keys, &args.tree)?
+        let tree = LocalTree(Tree::find(dir)?.root);
+        let keys = follow(&tree, &keys_of(&args.key, Some(dir))?);
+        let (state, mirrors) = newest(&tree, &keys, &args.tree)?;
+        (state, mirrors, keys)
     };
-    let keys = keys_of(&args.key, (!is_url(&args.tree)).then(|| Path::new(&args.tree)))?;
     let mut all_good = true;
     let mut text = String::from("serial  behind  latency       rate  mirror\n");
     for url in &mirrors {

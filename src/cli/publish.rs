@@ -168,7 +168,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         ));
     }
     let targets = targets.iter().map(parsed).collect::<Result<Vec<_>, _>>()?;
-    let keys = tree.keys(&args.key)?;
+    let keys = publish::follow(&LocalTree(tree.root.clone()), &tree.keys(&args.key)?);
     let ours = tree.state(&keys)?;
     let _lock = DirLock::take(&args.out)?;
     let file = args.out.join(STATE);

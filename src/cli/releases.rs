@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::publish::{Tree, http};
 use super::{Failure, Session, print};
-use crate::build::again::{self, Again, Signing};
+use crate::build::again::{self, Again, AgainError, Signing};
 use crate::build::facts::Facts;
 use crate::host::clock;
 use crate::host::files::DirLock;
@@ -12,7 +12,7 @@ use crate::host::keys::KeyFiles;
 use crate::host::mirror::{WebTree, trusted};
 use crate::host::remote::{Directory, LocalTree};
 use crate::index::Serial;
-use crate::publish::{Files, Remote, image_files, read_latest};
+use crate::publish::{Files, Remote, follow, image_files, read_latest};
 use crate::recipe::{Scalar, Seconds};
 use crate::release::{MirrorPath, MirrorUrl, Release, SigningKey, Verified};
 use crate::report::Exit;
@@ -52,6 +52,7 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
         files = Box::new(LocalTree(tree.root));
     }
     let missing = || Failure::Failed(format!("{}: no release there", args.tree).into());
+    let keys = follow(files.as_ref(), &keys);
     let (latest, _) = read_latest(files.as_ref(), &keys)?.ok_or_else(missing)?;
     // A web server has no list; the last hundred will do.
     let newest = latest.serial.get();
@@ -218,10 +219,36 @@ pub(super) fn refresh(args: RefreshArgs, _: &Session) -> Result<Exit, Failure> {
 
 pub(super) fn rotate(args: RotateArgs, _: &Session) -> Result<Exit, Failure> {
     let next = KeyFiles::sign_with(&args.to)?;
-    let exit = args.signer.sign(&args.out, &Again::Rotate, Some(&next))?;
-    // The build's note of whose it is: the new key, and those before it for what they have signed.
-    if let Ok(mut facts) = Facts::read(&args.out) {
+    // The build's note of whose it is: first that both are to be believed, then that the new one signs. So what is cut
+    // between them can be done again.
+    let before = Facts::read(&args.out).ok();
+    let mut facts = before.clone();
+    if let Some(facts) = &mut facts
+        && !facts.publish.keys.contains(&next.public_base64())
+    {
         facts.publish.keys.insert(0, next.public_base64());
+        facts.write(&args.out)?;
+    }
+    let result = args.signer.sign(&args.out, &Again::Rotate, Some(&next));
+    let why = match &result {
+        Err(Failure::Failed(error)) => error.downcast_ref::<AgainError>(),
+        _ => None,
+    };
+    let exit = match why {
+        // As an attempt that was cut short may have left it.
+        Some(done @ AgainError::Signs { .. }) => {
+            print(&format!("{done}\n"))?;
+            Exit::Done
+        }
+        Some(AgainError::Rotated(_)) => {
+            if let Some(before) = before {
+                before.write(&args.out)?;
+            }
+            return result;
+        }
+        _ => result?,
+    };
+    if let Some(mut facts) = facts {
         facts.publish.key = args.to;
         facts.write(&args.out)?;
     }

@@ -25,7 +25,7 @@ pub use place::{CONTROL_DIR, Control, Place};
 pub use plan::{Held, Plan, PlanError, block_item};
 pub use remote::{Clock, Files, Item, Listed, Remote, RemoteError};
 pub use state::{
-    Either, OfRemote, State, StateError, image_files, objects, read_indexes, read_latest, read_named,
+    Either, OfRemote, State, StateError, follow, image_files, objects, read_indexes, read_latest, read_named,
     read_state,
 };
 pub use tombstones::{TombstoneFault, Tombstones};

@@ -6,7 +6,9 @@ use super::remote::{Files, Remote, RemoteError};
 use super::{Item, Place};
 use crate::block::{BlockName, Object};
 use crate::index::Index;
-use crate::release::{Error as Untrusted, ImageFiles, Latest, MirrorPath, Release, TrustedKeys, Verified};
+use crate::release::{
+    Error as Untrusted, ImageFiles, Latest, MAX_HOPS, MirrorPath, Release, Successors, TrustedKeys, Verified,
+};
 
 /// A release of a tree, each link checked by the one above it. Its blocks were not looked at.
 #[derive(Clone, Debug)]
@@ -85,6 +87,29 @@ pub fn read_latest(files: &dyn Files, keys: &TrustedKeys) -> Result<Option<(Late
         .map_err(|source| StateError::Untrusted(MirrorPath::Latest, source))?
         .into_inner();
     Ok(Some((latest, file)))
+}
+
+/// The keys that may have signed a tree: these, and when its `latest` is of none of them, those that they name as their
+/// successors there.
+pub fn follow(files: &dyn Files, keys: &TrustedKeys) -> TrustedKeys {
+    match read_latest(files, keys) {
+        Err(StateError::Untrusted(_, Untrusted::UnknownKey { .. })) => {}
+        _ => return keys.clone(),
+    }
+    let mut known = keys.clone();
+    let mut asked = Vec::new();
+    for _ in 0..MAX_HOPS {
+        let Some(id) = known.ids().find(|id| !asked.contains(id)) else { break };
+        asked.push(id);
+        let path = MirrorPath::Keys(id);
+        // What can't be read or believed names nobody.
+        let Ok(Some(file)) = files.read(&path, path.limit()) else { continue };
+        match Verified::<Successors>::open(&file, &known) {
+            Ok(next) if next.key() == id => known = known.with(&next.trusted()),
+            _ => {}
+        }
+    }
+    known
 }
 
 /// Reads what `latest` names. Files that `near` has, and that are right, are taken from there.
