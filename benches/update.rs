@@ -263,9 +263,11 @@ fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
         codec,
         epoch: u64::try_from(side.epoch)?,
         free: 64 << 20,
+        zero_freed: false,
         inode_size: InodeSize::Large,
         profile: Profile::default(),
         parent: None,
+        first: vec![],
     })
 }
 

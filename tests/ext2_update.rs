@@ -152,6 +152,36 @@ fn the_same_tree_changes_no_block() {
 }
 
 #[test]
+fn freed_pages_stay_unless_zeros_are_asked_for() {
+    let mut tree = library();
+    let before = first(&tree);
+    assert!(tree.remove(b"usr/lib7/file-7") && tree.remove(b"usr/lib3/file-113"));
+    let pages = Pages::read(&tree, &spools(), &|_| {}).unwrap();
+    let mut allocator =
+        Stable { previous: &before.map, pages: &pages, order: Order::default(), unit: UNIT, least_run: 1 };
+    let plan = Plan::new(&tree, &options(), &mut allocator).unwrap();
+    let census = Census::take(&plan, &spools(), &pages).unwrap();
+    let (changed, freed) = (census.changed(&before.map, UNIT), census.freed(&before.map, UNIT));
+    // Both files are in the middle of blocks in which nothing else changes.
+    assert!((2..=6).contains(&freed.iter().filter(|freed| **freed).count()));
+    assert!(freed.iter().zip(&changed).any(|(freed, changed)| *freed && !changed));
+    let zeroed: Vec<bool> = freed.iter().zip(&changed).map(|(freed, changed)| freed | changed).collect();
+    let after = census.after(&before.map, &zeroed, UNIT);
+    let secret =
+        PageHash::of(&before.image[page_of(&before.map, b"usr/lib7/file-7") as usize * 4096..][..4096]);
+    assert!(secret != PageHash::ZERO && !after.contains(&secret));
+    assert!(census.after(&before.map, &changed, UNIT).contains(&secret));
+}
+
+/// The first page of a file.
+fn page_of(map: &LayoutMap, path: &[u8]) -> u32 {
+    let whole = [0..map.geometry.blocks];
+    assert!(map.files_in(&whole).iter().any(|file| file == path));
+    let has = |page: &u32| map.files_in(&[*page..page + 1]) == [path.to_vec()];
+    (0..map.geometry.blocks).find(has).unwrap()
+}
+
+#[test]
 fn a_layout_that_is_an_update_names_its_base_and_is_small() {
     let mut tree = library();
     let before = first(&tree);

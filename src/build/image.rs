@@ -81,10 +81,14 @@ pub struct Wanted {
     pub free: u64,
     /// Bytes of an inode.
     pub inode_size: InodeSize,
+    /// Whether what is no longer used is overwritten with zeros.
+    pub zero_freed: bool,
     /// What reads it.
     pub profile: Profile,
     /// The image's index before.
     pub parent: Option<Parent>,
+    /// Paths of files that stand before all others in a fresh layout: what a boot reads, in that order.
+    pub first: Vec<Vec<u8>>,
 }
 
 impl Wanted {
@@ -92,6 +96,7 @@ impl Wanted {
     pub fn of(recipe: &Recipe, system: &System, epoch: i64, last: &Last) -> Self {
         Wanted {
             free: system.image.free,
+            zero_freed: system.image.zero_freed,
             inode_size: match system.image.inode_size {
                 recipe::InodeSize::B128 => InodeSize::Small,
                 recipe::InodeSize::B256 => InodeSize::Large,
@@ -121,9 +126,11 @@ impl Wanted {
             codec: codec.expect("a recipe's levels are those of the codec"),
             epoch: u64::try_from(epoch).unwrap_or(0),
             free: 0,
+            zero_freed: false,
             inode_size: InodeSize::default(),
             profile: Profile::default(),
             parent: last.parent(name),
+            first: last.read_first(name),
         }
     }
 }
@@ -134,7 +141,7 @@ impl Wanted {
         let mut inputs = vec![
             format!("blocks of {} bytes", self.block_size.get()),
             format!("codec {}", self.codec),
-            format!("free space {}", self.free),
+            format!("free space {}{}", self.free, if self.zero_freed { ", zeros" } else { "" }),
             format!("inodes of {} bytes, for {:?}", self.inode_size.bytes(), self.profile),
         ];
         inputs.extend(contents.map(|sum| format!("tree {sum}")));
@@ -309,6 +316,8 @@ impl Prepared {
         let plan = match kept {
             Some(plan) => plan,
             None => {
+                let read: Vec<_> = wanted.first.iter().filter_map(|path| self.tree.lookup(path)).collect();
+                let order = order.with_first(&read);
                 let mut first = Sequential { order, align: Some(Align { blocks: unit, from: unit }) };
                 Plan::new(&self.tree, &options, &mut first).map_err(failed)?
             }
@@ -316,7 +325,14 @@ impl Prepared {
         let census = Census::take(&plan, contents, &self.pages)
             .map_err(|source| ImageError::Contents { image: wanted.name.clone(), source })?;
         let same_blocks = |before: &&Before| before.index.header().block_size == wanted.block_size;
-        let changed = before.filter(same_blocks).map(|before| census.changed(&before.map, unit));
+        let changed = before.filter(same_blocks).map(|before| {
+            let mut changed = census.changed(&before.map, unit);
+            if wanted.zero_freed {
+                let freed = census.freed(&before.map, unit);
+                changed.iter_mut().zip(freed).for_each(|(changed, freed)| *changed |= freed);
+            }
+            changed
+        });
         let (owners, digest) = (&self.owners, self.digest);
         Ok(Planned { wanted, before, contents, owners, digest, plan, census, changed })
     }

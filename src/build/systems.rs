@@ -178,7 +178,7 @@ fn second_disk(guest: &Guest, plan9: &recipe::Plan9, epoch: i64) -> System {
     System {
         name: image_name(&format!("{}-data", guest.name)),
         tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),
-        image: recipe::Image { free: plan9.data, inode_size },
+        image: recipe::Image { free: plan9.data, inode_size, zero_freed: false },
         profile: Profile::NetBsd,
         linux: false,
     }

@@ -115,6 +115,19 @@ impl Census {
             .collect()
     }
 
+    /// For each block of `unit` pages of the disk, whether the previous image has something in it that nothing uses.
+    pub fn freed(&self, previous: &LayoutMap, unit: u32) -> Vec<bool> {
+        let freed: Vec<bool> = previous
+            .pages
+            .iter()
+            .zip(&self.live)
+            .map(|(before, live)| !live && *before != PageHash::ZERO)
+            .collect();
+        let unit = unit as usize;
+        let block = |first| freed.iter().skip(first).take(unit).any(|freed| *freed);
+        (0..self.pages.len()).step_by(unit).map(block).collect()
+    }
+
     /// What each page holds when the blocks of `changed` have been made anew, with zeros where nothing is in use,
     /// and the others left.
     pub fn after(&self, previous: &LayoutMap, changed: &[bool], unit: u32) -> Vec<PageHash> {

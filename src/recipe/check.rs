@@ -241,10 +241,11 @@ impl Checker<'_> {
 
     fn image(&mut self, raw: Option<Located<raw::Image>>) -> Option<Image> {
         let Some(Located { value: raw, .. }) = raw else {
-            return Some(Image { free: 64 * MIB, inode_size: InodeSize::B256 });
+            return Some(Image { free: 64 * MIB, inode_size: InodeSize::B256, zero_freed: false });
         };
         let free = self.size_within(raw.free, 64 * MIB, 0, 1024 * GIB, "free space");
-        Some(Image { free: free?, inode_size: or(raw.inode_size, || InodeSize::B256) })
+        let inode_size = or(raw.inode_size, || InodeSize::B256);
+        Some(Image { free: free?, inode_size, zero_freed: or(raw.zero_freed, || false) })
     }
 
     fn boot(&mut self, raw: Option<Located<raw::Boot>>) -> Option<Boot> {

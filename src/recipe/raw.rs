@@ -186,6 +186,8 @@ section! {
         free: Size,
         /// Bytes of an inode: 128 or 256. Default: 256.
         inode_size: InodeSize,
+        /// Whether an update overwrites with zeros what it no longer uses. Default: false.
+        zero_freed: bool,
     }
 
     /// The boot menu, kernels and miniroot.

@@ -65,7 +65,7 @@ fn the_least_recipe_has_every_default_in_place() {
     assert_eq!((debian.suite.as_str(), debian.variant), ("trixie", Variant::Minbase));
     assert_eq!(debian.components.iter().map(Component::as_str).collect::<Vec<_>>(), ["main"]);
     assert_eq!(recipe.host.hostname.as_str(), "x");
-    assert_eq!(recipe.host.image, Image { free: 64 << 20, inode_size: InodeSize::B256 });
+    assert_eq!(recipe.host.image, Image { free: 64 << 20, inode_size: InodeSize::B256, zero_freed: false });
     assert_eq!((recipe.boot.xen.as_ref(), recipe.boot.timeout), (None, 3));
     assert_eq!(recipe.boot.entries, [Entry::Linux, Entry::Rescue]);
     assert_eq!(recipe.boot.modules.len(), DEFAULT_MODULES.len());

@@ -122,6 +122,8 @@ pub struct Image {
     pub free: u64,
     /// Bytes of an inode.
     pub inode_size: InodeSize,
+    /// Whether an update overwrites with zeros what it no longer uses.
+    pub zero_freed: bool,
 }
 
 /// Boot menu, kernels, miniroot.

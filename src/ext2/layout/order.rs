@@ -17,6 +17,21 @@ impl Order {
         Order { ranks }
     }
 
+    /// With these nodes before all others, in their order: what a boot reads, say.
+    #[must_use]
+    pub fn with_first(mut self, first: &[NodeId]) -> Self {
+        let count = u32::try_from(first.len()).unwrap_or(u32::MAX);
+        let last = first.iter().map(|node| node.index() + 1).max().unwrap_or(0);
+        if self.ranks.len() < last {
+            self.ranks.resize(last, u32::MAX);
+        }
+        self.ranks.iter_mut().for_each(|rank| *rank = rank.saturating_add(count));
+        for (node, rank) in first.iter().zip(0..) {
+            self.ranks[node.index()] = rank;
+        }
+        self
+    }
+
     /// Rank of a node.
     pub fn rank(&self, node: NodeId) -> u32 {
         self.ranks.get(node.index()).copied().unwrap_or(u32::MAX)
@@ -34,5 +49,33 @@ impl Order {
             }
         });
         positions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Content, Kind, Meta, Node, Tree};
+
+    #[test]
+    fn what_is_first_comes_first_and_the_rest_keeps_its_order() {
+        let mut tree = Tree::new(Meta::default());
+        let nodes: Vec<NodeId> = ["a", "b", "c", "d"]
+            .iter()
+            .map(|name| {
+                let node = Node { meta: Meta::default(), kind: Kind::File(Content::inline(vec![])) };
+                tree.insert(name.as_bytes(), node).unwrap()
+            })
+            .collect();
+        let sorted = |order: &Order| {
+            let mut sorted = nodes.clone();
+            sorted.sort_by_key(|node| order.rank(*node));
+            sorted.iter().map(|node| node.index() - nodes[0].index()).collect::<Vec<_>>()
+        };
+        let ranks = [vec![0; nodes[0].index()], vec![3, 2, 1]].concat();
+        let order = Order::new(ranks);
+        assert_eq!(sorted(&order), [2, 1, 0, 3]);
+        assert_eq!(sorted(&order.clone().with_first(&[nodes[3], nodes[1]])), [3, 1, 2, 0]);
+        assert_eq!(order.clone().with_first(&[]), order);
     }
 }

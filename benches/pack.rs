@@ -1,0 +1,129 @@
+//! Speed and memory of `image pack` and `image split` beside `mke2fs -d` and `casync make`, in one run, all warm:
+//! `cargo bench --bench pack [-- ARCHIVE.tar]`. Without an archive it takes that of `cargo bench --bench update`. Needs
+//! e2fsprogs, casync, tar, and root, so that owners can be unpacked.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Each is run so often, and the fastest counts.
+const RUNS: usize = 3;
+
+/// What a command cost.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall: f64,
+    /// User and system time of all its threads, to the hundredth of a second.
+    cpu: f64,
+    /// Most memory at a time, MiB.
+    peak: u64,
+}
+
+fn main() -> Result<()> {
+    let given = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let work = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/update");
+    let archive = given.map_or_else(|| work.join("before.tar"), PathBuf::from);
+    let room = work.join("pack");
+    let _ = fs::remove_dir_all(&room);
+    fs::create_dir_all(&room)?;
+    let path = |name: &str| room.join(name);
+    let root = path("root");
+    fs::create_dir(&root)?;
+    let unpack = ["--xattrs", "--xattrs-include=*", "-C"].map(OsStr::new);
+    watch("tar", &[&unpack[..], &[root.as_os_str(), OsStr::new("-xf"), archive.as_os_str()]].concat())?;
+
+    let imgfactory = env!("CARGO_BIN_EXE_imgfactory");
+    let (ours, theirs) = (path("ours.ext2"), path("theirs.ext2"));
+    let words = |words: &[&str]| words.iter().map(OsStr::new).map(OsStr::to_owned).collect::<Vec<_>>();
+    let pack = words(&["-q", "image", "pack", "--from", text(&archive)?, "--to", text(&ours)?, "--free", "64MiB"]);
+    let mke2fs = words(&["-q", "-F", "-t", "ext2", "-m", "0", "-d", text(&root)?, text(&theirs)?, "4G"]);
+    let store = path("mirror");
+    let split = words(&["-q", "image", "split", text(&ours)?, "--store", text(&store)?, "--image", "host"]);
+    let castr = path("casync.castr");
+    let casync =
+        words(&["make", "--store", text(&castr)?, text(&path("theirs.caibx"))?, text(&theirs)?]);
+
+    let packed = fastest(|| watch(imgfactory, &pack), || remove(&ours))?;
+    let made = fastest(|| watch("mke2fs", &mke2fs), || remove(&theirs))?;
+    let cut = fastest(|| watch(imgfactory, &split), || remove(&store))?;
+    let chunked = fastest(|| watch("casync", &casync), || remove(&castr))?;
+    fs::remove_dir_all(&room)?;
+
+    println!("{:28} {:>8} {:>8} {:>10}", "", "wall s", "CPU s", "peak MiB");
+    for (name, cost) in [
+        ("imgfactory image pack", packed),
+        ("mke2fs -d", made),
+        ("imgfactory image split", cut),
+        ("casync make", chunked),
+    ] {
+        println!("{name:28} {:8.2} {:8.2} {:10}", cost.wall, cost.cpu, cost.peak);
+    }
+    let both = Cost { wall: packed.wall + cut.wall, cpu: packed.cpu + cut.cpu, peak: packed.peak.max(cut.peak) };
+    println!("\n{:28} {:>8} {:>8} {:>8}", "ratio", "wall", "CPU", "bar");
+    for (name, a, b, bar) in [("pack / mke2fs -d", packed, made, 0.8), ("pack + split / casync make", both, chunked, 0.6)] {
+        println!("{name:28} {:8.2} {:8.2} {bar:8.2}", a.wall / b.wall, a.cpu / b.cpu);
+    }
+    println!("{:28} {:>26} {:>8}", "peak memory, MiB", both.peak, 300);
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| "a path that is not UTF-8".into())
+}
+
+fn remove(path: &Path) {
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_dir_all(path);
+}
+
+/// Its result is what the last run leaves.
+fn fastest(run: impl Fn() -> Result<Cost>, again: impl Fn()) -> Result<Cost> {
+    let mut best: Option<Cost> = None;
+    for _ in 0..RUNS {
+        again();
+        let cost = run()?;
+        best = Some(match best {
+            Some(best) => Cost {
+                wall: best.wall.min(cost.wall),
+                cpu: best.cpu.min(cost.cpu),
+                peak: best.peak.max(cost.peak),
+            },
+            None => cost,
+        });
+    }
+    best.ok_or_else(|| "no run".into())
+}
+
+/// Runs a command and looks at it 100 times a second: what the kernel says of it last is what it cost.
+fn watch(program: &str, args: &[impl AsRef<OsStr>]) -> Result<Cost> {
+    let started = Instant::now();
+    let mut child = Command::new(program).args(args).stdout(Stdio::null()).spawn()?;
+    let (mut cpu, mut peak) = (0.0, 0);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", child.id())) {
+            // Fields 14 and 15 of proc(5), in ticks of 10 ms; the second field may have blanks in it.
+            let rest = stat.rsplit(") ").next().unwrap_or_default();
+            let ticks = rest.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+            cpu = ticks.sum::<f64>() / 100.0;
+        }
+        if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", child.id())) {
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            peak = peak.max(kib.unwrap_or(0) / 1024);
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    if !status.success() {
+        return Err(format!("{program}: {status}").into());
+    }
+    Ok(Cost { wall: started.elapsed().as_secs_f64(), cpu, peak })
+}
