@@ -41,13 +41,13 @@ fn main() -> Result<()> {
     let imgfactory = env!("CARGO_BIN_EXE_imgfactory");
     let (ours, theirs) = (path("ours.ext2"), path("theirs.ext2"));
     let words = |words: &[&str]| words.iter().map(OsStr::new).map(OsStr::to_owned).collect::<Vec<_>>();
-    let pack = words(&["-q", "image", "pack", "--from", text(&archive)?, "--to", text(&ours)?, "--free", "64MiB"]);
+    let pack =
+        words(&["-q", "image", "pack", "--from", text(&archive)?, "--to", text(&ours)?, "--free", "64MiB"]);
     let mke2fs = words(&["-q", "-F", "-t", "ext2", "-m", "0", "-d", text(&root)?, text(&theirs)?, "4G"]);
     let store = path("mirror");
     let split = words(&["-q", "image", "split", text(&ours)?, "--store", text(&store)?, "--image", "host"]);
     let castr = path("casync.castr");
-    let casync =
-        words(&["make", "--store", text(&castr)?, text(&path("theirs.caibx"))?, text(&theirs)?]);
+    let casync = words(&["make", "--store", text(&castr)?, text(&path("theirs.caibx"))?, text(&theirs)?]);
 
     let packed = fastest(|| watch(imgfactory, &pack), || remove(&ours))?;
     let made = fastest(|| watch("mke2fs", &mke2fs), || remove(&theirs))?;
@@ -64,9 +64,12 @@ fn main() -> Result<()> {
     ] {
         println!("{name:28} {:8.2} {:8.2} {:10}", cost.wall, cost.cpu, cost.peak);
     }
-    let both = Cost { wall: packed.wall + cut.wall, cpu: packed.cpu + cut.cpu, peak: packed.peak.max(cut.peak) };
+    let both =
+        Cost { wall: packed.wall + cut.wall, cpu: packed.cpu + cut.cpu, peak: packed.peak.max(cut.peak) };
     println!("\n{:28} {:>8} {:>8} {:>8}", "ratio", "wall", "CPU", "bar");
-    for (name, a, b, bar) in [("pack / mke2fs -d", packed, made, 0.8), ("pack + split / casync make", both, chunked, 0.6)] {
+    for (name, a, b, bar) in
+        [("pack / mke2fs -d", packed, made, 0.8), ("pack + split / casync make", both, chunked, 0.6)]
+    {
         println!("{name:28} {:8.2} {:8.2} {bar:8.2}", a.wall / b.wall, a.cpu / b.cpu);
     }
     println!("{:28} {:>26} {:>8}", "peak memory, MiB", both.peak, 300);

@@ -175,9 +175,9 @@ fn freed_pages_stay_unless_zeros_are_asked_for() {
 
 /// The first page of a file.
 fn page_of(map: &LayoutMap, path: &[u8]) -> u32 {
-    let whole = [0..map.geometry.blocks];
-    assert!(map.files_in(&whole).iter().any(|file| file == path));
-    let has = |page: &u32| map.files_in(&[*page..page + 1]) == [path.to_vec()];
+    let files = |pages: std::ops::Range<u32>| map.files_in(std::slice::from_ref(&pages));
+    assert!(files(0..map.geometry.blocks).iter().any(|file| file == path));
+    let has = |page: &u32| files(*page..page + 1) == [path.to_vec()];
     (0..map.geometry.blocks).find(has).unwrap()
 }
 
