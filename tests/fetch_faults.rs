@@ -4,7 +4,7 @@ mod fetch_support;
 
 use std::time::Duration;
 
-use fetch_support::fault_server::{Act, FaultServer, blackhole, refused};
+use fetch_support::fault_server::{Act, FaultServer, blackhole, faults, refused};
 use fetch_support::{Cat, DAY, Publisher, Tree, cat, disk, scratch, text};
 
 /// Time that a process may take over its deadline: start, and two cores shared with other tests.
@@ -46,33 +46,6 @@ impl World {
 
 fn is_block(path: &str) -> bool {
     path.starts_with("blk/")
-}
-
-/// Every way in which a mirror can fail to give a block.
-fn faults() -> Vec<Act> {
-    vec![
-        Act::Flip,
-        Act::Cut,
-        Act::Half,
-        Act::Longer,
-        Act::Endless,
-        Act::Instead(b"x\x9c\x03\x00\x00\x00\x00\x01".to_vec()),
-        Act::Instead(Vec::new()),
-        Act::Html,
-        Act::Gzip,
-        Act::Close,
-        Act::Garbage,
-        Act::Status(404, ""),
-        Act::Status(403, ""),
-        Act::Status(500, ""),
-        Act::Status(503, "Retry-After: 1\r\n"),
-        Act::Status(429, ""),
-        Act::Status(204, ""),
-        Act::Status(206, ""),
-        Act::Redirect("/somewhere/else".into()),
-        Act::Redirect("file:///etc/passwd".into()),
-        Act::Redirect(String::new()),
-    ]
 }
 
 #[test]

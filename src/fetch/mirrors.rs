@@ -24,6 +24,8 @@ pub struct Rest {
 #[derive(Clone, Debug, Default)]
 pub struct Recent {
     values: VecDeque<u32>,
+    /// The same in ascending order: they are asked for much more often than added to.
+    sorted: Vec<u32>,
 }
 
 /// As many as are kept.
@@ -33,19 +35,21 @@ const ENOUGH: usize = 8;
 
 impl Recent {
     fn add(&mut self, time: Duration) {
-        if self.values.len() == RECENT {
-            self.values.pop_front();
+        let place = |sorted: &[u32], value| sorted.partition_point(|&other| other < value);
+        if self.values.len() == RECENT
+            && let Some(oldest) = self.values.pop_front()
+        {
+            self.sorted.remove(place(&self.sorted, oldest));
         }
-        self.values.push_back(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        let value = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        self.values.push_back(value);
+        self.sorted.insert(place(&self.sorted, value), value);
     }
 
     /// The value that so many percent of them do not exceed; `None` before any.
     pub fn quantile(&self, percent: usize) -> Option<Duration> {
-        let at = (self.values.len() * percent).div_ceil(100).max(1);
-        // That which enough of the others do not exceed: of 64 this is quicker than to sort them, and smaller.
-        let enough = |value: &&u32| self.values.iter().filter(|other| other <= value).count() >= at;
-        let found = self.values.iter().filter(enough).min();
-        found.map(|&millis| Duration::from_millis(millis.into()))
+        let at = (self.sorted.len() * percent).div_ceil(100).max(1);
+        self.sorted.get(at - 1).map(|&millis| Duration::from_millis(millis.into()))
     }
 }
 

@@ -54,6 +54,33 @@ pub enum Act {
     Garbage,
 }
 
+/// Every way in which a mirror can fail to give a block.
+pub fn faults() -> Vec<Act> {
+    vec![
+        Act::Flip,
+        Act::Cut,
+        Act::Half,
+        Act::Longer,
+        Act::Endless,
+        Act::Instead(b"x\x9c\x03\x00\x00\x00\x00\x01".to_vec()),
+        Act::Instead(Vec::new()),
+        Act::Html,
+        Act::Gzip,
+        Act::Close,
+        Act::Garbage,
+        Act::Status(404, ""),
+        Act::Status(403, ""),
+        Act::Status(500, ""),
+        Act::Status(503, "Retry-After: 1\r\n"),
+        Act::Status(429, ""),
+        Act::Status(204, ""),
+        Act::Status(206, ""),
+        Act::Redirect("/somewhere/else".into()),
+        Act::Redirect("file:///etc/passwd".into()),
+        Act::Redirect(String::new()),
+    ]
+}
+
 type Script = Box<dyn Fn(&str, usize) -> Act + Send + Sync>;
 
 struct Shared {
@@ -241,7 +268,9 @@ impl Shared {
             Act::Flip => {
                 let mut file = file.clone();
                 let middle = file.len() / 2;
-                file[middle] ^= 0x10;
+                if let Some(byte) = file.get_mut(middle) {
+                    *byte ^= 0x10;
+                }
                 out.write_all(&whole(&file))?;
             }
             Act::Cut => {

@@ -181,6 +181,8 @@ struct Flight {
     ahead: bool,
     /// What it was to bring has come from elsewhere.
     given_up: bool,
+    /// There is another request for the same block.
+    raced: bool,
 }
 
 /// See the module's text.
@@ -230,6 +232,8 @@ struct ListUse {
 const JUDGED: usize = 48;
 /// What follows on the disk is not remembered beyond so many blocks.
 const READ_AHEAD: usize = 64;
+/// A mirror is far when it takes so long to the first byte of an answer.
+const FAR: Duration = Duration::from_millis(10);
 /// Second requests that may be made at once, in tenths: a burst, then one for each ten blocks.
 const HEDGES: u32 = 80;
 
@@ -409,6 +413,9 @@ impl Core {
     /// A request has ended: `Ok` once its block is verified.
     pub fn fetched(&mut self, now: Time, ticket: Ticket, result: Result<Arrived, Fault>) {
         let Some(flight) = self.flights.remove(&ticket) else { return };
+        if flight.raced && !flight.given_up {
+            self.mark_raced(flight.block, false);
+        }
         let mirror = &mut self.mirrors[usize::from(flight.mirror.0)];
         mirror.in_flight = mirror.in_flight.saturating_sub(1);
         match result {
@@ -429,6 +436,11 @@ impl Core {
                 self.flight_failed(now, flight.block, flight.mirror, fault);
             }
         }
+    }
+
+    fn mark_raced(&mut self, block: ObjectId, raced: bool) {
+        let of_block = self.flights.values_mut().filter(|flight| flight.block == block && !flight.given_up);
+        of_block.for_each(|flight| flight.raced = raced);
     }
 
     /// The block has come: the other request for it, if there is one, has lost.
@@ -543,6 +555,18 @@ impl Core {
     /// Second requests made beside one that hung.
     pub fn hedged(&self) -> u64 {
         self.hedged
+    }
+
+    /// Blocks of `typical` bytes that the best mirror sends in the time until the first byte of an answer; 0 for one
+    /// that is near.
+    pub fn room(&self, typical: u64) -> u32 {
+        let known = self.mirrors.iter().filter(|mirror| mirror.failures == 0);
+        let best =
+            known.filter_map(|mirror| Some((mirror.expected()?, mirror))).min_by_key(|(time, _)| *time);
+        let Some((_, best)) = best else { return 0 };
+        let wait = best.first_byte.quantile(50).filter(|wait| *wait >= FAR).unwrap_or_default();
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(0);
+        u32::try_from(best.rate.saturating_mul(millis) / 1000 / typical.max(1)).unwrap_or(u32::MAX)
     }
 
     /// Requests that may be in flight at once, now.

@@ -29,7 +29,9 @@ impl Core {
             .or_else(|| self.start_hedge(now))
             .or_else(|| self.start_probe(now))
             .or_else(|| self.start_prefetch(now));
-        if next.is_none() && self.active() < self.most_ahead() {
+        // While the cache is looked into there is more to do than is being done.
+        let more = || self.may_prefetch() && !(self.loading.is_empty() && self.prefetched.is_empty());
+        if next.is_none() && self.active() < self.most_ahead() && !more() {
             self.pace.idle(now);
         }
         next
@@ -155,7 +157,8 @@ impl Core {
         let limit = self.pace.limit().min(self.config.connections).saturating_sub(1).max(1);
         let is_read = |flight: &&Flight| {
             let work = || self.work.get(&flight.block);
-            !flight.ahead && !flight.given_up && work().is_some_and(|work| !work.readers.is_empty())
+            let foreseen = flight.ahead || self.list.listed.contains(&flight.block);
+            !foreseen && !flight.given_up && work().is_some_and(|work| !work.readers.is_empty())
         };
         let unforeseen = self.flights.values().filter(is_read).count();
         if unforeseen == 0 { limit } else { limit.div_ceil(2) + unforeseen }
@@ -186,7 +189,8 @@ impl Core {
         work.step = Step::Fetching;
         let (fresh, prefetch) = (self.suspect.contains(&block), work.readers.is_empty());
         let listed = work.listed;
-        let flight = Flight { block, mirror, started: now, until, ahead: prefetch, given_up: false };
+        let flight =
+            Flight { block, mirror, started: now, until, ahead: prefetch, given_up: false, raced: false };
         self.flights.insert(ticket, flight);
         Action::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection }
     }
@@ -194,15 +198,11 @@ impl Core {
     /// A request that somebody waits for and that takes too long, its block, and when that is: the time from
     /// which another mirror is asked, and the time from which the same one is.
     fn races(&self) -> impl Iterator<Item = (&Flight, Time, Time)> {
-        let alone = |flight: &&Flight| {
-            let same = |other: &&Flight| other.block == flight.block && !other.given_up;
-            self.flights.values().filter(same).count() == 1
-        };
         let is_read = |flight: &&Flight| {
             let work = || self.work.get(&flight.block);
-            !flight.given_up && work().is_some_and(|work| !work.readers.is_empty())
+            !flight.raced && !flight.given_up && work().is_some_and(|work| !work.readers.is_empty())
         };
-        self.flights.values().filter(is_read).filter(alone).map(|flight| {
+        self.flights.values().filter(is_read).map(|flight| {
             let health = &self.mirrors[usize::from(flight.mirror.0)];
             let (other, same) =
                 (health.overdue(&self.config.hedge), health.overdue_alone(&self.config.hedge));
@@ -231,7 +231,9 @@ impl Core {
         })?;
         self.hedges -= 10;
         self.hedged += 1;
-        Some(self.fetch(now, block, mirror, new))
+        let action = self.fetch(now, block, mirror, new);
+        self.mark_raced(block, true);
+        Some(action)
     }
 
     /// A mirror that failed is looked at again when its rest is over, so that reads need not find out. So is the

@@ -72,6 +72,8 @@ pub(super) struct State {
     /// Whether what RAM drops is kept elsewhere.
     cached: bool,
     unwritten: HashSet<BlockName>,
+    /// Bytes of a block file, on average.
+    typical: u64,
     pending: HashMap<ReadId, Pending>,
     ahead: Ahead,
     /// Requests under way, with the time they began.
@@ -117,6 +119,7 @@ impl State {
             ram: Ram::new(parts.ram),
             cached: parts.cache.is_some(),
             unwritten: HashSet::new(),
+            typical,
             pending: HashMap::new(),
             jobs: Some(jobs),
             counters: Counters::default(),
@@ -184,8 +187,8 @@ impl State {
         let block_size = u64::from(parts.index.header().block_size.get());
         let number = |at: u64| u32::try_from(at / block_size).unwrap_or(u32::MAX);
         let last = offset + (len as u64).saturating_sub(1);
-        let guess = self.ahead.read(number(offset), number(last));
-        let objects = guess.filter_map(|block| match parts.index.target(block) {
+        let guess = self.ahead.read(number(offset), number(last), self.core.room(self.typical));
+        let objects = guess.into_iter().filter_map(|block| match parts.index.target(block) {
             Some(Target::Object(id)) if !self.ram.contains(id) => Some(id),
             _ => None,
         });
