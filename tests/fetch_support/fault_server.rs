@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -89,7 +89,9 @@ struct Shared {
     asked: Mutex<HashMap<String, usize>>,
     /// Every request line and its headers.
     heads: Mutex<Vec<String>>,
-    connections: Mutex<Vec<TcpStream>>,
+    /// Those that are open, by number, and how many there were.
+    connections: Mutex<HashMap<usize, TcpStream>>,
+    accepted: AtomicUsize,
     down: AtomicBool,
 }
 
@@ -110,6 +112,7 @@ impl FaultServer {
             asked: Mutex::default(),
             heads: Mutex::default(),
             connections: Mutex::default(),
+            accepted: AtomicUsize::new(0),
             down: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -118,12 +121,14 @@ impl FaultServer {
                 if accepting.down.load(Ordering::SeqCst) {
                     continue;
                 }
-                accepting.connections.lock().unwrap().push(stream.try_clone().unwrap());
+                let number = accepting.accepted.fetch_add(1, Ordering::SeqCst);
+                accepting.connections.lock().unwrap().insert(number, stream.try_clone().unwrap());
                 let shared = Arc::clone(&accepting);
                 thread::spawn(move || {
                     // The client may close whenever it likes.
                     let _ = shared.serve(&stream);
                     let _ = stream.shutdown(Shutdown::Both);
+                    shared.connections.lock().unwrap().remove(&number);
                 });
             }
         });
@@ -156,7 +161,7 @@ impl FaultServer {
     /// As if the machine lost its power: connections break, new ones are closed at once.
     pub fn go_down(&self) {
         self.shared.down.store(true, Ordering::SeqCst);
-        for stream in self.shared.connections.lock().unwrap().drain(..) {
+        for (_, stream) in self.shared.connections.lock().unwrap().drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -179,7 +184,7 @@ impl FaultServer {
 
     /// Connections there were.
     pub fn connections(&self) -> usize {
-        self.shared.connections.lock().unwrap().len()
+        self.shared.accepted.load(Ordering::SeqCst)
     }
 
     /// Heads of all requests.

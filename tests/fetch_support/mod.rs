@@ -161,9 +161,13 @@ pub fn block_paths(tree: &Tree) -> Vec<String> {
     tree.keys().filter(|path| path.starts_with("blk/")).cloned().collect()
 }
 
-/// A scratch directory.
+/// A scratch directory. Where the usual place is nearly full a cache would keep nothing: then in memory.
 pub fn scratch() -> Scratch {
-    Scratch::directory(std::env::temp_dir()).unwrap()
+    let temporary = std::env::temp_dir();
+    let room = rustix::fs::statvfs(&temporary).unwrap();
+    let memory = Path::new("/dev/shm");
+    let full = room.f_bavail * 4 < room.f_blocks;
+    Scratch::directory(if full && memory.is_dir() { memory.into() } else { temporary }).unwrap()
 }
 
 /// `imgfetch` with no proxy and no socket of its own in the usual place.
