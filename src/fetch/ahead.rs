@@ -22,8 +22,8 @@ const NEIGHBOURS: u32 = 4;
 const SEEN: usize = 1 << 16;
 /// Guesses that are waited for; older ones count as wrong.
 const PENDING: usize = 256;
-/// Not judged before so many guesses.
-const ENOUGH: u32 = 32;
+/// Not judged before so many guesses: the first reads of a boot are all over the disk.
+const ENOUGH: u32 = 128;
 
 /// The guesser. Blocks are numbers on the disk.
 #[derive(Debug, Default)]
