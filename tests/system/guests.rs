@@ -10,6 +10,7 @@ use imgfactory::block::Sha256;
 
 use crate::boots::Nginx;
 use crate::fixture::{ROOT, assert_success, demo, imgfactory, prepare, run};
+use crate::knoppix;
 use crate::support::release::{Item, Release, gz};
 
 /// Debian's GRUB for Xen, of package grub-xen-host.
@@ -81,10 +82,13 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     fs::create_dir_all(&site).unwrap();
     fs::write(site.join("page"), "a page\n").unwrap();
     let nginx = Nginx::serve(&site);
-    let page = format!("10.0.2.2/{}", nginx.port);
+    let page = format!("10.0.2.2:{}", nginx.port);
+    let medium = knoppix::medium(&room.join("knoppix"));
+    fs::copy(&medium, files.join("knoppix.iso")).unwrap();
     let fill = |from: &Path, to: &Path| {
         let text = fs::read_to_string(from).unwrap();
         let text = text.replace("BSD-TOKEN", &bsd).replace("DISK-TOKEN", &of_disk).replace("PAGE", &page);
+        let text = text.replace("KNOPPIX-SHA256", &Sha256::of(&fs::read(&medium).unwrap()).to_string());
         fs::write(to, text.replace("DISK-SHA256", &Sha256::of(&disk).to_string())).unwrap();
     };
     fill(&ours.join("guests.yaml"), &project.join("recipes/guests.yaml"));

@@ -2,7 +2,7 @@
 //! blocks and a release again, and boots.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use imgfactory::block::Sha256;
@@ -19,7 +19,7 @@ while :; do /bin/busybox sleep 60; done
 ";
 
 /// A system of the demo's guest's kernel with its modules, busybox, and a file of its own.
-fn system(room: &Path) -> std::path::PathBuf {
+fn system(room: &Path) -> PathBuf {
     let demo = demo();
     let (disk, mounted, root) = (room.join("disk"), room.join("mounted"), room.join("root"));
     let server = Server::start(&demo.by_root.join("mirror"), "127.0.0.1:0".parse().unwrap()).unwrap();
@@ -56,13 +56,9 @@ fn system(room: &Path) -> std::path::PathBuf {
     root
 }
 
-#[test]
-fn knoppix_imported_and_rebuilt_boots_as_the_host() {
-    let demo = demo();
-    let room = demo.cache.parent().unwrap().join("knoppix");
-    let project = room.join("project");
-    prepare(&project);
-    system(&room);
+/// A medium as KNOPPIX makes them, of such a system: packed by Debian's own programs.
+pub fn medium(room: &Path) -> PathBuf {
+    system(room);
     // ISO 9660 with Rock Ridge in a cloop file on an ISO.
     let tools = "set -e
         xorriso -no_rc -as mkisofs -quiet -R -o inner root
@@ -70,10 +66,19 @@ fn knoppix_imported_and_rebuilt_boots_as_the_host() {
         mkdir -p medium/KNOPPIX files
         create_compressed_fs -q -L 1 -B 65536 inner medium/KNOPPIX/KNOPPIX
         xorriso -no_rc -as mkisofs -quiet -R -o files/knoppix.iso medium";
-    let out = Command::new("sh").args(["-c", tools]).current_dir(&room).output().unwrap();
+    let out = Command::new("sh").args(["-c", tools]).current_dir(room).output().unwrap();
     assert_success("xorriso and create_compressed_fs", &out);
+    room.join("files/knoppix.iso")
+}
 
-    let sum = Sha256::of(&fs::read(room.join("files/knoppix.iso")).unwrap());
+#[test]
+fn knoppix_imported_and_rebuilt_boots_as_the_host() {
+    let demo = demo();
+    let room = demo.cache.parent().unwrap().join("knoppix");
+    let project = room.join("project");
+    prepare(&project);
+    let medium = medium(&room);
+    let sum = Sha256::of(&fs::read(&medium).unwrap());
     let ours = Path::new(ROOT).join("tests/system/knoppix.yaml");
     let recipe = fs::read_to_string(ours).unwrap().replace("KNOPPIX-SHA256", &sum.to_string());
     fs::write(project.join("recipes/knoppix.yaml"), recipe).unwrap();
