@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use imgfactory::block::{Block, Codec, Compressor};
-use imgfactory::build::image::{Before, Made, Prepared, Wanted};
+use imgfactory::build::image::{Before, Choices, Made, Prepared, Wanted};
 use imgfactory::ext2::{Changes, InodeSize, LayoutMap, PageHash, Pages, Profile};
 use imgfactory::host::progress::Silent;
 use imgfactory::host::spool::Spools;
@@ -118,6 +118,9 @@ fn main() -> Result<()> {
         fs::remove_dir_all(&stores)?;
     }
     small(&work, &before, &after)?;
+    if std::env::var_os("IMGFACTORY_BENCH_CHOICES").is_some() {
+        choices(&work, &before, &after)?;
+    }
     if std::env::var_os("IMGFACTORY_BENCH_OURS").is_none() {
         rows.push(plain(&work, &before, &after)?);
         rows.push(casync(&work)?);
@@ -268,6 +271,7 @@ fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
         profile: Profile::default(),
         parent: None,
         first: vec![],
+        choices: Choices::default(),
     })
 }
 
@@ -303,6 +307,39 @@ fn build(
     let mut tree = tar::read(BufReader::with_capacity(1 << 20, File::open(&side.archive)?), spool)?;
     imgfactory::tree::normalise::normalise(&mut tree, &spools, side.epoch)?;
     made(&wanted(side, serial, codec)?, &tree, &spools, before, store)
+}
+
+/// What each choice of a layout gains: new blocks and bytes of the update, and pieces of files after it.
+fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
+    let all = Choices::default();
+    println!("{:36} {:>8} {:>12} {:>16}", "choices", "blocks", "bytes", "pieces of files");
+    for (name, choices) in [
+        ("all", all),
+        ("by directory, not by package", Choices { by_package: false, ..all }),
+        ("large files not aligned", Choices { aligned: false, ..all }),
+        ("freed pages: runs of 1", Choices { least_run: 1, ..all }),
+        ("freed pages: runs of 16", Choices { least_run: 16, ..all }),
+        ("freed pages: none used again", Choices { least_run: u32::MAX, ..all }),
+    ] {
+        let stores = work.join("choices");
+        let _ = fs::remove_dir_all(&stores);
+        let mut store = Store::open(&stores)?;
+        // Fast: only what is written counts, and ratios of it.
+        let codec = Codec::libdeflate(1)?;
+        let first = Wanted { choices, ..wanted(before, Serial::FIRST, codec)? };
+        let first = made(&first, &before.tree, &before.spools, None, &mut store)?;
+        let known = known(&first)?;
+        store.trust(&known.index);
+        let next = Wanted { choices, ..wanted(after, Serial::FIRST.next().ok_or("no serial")?, codec)? };
+        let second = made(&next, &after.tree, &after.spools, Some(&known), &mut store)?;
+        let layout = second.layout.as_ref().ok_or("no layout")?;
+        let pieces: usize = layout.inodes.iter().map(|inode| inode.data.len()).sum();
+        let figures = second.split.figures;
+        println!("{name:36} {:>8} {:>12} {pieces:>16}", figures.written, figures.written_bytes);
+        fs::remove_dir_all(&stores)?;
+    }
+    println!();
+    Ok(())
 }
 
 /// The package that the small update updates, and its files below `usr`.

@@ -89,6 +89,25 @@ pub struct Wanted {
     pub parent: Option<Parent>,
     /// Paths of files that stand before all others in a fresh layout: what a boot reads, in that order.
     pub first: Vec<Vec<u8>>,
+    /// How files are laid out.
+    pub choices: Choices,
+}
+
+/// Choices of a layout. Those of builds are the default; docs/layout.md has what each of them gains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// Files of one source package lie together; otherwise those of one directory.
+    pub by_package: bool,
+    /// Large files begin where a block of the disk begins.
+    pub aligned: bool,
+    /// Fewest freed pages in a row that are used again where they lie.
+    pub least_run: u32,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Choices { by_package: true, aligned: true, least_run: LEAST_RUN }
+    }
 }
 
 impl Wanted {
@@ -131,6 +150,7 @@ impl Wanted {
             profile: Profile::default(),
             parent: last.parent(name),
             first: last.read_first(name),
+            choices: Choices::default(),
         }
     }
 }
@@ -295,12 +315,12 @@ impl Prepared {
             ..ext2::Options::new(wanted.name.as_str(), wanted.epoch)
         };
         let unit = wanted.block_size.get() / ext2::BLOCK;
-        let order = Order::new(self.owners.ranks(&self.tree));
+        let Choices { by_package, aligned, least_run } = wanted.choices;
+        let order = if by_package { Order::new(self.owners.ranks(&self.tree)) } else { Order::default() };
         let stable = before.map(|before| {
             let options = ext2::Options { epoch: before.map.epoch, ..options.clone() };
             let order = order.clone();
-            let mut stable =
-                Stable { previous: &before.map, pages: &self.pages, order, unit, least_run: LEAST_RUN };
+            let mut stable = Stable { previous: &before.map, pages: &self.pages, order, unit, least_run };
             Plan::new(&self.tree, &options, &mut stable)
         });
         let kept = match stable {
@@ -318,7 +338,8 @@ impl Prepared {
             None => {
                 let read: Vec<_> = wanted.first.iter().filter_map(|path| self.tree.lookup(path)).collect();
                 let order = order.with_first(&read);
-                let mut first = Sequential { order, align: Some(Align { blocks: unit, from: unit }) };
+                let align = aligned.then_some(Align { blocks: unit, from: unit });
+                let mut first = Sequential { order, align };
                 Plan::new(&self.tree, &options, &mut first).map_err(failed)?
             }
         };
