@@ -282,8 +282,21 @@ fn made(
     before: Option<&Before>,
     store: &mut Store,
 ) -> Result<Made> {
+    let began = cpu_time();
     let prepared = Prepared::new(wanted, tree, spools, before, &Silent)?;
-    Ok(prepared.plan(wanted, spools, before, &Silent)?.write(store, &Silent)?)
+    let read = cpu_time();
+    let planned = prepared.plan(wanted, spools, before, &Silent)?;
+    let decided = cpu_time();
+    let made = planned.write(store, &Silent)?;
+    if std::env::var_os("IMGFACTORY_BENCH_PHASES").is_some() {
+        println!(
+            "  CPU time: contents {:.1} s, layout {:.1} s, blocks {:.1} s",
+            read - began,
+            decided - read,
+            cpu_time() - decided
+        );
+    }
+    Ok(made)
 }
 
 /// What the next build knows of one.
@@ -302,10 +315,15 @@ fn build(
     codec: Codec,
     store: &mut Store,
 ) -> Result<Made> {
+    let began = cpu_time();
     let mut spools = Spools::new();
     let spool = spools.open(&side.archive)?;
     let mut tree = tar::read(BufReader::with_capacity(1 << 20, File::open(&side.archive)?), spool)?;
+    let read = cpu_time();
     imgfactory::tree::normalise::normalise(&mut tree, &spools, side.epoch)?;
+    if std::env::var_os("IMGFACTORY_BENCH_PHASES").is_some() {
+        println!("  CPU time: archive {:.1} s, normalised {:.1} s", read - began, cpu_time() - read);
+    }
     made(&wanted(side, serial, codec)?, &tree, &spools, before, store)
 }
 

@@ -215,8 +215,8 @@ pub struct Made {
     pub inputs: Vec<String>,
 }
 
-/// An update of a layout is published as long as it takes at most a fourth of the whole one.
-const UPDATE_SHARE: u64 = 4;
+/// An update of a layout is published as long as it takes at most half of the whole one.
+const UPDATE_SHARE: u64 = 2;
 
 impl Made {
     /// What the step that made it says.
