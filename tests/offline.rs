@@ -74,7 +74,8 @@ impl World {
     /// The tree on the medium, by another program than the one that is under test.
     fn unpacked(&self) -> PathBuf {
         let to = self.path("unpacked");
-        let iso = self.path("offline.iso");
+        // Below /dev it would be taken for a drive.
+        let iso = format!("stdio:{}", self.path("offline.iso").display());
         run(Command::new("xorriso")
             .args(["-no_rc", "-osirrox", "on", "-indev"])
             .arg(iso)

@@ -148,7 +148,8 @@ fn arguments(volume: &str, epoch: i64) -> Vec<String> {
     let mut args = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
     // Nobody's start-up files.
-    add(&["--no_rc", "-as", "mkisofs", "-o", OUTPUT]);
+    // `stdio:`, or xorriso takes what lies below /dev, as /dev/shm does, for a drive.
+    add(&["--no_rc", "-as", "mkisofs", "-o", &format!("stdio:{OUTPUT}")]);
     add(&["-volid", volume, "-appid", "IMGFACTORY", "-preparer", "IMGFACTORY"]);
     // Rock Ridge, all files root's and readable, all of one date. No padding: the backup GPT's room is the 18 KiB
     // at the end, and nothing that a CD needs is in it.
@@ -245,7 +246,7 @@ mod tests {
         -as
         mkisofs
         -o
-        medium.iso
+        stdio:medium.iso
         -volid
         DEMO
         -appid

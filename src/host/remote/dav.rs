@@ -3,6 +3,8 @@
 //! A server that writes a body beside its name and renames it (nginx does) makes each PUT one step. One that does
 //! not may leave half a file when it is cut; its length gives it away, and the next attempt sends it again.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::wire::{Ask, Said, Wire, unexpected};
 use super::{of_tree, parallel};
 use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
@@ -19,6 +21,8 @@ pub struct Dav {
     wire: Wire,
     jobs: usize,
     authorization: Option<String>,
+    /// Held by whom makes directories.
+    making: Mutex<()>,
 }
 
 impl Dav {
@@ -36,7 +40,7 @@ impl Dav {
             (None, None, None) => None,
             _ => return Err(RemoteError::new(url, format!("{USER} and {PASSWORD} belong together"))),
         };
-        Ok(Dav { url: url.into(), wire: Wire::new(jobs), jobs, authorization })
+        Ok(Dav { url: url.into(), wire: Wire::new(jobs), jobs, authorization, making: Mutex::new(()) })
     }
 
     fn ask(&self, method: &'static str, url: &str, body: &[u8], limit: u64) -> Result<Said, RemoteError> {
@@ -48,7 +52,8 @@ impl Dav {
     fn send(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
         let url = format!("{}{place}", self.url);
         let mut said = self.ask("PUT", &url, bytes, 4096)?;
-        // Servers that make no directories by themselves say so in one of these ways.
+        // Servers that make no directories by themselves say so in one of these ways. Somebody else, who puts a file
+        // beside this one, may have made them meanwhile.
         if matches!(said.status, 403 | 404 | 409) && self.make_directories(place)? {
             said = self.ask("PUT", &url, bytes, 4096)?;
         }
@@ -58,16 +63,18 @@ impl Dav {
         }
     }
 
-    /// Whether at least one was made.
+    /// Whether all are there now.
     fn make_directories(&self, place: &Place) -> Result<bool, RemoteError> {
+        // One at a time: Apache refuses the second of two that make the same directory at once.
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let path = place.to_string();
-        let mut made = false;
+        let mut there = true;
         for (at, _) in path.match_indices('/') {
             let url = format!("{}{}/", self.url, &path[..at]);
-            // 405: it is there already.
-            made |= self.ask("MKCOL", &url, &[], 4096)?.status == 201;
+            // 405: it is there already (RFC 4918, 9.3.1).
+            there &= matches!(self.ask("MKCOL", &url, &[], 4096)?.status, 201 | 405);
         }
-        Ok(made)
+        Ok(there)
     }
 }
 
