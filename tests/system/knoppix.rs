@@ -22,6 +22,7 @@ while :; do /bin/busybox sleep 60; done
 fn system(room: &Path) -> PathBuf {
     let demo = demo();
     let (disk, mounted, root) = (room.join("disk"), room.join("mounted"), room.join("root"));
+    fs::create_dir_all(room).unwrap();
     let server = Server::start(&demo.by_root.join("mirror"), "127.0.0.1:0".parse().unwrap()).unwrap();
     let mirror = format!("http://{}/", server.address());
     let key = demo.recipe.parent().unwrap().parent().unwrap().join("keys/demo.pub");
