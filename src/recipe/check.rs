@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
+use super::choices::{Architecture, Archive, Codec, Entry, InodeSize, OnFailure, Start, Variant};
 use super::findings::{Findings, Located, Span, did_you_mean, listed};
 use super::raw;
 use super::shape::{Scalar, Switch};
@@ -15,8 +16,7 @@ use super::types::{
     PublishTarget, Recipe, Source, System, Xen,
 };
 use super::values::{
-    Architecture, Archive, Codec, Component, Entry, HostName, InodeSize, Line, Module, Name, OnFailure,
-    OverlayName, ProjectPath, Seconds, Size, Start, Suite, Variant,
+    Component, HostName, Line, Module, Name, OverlayName, ProjectPath, Seconds, Size, Suite,
 };
 use super::{ProjectFile, Surroundings};
 use crate::report::size;

@@ -1,9 +1,11 @@
 //! Guests as they are meant: their kinds, checked, with every default in place.
 
+use super::choices::{
+    BsdArchitecture, Console, Cow, Devices, DiskFormat, Flavour, GuestNetwork, KnoppixForm, Start, Virt,
+};
 use super::types::{Debian, Image};
 use super::values::{
-    BsdArchitecture, BsdVersion, Console, Cow, Devices, DiskFormat, FileUrl, Flavour, GuestNetwork, HostName,
-    KernelName, KnoppixForm, Line, Name, OverlayName, ProjectPath, SetName, Sha256Hex, Start, Url, Virt,
+    BsdVersion, FileUrl, HostName, KernelName, Line, Name, OverlayName, ProjectPath, SetName, Sha256Hex, Url,
 };
 
 /// A system below Xen.

@@ -9,6 +9,7 @@
 //! no further check.
 
 mod check;
+mod choices;
 pub mod findings;
 mod guests;
 mod raw;

@@ -1,14 +1,16 @@
 //! The recipe as it is written: every key, its type, its description. `imgfactory schema` prints these, and
 //! `docs/recipe.md` says more about each.
 
+use super::choices::{
+    Architecture, Archive, BsdArchitecture, Codec, Console, Cow, Devices, DiskFormat, Entry, Flavour,
+    GuestNetwork, InodeSize, KnoppixForm, OnFailure, Start, Variant, Virt,
+};
 use super::findings::Located;
 use super::shape::{Switch, section};
 use super::target::Target;
 use super::values::{
-    Architecture, Archive, BsdArchitecture, BsdVersion, Codec, Component, Console, Cow, Devices, DiskFormat,
-    Entry, FileUrl, Flavour, GuestNetwork, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name,
-    OnFailure, OverlayName, Package, ProjectPath, Seconds, SetName, Sha256Hex, Size, Start, Suite, Url,
-    Variant, Virt,
+    BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, Name, OverlayName, Package,
+    ProjectPath, Seconds, SetName, Sha256Hex, Size, Suite, Url,
 };
 
 type List<T> = Vec<Located<T>>;

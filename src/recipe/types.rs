@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use super::target::Target;
 
+pub use super::choices::{
+    Architecture, Archive, BsdArchitecture, Codec, Console, Cow, Devices, DiskFormat, Entry, Flavour,
+    GuestNetwork, InodeSize, KnoppixForm, OnFailure, Start, Variant, Virt,
+};
 pub use super::guests::{Disk, Guest, GuestKind, Knoppix, NetBsd, Origins, Plan9};
 pub use super::values::{
-    Architecture, Archive, BsdArchitecture, BsdVersion, Codec, Component, Console, Cow, Devices, DiskFormat,
-    Entry, FileUrl, Flavour, GuestNetwork, HostName, InodeSize, KernelName, KnoppixForm, Line, Module, Name,
-    OnFailure, OverlayName, Package, ProjectPath, SetName, Sha256Hex, Start, Suite, Url, Variant, Virt,
+    BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, Name, OverlayName, Package,
+    ProjectPath, SetName, Sha256Hex, Suite, Url,
 };
 
 /// A live distribution.

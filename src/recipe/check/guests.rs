@@ -1,10 +1,10 @@
 //! What is asked of guests: what can be started in what, and what belongs to which kind.
 
-use super::super::guests::{Disk, GuestKind, Knoppix, NETBSD_MIRRORS, NetBsd, Origins, Plan9};
-use super::super::values::{
-    BsdArchitecture, Console, Cow, Devices, DiskFormat, FileUrl, GuestNetwork, KernelName, KnoppixForm,
-    SetName, Sha256Hex, Virt,
+use super::super::choices::{
+    BsdArchitecture, Console, Cow, Devices, DiskFormat, GuestNetwork, KnoppixForm, Virt,
 };
+use super::super::guests::{Disk, GuestKind, Knoppix, NETBSD_MIRRORS, NetBsd, Origins, Plan9};
+use super::super::values::{FileUrl, KernelName, SetName, Sha256Hex};
 use super::*;
 
 /// NetBSD cuts what is longer off its command line.
