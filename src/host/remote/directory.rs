@@ -7,7 +7,7 @@ use std::sync::Once;
 
 use walkdir::WalkDir;
 
-use super::{local, of_tree, parallel, read_file};
+use super::{local, parallel, read_file, send_all};
 use crate::host::files::{AtomicFile, FileError, FileSystem, PREFIX, create_dir_all, sweep};
 use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
 
@@ -94,14 +94,7 @@ impl Remote for Directory {
 
     fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
         self.sweep();
-        parallel(items, self.jobs, |item| {
-            let bytes = of_tree(tree, &item.path, item.len)?;
-            self.begin(&Place::File(item.path.clone()), &bytes)
-                .and_then(AtomicFile::commit)
-                .map_err(local)?;
-            sent(item.len);
-            Ok(())
-        })?;
+        send_all(tree, items, self.jobs, sent, |place, bytes| self.put_one(place, bytes))?;
         self.sync().map_err(local)
     }
 

@@ -17,7 +17,7 @@ pub use directory::Directory;
 use super::clock;
 use super::files::{FileError, read_at_most};
 use crate::index::UnixTime;
-use crate::publish::{Clock, Files, Remote, RemoteError, Target};
+use crate::publish::{Clock, Files, Item, Place, Remote, RemoteError, Target};
 use crate::release::MirrorPath;
 
 /// Opens a target, for `jobs` files at a time. What is wrong with it mostly shows at the first use.
@@ -99,6 +99,22 @@ fn of_tree(tree: &dyn Files, path: &MirrorPath, len: u64) -> Result<Vec<u8>, Rem
             "not here, and the target lacks it; build again, or get it with `imgfactory mirror pull`",
         )),
     }
+}
+
+/// Sends files of a tree, `jobs` at a time, each by `send`; tells `sent` how long each was.
+fn send_all(
+    tree: &dyn Files,
+    items: &[Item],
+    jobs: usize,
+    sent: &(dyn Fn(u64) + Sync),
+    send: impl Fn(&Place, &[u8]) -> Result<(), RemoteError> + Sync,
+) -> Result<(), RemoteError> {
+    parallel(items, jobs, |item| {
+        send(&Place::File(item.path.clone()), &of_tree(tree, &item.path, item.len)?)?;
+        sent(item.len);
+        Ok(())
+    })?;
+    Ok(())
 }
 
 /// Does something with each of these, `jobs` at a time, and gives the results in order. After the first failure

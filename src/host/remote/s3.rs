@@ -6,7 +6,7 @@ use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::{Bucket as Place3, Credentials, S3Action, UrlStyle};
 
 use super::wire::{Ask, Said, Wire, unexpected};
-use super::{of_tree, parallel};
+use super::{parallel, send_all};
 use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError, S3};
 
 /// For how long a signed URL is good.
@@ -117,12 +117,7 @@ impl Remote for Bucket {
     }
 
     fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
-        parallel(items, self.jobs, |item| {
-            self.send(&Place::File(item.path.clone()), &of_tree(tree, &item.path, item.len)?)?;
-            sent(item.len);
-            Ok(())
-        })?;
-        Ok(())
+        send_all(tree, items, self.jobs, sent, |place, bytes| self.send(place, bytes))
     }
 
     fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
