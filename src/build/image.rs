@@ -93,7 +93,7 @@ pub struct Wanted {
     pub choices: Choices,
 }
 
-/// Choices of a layout. Those of builds are the default; docs/layout.md has what each of them gains.
+/// Choices of a layout. Those of builds are the default; `cargo bench --bench update` compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choices {
     /// Files of one source package lie together; otherwise those of one directory.
@@ -428,7 +428,7 @@ impl Planned<'_> {
     }
 }
 
-/// Fewest freed pages in a row that are used again where they lie; docs/layout.md has the measurement.
+/// Fewest freed pages in a row that are used again where they lie. `cargo bench --bench update` compares others.
 pub const LEAST_RUN: u32 = 4;
 
 /// Tree -> blocks of a disk, their index, the layout. No image file is written.
