@@ -80,7 +80,7 @@ pub(super) struct Meant {
     public: String,
     sources: Option<PathBuf>,
     lock: Lock,
-    imgfetch: Vec<u8>,
+    imgfetch: Option<PathBuf>,
     pub previous: Option<Published>,
     repack: bool,
     offline: bool,
@@ -97,8 +97,6 @@ impl Meant {
         needs::require(Purpose::Build, &out, &cache)?;
         let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
         let public = KeyFiles::public_of(&key)?;
-        let imgfetch =
-            client::read(args.imgfetch.or_else(|| std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into)))?;
         let previous = args.previous.as_deref().map(Published::open).transpose()?;
         let (repack, offline) = (args.repack, args.offline);
         Ok(Meant {
@@ -112,14 +110,15 @@ impl Meant {
             public,
             sources: args.sources,
             lock,
-            imgfetch,
+            imgfetch: args.imgfetch,
             previous,
             repack,
             offline,
         })
     }
 
-    pub fn request<'a>(&'a self, out: &'a Path, session: &'a Session) -> Request<'a> {
+    /// A plan needs no client: it makes no medium.
+    pub fn request<'a>(&'a self, out: &'a Path, imgfetch: &'a [u8], session: &'a Session) -> Request<'a> {
         Request {
             recipe: &self.recipe,
             project: &self.project,
@@ -134,7 +133,7 @@ impl Meant {
             previous: self.previous.as_ref(),
             repack: self.repack,
             public: &self.public,
-            imgfetch: &self.imgfetch,
+            imgfetch,
             now: clock::now(),
             progress: session.progress.as_ref(),
         }
@@ -144,8 +143,10 @@ impl Meant {
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let meant = Meant::by(args.common)?;
     let key = KeyFiles::sign_with(&meant.key)?;
+    let variable = || std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into);
+    let imgfetch = client::read(meant.imgfetch.clone().or_else(variable))?;
     let signer = Signer { key: &key, name: &meant.key };
-    let built = build::build(&meant.request(&meant.out, session), &signer)?;
+    let built = build::build(&meant.request(&meant.out, &imgfetch, session), &signer)?;
     if !session.quiet {
         print(&summary(&built, &meant.out))?;
     }

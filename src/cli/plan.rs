@@ -28,6 +28,6 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     }
     // Logs of tools stay there for whoever looks for the cause of a failure.
     let room = meant.cache.join("plan").join(meant.recipe.name.as_str());
-    let changes = build::plan(&meant.request(&room, session), &meant.out)?;
+    let changes = build::plan(&meant.request(&room, &[], session), &meant.out)?;
     show(&changes, args.json)
 }
