@@ -302,8 +302,9 @@ fn bodies_come_in_all_forms_and_connections_are_kept() {
     let world = world();
     let server = FaultServer::honest(world.tree.clone());
     world.assert_right(&world.cat(&[&server.url()], &["--connections", "4"]), "plain");
-    // Four for blocks, one for what came before; a connection that is closing may be counted beside its heir.
-    assert!(server.connections() <= 6, "{} connections", server.connections());
+    // Five as a rule; a slow machine makes the client ask a second time, over a connection of its own.
+    let (connections, requests) = (server.connections(), server.heads().len());
+    assert!(3 * connections <= requests, "{connections} connections for {requests} requests");
     assert!(server.heads().iter().all(|head| head.contains("accept-encoding: identity\r\n")));
 
     let chunked = FaultServer::new(world.tree.clone(), |_, _| Act::Chunked);

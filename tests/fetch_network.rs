@@ -4,6 +4,8 @@ mod fetch_support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -180,14 +182,24 @@ fn without_a_network_the_release_in_the_cache_is_used() {
 #[test]
 fn no_mirror_gets_more_connections_than_the_signed_list_allows() {
     let mut world = world(200);
-    let server = FaultServer::new(world.tree.clone(), |_, _| Act::Serve);
+    let (asked, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, peak) = (Arc::clone(&asked), Arc::clone(&most));
+    let server = FaultServer::new(world.tree.clone(), move |path, _| {
+        if path.starts_with("blk/") {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(3));
+            now.fetch_sub(1, Ordering::SeqCst);
+        }
+        Act::Serve
+    });
     let url: MirrorUrl = server.url().parse().unwrap();
     world.publisher.mirrors = vec![Mirror { url, max_connections: Some(2), location: None }];
     server.put(world.publisher.publish(7, &[("host", &world.disk)]));
     let found = cat(&[&server.url()], &world.publisher.public(), &[]);
     assert!(found.output.stdout == world.disk, "{}", found.errors());
-    // Two for blocks, and one for the list itself.
-    assert!(server.connections() <= 4, "{}", server.connections());
+    // Two, and one that the client may have given up while the server still thinks of it.
+    let most = most.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&most), "{most} requests for blocks at once");
 }
 
 #[test]
