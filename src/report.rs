@@ -69,6 +69,12 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// A number of things, by the name of one: `1 file`, `2 files`.
+pub fn counted(count: impl Into<u64>, thing: &str) -> String {
+    let count = count.into();
+    if count == 1 { format!("{count} {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// A time span: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`.
 pub fn elapsed(time: Duration) -> String {
     let secs = time.as_secs();

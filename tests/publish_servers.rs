@@ -33,6 +33,16 @@ impl Place<'_> {
         self.run(&mut command)
     }
 
+    /// `imgfactory mirror`, of where clients are sent, or of the target itself.
+    fn mirror(&self, out: &Out, what: &str, words: &[&str]) -> std::process::Output {
+        let mut command = imgfactory();
+        command
+            .args(["mirror", what, self.url.unwrap_or(self.to)])
+            .args(words)
+            .args(["--key", &out.public()]);
+        self.run(&mut command)
+    }
+
     /// What clients may read is what our tree has: all of it, or all but what is named.
     fn holds(&self, out: &Out, but: &[&str]) {
         let mut ours = tree(&out.mirror());
@@ -75,11 +85,33 @@ fn whole_life(place: &Place<'_>) {
     let said = good(&place.publish(&out, &[]));
     assert!(said.contains("release 2 was there already; 0 blocks sent"), "{said}");
 
+    // It can be copied from there, whole, and again only what lacks.
+    let home = scratch();
+    let copy = home.path().join("copy");
+    let pull = || good(&place.mirror(&out, "pull", &[copy.to_str().unwrap()]));
+    let said = pull();
+    let count = tree(&out.mirror()).len() - 10 - ["releases/1.txt", "images/host/1/index.idx"].len();
+    assert!(said.contains(&format!("release 2: {count} files, ")), "{said}");
+    assert!(pull().contains("release 2: 0 files, 0 bytes came"));
+    let verify = |output: std::process::Output, code: i32| {
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = verify(
+        imgfactory().arg("mirror").arg("verify").arg(&copy).args(["--key", &out.public()]).output().unwrap(),
+        0,
+    );
+    assert!(said.contains("; 0 findings"), "{said}");
+    assert!(verify(place.mirror(&out, "verify", &["--full"]), 0).contains(": right; 0 findings"));
+
     // Lost and damaged blocks are found when one looks, and sent again.
     let lost = second.puts[0].path.to_string();
     let damaged = second.puts[1].path.to_string();
     fs::remove_file(place.files.join(&lost)).unwrap();
     fs::write(place.files.join(&damaged), b"x").unwrap();
+    let said = verify(place.mirror(&out, "verify", &["--full"]), 1);
+    assert!(said.contains(&format!("missing  {lost}\n")), "{said}");
+    assert!(said.contains(&format!("wrong    {damaged}: ")), "{said}");
     good(&place.publish(&out, &["--verify"]));
     place.holds(&out, &[]);
 
@@ -92,7 +124,7 @@ fn whole_life(place: &Place<'_>) {
 
     // A daily refresh: one file.
     good(&imgfactory().arg("refresh").arg(out.path()).args(sign).output().unwrap());
-    assert!(good(&place.publish(&out, &[])).contains("release 3: 1 files, "));
+    assert!(good(&place.publish(&out, &[])).contains("release 3: 1 file, "));
 
     // And forward again, so that only the first state's own files are garbage. `keep 1` and 0 s of grace: now.
     good(&imgfactory().arg("rollback").arg(out.path()).args(["--to", "2"]).args(sign).output().unwrap());
@@ -106,7 +138,7 @@ fn whole_life(place: &Place<'_>) {
     let said = gc(&["--dry-run"]);
     assert!(said.contains("release 1 goes") && said.contains("0 files of 0 B to be removed now"), "{said}");
     // Release 3 has the maps of release 1, and is in retention: only release 1's own text is garbage.
-    assert!(said.contains("\n1 files of"), "{said}");
+    assert!(said.contains("\n1 file of"), "{said}");
     gc(&[]);
     place.holds(&out, &[]);
     gc(&[]);

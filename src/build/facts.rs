@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::host::published::MIRROR;
+
 use crate::host::files::{FileError, read_at_most, write_atomic};
 use crate::index::Serial;
 use crate::iso::grub::guest_entry;
@@ -13,8 +15,6 @@ use crate::recipe::{self, Recipe};
 
 /// Its name in the output directory.
 pub const FILE: &str = "build.json";
-/// The directory beside it with the tree for mirrors.
-pub const MIRROR: &str = "mirror";
 /// The directory beside it with what other programs said.
 pub const LOGS: &str = "logs";
 

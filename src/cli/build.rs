@@ -16,7 +16,7 @@ use crate::host::needs::{self, Purpose};
 use crate::host::project::{self, Project};
 use crate::host::published::Published;
 use crate::recipe::Recipe;
-use crate::report::{Exit, size};
+use crate::report::{Exit, counted, size};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = ENVIRONMENT)]
@@ -97,7 +97,7 @@ impl Meant {
         needs::require(Purpose::Build, &out, &cache)?;
         let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
         let public = KeyFiles::public_of(&key)?;
-        let previous = args.previous.as_deref().map(Published::open).transpose()?;
+        let previous = args.previous.as_deref().map(|place| Published::open(place, 1)).transpose()?;
         let (repack, offline) = (args.repack, args.offline);
         Ok(Meant {
             project,
@@ -193,8 +193,9 @@ fn summary(built: &Built, out: &Path) -> String {
         ));
     }
     text.push_str(&format!("\n{}\n{}\n", built.iso.display(), facts.parts));
-    let (files, bytes) = (built.upload.steps().count(), size(built.upload.bytes()));
-    text.push_str(&format!("{}: {files} files, {bytes} to send\n", out.join("upload.txt").display()));
+    let files = counted(built.upload.steps().count() as u64, "file");
+    let bytes = size(built.upload.bytes());
+    text.push_str(&format!("{}: {files}, {bytes} to send\n", out.join("upload.txt").display()));
     text.push_str(&format!("boot it with: imgfactory run {}\n", out.display()));
     text
 }

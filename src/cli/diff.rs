@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::publish::Tree;
+use super::tree::Tree;
 use super::{Failure, Session, print};
 use crate::build::changes::{Publication, ReleaseChanges};
 use crate::host::mirror::trusted;
@@ -33,9 +33,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
     let sides = [&args.old, &args.new].map(|side| Side::parse(side));
-    let keys = keys(&args.key, &sides)?;
     let [old, new] = &sides;
-    let (before, after) = (Published::open(Path::new(old.place))?, Published::open(Path::new(new.place))?);
+    let (before, after) =
+        (Published::open(Path::new(old.place), 1)?, Published::open(Path::new(new.place), 1)?);
+    let keys = keys(&args.key, [(old.place, &before), (new.place, &after)])?;
     let read = |side: &Side<'_>, files: &dyn Files| {
         Publication::read(files, &keys, side.serial).map_err(|error| Failure::at(side.place, error))
     };
@@ -75,14 +76,14 @@ impl<'a> Side<'a> {
     }
 }
 
-fn keys(given: &[String], sides: &[Side<'_>; 2]) -> Result<TrustedKeys, Failure> {
+fn keys(given: &[String], sides: [(&str, &Published); 2]) -> Result<TrustedKeys, Failure> {
     if !given.is_empty() {
         return Ok(trusted(given)?);
     }
     let mut of_builds = Vec::new();
     // A mirror says nothing of its keys that could be believed.
-    for side in sides.iter().filter(|side| !side.place.contains("://")) {
-        of_builds.extend(Tree::find(Path::new(side.place))?.publish.keys);
+    for (place, _) in sides.iter().filter(|(_, side)| matches!(side, Published::Directory(_))) {
+        of_builds.extend(Tree::find(Path::new(place))?.publish.keys);
     }
     if of_builds.is_empty() {
         return Err(Failure::Usage(

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::publish::{Tree, host_name, new_token};
+use super::publish::{host_name, new_token};
+use super::tree::Tree;
 use super::{Failure, Session, print};
 use crate::host::files::DirLock;
 use crate::host::mirror::trusted;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::publish::Tree;
+use super::tree::Tree;
 use super::{Failure, Session, print};
 use crate::build::facts::{Facts, LOGS};
 use crate::build::offline::{self, Request};

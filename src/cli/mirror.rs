@@ -1,16 +1,17 @@
 //! `imgfactory mirror pull|verify|list`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::publish::{Tree, http, jobs_here};
+use super::publish::jobs_here;
+use super::tree::{http, published};
 use super::{Failure, Session, print};
 use crate::host::clock;
-use crate::host::mirror::{Pull, Verify, WebTree, pull, standing, trusted, verify};
+use crate::host::mirror::{Finding, Pull, Verify, pull, standing, verify};
 use crate::host::progress::Unit;
-use crate::host::remote::{Directory, LocalTree};
-use crate::publish::{Files, Remote, State, follow, read_state};
+use crate::host::published::Published;
+use crate::publish::{Files, State, read_state};
 use crate::release::{Latest, MirrorPath, MirrorUrl, TrustedKeys};
-use crate::report::{Exit, size};
+use crate::report::{Exit, counted, size};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -44,8 +45,9 @@ struct Key {
 moment. Releases that are no longer wanted are removed by `imgfactory gc DIR`."
 )]
 struct PullArgs {
-    /// The mirror
-    url: String,
+    /// URL of the mirror; or a directory, or a target of `publish`
+    #[arg(value_name = "URL|DIR|TARGET")]
+    from: String,
     /// Where to; becomes a tree that any web server can serve
     dir: PathBuf,
     /// Leave the blocks out: enough to build upon, to refresh and to roll back
@@ -58,10 +60,10 @@ struct PullArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code 1 if something is missing, wrong or stale.")]
 struct VerifyArgs {
-    /// URL of a mirror, or a directory
-    #[arg(value_name = "URL|DIR")]
+    /// URL of a mirror, a directory, or a target of `publish`
+    #[arg(value_name = "URL|DIR|TARGET")]
     tree: String,
-    /// Read so many of the blocks: 5%, evenly spread [default: 5% of a URL, all of a directory]
+    /// Read so many of the blocks: 5%, evenly spread [default: all of a directory, 5% of what is elsewhere]
     #[arg(long, value_name = "N%")]
     sample: Option<String>,
     /// Read all blocks
@@ -73,8 +75,8 @@ struct VerifyArgs {
 
 #[derive(Debug, clap::Args)]
 struct ListArgs {
-    /// URL of a mirror, or a directory: its mirrors.txt is asked for the others
-    #[arg(value_name = "URL|DIR")]
+    /// URL of a mirror, a directory, or a target of `publish`: its mirrors.txt is asked for the others
+    #[arg(value_name = "URL|DIR|TARGET")]
     tree: String,
     #[command(flatten)]
     key: Key,
@@ -88,47 +90,33 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     }
 }
 
-fn url_of(text: &str) -> Result<MirrorUrl, Failure> {
-    MirrorUrl::typed(text).map_err(|error| Failure::Usage(error.to_string()))
-}
-
-fn is_url(text: &str) -> bool {
-    text.contains("://")
-}
-
-fn keys_of(key: &Key, dir: Option<&Path>) -> Result<TrustedKeys, Failure> {
-    match dir {
-        Some(dir) => Tree::find(dir)?.keys(&key.key),
-        None if key.key.is_empty() => Err(Failure::Usage("give the public key with --key".into())),
-        None => Ok(trusted(&key.key)?),
-    }
-}
-
 fn run_pull(args: &PullArgs, session: &Session) -> Result<Exit, Failure> {
-    let url = url_of(&args.url)?;
-    let keys = keys_of(&args.key, None)?;
-    let http = http(args.key.jobs)?;
-    let from = WebTree { http: &http, url: &url };
-    let keys = follow(&from, &keys);
-    let job = Pull { from, dir: &args.dir, keys: &keys, jobs: args.key.jobs, blocks: !args.no_blocks };
+    let jobs = args.key.jobs;
+    let (from, keys) = published(&args.from, &args.key.key, jobs)?;
+    let name = from.to_string();
+    let job = Pull { from: &from, name: &name, dir: &args.dir, keys: &keys, jobs, blocks: !args.no_blocks };
     let told = |bytes| -> Box<dyn Fn(u64) + Sync> {
-        let task = session.progress.start(&url.to_string(), bytes, Unit::Bytes);
+        let task = session.progress.start(&name, bytes, Unit::Bytes);
         Box::new(move |n| task.advance(n))
     };
     let done = pull(&job, &told)?;
     print(&format!(
-        "{}: release {}: {} files, {} bytes came\n",
+        "{}: release {}: {}, {} bytes came\n",
         args.dir.display(),
         done.serial,
-        done.files,
+        counted(done.files, "file"),
         done.bytes
     ))?;
     Ok(Exit::Done)
 }
 
-fn percent(args: &VerifyArgs) -> Result<f64, Failure> {
+fn is_here(files: &Published) -> bool {
+    matches!(files, Published::Directory(_))
+}
+
+fn percent(args: &VerifyArgs, here: bool) -> Result<f64, Failure> {
     let Some(text) = &args.sample else {
-        return Ok(if args.full || !is_url(&args.tree) { 100.0 } else { 5.0 });
+        return Ok(if args.full || here { 100.0 } else { 5.0 });
     };
     let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
     let number = number.filter(|number| (0.0..=100.0).contains(number));
@@ -136,26 +124,16 @@ fn percent(args: &VerifyArgs) -> Result<f64, Failure> {
 }
 
 fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
-    let percent = percent(args)?;
     let told = |files| -> Box<dyn Fn(u64) + Sync> {
         let task = session.progress.start(&args.tree, files, Unit::Things("files"));
         Box::new(move |n| task.advance(n))
     };
-    let report = if is_url(&args.tree) {
-        let (url, http) = (url_of(&args.tree)?, http(args.key.jobs)?);
-        let keys = keys_of(&args.key, None)?;
-        let files = &WebTree { http: &http, url: &url };
-        let keys = follow(files, &keys);
-        verify(&Verify { files, listed: None, keys: &keys, jobs: args.key.jobs, percent }, &told)?
-    } else {
-        let dir = Path::new(&args.tree);
-        let keys = keys_of(&args.key, Some(dir))?;
-        let root = Tree::find(dir)?.root;
-        let listed = Directory::new(&root, 1).list()?;
-        let keys = follow(&LocalTree(root.clone()), &keys);
-        // More threads than processors only wait for each other.
-        verify(&Verify { files: &LocalTree(root), listed, keys: &keys, jobs: jobs_here(), percent }, &told)?
-    };
+    let (files, keys) = published(&args.tree, &args.key.key, args.key.jobs)?;
+    // More threads than processors only wait for each other; who is far away is asked for many files at a time.
+    let jobs = if is_here(&files) { jobs_here() } else { args.key.jobs };
+    let percent = percent(args, is_here(&files))?;
+    let listed = files.list()?;
+    let report = verify(&Verify { files: &files, listed, keys: &keys, jobs, percent }, &told)?;
     let Some(report) = report else {
         return Err(Failure::Failed(format!("{}: no release there", args.tree).into()));
     };
@@ -166,37 +144,27 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
     let unread =
         if report.unread > 0 { format!(", {} blocks not read", report.unread) } else { String::new() };
     text.push_str(&format!(
-        "{}: release {}: {} files of {} are right{unread}; {} findings\n",
+        "{}: release {}: {} of {}: right{unread}; {}\n",
         args.tree,
         report.serial,
-        report.right,
+        counted(report.right as u64, "file"),
         size(report.bytes),
-        report.findings.len()
+        counted(report.findings.len() as u64, "finding")
     ));
     print(&text)?;
-    let bad =
-        report.findings.iter().any(|finding| !matches!(finding, crate::host::mirror::Finding::Extra(_)));
+    let bad = report.findings.iter().any(|finding| !matches!(finding, Finding::Extra(_)));
     Ok(if bad { Exit::Failed } else { Exit::Done })
 }
 
 fn run_list(args: &ListArgs, _: &Session) -> Result<Exit, Failure> {
     let http = http(args.key.jobs)?;
-    let (state, mirrors, keys) = if is_url(&args.tree) {
-        let url = url_of(&args.tree)?;
-        let web = WebTree { http: &http, url: &url };
-        let keys = follow(&web, &keys_of(&args.key, None)?);
-        let (state, mut mirrors) = newest(&web, &keys, &args.tree)?;
-        if !mirrors.contains(&url) {
-            mirrors.insert(0, url.clone());
-        }
-        (state, mirrors, keys)
-    } else {
-        let dir = Path::new(&args.tree);
-        let tree = LocalTree(Tree::find(dir)?.root);
-        let keys = follow(&tree, &keys_of(&args.key, Some(dir))?);
-        let (state, mirrors) = newest(&tree, &keys, &args.tree)?;
-        (state, mirrors, keys)
-    };
+    let (files, keys) = published(&args.tree, &args.key.key, args.key.jobs)?;
+    let (state, mut mirrors) = newest(&files, &keys, &args.tree)?;
+    if let Published::Url(url, _) = &files
+        && !mirrors.contains(url)
+    {
+        mirrors.insert(0, url.clone());
+    }
     let mut all_good = true;
     let mut text = String::from("serial  behind  latency       rate  mirror\n");
     for url in &mirrors {

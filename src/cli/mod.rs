@@ -26,6 +26,7 @@ mod run;
 mod schema;
 mod serve;
 mod test;
+mod tree;
 mod why;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};

@@ -22,7 +22,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let mut meant = Meant::by(args.common)?;
     if meant.previous.is_none() {
-        let own = Published::open(&meant.out)?;
+        let own = Published::open(&meant.out, 1)?;
         let there = own.read(&MirrorPath::Latest, MirrorPath::Latest.limit())?.is_some();
         meant.previous = there.then_some(own);
     }

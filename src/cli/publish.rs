@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::tree::{Tree, http};
 use super::{Failure, Session, print};
-use crate::build::facts::{FILE, Facts, MIRROR, Publish, PublishTarget};
+use crate::build::facts::PublishTarget;
 use crate::host::files::{AtomicFile, DirLock, FileError, read_at_most};
-use crate::host::http::{Http, Patience, Proxies};
-use crate::host::mirror::{CheckedTree, Expected, WebTree, prove, trusted};
+use crate::host::mirror::{CheckedTree, Expected, WebTree, prove};
 use crate::host::progress::Unit;
 use crate::host::remote::{self, LocalTree, WallClock};
-use crate::publish::{self, Done, Files, Item, Job, Options, Plan, State, Target, Token, read_state};
+use crate::publish::{self, Done, Files, Item, Job, Options, Plan, State, Target, Token};
 use crate::release::{MirrorPath, MirrorUrl, TrustedKeys};
-use crate::report::{Exit, elapsed, size};
+use crate::report::{Exit, counted, elapsed, size};
 
 /// Where we keep what one attempt leaves for the next, in the output directory.
 const STATE: &str = ".publish.json";
@@ -76,52 +76,6 @@ struct Memory {
     rates: std::collections::BTreeMap<String, u64>,
 }
 
-/// A tree and what is known of it.
-pub(super) struct Tree {
-    /// The tree itself.
-    pub root: PathBuf,
-    /// What its build noted.
-    pub publish: Publish,
-}
-
-impl Tree {
-    /// The tree of an output directory, or a tree by itself.
-    pub fn find(dir: &Path) -> Result<Self, Failure> {
-        if !dir.is_dir() {
-            return Err(Failure::Usage(format!(
-                "{}: no such directory; give the output directory of a build, or a mirror tree",
-                dir.display()
-            )));
-        }
-        let inner = dir.join(MIRROR);
-        if dir.join(FILE).is_file() && inner.is_dir() {
-            return Ok(Tree { root: inner, publish: Facts::read(dir)?.publish });
-        }
-        let root = if inner.join("latest").is_file() { inner } else { dir.into() };
-        Ok(Tree { root, publish: Publish::default() })
-    }
-
-    /// Who may have signed it.
-    pub fn keys(&self, given: &[String]) -> Result<TrustedKeys, Failure> {
-        let keys = if given.is_empty() { &self.publish.keys[..] } else { given };
-        if keys.is_empty() {
-            return Err(Failure::Usage(format!(
-                "{}: no build there that says whose it is; give the public key with --key",
-                self.root.display()
-            )));
-        }
-        Ok(trusted(keys)?)
-    }
-
-    /// Its newest release.
-    pub fn state(&self, keys: &TrustedKeys) -> Result<State, Failure> {
-        let state = read_state(&LocalTree(self.root.clone()), keys)?;
-        state.ok_or_else(|| {
-            Failure::Failed(format!("{}: no release there; build one", self.root.display()).into())
-        })
-    }
-}
-
 /// The name of this machine.
 pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -136,11 +90,6 @@ pub(super) fn new_token() -> Result<Token, FileError> {
     read.map_err(|error| FileError::new(path, "read", error))?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Token::new(&text).expect("32 hex digits"))
-}
-
-/// A client for what the public sees.
-pub(super) fn http(jobs: usize) -> Result<Http, Failure> {
-    Ok(Http::new(Proxies::from_env()?, None, jobs, Patience::default())?)
 }
 
 fn parsed(target: &PublishTarget) -> Result<(Target, Option<MirrorUrl>), Failure> {
@@ -352,7 +301,12 @@ fn said(to: &Target, done: &Done, took: Duration) -> String {
         return format!("{to}: release {} was there already; 0 blocks sent\n", plan.serial);
     }
     let found = if *found > 0 { format!("; {found} blocks were there already") } else { String::new() };
-    format!("{to}: release {}: {files} files, {bytes} bytes sent in {}{found}\n", plan.serial, elapsed(took))
+    format!(
+        "{to}: release {}: {}, {bytes} bytes sent in {}{found}\n",
+        plan.serial,
+        counted(*files, "file"),
+        elapsed(took)
+    )
 }
 
 fn estimate(plan: &Plan, rate: Option<u64>) -> String {

@@ -2,25 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use super::publish::{Tree, http};
+use super::tree::{Tree, published};
 use super::{Failure, Session, print};
 use crate::build::again::{self, Again, AgainError, Signing};
 use crate::build::facts::Facts;
 use crate::host::clock;
 use crate::host::files::DirLock;
 use crate::host::keys::KeyFiles;
-use crate::host::mirror::{WebTree, trusted};
-use crate::host::remote::{Directory, LocalTree};
+use crate::host::mirror::trusted;
 use crate::index::Serial;
-use crate::publish::{Files, Remote, follow, image_files, read_latest};
+use crate::publish::{Files, Listed, image_files, read_latest};
 use crate::recipe::{Scalar, Seconds};
-use crate::release::{MirrorPath, MirrorUrl, Release, SigningKey, Verified};
-use crate::report::Exit;
+use crate::release::{MirrorPath, Release, SigningKey, Verified};
+use crate::report::{Exit, counted};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The output directory of a build, a mirror tree, or the URL of a mirror
-    #[arg(value_name = "OUT|URL")]
+    /// The output directory of a build, a mirror tree, the URL of a mirror, or a target of `publish`
+    #[arg(value_name = "OUT|URL|TARGET")]
     tree: String,
     /// Public key that signs the releases: a file, or base64 [default: the build's]
     #[arg(long, value_name = "KEY")]
@@ -29,34 +28,17 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
     let mut text = String::from("serial  published             kept until            images\n");
-    let (http, url);
-    let (files, serials, keys): (Box<dyn Files>, Option<Vec<Serial>>, _);
-    if args.tree.contains("://") {
-        if args.key.is_empty() {
-            return Err(Failure::Usage("give the public key with --key".into()));
-        }
-        keys = trusted(&args.key)?;
-        url = MirrorUrl::typed(&args.tree).map_err(|error| Failure::Usage(error.to_string()))?;
-        http = self::http(8)?;
-        files = Box::new(WebTree { http: &http, url: &url });
-        serials = None;
-    } else {
-        let tree = Tree::find(&PathBuf::from(&args.tree))?;
-        keys = tree.keys(&args.key)?;
-        let listed = Directory::new(&tree.root, 1).list()?.unwrap_or_default();
-        let serial = |path: &str| match path.parse() {
-            Ok(MirrorPath::Release(serial)) => Some(serial),
-            _ => None,
-        };
-        serials = Some(listed.iter().filter_map(|listed| serial(&listed.path)).collect());
-        files = Box::new(LocalTree(tree.root));
-    }
+    let (files, keys) = published(&args.tree, &args.key, 8)?;
     let missing = || Failure::Failed(format!("{}: no release there", args.tree).into());
-    let keys = follow(files.as_ref(), &keys);
-    let (latest, _) = read_latest(files.as_ref(), &keys)?.ok_or_else(missing)?;
+    let (latest, _) = read_latest(&files, &keys)?.ok_or_else(missing)?;
+    let serial = |listed: &Listed| match listed.path.parse() {
+        Ok(MirrorPath::Release(serial)) => Some(serial),
+        _ => None,
+    };
+    let listed: Option<Vec<Serial>> = files.list()?.map(|listed| listed.iter().filter_map(serial).collect());
     // A web server has no list; the last hundred will do.
     let newest = latest.serial.get();
-    let mut serials = serials
+    let mut serials = listed
         .unwrap_or_else(|| (newest.saturating_sub(99).max(1)..=newest).filter_map(Serial::new).collect());
     serials.sort_unstable();
     for serial in serials {
@@ -193,9 +175,9 @@ impl Signer {
         };
         let upload = again::again(&tree.root, &manifest, what, &signing)?;
         print(&format!(
-            "release {}: {} files, {} bytes to send; publish it with: imgfactory publish {}\n",
+            "release {}: {}, {} bytes to send; publish it with: imgfactory publish {}\n",
             upload.serial,
-            upload.steps().count(),
+            counted(upload.steps().count() as u64, "file"),
             upload.bytes(),
             out.display()
         ))?;

@@ -16,7 +16,7 @@ use super::tombstones::Tombstones;
 use super::{Control, Item, Place};
 use crate::index::{Index, Serial, UnixTime};
 use crate::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
-use crate::report::size;
+use crate::report::{counted, size};
 
 /// Files removed between two looks at the flags.
 const BATCH: usize = 256;
@@ -106,12 +106,13 @@ impl fmt::Display for GcPlan {
             writeln!(f, "release {serial} goes: past its retention")?;
         }
         let due: u64 = self.due.iter().map(|item| item.len).sum();
-        writeln!(f, "{} files in use", self.live)?;
-        writeln!(f, "{} files of {} to be removed now", self.due.len(), size(due))?;
+        let files = |count: usize| counted(count as u64, "file");
+        writeln!(f, "{} in use", files(self.live))?;
+        writeln!(f, "{} of {} to be removed now", files(self.due.len()), size(due))?;
         write!(
             f,
-            "{} files of {} wait for the end of their grace; {} are in use again",
-            self.waiting.0.len(),
+            "{} of {} waiting for the end of their grace; {} in use again",
+            files(self.waiting.0.len()),
             size(self.waiting_bytes),
             self.revived
         )

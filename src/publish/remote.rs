@@ -46,6 +46,19 @@ pub trait Files: Sync {
     /// [`RemoteError`]; also when it is longer.
     fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError>;
 
+    /// Reads several files, each of its length at most.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn read_all(&self, items: &[Item]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+        items.iter().map(|item| self.read(&item.path, item.len)).collect()
+    }
+
+    /// How many files [`Files::read_all`] is best asked for: 1 where it saves nothing.
+    fn together(&self) -> usize {
+        1
+    }
+
     /// Looks whether these, which are going to be sent, are what the release says.
     ///
     /// # Errors
@@ -95,6 +108,11 @@ pub trait Remote: Sync {
     /// [`RemoteError`].
     fn get_all(&self, places: &[Place]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
         places.iter().map(|place| self.get(place)).collect()
+    }
+
+    /// How many files [`Remote::get_all`] is best asked for: 1 where it saves nothing.
+    fn together(&self) -> usize {
+        1
     }
 
     /// The length of each of these files; `None` for those that are not there.

@@ -199,6 +199,15 @@ impl Files for OfRemote<'_> {
     fn read(&self, path: &MirrorPath, _: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         self.0.get(&Place::File(path.clone()))
     }
+
+    fn read_all(&self, items: &[Item]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+        let places: Vec<_> = items.iter().map(|item| Place::File(item.path.clone())).collect();
+        self.0.get_all(&places)
+    }
+
+    fn together(&self) -> usize {
+        self.0.together()
+    }
 }
 
 /// The block of a path.

@@ -57,6 +57,29 @@ impl Files for WebTree<'_> {
     }
 }
 
+/// Reads these files, `jobs` at a time or in few large bites, whatever costs less there, and does something with each:
+/// the file, `None` when it is not there, or why it can't be read. The results are in order.
+///
+/// # Errors
+/// The first of `work`, or of a whole bite.
+fn read_each<R: Send>(
+    files: &dyn Files,
+    items: &[Item],
+    jobs: usize,
+    work: impl Fn(&Item, Result<Option<Vec<u8>>, RemoteError>) -> Result<R, RemoteError> + Sync,
+) -> Result<Vec<R>, RemoteError> {
+    let bite = files.together();
+    if bite == 1 {
+        return parallel(items, jobs, |item| work(item, files.read(&item.path, item.len)));
+    }
+    let bites: Vec<_> = items.chunks(bite).collect();
+    let done = parallel(&bites, jobs.min(2), |bite| {
+        let found = files.read_all(bite)?;
+        bite.iter().zip(found).map(|(item, found)| work(item, Ok(found))).collect::<Result<Vec<_>, _>>()
+    })?;
+    Ok(done.into_iter().flatten().collect())
+}
+
 /// What a release says that its files are.
 #[derive(Debug)]
 pub struct Expected {

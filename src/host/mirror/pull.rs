@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Expected, WebTree};
+use super::{Expected, read_each};
 use crate::host::files::{DirLock, FileError, sweep};
 use crate::host::remote::{Directory, LocalTree, parallel};
 use crate::index::Serial;
@@ -14,10 +14,12 @@ use crate::publish::{
 use crate::release::{MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
 
 /// What to copy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Pull<'a> {
     /// From where.
-    pub from: WebTree<'a>,
+    pub from: &'a dyn Files,
+    /// Its name, for people; ends with `/`.
+    pub name: &'a str,
     /// Where to.
     pub dir: &'a Path,
     /// Who may have signed it.
@@ -43,7 +45,7 @@ pub struct Pulled {
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     /// The mirror has no release.
-    #[error("{0}latest: not there; is this the URL of a mirror?")]
+    #[error("{0}latest: not there; is this a mirror?")]
     Empty(String),
     /// What one side has can't be believed.
     #[error("{place}: can't be used")]
@@ -89,14 +91,14 @@ pub enum PullError {
 /// # Errors
 /// [`PullError`].
 pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> Result<Pulled, PullError> {
-    let url = pull.from.url.to_string();
+    let url = pull.name.to_owned();
     let _lock = DirLock::take(pull.dir)?;
     // What an attempt that was killed left unfinished.
     sweep(pull.dir)?;
     let here = LocalTree(pull.dir.into());
     let there = |source| PullError::State { place: url.clone(), source };
     let latest =
-        read_latest(&pull.from, pull.keys).map_err(there)?.ok_or_else(|| PullError::Empty(url.clone()))?;
+        read_latest(pull.from, pull.keys).map_err(there)?.ok_or_else(|| PullError::Empty(url.clone()))?;
     let own = read_latest(&here, pull.keys)
         .map_err(|source| PullError::State { place: pull.dir.display().to_string(), source })?;
     if let Some((own, _)) = &own
@@ -113,7 +115,7 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
             state.objects().iter().map(block_item).chain(state.files()).map(|item| item.path).collect()
         })
         .unwrap_or_default();
-    let state = read_named(&pull.from, latest, pull.keys, Some(&here)).map_err(there)?;
+    let state = read_named(pull.from, latest, pull.keys, Some(&here)).map_err(there)?;
     let expected = Expected::of(&state);
     let target = Directory::new(pull.dir, pull.jobs);
 
@@ -142,11 +144,10 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
     let came = told(lacking.iter().flatten().map(|item| item.len).sum());
     let (files, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
     for step in &lacking {
-        let faults = parallel(step, pull.jobs, |item| {
+        let faults = read_each(pull.from, step, pull.jobs, |item, file| {
             let name = || format!("{url}{}", item.path);
-            let file = pull.from.read(&item.path, item.len)?;
             let file =
-                file.ok_or_else(|| RemoteError::new(name(), "not there, though the release names it"))?;
+                file?.ok_or_else(|| RemoteError::new(name(), "not there, though the release names it"))?;
             if let Some(fault) = expected.fault(&item.path, &file) {
                 return Ok(Some(fault).map(|fault| (item.path.clone(), fault)));
             }

@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use super::{Expected, WebTree};
+use super::{Expected, WebTree, read_each};
 use crate::host::clock;
 use crate::host::http::Http;
-use crate::host::remote::parallel;
 use crate::index::{Serial, UnixTime};
 use crate::publish::{Files, Listed, RemoteError, State, StateError, block_item, read_latest, read_state};
 use crate::release::{MirrorPath, MirrorUrl, TrustedKeys};
@@ -89,8 +88,7 @@ pub fn verify(
     let mut items = chosen;
     items.extend(state.files());
     let done = told(items.len() as u64);
-    let looked = parallel(&items, verify.jobs, |item| {
-        let bytes = verify.files.read(&item.path, item.path.limit());
+    let looked = read_each(verify.files, &items, verify.jobs, |item, bytes| {
         done(1);
         Ok(match bytes {
             Ok(None) => (0, Some(Finding::Missing(item.path.clone()))),

@@ -17,6 +17,8 @@ use crate::publish::{CONTROL_DIR, Files, Item, Listed, Place, Remote, RemoteErro
 
 /// Attempts when the connection breaks.
 const ATTEMPTS: u32 = 4;
+/// Files read by one run of the program: with the longest names far below what a command line holds.
+const TOGETHER: usize = 128;
 /// Before the second one; doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -145,12 +147,17 @@ impl Remote for Rsync {
         let scratch = Self::scratch()?;
         // Not by a list: a daemon of version 3.5.0 without chroot calls everything in it vanished.
         let from: Vec<_> = places.iter().map(|place| format!("{}./{place}", self.to)).collect();
+        let most = format!("--max-size={}", places.iter().map(Place::limit).max().unwrap_or_default());
         self.run("read", || {
-            let tool = self.tool().args(["--ignore-missing-args", "--relative", "--"]).args(&from);
+            let tool = self.tool().args(["--ignore-missing-args", "--relative", &most, "--"]).args(&from);
             unless_missing(tool.arg(scratch.path()).run())
         })?;
         let read = |place: &Place| read_file(&scratch.path().join(place.to_string()), place.limit());
         places.iter().map(|place| read(place).map_err(local)).collect()
+    }
+
+    fn together(&self) -> usize {
+        TOGETHER
     }
 
     fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
