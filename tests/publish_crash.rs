@@ -15,39 +15,38 @@ use std::process::{Command, Stdio};
 use imgfactory::host::keys::KeyFiles;
 use imgfactory::host::mirror::{Verify, trusted, verify};
 use imgfactory::host::remote::LocalTree;
-use publish_support::{Out, assert_same, good, imgfactory, scratch, tree, web};
+use publish_support::{Out, apache, assert_same, good, imgfactory, rsyncd, s3, scratch, sshd, tree, web};
 
 /// What changes a disk, or makes a change last.
 const CALLS: &str = "mkdir,mkdirat,write,pwrite64,writev,copy_file_range,sendfile,ftruncate,fallocate,fchmod,\
     rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,fsync,fdatasync,syncfs";
 
-/// Directories as they are before each attempt.
+/// A directory as it is before each attempt.
 struct Fixture {
-    home: imgfactory::host::files::Scratch,
-    /// By name below `home`.
+    root: PathBuf,
+    /// By name below `root`.
     files: BTreeMap<String, Vec<u8>>,
 }
 
 impl Fixture {
     /// Everything below this directory, names that begin with a dot too.
-    fn of(home: imgfactory::host::files::Scratch) -> Self {
-        let files = all(home.path());
-        Fixture { home, files }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
+    fn of(root: &Path) -> Self {
+        Fixture { root: root.into(), files: all(root) }
     }
 
     fn restore(&self) {
-        for entry in fs::read_dir(self.home.path()).unwrap() {
-            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        for entry in fs::read_dir(&self.root).unwrap() {
+            let path = entry.unwrap().path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.unwrap();
         }
         for (name, bytes) in &self.files {
-            let path = self.path(name);
+            let path = self.root.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         }
+        // A server may be another user.
+        publish_support::run(Command::new("chmod").args(["-R", "a+rwX"]).arg(&self.root));
     }
 }
 
@@ -70,9 +69,9 @@ fn all(root: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Runs a command below strace: the log, and whether it was killed.
-fn traced(command: &Command, log: &Path, kill: Option<(&str, usize)>) -> (String, bool) {
+fn traced(command: &Command, log: &Path, words: &[&str], kill: Option<(&str, usize)>) -> (String, bool) {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-s", "4096", "-e", &format!("trace={CALLS}"), "-o"]).arg(log);
+    strace.args(["-qq", "-s", "4096"]).args(words).arg("-o").arg(log);
     if let Some((call, at)) = kill {
         strace.arg("-e").arg(format!("inject={call}:signal=KILL:when={at}"));
     }
@@ -157,15 +156,17 @@ fn whole(root: &Path, keys: &[String]) -> u64 {
 fn at_every_call(fixture: &Fixture, command: &Command, look: &dyn Fn()) -> usize {
     let scratch = scratch();
     let log = scratch.path().join("log");
+    let trace = format!("trace={CALLS}");
+    let words = ["-f", "-e", &trace];
     fixture.restore();
-    let (text, killed) = traced(command, &log, None);
+    let (text, killed) = traced(command, &log, &words, None);
     assert!(!killed);
     let (mut points, mut lost) = (0, 0);
     for (call, count) in counts(&text) {
         for at in 1..=count {
             for power_fails in [false, true] {
                 fixture.restore();
-                let (text, killed) = traced(command, &log, Some((&call, at)));
+                let (text, killed) = traced(command, &log, &words, Some((&call, at)));
                 if !killed {
                     continue;
                 }
@@ -191,7 +192,7 @@ fn a_publication_killed_at_any_call_leaves_a_whole_release_and_the_next_one_comp
     good(&out.publish(to.to_str().unwrap(), &[]));
     out.build(&(4..=26).collect::<Vec<_>>());
     publish_support::run(Command::new("cp").arg("-a").arg(out.path()).arg(&from));
-    let fixture = Fixture::of(home);
+    let fixture = Fixture::of(home.path());
     let keys = [out.public()];
     let publish = || {
         let mut command = imgfactory();
@@ -227,7 +228,7 @@ fn a_pull_killed_at_any_call_leaves_a_whole_release_and_the_next_one_completes()
     };
     good(&pull().output().unwrap());
     out.build(&(4..=26).collect::<Vec<_>>());
-    let fixture = Fixture::of(home);
+    let fixture = Fixture::of(home.path());
     let points = at_every_call(&fixture, &pull(), &|| {
         assert!((1..=2).contains(&whole(&to, &keys)));
         good(&pull().output().unwrap());
@@ -257,7 +258,7 @@ fn a_collection_killed_at_any_call_leaves_a_whole_release_and_the_next_one_compl
     };
     // The first one condemns.
     good(&collect().output().unwrap());
-    let fixture = Fixture::of(home);
+    let fixture = Fixture::of(home.path());
     let points = at_every_call(&fixture, &collect(), &|| {
         assert_eq!(whole(&to, &keys), 2);
         // Ten minutes later nobody minds the dead one's flag; one more, because the list may have been half way.
@@ -280,7 +281,7 @@ fn rollback_refresh_and_rotate_killed_at_any_call_leave_a_whole_release_and_can_
     publish_support::run(Command::new("cp").arg("-a").arg(out.path()).arg(&from));
     let next = out.dir.path().join("next");
     let new = KeyFiles::new(&next).create(None).unwrap().public_base64();
-    let fixture = Fixture::of(home);
+    let fixture = Fixture::of(home.path());
     let keys = [out.public(), new];
     let root = from.join("mirror");
     let words: [&[&str]; 3] =
@@ -304,4 +305,72 @@ fn rollback_refresh_and_rotate_killed_at_any_call_leave_a_whole_release_and_can_
         });
     }
     assert!(points > 80, "{points}");
+}
+
+/// A target behind a server, killed at its conversation with it: at every `step`th of those calls of the publisher, in
+/// which it waits for nobody but itself. What it has started, or the server, goes on by itself.
+fn killed_in_conversation(to: &str, root: &Path, env: &[(&str, &str)], calls: &str, step: usize) {
+    let out = Out::new();
+    out.build(&(1..=6).collect::<Vec<_>>());
+    let publish = || {
+        let mut command = out.command("publish");
+        command.args(["--to", to, "--jobs", "1", "--stop", "--wait", "0"]).envs(env.iter().copied());
+        command
+    };
+    good(&publish().output().unwrap());
+    out.build(&(4..=14).collect::<Vec<_>>());
+    let (server, ours) = (Fixture::of(root), Fixture::of(&out.path()));
+    let keys = [out.public()];
+    let scratch = scratch();
+    let log = scratch.path().join("log");
+    // Not what it starts, and of its threads only the first, which does it all.
+    let trace = format!("trace={calls}");
+    let words = ["-e", &trace];
+    let (text, killed) = traced(&publish(), &log, &words, None);
+    assert!(!killed);
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut points = Vec::new();
+    for (call, _) in text.lines().filter_map(|line| line.split_once('(')) {
+        let number = numbers.entry(call).or_default();
+        *number += 1;
+        points.push((call, *number));
+    }
+    let mut seen = BTreeMap::new();
+    for (call, at) in points.iter().rev().step_by(step) {
+        (server.restore(), ours.restore());
+        let (_, killed) = traced(&publish(), &log, &words, Some((call, *at)));
+        let serial = whole(root, &keys);
+        assert!((1..=2).contains(&serial), "{call} number {at}");
+        *seen.entry((killed, serial)).or_insert(0) += 1;
+        good(&publish().output().unwrap());
+        assert_eq!(whole(root, &keys), 2, "{call} number {at}");
+    }
+    println!("{to}: {} points of {}: {seen:?}", points.len().div_ceil(step), points.len());
+    assert!(seen.get(&(true, 1)).is_some_and(|count| *count >= 3), "{seen:?}");
+}
+
+#[test]
+fn a_publication_to_apache_killed_in_its_conversation_leaves_a_whole_release() {
+    let (server, _, dav) = apache();
+    let env = [("IMGFACTORY_HTTP_USER", "p"), ("IMGFACTORY_HTTP_PASSWORD", "p")];
+    killed_in_conversation(&dav, &server.path("tree"), &env, "sendto,recvfrom", 7);
+}
+
+#[test]
+fn a_publication_to_an_s3_server_killed_in_its_conversation_leaves_a_whole_release() {
+    let (server, to) = s3();
+    let env = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+    killed_in_conversation(&to, &server.path("data/bucket/demo"), &env, "sendto,recvfrom", 7);
+}
+
+#[test]
+fn a_publication_to_an_rsync_daemon_killed_in_its_conversation_leaves_a_whole_release() {
+    let (server, to) = rsyncd();
+    killed_in_conversation(&to, &server.path("tree/demo"), &[], "wait4,waitid", 1);
+}
+
+#[test]
+fn a_publication_by_rsync_over_ssh_killed_in_its_conversation_leaves_a_whole_release() {
+    let (server, to, rsh) = sshd();
+    killed_in_conversation(&to, &server.path("tree/demo"), &[("RSYNC_RSH", &rsh)], "wait4,waitid", 2);
 }

@@ -17,6 +17,7 @@ use imgfactory::host::keys::KeyFiles;
 use imgfactory::host::store::{Offered, Origin, Store};
 use imgfactory::index::{BlockSize, Header, ImageName, Index, UnixTime};
 use imgfactory::release::{Draft, Mirror, SigningKey, TrustedKeys, Upload};
+use rustix::process::{Pid, Signal};
 
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
@@ -195,6 +196,12 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // It ends its own children, if it gets the time for it.
+        let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let end = Instant::now() + Duration::from_secs(3);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,0 +1,85 @@
+//! The trees that commands about releases are given, and whose they are.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::build::facts::{FILE, Facts, MIRROR, Publish};
+use crate::host::http::{Http, Patience, Proxies};
+use crate::host::mirror::trusted;
+use crate::host::published::Published;
+use crate::host::remote::LocalTree;
+use crate::publish::{State, follow, read_state};
+use crate::release::TrustedKeys;
+
+/// A tree and what is known of it.
+pub(super) struct Tree {
+    /// The tree itself.
+    pub root: PathBuf,
+    /// What its build noted.
+    pub publish: Publish,
+}
+
+impl Tree {
+    /// The tree of an output directory, or a tree by itself.
+    pub fn find(dir: &Path) -> Result<Self, Failure> {
+        if !dir.is_dir() {
+            return Err(Failure::Usage(format!(
+                "{}: no such directory; give the output directory of a build, or a mirror tree",
+                dir.display()
+            )));
+        }
+        let inner = dir.join(MIRROR);
+        if dir.join(FILE).is_file() && inner.is_dir() {
+            return Ok(Tree { root: inner, publish: Facts::read(dir)?.publish });
+        }
+        let root = if inner.join("latest").is_file() { inner } else { dir.into() };
+        Ok(Tree { root, publish: Publish::default() })
+    }
+
+    /// Who may have signed it.
+    pub fn keys(&self, given: &[String]) -> Result<TrustedKeys, Failure> {
+        let keys = if given.is_empty() { &self.publish.keys[..] } else { given };
+        if keys.is_empty() {
+            return Err(Failure::Usage(format!(
+                "{}: no build there that says whose it is; give the public key with --key",
+                self.root.display()
+            )));
+        }
+        Ok(trusted(keys)?)
+    }
+
+    /// Its newest release.
+    pub fn state(&self, keys: &TrustedKeys) -> Result<State, Failure> {
+        let state = read_state(&LocalTree(self.root.clone()), keys)?;
+        state.ok_or_else(|| {
+            Failure::Failed(format!("{}: no release there; build one", self.root.display()).into())
+        })
+    }
+}
+
+/// A published release by its place, and the keys that may have signed it: those given, or those that its build used, and
+/// their successors. `jobs`: files read at a time.
+pub(super) fn published(
+    place: &str,
+    keys: &[String],
+    jobs: usize,
+) -> Result<(Published, TrustedKeys), Failure> {
+    let open = || Published::open(Path::new(place), jobs);
+    let (published, keys) = match open()? {
+        // Only a build here can say what would be believed.
+        Published::Directory(_) => {
+            let tree = Tree::find(Path::new(place))?;
+            let keys = tree.keys(keys)?;
+            (Published::Directory(LocalTree(tree.root)), keys)
+        }
+        _ if keys.is_empty() => return Err(Failure::Usage("give the public key with --key".into())),
+        elsewhere => (elsewhere, trusted(keys)?),
+    };
+    let keys = follow(&published, &keys);
+    Ok((published, keys))
+}
+
+/// A client for what the public sees.
+pub(super) fn http(jobs: usize) -> Result<Http, Failure> {
+    Ok(Http::new(Proxies::from_env()?, None, jobs, Patience::default())?)
+}
