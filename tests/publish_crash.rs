@@ -337,7 +337,8 @@ fn killed_in_conversation(to: &str, root: &Path, env: &[(&str, &str)], calls: &s
     }
     let mut seen = BTreeMap::new();
     for (call, at) in points.iter().rev().step_by(step) {
-        (server.restore(), ours.restore());
+        server.restore();
+        ours.restore();
         let (_, killed) = traced(&publish(), &log, &words, Some((call, *at)));
         let serial = whole(root, &keys);
         assert!((1..=2).contains(&serial), "{call} number {at}");
@@ -371,6 +372,6 @@ fn a_publication_to_an_rsync_daemon_killed_in_its_conversation_leaves_a_whole_re
 
 #[test]
 fn a_publication_by_rsync_over_ssh_killed_in_its_conversation_leaves_a_whole_release() {
-    let (server, to, rsh) = sshd();
-    killed_in_conversation(&to, &server.path("tree/demo"), &[("RSYNC_RSH", &rsh)], "wait4,waitid", 2);
+    let (server, to, path) = sshd();
+    killed_in_conversation(&to, &server.path("tree/demo"), &[("PATH", &path)], "wait4,waitid", 2);
 }

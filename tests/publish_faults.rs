@@ -158,10 +158,17 @@ fn another_publisher_is_waited_for_named_or_taken_over() {
     assert!(!publishing.exists(), "our own flag is down again");
     fs::remove_file(&collecting).unwrap();
     fs::write(&publishing, flag("abc", soon)).unwrap();
-    let gc = imgfactory().args(["gc", to, "--key", &out.public()]).output().unwrap();
-    let said = bad(&gc);
+    let gc = |wait| imgfactory().args(["gc", to, "--key", &out.public(), "--wait", wait]).output().unwrap();
+    let said = bad(&gc("0"));
     assert!(said.contains("other.example is publishing there") && said.contains("Collect later"), "{said}");
     good(&out.publish(to, &["--take-over"]));
+    fs::write(&publishing, flag("abc", soon)).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| good(&gc("60")));
+        std::thread::sleep(Duration::from_millis(500));
+        fs::remove_file(&publishing).unwrap();
+        waits.join().unwrap();
+    });
 }
 
 #[test]

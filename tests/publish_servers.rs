@@ -227,13 +227,17 @@ fn rsyncd_lives_a_whole_life() {
 
 #[test]
 fn rsync_over_ssh_lives_a_whole_life() {
-    let (server, to, rsh) = sshd();
-    whole_life(&Place {
-        to: &to,
-        files: &server.path("tree/demo"),
-        env: vec![("RSYNC_RSH", rsh)],
-        url: None,
-    });
+    let (server, to, path) = sshd();
+    let place = Place { to: &to, files: &server.path("tree/demo"), env: vec![("PATH", path)], url: None };
+    whole_life(&place);
+    // Each command knocks once.
+    let knocks = || fs::read_to_string(server.path("log")).unwrap().matches("Accepted publickey").count();
+    let before = knocks();
+    let out = Out::new();
+    fs::remove_dir_all(place.files).unwrap();
+    out.build(&[1, 2, 3]);
+    good(&place.publish(&out, &[]));
+    assert_eq!(knocks() - before, 1);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `imgfactory gc TARGET`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::publish::{host_name, new_token};
 use super::tree::Tree;
@@ -10,16 +11,19 @@ use crate::host::mirror::trusted;
 use crate::host::progress::Unit;
 use crate::host::remote::{self, WallClock};
 use crate::index::Serial;
-use crate::publish::gc::{self, GcJob, Policy};
+use crate::publish::gc::{self, GcError, GcJob, Policy};
 use crate::publish::{OfRemote, Target, follow};
 use crate::recipe::{Scalar, Seconds};
 use crate::report::Exit;
+
+/// Between two looks whether a target is free.
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Releases stay as long as they say themselves (the recipe's `retain`), the newest few always, and those that are
 pinned. What only other releases name is condemned first, and removed by a later `gc` after the grace. A publication
-that runs makes it stop.")]
+that runs is waited for; one that begins makes it stop.")]
 pub(super) struct Args {
     /// A target as `publish` knows it, or the output directory of a build
     target: String,
@@ -41,6 +45,9 @@ pub(super) struct Args {
     /// Files at a time
     #[arg(long, value_name = "N", default_value_t = 8)]
     jobs: usize,
+    /// Wait so many seconds while somebody publishes or collects garbage there
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
     /// The output directory of the build whose keys and times are taken
     #[arg(long, value_name = "OUT")]
     of: Option<PathBuf>,
@@ -112,7 +119,13 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let task = (due > 0).then(|| session.progress.start("removing", due, Unit::Things("files")));
     let gone = |n| task.iter().for_each(|task| task.advance(n));
     job.gone = &gone;
-    let done = gc::collect(&job)?;
+    let end = Instant::now() + Duration::from_secs(args.wait);
+    let done = loop {
+        match gc::collect(&job) {
+            Err(GcError::Busy { .. }) if Instant::now() < end => std::thread::sleep(PAUSE),
+            done => break done?,
+        }
+    };
     drop(task);
     print(&format!("{done}\n"))?;
     Ok(Exit::Done)

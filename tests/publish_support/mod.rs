@@ -349,8 +349,7 @@ pub fn rsyncd() -> (Server, String) {
     (server, format!("rsync://127.0.0.1:{port}/mirror/demo/"))
 }
 
-/// sshd with a key of its own: the target, and the variable that makes rsync use it, by one connection for all. That ends
-/// five seconds after its last use.
+/// sshd with a key of its own: the target, and the PATH with the `ssh` that knows the way there.
 pub fn sshd() -> (Server, String, String) {
     let home = scratch();
     let port = free_port();
@@ -373,17 +372,20 @@ pub fn sshd() -> (Server, String, String) {
     if rustix::process::geteuid().is_root() {
         fs::create_dir_all("/run/sshd").unwrap();
     }
-    let rsh = format!(
-        "ssh -p {port} -i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-         -o KexAlgorithms=curve25519-sha256 -o ControlMaster=auto -o ControlPersist=5 -o ControlPath={}",
-        at("user"),
-        at("control")
+    fs::create_dir(at("bin")).unwrap();
+    let ssh = format!(
+        "#!/bin/sh\nexec /usr/bin/ssh -p {port} -i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+         -o LogLevel=ERROR -o KexAlgorithms=curve25519-sha256 \"$@\"\n",
+        at("user")
     );
+    fs::write(at("bin/ssh"), ssh).unwrap();
+    fs::set_permissions(at("bin/ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", at("bin"), std::env::var("PATH").unwrap());
     let tree = at("tree");
     let config = at("sshd_config");
     let server = Server::start(home, Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f", &config]), port);
     let user = run(Command::new("id").arg("-un"));
-    (server, format!("{}@127.0.0.1:{tree}/demo", user.trim()), rsh)
+    (server, format!("{}@127.0.0.1:{tree}/demo", user.trim()), path)
 }
 
 /// s3s-fs, an S3 server that keeps objects in a directory; `ci/setup test` installs it.

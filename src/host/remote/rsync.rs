@@ -22,17 +22,69 @@ const TOGETHER: usize = 128;
 /// Before the second one; doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Seconds for which an ssh connection waits for the next run of rsync.
+const KEPT: u32 = 60;
+
 /// A tree behind rsync.
 #[derive(Debug)]
 pub struct Rsync {
     /// Ends with `/`.
     to: String,
+    ssh: Option<SharedSsh>,
+}
+
+/// One ssh connection for all runs of rsync: without it each of them would shake hands anew.
+#[derive(Debug)]
+struct SharedSsh {
+    host: String,
+    /// Where its socket is.
+    room: Scratch,
+}
+
+impl SharedSsh {
+    /// `None` when the person has an opinion (`RSYNC_RSH`, or a ControlPath in the configuration of ssh), or when a
+    /// socket has no room in `TMPDIR`.
+    fn new(to: &str) -> Option<Self> {
+        let (host, _) = to.split_once(':').filter(|_| !to.contains("://"))?;
+        if std::env::var_os("RSYNC_RSH").is_some() {
+            return None;
+        }
+        let config = Tool::new("ssh").args(["-G", "--", host]).output().ok()?;
+        let chosen = String::from_utf8_lossy(&config)
+            .lines()
+            .any(|line| line.strip_prefix("controlpath ").is_some_and(|path| path != "none"));
+        if chosen {
+            return None;
+        }
+        let room = Scratch::directory(std::env::temp_dir()).ok()?;
+        let path = room.path().to_str()?;
+        // unix(7): 107 bytes; ssh wants 40 for the hash and 18 for a name that it makes first. And rsync splits the
+        // command at blanks.
+        let fits = path.len() <= 45
+            && !path.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'%".contains(c));
+        fits.then(|| SharedSsh { host: host.into(), room })
+    }
+
+    fn options(&self) -> [String; 3] {
+        [
+            "-oControlMaster=auto".into(),
+            format!("-oControlPersist={KEPT}"),
+            format!("-oControlPath={}/%C", self.room.path().display()),
+        ]
+    }
+}
+
+impl Drop for SharedSsh {
+    fn drop(&mut self) {
+        // Without any connection there is none to be ended.
+        let _ = Tool::new("ssh").args(self.options()).args(["-q", "-O", "exit", "--", &self.host]).output();
+    }
 }
 
 impl Rsync {
     /// A tree at what rsync takes as destination; ends with `/`.
     pub fn new(to: &str) -> Self {
-        Rsync { to: to.into() }
+        Rsync { to: to.into(), ssh: SharedSsh::new(to) }
     }
 
     /// rsync with what all runs have in common: no metadata but lengths, whole files, plain numbers.
@@ -40,7 +92,11 @@ impl Rsync {
         // A name in a list is never a pattern, and the other side's shell never sees it.
         let tool = Tool::new("rsync").args(["--timeout=120", "--no-human-readable", "--protect-args"]);
         // Without it each of rsync's small questions to a daemon waits 40 ms for a delayed ACK.
-        if self.to.starts_with("rsync://") { tool.arg("--sockopts=TCP_NODELAY") } else { tool }
+        match &self.ssh {
+            Some(ssh) => tool.env("RSYNC_RSH", format!("ssh {}", ssh.options().join(" "))),
+            None if self.to.starts_with("rsync://") => tool.arg("--sockopts=TCP_NODELAY"),
+            None => tool,
+        }
     }
 
     /// Runs it until it works, or fails in a way that will not change.
