@@ -7,16 +7,13 @@ use std::path::Path;
 use std::process::Command;
 
 use imgfactory::build::{Request, disks, knoppix};
-use imgfactory::debian::{Mirrors, Mode};
 use imgfactory::guest::lock::Lock;
-use imgfactory::host::progress::Silent;
-use imgfactory::host::project::Project;
 use imgfactory::host::sources::Sources;
 use imgfactory::host::spool::Spools;
-use imgfactory::index::UnixTime;
 use imgfactory::recipe::{Guest, GuestKind};
 use imgfactory::report::report;
 use imgfactory::tree::{Kind, Tree};
+use support::requests::with_guest;
 
 /// The bytes of the image that a guest of the given section becomes.
 fn made(room: &Path, section: &str) -> Result<Vec<u8>, String> {
@@ -44,33 +41,7 @@ fn with<T>(
     section: &str,
     make: impl FnOnce(&Request<'_>, &Sources<'_>, &Guest) -> Result<T, String>,
 ) -> Result<T, String> {
-    let recipe = room.join("x.yaml");
-    let text =
-        format!("name: x\nhost: {{debian: {{}}}}\nboot: {{xen: true}}\nguests:\n- {{name: d, {section}}}\n");
-    fs::write(&recipe, text).unwrap();
-    let (project, recipe) = Project::load(&recipe).map_err(|error| error.to_string())?;
-    let (dir, cache) = (room.join("files"), room.join("cache"));
-    fs::create_dir_all(cache.join("logs")).unwrap();
-    let request = Request {
-        recipe: &recipe,
-        project: &project,
-        out: &cache,
-        cache: &cache,
-        mirrors: &Mirrors::default(),
-        mode: Mode::Unshare,
-        epoch: None,
-        sources: Some(&dir),
-        lock: &Lock::default(),
-        offline: true,
-        previous: None,
-        repack: false,
-        public: "",
-        imgfetch: b"",
-        now: UnixTime(0),
-        progress: &Silent,
-    };
-    let sources = Sources::new(Some(&dir), &cache, true, &Silent);
-    make(&request, &sources, &recipe.guests[0])
+    with_guest(room, &format!("{{name: d, {section}}}"), &room.join("files"), &Lock::default(), make)
 }
 
 /// A KNOPPIX-like medium: an ISO around a cloop around an ISO, packed by Debian's own tools; and its inner ISO.

@@ -4,72 +4,32 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::build::{Request, netbsd};
-use imgfactory::debian::{Mirrors, Mode};
+use imgfactory::build::netbsd;
 use imgfactory::ext2::{InodeSize, Options, Profile, Sequential};
 use imgfactory::guest::lock::Lock;
 use imgfactory::guest::sums::Sum;
-use imgfactory::host::progress::Silent;
-use imgfactory::host::project::Project;
-use imgfactory::host::sources::Sources;
 use imgfactory::host::spool::Spools;
-use imgfactory::index::UnixTime;
-use imgfactory::recipe::{GuestKind, Recipe};
+use imgfactory::recipe::GuestKind;
 use imgfactory::report::report;
 use imgfactory::tree::{Kind, Tree};
 use support::judges::{Mounted, assert_fsck_is_silent};
 use support::release::{Item, Release, base, etc, kernel};
+use support::requests::with_guest;
 
-/// What a guest of the given section becomes of the release in `sources`.
-fn make(sources: &Path, netbsd: &str, more: &str, lock: &Lock) -> Result<(Tree, Spools), String> {
+/// What a guest of the given section becomes of the release in `files`.
+fn make(files: &Path, netbsd: &str, more: &str, lock: &Lock) -> Result<(Tree, Spools), String> {
     let room = tempfile::tempdir().unwrap();
-    let recipe = room.path().join("x.yaml");
-    fs::write(
-        &recipe,
-        format!(
-            "name: x\nhost: {{debian: {{}}}}\nboot: {{xen: true}}\nguests:\n- name: bsd\n  netbsd: {netbsd}\n{more}"
-        ),
-    )
-    .unwrap();
-    let (project, recipe) = Project::load(&recipe).map_err(|error| error.to_string())?;
-    build(&project, &recipe, sources, lock, &room.path().join("cache"))
-}
-
-fn build(
-    project: &Project,
-    recipe: &Recipe,
-    sources: &Path,
-    lock: &Lock,
-    cache: &Path,
-) -> Result<(Tree, Spools), String> {
-    let request = Request {
-        recipe,
-        project,
-        out: cache,
-        cache,
-        mirrors: &Mirrors::default(),
-        mode: Mode::Unshare,
-        epoch: None,
-        sources: Some(sources),
-        lock,
-        offline: true,
-        previous: None,
-        repack: false,
-        public: "",
-        imgfetch: b"",
-        now: UnixTime(0),
-        progress: &Silent,
-    };
-    fs::create_dir_all(cache.join("logs")).unwrap();
-    let guest = &recipe.guests[0];
-    let GuestKind::NetBsd(netbsd) = &guest.kind else { panic!("{guest:?}") };
-    let mut spools = Spools::new();
-    let sources = Sources::new(Some(sources), cache, true, &Silent);
-    let made = netbsd::make(&request, &sources, guest, netbsd, &mut spools);
-    made.map(|(tree, _)| (tree, spools)).map_err(|error| report(&error))
+    let guest = format!("name: bsd\n  netbsd: {netbsd}\n{more}");
+    with_guest(room.path(), &guest, files, lock, |request, sources, guest| {
+        let GuestKind::NetBsd(netbsd) = &guest.kind else { panic!("{guest:?}") };
+        let mut spools = Spools::new();
+        let made = netbsd::make(request, sources, guest, netbsd, &mut spools);
+        made.map(|(tree, _)| (tree, spools)).map_err(|error| report(&error))
+    })
 }
 
 fn made(sources: &Path, netbsd: &str) -> (Tree, Spools) {
@@ -266,6 +226,20 @@ impl NetBsdReader<'_> {
         (self.u16(1024 + 0x3a) != 1).then(|| "not clean".into())
     }
 
+    /// Where the first copy of the superblock differs from it in what fsck_ext2fs does not set aside: NetBSD then
+    /// takes neither.
+    fn differs_from_copy(&self) -> Vec<usize> {
+        let block = 1024usize << self.u32(1024 + 0x18);
+        let copy = self.u32(1024 + 0x20) as usize * block;
+        // Reserved and free blocks, free inodes, the last mount and write; counts of mounts, state, what to do about
+        // errors; the last check and the next, who may take reserved blocks; its group.
+        let aside = [8..0x14, 0x2c..0x38, 0x3a..0x3e, 0x40..0x48, 0x50..0x54, 0x5a..0x5c];
+        (0..1024)
+            .filter(|at| !aside.iter().any(|aside| aside.contains(at)))
+            .filter(|at| self.0[1024 + at] != self.0[copy + at])
+            .collect()
+    }
+
     /// Offset of an inode.
     fn inode(&self, ino: u32) -> usize {
         let per_group = self.u32(1024 + 0x28);
@@ -303,12 +277,16 @@ fn the_image_is_one_that_netbsd_mounts_for_writing() {
     let room = tempfile::tempdir().unwrap();
     Release::usual(room.path(), &kernel(true, false), &[]);
     let (tree, spools) = made(room.path(), "{version: '10.1', devices: all}");
-    for inode_size in [InodeSize::Small, InodeSize::Large] {
+    // The second has two groups, and with them a copy of the superblock.
+    for (inode_size, free) in [(InodeSize::Small, 8 << 20), (InodeSize::Large, 136 << 20)] {
         let profile = Profile::NetBsd;
-        let options = Options { profile, inode_size, free: 8 << 20, ..Options::new("bsd", 1_734_307_200) };
-        let image = support::packed(&tree, &spools, &options, &mut Sequential::default());
+        let options = Options { profile, inode_size, free, ..Options::new("bsd", 1_734_307_200) };
+        let mut image = support::packed(&tree, &spools, &options, &mut Sequential::default());
         let reader = NetBsdReader(&image);
         assert_eq!(reader.refuses(), None, "{inode_size:?}");
+        if inode_size == InodeSize::Large {
+            assert_eq!(reader.differs_from_copy(), [0; 0]);
+        }
         let dev = reader.find(2, "dev");
         for (name, expected) in [
             ("console", (0, 0)),
@@ -325,6 +303,28 @@ fn the_image_is_one_that_netbsd_mounts_for_writing() {
         // Linux reads it as well, whatever it makes of large device numbers.
         let mounted = Mounted::new(&file);
         assert_eq!(fs::read(mounted.path().join("usr/bin/su")).unwrap(), b"su");
+        let stat = |path: &str| fs::symlink_metadata(mounted.path().join(path)).unwrap();
+        for (path, expected) in [
+            ("usr/bin/su", "104555 0:31"),
+            ("bin/cat", "100511 66:1000"),
+            ("tmp", "41777 0:0"),
+            ("var/crash", "40770 0:0"),
+            ("usr/sbin", "120755 1000:1000"),
+            ("dev/console", "20600 0:0"),
+            ("dev/xbd0a", "60640 0:5"),
+        ] {
+            let meta = stat(path);
+            assert_eq!(format!("{:o} {}:{}", meta.mode(), meta.uid(), meta.gid()), expected, "{path}");
+        }
+        let linked = ["usr/bin/su", "usr/bin/sup", "etc/su.example"].map(|path| stat(path).ino());
+        assert!(linked[0] == linked[1] && linked[0] == linked[2], "hard links across sets");
+        let text = |path: &str| fs::read(mounted.path().join(path)).unwrap();
+        assert_eq!((text("usr/bin/Mail"), text("usr/bin/mail")), (b"upper".to_vec(), b"lower".to_vec()));
+        drop(mounted);
+        if inode_size == InodeSize::Large {
+            image[1024] ^= 1;
+            assert_eq!(NetBsdReader(&image).differs_from_copy(), [0], "a check that can fail");
+        }
     }
     // A check that can fail: what our writer makes for Linux is refused for what it has.
     let linux = Options::new("bsd", 0);
@@ -368,4 +368,36 @@ fn image_pack_has_the_profile_and_refuses_what_netbsd_lacks() {
         said.contains("/f: has the extended attribute `user.note`, but NetBSD's ext2fs has none"),
         "{said}"
     );
+}
+
+#[test]
+fn the_second_disk_of_9legacy_has_no_types_in_entries_and_no_large_inodes() {
+    let room = tempfile::tempdir().unwrap();
+    let (dir, image) = (room.path().join("dir"), room.path().join("data.img"));
+    fs::create_dir_all(dir.join("sub")).unwrap();
+    fs::write(dir.join("file"), "text").unwrap();
+    let pack = |more: &[&str]| {
+        let mut pack = Command::new(env!("CARGO_BIN_EXE_imgfactory"));
+        pack.args(["image", "pack", "--profile", "9legacy", "--free", "1MiB", "--from"]).arg(&dir);
+        let out = pack.arg("--to").arg(&image).args(more).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (code, said) = pack(&["--inode-size", "256"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("damages a file system with inodes of 256 bytes"), "{said}");
+    let (code, said) = pack(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    let bytes = fs::read(&image).unwrap();
+    let reader = NetBsdReader(&bytes);
+    assert_eq!((reader.u32(1024 + 0x60), reader.u16(1024 + 0x58)), (0, 128));
+    // ext2srv leaves the byte of the type 0 in what it writes; so have to be all others, or e2fsck sees a fault.
+    let mut at = reader.u32(reader.inode(2) + 0x28) as usize * 4096;
+    let end = at + 4096;
+    while at < end {
+        assert_eq!(bytes[at + 7], 0, "{at}");
+        at += reader.u16(at + 4) as usize;
+    }
+    assert_fsck_is_silent(&image);
+    let mounted = Mounted::new(&image);
+    assert!(mounted.path().join("sub").is_dir() && mounted.path().join("lost+found").is_dir());
 }

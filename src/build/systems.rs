@@ -170,16 +170,17 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
 
 /// An empty file system for what a Plan 9 writes. 9legacy's ext2srv damages one with inodes of 256 bytes.
 fn second_disk(guest: &Guest, plan9: &recipe::Plan9, epoch: i64) -> System {
-    let inode_size = match plan9.flavour {
-        Flavour::Legacy => InodeSize::B128,
-        Flavour::Front => InodeSize::B256,
+    let (inode_size, profile) = match plan9.flavour {
+        Flavour::Legacy => (InodeSize::B128, Profile::Legacy9),
+        // Its ext4srv writes the types of entries, and NetBSD's limits suit it.
+        Flavour::Front => (InodeSize::B256, Profile::NetBsd),
     };
     let mtime = Time { secs: epoch, nanos: 0 };
     System {
         name: image_name(&format!("{}-data", guest.name)),
         tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),
         image: recipe::Image { free: plan9.data, inode_size, zero_freed: false },
-        profile: Profile::NetBsd,
+        profile,
         linux: false,
     }
 }

@@ -25,6 +25,20 @@ pub enum Profile {
     Linux,
     /// NetBSD's ext2fs, which has no extended attributes, and device numbers of its own in `i_block`.
     NetBsd,
+    /// 9legacy's ext2srv, which has no extended attributes either, writes directory entries without a type, and
+    /// damages inodes of more than 128 bytes.
+    Legacy9,
+}
+
+impl Profile {
+    /// The system that reads it, for messages; `None` for one that knows all we write.
+    fn lacks_xattrs(self) -> Option<&'static str> {
+        match self {
+            Profile::Linux => None,
+            Profile::NetBsd => Some("NetBSD's ext2fs"),
+            Profile::Legacy9 => Some("9legacy's ext2srv"),
+        }
+    }
 }
 
 /// What a recipe may say of an image.
@@ -136,8 +150,10 @@ pub enum DemandError {
         bad: BadXattr,
     },
     /// An attribute where nothing reads it.
-    #[error("{path}: has the extended attribute `{name}`, but NetBSD's ext2fs has none; remove it")]
+    #[error("{path}: has the extended attribute `{name}`, but {system} has none; remove it")]
     NoXattrs {
+        /// What reads the image.
+        system: &'static str,
         /// Path of the inode.
         path: String,
         /// The attribute, lossily.
@@ -358,9 +374,9 @@ impl<'t> Survey<'t> {
         let options = &self.demand.options;
         let room = options.inode_size.bytes() - OLD_INODE_SIZE - usize::from(options.inode_size.extra());
         let body = body(&node.kind, &path)?;
-        if let (Profile::NetBsd, Some(name)) = (options.profile, node.meta.xattrs.keys().next()) {
+        if let (Some(system), Some(name)) = (options.profile.lacks_xattrs(), node.meta.xattrs.keys().next()) {
             let name = String::from_utf8_lossy(name).into_owned();
-            return Err(DemandError::NoXattrs { path: shown(&path), name });
+            return Err(DemandError::NoXattrs { system, path: shown(&path), name });
         }
         let placed = xattr::place(&node.meta.xattrs, room, BLOCK as usize)
             .map_err(|bad| DemandError::Xattr { path: shown(&path), bad })?;

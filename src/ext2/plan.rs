@@ -205,7 +205,7 @@ impl<'t> Plan<'t> {
             // As in mke2fs and the kernel: cut to 16 bits, which 16,384 groups fit.
             s_block_group_nr: u16::try_from(group).unwrap_or(u16::MAX),
             s_feature_compat: if linux { COMPAT_EXT_ATTR } else { 0 },
-            s_feature_incompat: INCOMPAT_FILETYPE,
+            s_feature_incompat: if options.profile == Profile::Legacy9 { 0 } else { INCOMPAT_FILETYPE },
             s_feature_ro_compat: RO_COMPAT_SPARSE_SUPER | RO_COMPAT_LARGE_FILE,
             s_uuid: derived(&options.name, "uuid"),
             s_volume_name,

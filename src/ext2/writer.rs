@@ -279,7 +279,7 @@ impl<'p> Image<'p> {
     /// `i_block` of a device, in the numbers of the system that reads the image.
     fn device(&self, major: u32, minor: u32) -> [u32; 15] {
         let encode = match self.plan.demand.options.profile {
-            Profile::Linux => encode_device,
+            Profile::Linux | Profile::Legacy9 => encode_device,
             Profile::NetBsd => |major, minor| Some((encode_netbsd_device(major, minor)?, 0)),
         };
         let mut i_block = [0; 15];
@@ -341,7 +341,7 @@ impl<'p> Image<'p> {
         let dots = dots.into_iter().filter(|_| nth == 0).map(|(offset, target, name)| Written {
             offset,
             inode: placed[target].ino,
-            file_type: FT_DIR,
+            file_type: self.file_type(target),
             name,
         });
         let entries: &[_] = match &wanted.body {
@@ -356,8 +356,11 @@ impl<'p> Image<'p> {
         dirent::encode_block(block, dots.chain(slots));
     }
 
-    /// `file_type` of a directory entry.
+    /// `file_type` of a directory entry; 0 without the feature.
     fn file_type(&self, position: usize) -> u8 {
+        if self.plan.demand.options.profile == Profile::Legacy9 {
+            return 0;
+        }
         let Origin::Node(id) = self.plan.demand.wanted[position].origin else { return FT_DIR };
         match self.plan.demand.tree.node(id).kind {
             Kind::File(_) => 1,

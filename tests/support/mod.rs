@@ -3,6 +3,7 @@
 
 pub mod judges;
 pub mod release;
+pub mod requests;
 pub mod scattered;
 pub mod trees;
 

@@ -38,10 +38,11 @@ pub(super) struct Args {
     /// Free space in it, e.g. 64MiB
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes)]
     free: u64,
-    /// Who reads it: `linux`, or `netbsd`, whose device numbers differ, and which has no extended attributes
+    /// Who reads it: `linux`; `netbsd`, whose device numbers differ, and which has no extended attributes; or
+    /// `9legacy`, which has no types in directory entries either
     #[arg(long, value_name = "SYSTEM", default_value = "linux", value_parser = profile)]
     profile: Profile,
-    /// Bytes of an inode: 256, or 128 without times beyond 2038 [default: 256; 128 for netbsd]
+    /// Bytes of an inode: 256, or 128 without times beyond 2038 [default: 256; 128 for netbsd and 9legacy]
     #[arg(long, value_name = "N", value_parser = inode_size)]
     inode_size: Option<InodeSize>,
     /// Its name: label and UUID come from it [default: IMAGE's name up to the first dot]
@@ -63,7 +64,8 @@ fn profile(text: &str) -> Result<Profile, String> {
     match text {
         "linux" => Ok(Profile::Linux),
         "netbsd" => Ok(Profile::NetBsd),
-        _ => Err("linux and netbsd are possible".to_owned()),
+        "9legacy" => Ok(Profile::Legacy9),
+        _ => Err("linux, netbsd and 9legacy are possible".to_owned()),
     }
 }
 
@@ -97,8 +99,12 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
     });
     let inode_size = args.inode_size.unwrap_or(match args.profile {
         Profile::Linux => InodeSize::Large,
-        Profile::NetBsd => InodeSize::Small,
+        Profile::NetBsd | Profile::Legacy9 => InodeSize::Small,
     });
+    if (args.profile, inode_size) == (Profile::Legacy9, InodeSize::Large) {
+        let what = "9legacy's ext2srv damages a file system with inodes of 256 bytes: leave --inode-size out";
+        return Err(Failure::Usage(what.into()));
+    }
     let options =
         Options { free: args.free, inode_size, profile: args.profile, ..Options::new(&name, epoch(tree)?) };
     if args.layout.is_none() && args.previous_layout.is_none() {
