@@ -96,6 +96,14 @@ pub enum DiskFault {
         /// Why.
         source: Plan9Error,
     },
+    /// Something that no Plan 9 has on a medium.
+    #[error(
+        "/{path}: neither a directory, a file nor a symbolic link, which is all that a Plan 9 medium holds"
+    )]
+    Plan9Kind {
+        /// The path.
+        path: String,
+    },
     /// What a squashfs holds can't be a tree.
     #[error("{file}")]
     Squashfs {

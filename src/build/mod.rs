@@ -15,6 +15,7 @@ pub mod layouts;
 pub mod miniroot;
 pub mod netbsd;
 pub mod offline;
+pub mod plan9;
 pub mod profile;
 pub mod release;
 pub mod split;

@@ -3,6 +3,7 @@
 use super::disks::{self, Disk, DiskError};
 use super::knoppix;
 use super::netbsd::{self, MakeNetBsdError};
+use super::plan9;
 use super::steps::{Steps, Told};
 use super::tree::{DebianTree, MakeTreeError, TreeMaker};
 use super::{Output, Request, image_name};
@@ -225,6 +226,9 @@ impl Works<'_, '_> {
                 let system = self.knoppix(name, knoppix, &guest.overlays, &guest.hostname, guest.image)?;
                 Ok(Made::Tree(Box::new(system)))
             }
+            GuestKind::Plan9(recipe) if !guest.overlays.is_empty() => {
+                self.plan9(name, guest, recipe).map(Made::Disk)
+            }
             GuestKind::Disk(_) | GuestKind::Plan9(_) | GuestKind::Knoppix(_) => {
                 let (request, sources) = (self.request, &self.sources);
                 let disk = self
@@ -233,6 +237,22 @@ impl Works<'_, '_> {
                 Ok(Made::Disk(disk))
             }
         }
+    }
+
+    /// A Plan 9 whose medium is made anew, with overlays.
+    fn plan9(&mut self, name: ImageName, guest: &Guest, recipe: &recipe::Plan9) -> Result<Disk, SystemError> {
+        let fault = |fault| DiskError { guest: guest.name.to_string(), source: Box::new(fault) };
+        let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
+        let apart = plan9::apart(request, sources, recipe, spools);
+        let mut apart = apart.map_err(fault)?;
+        for overlay in &guest.overlays {
+            self.lay(&name, overlay.as_ref(), &guest.hostname, &mut apart.tree, apart.newest)?;
+        }
+        let (sources, spools) = (&self.sources, &self.spools);
+        let made = self.steps.run(format!("disk {name}"), Told::nothing, || {
+            plan9::together(request, sources, guest, recipe, &apart, spools)
+        });
+        Ok(made.map_err(fault)?)
     }
 
     /// The files of a KNOPPIX. It keeps its own host name.

@@ -7,7 +7,7 @@
 //! whole PC, or by Debian's GRUB for Xen, which reads the disk's own grub.cfg.
 //!
 //! Where guests come from: [`netbsd`] from a release's sets, [`plan9`] from an ISO whose settings are changed in
-//! place, KNOPPIX from [`cloop`] and [`iso9660`]; [`sums`] and [`lock`] are what files of others are known by,
+//! place, or its files, KNOPPIX from [`cloop`] and [`iso9660`]; [`sums`] and [`lock`] are what files of others are known by,
 //! [`elf`] is what a kernel can be started as.
 
 pub mod cloop;

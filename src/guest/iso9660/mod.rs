@@ -1,4 +1,5 @@
-//! ISO 9660 with Rock Ridge and zisofs, for reading: where a file's bytes are, and a whole file system as a tree.
+//! ISO 9660 with Rock Ridge, Plan 9's own attributes or zisofs, for reading: where a file's bytes are, and a whole file
+//! system as a tree.
 //!
 //! Sources: ECMA-119 (offsets here are its "BP" less one), IEEE P1282 (Rock Ridge), P1281 (SUSP), and zisofs'
 //! header as mkisofs and the kernel have it.
@@ -82,6 +83,19 @@ pub struct Iso<'m> {
     root: Record,
     /// Bytes to skip at the start of each system use area (SUSP's SP).
     skip: Option<usize>,
+    /// Whether system use areas are as Plan 9 writes them.
+    plan9: bool,
+}
+
+/// What the firmware of a PC starts from a medium: El Torito's default entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// First byte of the program on the medium.
+    pub at: u64,
+    /// What it is taken for: 0 for a program, 1 to 3 for a floppy disk of 1.2, 1.44 or 2.88 MB, 4 for a disk.
+    pub media: u8,
+    /// Sectors of 512 bytes that are loaded.
+    pub sectors: u16,
 }
 
 /// Where a file's bytes are, and what the directory says of it.
@@ -143,7 +157,8 @@ impl<'m> Iso<'m> {
                     if u64::from(block_size) != BLOCK {
                         return Err(IsoError::BlockSize(block_size));
                     }
-                    let mut iso = Iso { medium, size, root: Record::empty(), skip: None };
+                    let plan9 = block[8..].starts_with(b"PLAN 9");
+                    let mut iso = Iso { medium, size, root: Record::empty(), skip: None, plan9 };
                     iso.root = iso.record("/", nth * BLOCK + 156, &block[156..190])?;
                     iso.find_susp()?;
                     return Ok(iso);
@@ -166,6 +181,29 @@ impl<'m> Iso<'m> {
             self.skip = Some(usize::from(skip));
         }
         Ok(())
+    }
+
+    /// What a PC's firmware starts; `None` for a medium that does not boot.
+    ///
+    /// # Errors
+    /// [`IsoError::Read`].
+    pub fn boot(&self) -> Result<Option<Boot>, IsoError> {
+        let mut descriptor = [0; 2048];
+        self.read((DESCRIPTORS + 1) * BLOCK, &mut descriptor)?;
+        if !descriptor.starts_with(b"\0CD001\x01EL TORITO SPECIFICATION") {
+            return Ok(None);
+        }
+        let mut catalog = [0; 64];
+        let at = u32::from_le_bytes([descriptor[71], descriptor[72], descriptor[73], descriptor[74]]);
+        self.read(u64::from(at) * BLOCK, &mut catalog)?;
+        // A validation entry, then the default entry.
+        let entry = &catalog[32..];
+        if catalog[0] != 1 || entry[0] != 0x88 {
+            return Ok(None);
+        }
+        let block = u32::from_le_bytes([entry[8], entry[9], entry[10], entry[11]]);
+        let sectors = u16::from_le_bytes([entry[6], entry[7]]);
+        Ok(Some(Boot { at: u64::from(block) * BLOCK, media: entry[1] & 0xf, sectors }))
     }
 
     /// The file at `path`, without links. Names are compared without case if the medium has no Rock Ridge.
@@ -323,6 +361,8 @@ impl<'m> Iso<'m> {
         if self.skip.is_some() {
             let read = |at, buf: &mut [u8]| self.read(at, buf).is_ok();
             rock.read(area, &read).map_err(|what| self.fault(path, at, what))?;
+        } else if self.plan9 {
+            rock.plan9(bytes.get(after..).unwrap_or_default());
         }
         let directory = bytes[25] & 2 != 0 || rock.child.is_some();
         let start = u64::from(rock.child.unwrap_or(word(2))) * BLOCK;

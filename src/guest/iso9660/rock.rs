@@ -84,6 +84,22 @@ impl Rock {
         Err("continuations lead in a circle")
     }
 
+    /// What Plan 9's own writer of ISOs puts there instead (9660srv's `rzdir`): name, user and group, each behind its
+    /// length, an empty name being the record's own; then, at an even place, the mode. What is cut off is left out.
+    pub fn plan9(&mut self, area: &[u8]) {
+        let mut rest = area;
+        let mut texts = [&[][..]; 3];
+        for text in &mut texts {
+            let Some((&len, after)) = rest.split_first() else { return };
+            let Some((found, after)) = after.split_at_checked(usize::from(len)) else { return };
+            (*text, rest) = (found, after);
+        }
+        let at = (area.len() - rest.len()).next_multiple_of(2);
+        let Some(mode) = word(area, at) else { return };
+        self.name = Some(texts[0].to_vec()).filter(|name| !name.is_empty());
+        self.owner = Some((mode & 0o777, 0, 0));
+    }
+
     fn name(&mut self, field: &[u8], goes_on: &mut bool) {
         let Some((&flags, text)) = field.split_first() else { return };
         // Bits 1 and 2 stand for `.` and `..`, which are not among the entries.
