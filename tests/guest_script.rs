@@ -3,51 +3,14 @@
 //! Each test has mounts, links and processes of its own (unshare), so it needs root, loop devices and FUSE's place
 //! taken by a file.
 
+mod support;
+
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
 
-use imgfactory::guest::{Guest, Starter, install_in_host};
+use imgfactory::guest::Starter;
 use imgfactory::host::files::Scratch;
-use imgfactory::recipe::templates::Templates;
-use imgfactory::recipe::{Cow, Virt};
-use imgfactory::tree::{Content, Kind, Meta, Node, Time, Tree};
-
-fn guest(name: &str, virt: Virt, starter: Starter) -> Guest {
-    Guest {
-        name: name.into(),
-        memory_mib: 32,
-        vcpus: 1,
-        cmdline: String::new(),
-        at_boot: false,
-        virt,
-        starter,
-        // Not every kernel that tests run on has dm-snapshot.
-        cow: Cow::None,
-        network: true,
-        data: false,
-    }
-}
-
-/// Writes what a host with these guests gets into `room`.
-fn install(guests: &[Guest], room: &Path) {
-    let mut host = Tree::new(Meta::default());
-    for program in ["usr/sbin/dmsetup", "usr/bin/ip"] {
-        let kind = Kind::File(Content::inline(Vec::new()));
-        host.insert(program.as_bytes(), Node { meta: Meta::default(), kind }).unwrap();
-    }
-    install_in_host(&mut host, guests, &Templates::built_in(), Time::default()).unwrap();
-    for (path, id) in host.walk() {
-        let path = room.join(std::str::from_utf8(&path).unwrap());
-        match &host.node(id).kind {
-            Kind::Directory(_) => fs::create_dir_all(path).unwrap(),
-            Kind::File(content) => {
-                fs::write(path, content.read_all(&Vec::<Vec<u8>>::new()).unwrap()).unwrap();
-            }
-            _ => {}
-        }
-    }
-}
+use imgfactory::recipe::Virt;
+use support::hosts::{alone, good, guest, install};
 
 /// A boot sector that says `text` on the first serial line and then waits for ever.
 fn boot_sector(text: &str) -> Vec<u8> {
@@ -61,33 +24,6 @@ fn boot_sector(text: &str) -> Vec<u8> {
     code.extend([0x55, 0xaa]);
     code.resize(1 << 20, 0);
     code
-}
-
-/// Runs a script of bash in namespaces of its own, with `room`'s files where a host has them.
-fn alone(room: &Path, script: &str) -> Output {
-    let before = "set -eu
-        mount --make-rprivate /
-        for dir in /etc/imgfactory /run/imgfactory /var/log/xen; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
-        cp -a \"$room\"/etc/imgfactory/* /etc/imgfactory/
-        mount -t sysfs sysfs /sys
-        ip link set lo up
-        mkdir -p \"$room/fake\"; ln -sf /bin/true \"$room/fake/modprobe\"; PATH=\"$room/fake:$PATH\"
-        guest() { sh \"$room/usr/lib/imgfactory/guest\" \"$@\"; }
-        ";
-    Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"])
-        .arg(format!("{before}{script}"))
-        .env("room", room)
-        .env("lease", concat!(env!("CARGO_MANIFEST_DIR"), "/templates/miniroot/lib/lease"))
-        .output()
-        .unwrap()
-}
-
-#[track_caller]
-fn good(out: &Output) -> String {
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success(), "{}\n{said}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
-    said
 }
 
 #[test]

@@ -23,8 +23,8 @@ use crate::tree::{Content, Contents, Kind, Node, NodeId, Tree};
 const PACKING: u32 = 1;
 /// Where a guest finds its root file system: the first disk that the host gives it.
 const GUEST_DISK: &str = "/dev/xvda";
-/// Modules that a guest's miniroot needs beside those of every root: Xen's disk.
-const GUEST_MODULES: [&str; 1] = ["xen-blkfront"];
+/// Modules that a guest's miniroot needs beside those of every root: Xen's disk, and QEMU's if the kernel has it.
+const GUEST_MODULES: [&str; 2] = ["xen-blkfront", "guest"];
 
 /// What the machine starts with.
 #[derive(Debug)]

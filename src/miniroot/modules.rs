@@ -88,6 +88,7 @@ pub const GROUPS: &[Group] = &[
             "ehci_pci",
         ],
     },
+    Group { name: "guest", what: "disks of virtual machines", modules: &["virtio_pci", "virtio_blk"] },
     Group {
         name: "keyboard",
         what: "USB keyboards, for the rescue shell; others are built into Debian's kernels",

@@ -109,7 +109,7 @@ fn unknown_modules_are_all_reported_with_names_that_are_near() {
     assert_eq!(
         error.to_string(),
         "kernel 6.12 has no module `virtio-nte` (near: `virtio_net`); no module `lopo` (near: `loop`); \
-         no module `quux-frobnicator` (groups of modules: root, net, net-usb, net-server, disk, keyboard)"
+         no module `quux-frobnicator` (groups of modules: root, net, net-usb, net-server, disk, guest, keyboard)"
     );
 }
 

@@ -1,6 +1,7 @@
 //! What several tests share. Each test file uses a part of it.
 #![allow(dead_code, clippy::single_range_in_vec_init)]
 
+pub mod hosts;
 pub mod judges;
 pub mod release;
 pub mod requests;

@@ -96,7 +96,7 @@ fn a_boot_that_misses_a_line_fails_and_says_which() {
     assert!(said.contains("demo host ready"), "it names the line that did not come:\n{said}");
 }
 
-/// nginx as a mirror operator would run it, in a directory of its own.
+/// nginx as a mirror operator would run it, in a directory of its own; one process, so that none outlives it.
 pub struct Nginx {
     child: Child,
     pub port: u16,
@@ -109,7 +109,7 @@ impl Nginx {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let at = dir.path().display();
         let conf = format!(
-            "daemon off; pid {at}/pid; error_log {at}/error.log; user root;\n\
+            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log; user root;\n\
              events {{}}\n\
              http {{ access_log {at}/access.log; default_type application/octet-stream;\n\
              client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/fcgi;\n\

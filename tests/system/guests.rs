@@ -7,10 +7,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use imgfactory::block::Sha256;
+use imgfactory::guest::{Guest, Starter};
+use imgfactory::recipe::Virt;
 
 use crate::boots::Nginx;
 use crate::fixture::{ROOT, assert_success, demo, imgfactory, prepare, run};
 use crate::knoppix;
+use crate::support::hosts;
 use crate::support::release::{Item, Release, gz};
 
 /// Debian's GRUB for Xen, of package grub-xen-host.
@@ -83,7 +86,7 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     fs::write(site.join("page"), "a page\n").unwrap();
     let nginx = Nginx::serve(&site);
     let page = format!("10.0.2.2:{}", nginx.port);
-    let medium = knoppix::medium(&room.join("knoppix"));
+    let medium = knoppix::medium();
     fs::copy(&medium, files.join("knoppix.iso")).unwrap();
     let fill = |from: &Path, to: &Path| {
         let text = fs::read_to_string(from).unwrap();
@@ -109,4 +112,34 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     assert_success("imgfactory test of the guests", &out);
     let log = fs::read_to_string(nginx.dir.path().join("access.log")).unwrap();
     assert_eq!(log.matches("GET /page ").count(), 1, "the guest asked for the page:\n{log}");
+}
+
+/// As under the plain Linux entry of a host with QEMU, but on this machine.
+#[test]
+fn without_xen_the_same_guest_starts_by_qemu_from_the_same_image() {
+    let demo = demo();
+    let room = demo.cache.parent().unwrap().join("by-qemu");
+    fs::create_dir_all(&room).unwrap();
+    knoppix::guest_disk(&room.join("disk"));
+    let linux = Guest { memory_mib: 192, network: false, ..hosts::guest("guest", Virt::Pv, Starter::Linux) };
+    hosts::install(&[linux], &room);
+    let out = hosts::alone(
+        &room,
+        r#"
+        at=/run/imgfactory/guests/guest
+        mkdir -p $at/disk; mount --bind "$room" $at/disk
+        guest create guest
+        log=/var/log/xen/console/guest-guest.log
+        for second in $(seq 600); do
+            ! grep -q 'demo guest ready' $log || break
+            kill -0 "$(cat $at/pid)"
+            sleep 1
+        done
+        tail -n 20 $log
+        guest destroy guest
+        [ ! -e $at/pid ] && [ -z "$(losetup -j $at/disk/disk)" ]
+        "#,
+    );
+    let said = hosts::good(&out);
+    assert!(said.contains("demo guest ready"), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
 }

@@ -18,21 +18,26 @@ echo \"knoppix is up: $(/bin/busybox cat /KNOPPIX/marker /etc/issue | /bin/busyb
 while :; do /bin/busybox sleep 60; done
 ";
 
-/// A system of the demo's guest's kernel with its modules, busybox, and a file of its own.
-fn system(room: &Path) -> PathBuf {
+/// The disk of the demo's guest, as a client gets it.
+pub fn guest_disk(to: &Path) {
     let demo = demo();
-    let (disk, mounted, root) = (room.join("disk"), room.join("mounted"), room.join("root"));
-    fs::create_dir_all(room).unwrap();
     let server = Server::start(&demo.by_root.join("mirror"), "127.0.0.1:0".parse().unwrap()).unwrap();
     let mirror = format!("http://{}/", server.address());
     let key = demo.recipe.parent().unwrap().parent().unwrap().join("keys/demo.pub");
     let out = Command::new(imgfetch())
         .args(["cat", "--image", "guest", "--mirror", &mirror, "--key"])
         .arg(key)
-        .stdout(fs::File::create(&disk).unwrap())
+        .stdout(fs::File::create(to).unwrap())
         .output()
         .unwrap();
     assert_success("imgfetch cat", &out);
+}
+
+/// A system of the demo's guest's kernel with its modules, busybox, and a file of its own.
+fn system(room: &Path) -> PathBuf {
+    let (disk, mounted, root) = (room.join("disk"), room.join("mounted"), room.join("root"));
+    fs::create_dir_all(room).unwrap();
+    guest_disk(&disk);
     for dir in
         ["mounted", "root/boot", "root/usr/lib/modules", "root/bin", "root/sbin", "root/etc", "root/KNOPPIX"]
     {
@@ -57,8 +62,16 @@ fn system(room: &Path) -> PathBuf {
     root
 }
 
-/// A medium as KNOPPIX makes them, of such a system: packed by Debian's own programs.
-pub fn medium(room: &Path) -> PathBuf {
+/// A medium as KNOPPIX makes them, of such a system: packed by Debian's own programs, once in a run.
+pub fn medium() -> PathBuf {
+    let room = &demo().cache.parent().unwrap().join("knoppix-medium");
+    fs::create_dir_all(room).unwrap();
+    let lock = fs::File::create(room.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let (made, done) = (room.join("files/knoppix.iso"), room.join("done"));
+    if done.exists() {
+        return made;
+    }
     system(room);
     // ISO 9660 with Rock Ridge in a cloop file on an ISO.
     let tools = "set -e
@@ -69,7 +82,8 @@ pub fn medium(room: &Path) -> PathBuf {
         xorriso -no_rc -as mkisofs -quiet -R -o files/knoppix.iso medium";
     let out = Command::new("sh").args(["-c", tools]).current_dir(room).output().unwrap();
     assert_success("xorriso and create_compressed_fs", &out);
-    room.join("files/knoppix.iso")
+    fs::File::create(done).unwrap();
+    made
 }
 
 #[test]
@@ -78,7 +92,7 @@ fn knoppix_imported_and_rebuilt_boots_as_the_host() {
     let room = demo.cache.parent().unwrap().join("knoppix");
     let project = room.join("project");
     prepare(&project);
-    let medium = medium(&room);
+    let medium = medium();
     let sum = Sha256::of(&fs::read(&medium).unwrap());
     let ours = Path::new(ROOT).join("tests/system/knoppix.yaml");
     let recipe = fs::read_to_string(ours).unwrap().replace("KNOPPIX-SHA256", &sum.to_string());
@@ -87,9 +101,9 @@ fn knoppix_imported_and_rebuilt_boots_as_the_host() {
     fs::create_dir_all(project.join("overlays/mine/etc")).unwrap();
     fs::write(project.join("overlays/mine/etc/issue"), "and ours on top\n").unwrap();
     run(imgfactory(&["keygen", "keys/knoppix"]).current_dir(&project));
-    let mut build =
-        imgfactory(&["build", "recipes/knoppix.yaml", "--out", "out", "--sources", "../files", "--cache"]);
-    let out = build.arg(&demo.cache).current_dir(&project).output().unwrap();
+    let mut build = imgfactory(&["build", "recipes/knoppix.yaml", "--out", "out", "--cache"]);
+    build.arg(&demo.cache).arg("--sources").arg(medium.parent().unwrap());
+    let out = build.current_dir(&project).output().unwrap();
     assert_success("build of KNOPPIX", &out);
     let out =
         imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "linux"]).output().unwrap();
