@@ -4,11 +4,14 @@
 //! (the packages are [`PACKAGES`]), and keeps them in `target/update`. Needs mmdebstrap, e2fsprogs, casync, and root
 //! or an ordinary user with subordinate ids. Prints bytes, and their ratio to the floor: the pages of 4 KiB that
 //! are new, alone, compressed.
+//!
+//! `IMGFACTORY_BENCH` names the parts to run, with commas: [`PARTS`] without it, and [`MORE`]. `phases` adds the times
+//! of each step.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -32,9 +35,51 @@ libreoffice-writer,ca-certificates,sudo,less,man-db,locales,console-setup,e2fspr
 
 const BLOCK: usize = 256 << 10;
 
+/// What is run if nothing is asked for: floors, our two codecs, the small update, the two other ways.
+const PARTS: &str = "floors,zlib,libdeflate,small,plain,casync";
+/// What is run if it is asked for: the choices of a layout, each against the others.
+const MORE: [&str; 2] = ["choices", "phases"];
+
+/// Whether a part is to be run.
+fn runs(part: &str) -> bool {
+    let parts = std::env::var("IMGFACTORY_BENCH").unwrap_or_else(|_| PARTS.to_owned());
+    assert!(parts.split(',').all(|part| PARTS.split(',').chain(MORE).any(|known| known == part)), "{parts}");
+    parts.split(',').any(|asked| asked == part)
+}
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// CPU time of this process, all threads, in seconds: what counts on a machine that does other things too.
+/// Seconds by the clock, and of CPU time of all threads: what counts on a machine that does other things too.
+#[derive(Clone, Copy)]
+struct Time {
+    wall: f64,
+    cpu: f64,
+}
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2} s (CPU {:.2} s)", self.wall, self.cpu)
+    }
+}
+
+/// Measures one step after the other.
+struct Watch {
+    wall: Instant,
+    cpu: f64,
+}
+
+impl Watch {
+    fn start() -> Self {
+        Watch { wall: Instant::now(), cpu: cpu_time() }
+    }
+
+    /// Since the start, or the last time it was asked.
+    fn lap(&mut self) -> Time {
+        let before = std::mem::replace(self, Watch::start());
+        Time { wall: (self.wall - before.wall).as_secs_f64(), cpu: self.cpu - before.cpu }
+    }
+}
+
 fn cpu_time() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
@@ -63,37 +108,38 @@ fn main() -> Result<()> {
     println!("before: {}", describe(&before));
     println!("after:  {}\n", describe(&after));
 
-    let floor_files = changed_files(&before, &after)?;
-    let (floor, new_pages) = new_pages(&before, &after)?;
-    let mut rows = vec![
-        ("floor: changed files alone, zlib 6".to_owned(), floor_files, None),
-        (format!("floor: the {new_pages} new pages alone, zlib 6"), floor, None),
-    ];
-    for (name, codec) in [("zlib 6", Codec::zlib(6)?), ("libdeflate 6", Codec::libdeflate(6)?)] {
+    let mut rows = vec![];
+    let mut floor = None;
+    if runs("floors") {
+        let (bytes, new_pages) = new_pages(&before, &after)?;
+        floor = Some(bytes);
+        rows.push(("floor: changed files alone, zlib 6".to_owned(), changed_files(&before, &after)?, None));
+        rows.push((format!("floor: the {new_pages} new pages alone, zlib 6"), bytes, None));
+    }
+    let codecs = [("zlib", "zlib 6", Codec::zlib(6)?), ("libdeflate", "libdeflate 6", Codec::libdeflate(6)?)];
+    for (_, name, codec) in codecs.into_iter().filter(|(part, ..)| runs(part)) {
         let stores = work.join("ours");
         let _ = fs::remove_dir_all(&stores);
         let mut store = Store::open(&stores)?;
-        let started = (Instant::now(), cpu_time());
+        warm(&before)?;
+        let mut watch = Watch::start();
         let first = build(&before, Serial::FIRST, None, codec, &mut store)?;
-        let first_time = (started.0.elapsed().as_secs_f64(), cpu_time() - started.1);
+        let first_time = watch.lap();
         let known = known(&first)?;
         store.trust(&known.index);
-        let started = (Instant::now(), cpu_time());
+        warm(&after)?;
+        watch.lap();
         let second =
             build(&after, Serial::FIRST.next().ok_or("no serial")?, Some(&known), codec, &mut store)?;
-        let time = (started.0.elapsed().as_secs_f64(), cpu_time() - started.1);
+        let time = watch.lap();
         let bytes = second.split.figures.written_bytes;
         rows.push((format!("imgfactory, {name}"), bytes, Some(second.split.figures.written)));
         let after_map = second.layout.as_ref().ok_or("no layout")?;
         let changes = Changes::between(&known.map, after_map, (BLOCK / 4096) as u32);
         println!(
-            "imgfactory, {name}: first build {:.1} s, update {:.1} s = {:.2} x; CPU time {:.1} s, {:.1} s = {:.2} x (bar: 0.35)",
-            first_time.0,
-            time.0,
-            time.0 / first_time.0,
-            first_time.1,
-            time.1,
-            time.1 / first_time.1,
+            "imgfactory, {name}: first build {first_time}, update {time}: {:.3} x, by CPU time {:.3} x (bar: 0.35)",
+            time.wall / first_time.wall,
+            time.cpu / first_time.cpu,
         );
         println!(
             "  first: {} blocks, {} bytes; update: {} new pages, {} live, {} dead; disk {} -> {} MiB; layout.z {} -> {} bytes; index {} bytes",
@@ -117,18 +163,23 @@ fn main() -> Result<()> {
         println!("  blocks (and unchanged pages sent again) by cause: {causes:?}\n");
         fs::remove_dir_all(&stores)?;
     }
-    small(&work, &before, &after)?;
-    if std::env::var_os("IMGFACTORY_BENCH_CHOICES").is_some() {
+    if runs("small") {
+        small(&work, &before, &after)?;
+    }
+    if runs("choices") {
         choices(&work, &before, &after)?;
     }
-    if std::env::var_os("IMGFACTORY_BENCH_OURS").is_none() {
+    if runs("plain") || runs("casync") {
         rows.push(plain(&work, &before, &after)?);
+    }
+    if runs("casync") {
         rows.push(casync(&work)?);
     }
     println!("{:52} {:>12} {:>8} {:>8}", "way", "bytes", "blocks", "ratio");
     for (name, bytes, blocks) in rows {
         let blocks = blocks.map_or(String::new(), |blocks| blocks.to_string());
-        println!("{name:52} {bytes:>12} {blocks:>8} {:>8.3}", bytes as f64 / floor as f64);
+        let ratio = floor.map_or(String::new(), |floor| format!("{:.3}", bytes as f64 / floor as f64));
+        println!("{name:52} {bytes:>12} {blocks:>8} {ratio:>8}");
     }
     Ok(())
 }
@@ -161,10 +212,16 @@ fn archive(work: &Path, name: &str, security: bool) -> Result<PathBuf> {
 fn side(archive: &Path, epoch: i64) -> Result<Side> {
     let mut spools = Spools::new();
     let spool = spools.open(archive)?;
-    let mut tree = tar::read(BufReader::with_capacity(1 << 20, File::open(archive)?), spool)?;
+    let mut tree = tar::read(File::open(archive)?, spool)?;
     imgfactory::tree::normalise::normalise(&mut tree, &spools, epoch)?;
     let pages = Pages::read(&tree, &spools, &|_| {})?;
     Ok(Side { archive: archive.into(), epoch, tree, spools, pages })
+}
+
+/// Has the archive in memory, as far as the system lets it stay there.
+fn warm(side: &Side) -> Result<()> {
+    std::io::copy(&mut File::open(&side.archive)?, &mut std::io::sink())?;
+    Ok(())
 }
 
 fn files(side: &Side) -> impl Iterator<Item = (Vec<u8>, imgfactory::tree::NodeId, u64)> + '_ {
@@ -270,7 +327,7 @@ fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
         inode_size: InodeSize::Large,
         profile: Profile::default(),
         parent: None,
-        first: vec![],
+        boot: None,
         choices: Choices::default(),
     })
 }
@@ -282,19 +339,14 @@ fn made(
     before: Option<&Before>,
     store: &mut Store,
 ) -> Result<Made> {
-    let began = cpu_time();
+    let mut watch = Watch::start();
     let prepared = Prepared::new(wanted, tree, spools, before, &Silent)?;
-    let read = cpu_time();
+    let read = watch.lap();
     let planned = prepared.plan(wanted, spools, before, &Silent)?;
-    let decided = cpu_time();
+    let decided = watch.lap();
     let made = planned.write(store, &Silent)?;
-    if std::env::var_os("IMGFACTORY_BENCH_PHASES").is_some() {
-        println!(
-            "  CPU time: contents {:.1} s, layout {:.1} s, blocks {:.1} s",
-            read - began,
-            decided - read,
-            cpu_time() - decided
-        );
+    if runs("phases") {
+        println!("  contents {read}, layout {decided}, blocks {}", watch.lap());
     }
     Ok(made)
 }
@@ -315,14 +367,14 @@ fn build(
     codec: Codec,
     store: &mut Store,
 ) -> Result<Made> {
-    let began = cpu_time();
+    let mut watch = Watch::start();
     let mut spools = Spools::new();
     let spool = spools.open(&side.archive)?;
-    let mut tree = tar::read(BufReader::with_capacity(1 << 20, File::open(&side.archive)?), spool)?;
-    let read = cpu_time();
+    let mut tree = tar::read(File::open(&side.archive)?, spool)?;
+    let read = watch.lap();
     imgfactory::tree::normalise::normalise(&mut tree, &spools, side.epoch)?;
-    if std::env::var_os("IMGFACTORY_BENCH_PHASES").is_some() {
-        println!("  CPU time: archive {:.1} s, normalised {:.1} s", read - began, cpu_time() - read);
+    if runs("phases") {
+        println!("  archive {read}, normalised {}", watch.lap());
     }
     made(&wanted(side, serial, codec)?, &tree, &spools, before, store)
 }

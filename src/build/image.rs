@@ -3,6 +3,7 @@
 //! With a release before, the tree is laid out so that as few blocks as possible change, and only those are made:
 //! [`Prepared`] -> [`Planned`] -> [`Made`].
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::steps::Told;
 use super::systems::System;
 use sha2::Digest as _;
 
-use crate::block::{Codec, Sha256};
+use crate::block::{BlockName, Codec, Sha256};
 use crate::debian::owners::Owners;
 use crate::ext2::{
     self, Align, Census, InodeSize, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Profile,
@@ -87,8 +88,8 @@ pub struct Wanted {
     pub profile: Profile,
     /// The image's index before.
     pub parent: Option<Parent>,
-    /// Paths of files that stand before all others in a fresh layout: what a boot reads, in that order.
-    pub first: Vec<Vec<u8>>,
+    /// What a boot reads: those files stand before all others in a fresh layout.
+    pub boot: Option<Boot>,
     /// How files are laid out.
     pub choices: Choices,
 }
@@ -149,7 +150,7 @@ impl Wanted {
             inode_size: InodeSize::default(),
             profile: Profile::default(),
             parent: last.parent(name),
-            first: last.read_first(name),
+            boot: last.boot(name),
             choices: Choices::default(),
         }
     }
@@ -200,6 +201,34 @@ pub struct Before {
     pub map: Arc<LayoutMap>,
     /// The published layout that the next one may be an update of.
     pub base: Option<(Stored, Arc<LayoutMap>)>,
+}
+
+/// What a boot was seen to read of an image.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// Blocks, in the order of their first reads.
+    pub blocks: Vec<BlockName>,
+    /// The image that they are of.
+    pub of: Before,
+}
+
+impl Boot {
+    /// Paths of the files that lie in those blocks, in that order.
+    pub fn files(&self) -> Vec<Vec<u8>> {
+        let index = &self.of.index;
+        let unit = index.header().block_size.get() / ext2::BLOCK;
+        let mut places: HashMap<BlockName, u32> = HashMap::new();
+        for (target, number) in index.targets().zip(0_u32..) {
+            if let Target::Object(id) = target
+                && let Some(object) = index.object(id)
+            {
+                places.entry(object.name).or_insert(number);
+            }
+        }
+        let numbers = self.blocks.iter().filter_map(|name| places.get(name));
+        let ranges: Vec<_> = numbers.map(|number| number * unit..(number + 1) * unit).collect();
+        self.of.map.files_in(&ranges)
+    }
 }
 
 /// An image in blocks, and what the next build needs of it.
@@ -336,7 +365,8 @@ impl Prepared {
         let plan = match kept {
             Some(plan) => plan,
             None => {
-                let read: Vec<_> = wanted.first.iter().filter_map(|path| self.tree.lookup(path)).collect();
+                let read = wanted.boot.as_ref().map(Boot::files).unwrap_or_default();
+                let read: Vec<_> = read.iter().filter_map(|path| self.tree.lookup(path)).collect();
                 let order = order.with_first(&read);
                 let align = aligned.then_some(Align { blocks: unit, from: unit });
                 let mut first = Sequential { order, align };

@@ -1,7 +1,7 @@
 //! Step: a KNOPPIX medium, or the compressed file system in it, as a disk or as a tree.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Request;
@@ -238,8 +238,8 @@ fn squashfs(
         Ok::<(), DiskFault>(())
     })?;
     let spool = spools.open(&archive)?;
-    let stream = File::open(&archive).map_err(|error| FileError::new(&archive, "open", error))?;
-    let read = tar::read(BufReader::new(stream), spool);
+    let file = File::open(&archive).map_err(|error| FileError::new(&archive, "open", error))?;
+    let read = tar::read(file, spool);
     read.map_err(|source| DiskFault::Squashfs { file: path.display().to_string(), source })
 }
 

@@ -180,7 +180,7 @@ fn try_make(
         let path = inflated(sources, file)?;
         let spool = spools.open(&path)?;
         let archive = File::open(&path).map_err(|error| FileError::new(&path, "open", error))?;
-        tree = tar::read_onto(tree, BufReader::with_capacity(BUFFER, archive), spool)
+        tree = tar::read_onto(tree, archive, spool)
             .map_err(|source| NetBsdFault::Set { file: file.name.clone(), source })?;
     }
     let newest = tree.walk().map(|(_, id)| tree.node(id).meta.mtime.secs).max().unwrap_or(0);

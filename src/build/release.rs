@@ -1,17 +1,16 @@
 //! The last steps: what the mirror has, the next release beside it, the upload manifest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::changes::Publication;
-use super::image::Before;
+use super::image::{Before, Boot};
 use super::layouts::{self, LayoutFault};
-use crate::block::BlockName;
 use crate::host::files::{AtomicFile, FileError};
 use crate::host::published::Published;
 use crate::host::remote::LocalTree;
 use crate::host::store::{Store, StoreError};
-use crate::index::{ImageName, Index, Parent, Serial, Target};
+use crate::index::{ImageName, Index, Parent, Serial};
 use crate::publish::{Files, RemoteError, State, StateError, read_state};
 use crate::release::{
     BadKey, Digest, Draft, Error as Untrusted, ImageFiles, KeyError, MirrorPath, Previous, Put, SigningKey,
@@ -147,25 +146,11 @@ impl Last {
         })
     }
 
-    /// Paths of the files of an image that a boot reads, in the order of their first reads: those that lie in the blocks
-    /// of its prefetch list.
-    pub fn read_first(&self, image: &ImageName) -> Vec<Vec<u8>> {
-        let lists = self.previous.iter().flat_map(|previous| &previous.lists);
-        let list = lists.into_iter().find(|list| list.image == *image);
-        let Some((list, before)) = list.zip(self.before.get(image)) else { return Vec::new() };
-        let index = &before.index;
-        let unit = index.header().block_size.get() / crate::ext2::BLOCK;
-        let mut places: HashMap<BlockName, u32> = HashMap::new();
-        for (target, number) in index.targets().zip(0_u32..) {
-            if let Target::Object(id) = target
-                && let Some(object) = index.object(id)
-            {
-                places.entry(object.name).or_insert(number);
-            }
-        }
-        let numbers = list.entries.iter().filter_map(|entry| places.get(&entry.name));
-        let ranges: Vec<_> = numbers.map(|number| number * unit..(number + 1) * unit).collect();
-        before.map.files_in(&ranges)
+    /// What a boot reads of an image, if there is a prefetch list for it.
+    pub fn boot(&self, image: &ImageName) -> Option<Boot> {
+        let list = self.previous.as_ref()?.lists.iter().find(|list| list.image == *image)?;
+        let blocks = list.entries.iter().map(|entry| entry.name).collect();
+        Some(Boot { blocks, of: self.before.get(image)?.clone() })
     }
 
     /// What an image's next index names as the one before.

@@ -1,7 +1,7 @@
 //! Debian packages -> a normalised tree, from the cache where nothing has changed.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufReader};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -16,9 +16,6 @@ use crate::host::spool::Spools;
 use crate::report::{date, elapsed, size};
 use crate::tree::tar::TarError;
 use crate::tree::{Tree, normalise::normalise, tar};
-
-/// Bytes read at a time from an archive.
-const BUFFER: usize = 1 << 20;
 
 /// What making trees depends on beside what goes into them.
 pub struct TreeMaker<'a> {
@@ -196,8 +193,8 @@ impl TreeMaker<'_> {
         let file = File::open(archive).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
         let spool = spools.open(archive)?;
-        let mut tree = tar::read(BufReader::with_capacity(BUFFER, file), spool)
-            .map_err(|source| TreeFault::Archive { path: archive.into(), source })?;
+        let mut tree =
+            tar::read(file, spool).map_err(|source| TreeFault::Archive { path: archive.into(), source })?;
         normalise(&mut tree, spools, epoch).map_err(TreeFault::Normalise)?;
         Ok((tree, bytes))
     }

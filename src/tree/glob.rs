@@ -1,5 +1,7 @@
 //! Patterns for paths in a tree, as overlays and the rules of [`super::normalise`] use them.
 
+use super::{NodeId, Tree};
+
 /// A path with `*` and `?` within a component and `**` for any number of components, also none.
 ///
 /// `/var/log/*.log`, `usr/share/doc/**`, `**/__pycache__`: a leading `/` makes no difference, a pattern
@@ -14,6 +16,17 @@ impl Glob {
     pub fn new(pattern: &[u8]) -> Self {
         let components = super::components(pattern).map(<[u8]>::to_vec).collect();
         Glob { components }
+    }
+
+    /// All that is meant in a tree, in the order of [`Tree::walk`].
+    pub fn find(&self, tree: &Tree) -> Vec<(Vec<u8>, NodeId)> {
+        // Everything is below what has no special character in it, and not deeper than the pattern.
+        let literal = |part: &&Vec<u8>| !part.iter().any(|byte| b"*?\\".contains(byte));
+        let fixed = self.components.iter().take_while(literal).count();
+        let top = self.components[..fixed].join(&b'/');
+        let rest = &self.components[fixed..];
+        let depth = if rest.iter().any(|part| part == b"**") { usize::MAX } else { rest.len() };
+        tree.walk_below(&top, depth).filter(|(path, _)| self.matches(path)).collect()
     }
 
     /// Whether `path`, in the form of [`super::Tree::walk`], is meant.
@@ -87,6 +100,7 @@ fn match_sequence<P, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::{Kind, Meta, Node};
 
     #[test]
     fn stars_stay_within_a_component_and_double_stars_cross_them() {
@@ -109,6 +123,37 @@ mod tests {
             ("", "", true),
         ] {
             assert_eq!(Glob::new(pattern.as_bytes()).matches(path.as_bytes()), expected, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn all_that_matches_in_a_tree_is_found_and_in_its_order() {
+        let mut tree = Tree::new(Meta::default());
+        for path in
+            ["a*b", "etc/passwd-", "etc/ssl/certs/x", "run/a/b", "run/c", "usr/f/.uuid", "usr/f/g/.uuid"]
+        {
+            let node = Node { meta: Meta::default(), kind: Kind::Fifo };
+            tree.insert(path.as_bytes(), node).unwrap();
+        }
+        for pattern in [
+            "run/*",
+            "run/**",
+            "run",
+            "/",
+            "*",
+            "**",
+            "**/.uuid",
+            "usr/f/**/.uuid",
+            "usr/?/.uuid",
+            "etc/passwd-/*",
+            "no/such/*",
+            "etc//ssl/./*",
+            r"a\*b",
+            "*/*/*",
+        ] {
+            let glob = Glob::new(pattern.as_bytes());
+            let expected: Vec<_> = tree.walk().filter(|(path, _)| glob.matches(path)).collect();
+            assert_eq!(glob.find(&tree), expected, "{pattern}");
         }
     }
 }

@@ -362,7 +362,15 @@ impl Tree {
     /// Every entry with its path, the root first as an empty path, parents before children, names in byte
     /// order. Paths have no leading `/`. A node with several links comes once for each.
     pub fn walk(&self) -> Walk<'_> {
-        Walk { tree: self, stack: vec![(Vec::new(), self.root())] }
+        self.walk_below(b"", usize::MAX)
+    }
+
+    /// What [`Tree::walk`] gives of `path` and what is up to `depth` directories below it; nothing if that is not
+    /// there.
+    pub fn walk_below(&self, path: &[u8], depth: usize) -> Walk<'_> {
+        let path = components(path).collect::<Vec<_>>().join(&b'/');
+        let stack = self.lookup(&path).map(|id| (path, id, depth));
+        Walk { tree: self, stack: stack.into_iter().collect() }
     }
 
     /// Link count of each node, by [`NodeId::index`], as a file system counts: entries that refer to it, and
@@ -434,22 +442,25 @@ impl Tree {
 /// Iterator of [`Tree::walk`].
 pub struct Walk<'t> {
     tree: &'t Tree,
-    stack: Vec<(Vec<u8>, NodeId)>,
+    /// Entries that are still to come, and how many levels of directories with them.
+    stack: Vec<(Vec<u8>, NodeId, usize)>,
 }
 
 impl Iterator for Walk<'_> {
     type Item = (Vec<u8>, NodeId);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (path, id) = self.stack.pop()?;
-        if let Some(entries) = self.tree.entries(id) {
+        let (path, id, depth) = self.stack.pop()?;
+        let entries = self.tree.entries(id);
+        if let Some((entries, depth)) = entries.zip(depth.checked_sub(1)) {
             for (name, &child) in entries.iter().rev() {
-                let mut below = path.clone();
+                let mut below = Vec::with_capacity(path.len() + 1 + name.len());
+                below.extend_from_slice(&path);
                 if !below.is_empty() {
                     below.push(b'/');
                 }
                 below.extend_from_slice(name);
-                self.stack.push((below, child));
+                self.stack.push((below, child, depth));
             }
         }
         Some((path, id))

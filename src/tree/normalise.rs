@@ -82,8 +82,7 @@ pub fn normalise(tree: &mut Tree, contents: &dyn Contents, epoch: i64) -> io::Re
     let mut changed = Vec::new();
     for (pattern, action) in RULES {
         let glob = Glob::new(pattern.as_bytes());
-        let matching: Vec<_> = tree.walk().filter(|(path, _)| glob.matches(path)).collect();
-        for (path, id) in matching {
+        for (path, id) in glob.find(tree) {
             let node = tree.node(id);
             let applies = match (action, &node.kind) {
                 (Remove, _) | (RemoveFile, Kind::File(_)) => true,

@@ -1,7 +1,7 @@
 //! `imgfactory image pack`.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::super::output::In;
@@ -87,8 +87,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let mut spools = Spools::new();
     let spool = spools.open(&args.from)?;
     let archive = File::open(&args.from).map_err(|error| FileError::new(&args.from, "open", error))?;
-    let tree = tar::read(BufReader::with_capacity(1 << 20, archive), spool)
-        .map_err(|error: TarError| In { place: args.from.clone(), error })?;
+    let tree = tar::read(archive, spool).map_err(|error: TarError| In { place: args.from.clone(), error })?;
     write(args, &tree, &spools, session)
 }
 

@@ -163,7 +163,7 @@ fn matching(tree: &Tree, pattern: &str) -> Vec<(Vec<u8>, NodeId)> {
         return path.and_then(|path| tree.lookup(&path).map(|id| (path, id))).into_iter().collect();
     }
     let glob = Glob::new(pattern.as_bytes());
-    tree.walk().filter(|(path, _)| !path.is_empty() && glob.matches(path)).collect()
+    glob.find(tree).into_iter().filter(|(path, _)| !path.is_empty()).collect()
 }
 
 /// Makes what one rule makes and sets what it sets.

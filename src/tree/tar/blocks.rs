@@ -1,15 +1,21 @@
 //! The archive as the blocks of 512 bytes it is made of, counted, and the numbers in their fields.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use super::{Problem, TarError};
 
 /// Unit of an archive, bytes.
 pub(super) const BLOCK: u64 = 512;
 
-/// A stream read block by block; knows where it is, and which entry it is at for errors.
+/// Bytes read at once. Most files are smaller and are passed over within them; of large ones no more than this is
+/// read in vain.
+const BUFFER: usize = 16 << 10;
+
+/// An archive read block by block; knows where it is, and which entry it is at for errors.
 pub(super) struct Blocks<R> {
-    stream: R,
+    archive: BufReader<R>,
+    /// Bytes in the archive.
+    len: u64,
     position: u64,
     /// Position of the entry being read.
     pub entry_at: u64,
@@ -17,12 +23,16 @@ pub(super) struct Blocks<R> {
     pub entry: Option<Vec<u8>>,
 }
 
-impl<R: Read> Blocks<R> {
-    pub fn new(stream: R) -> Self {
-        Blocks { stream, position: 0, entry_at: 0, entry: None }
+impl<R: Read + Seek> Blocks<R> {
+    /// Goes to the start of the archive.
+    pub fn new(mut archive: R) -> io::Result<Self> {
+        let len = archive.seek(SeekFrom::End(0))?;
+        archive.rewind()?;
+        let archive = BufReader::with_capacity(BUFFER, archive);
+        Ok(Blocks { archive, len, position: 0, entry_at: 0, entry: None })
     }
 
-    /// Bytes read so far: where the next block begins.
+    /// Bytes read or passed over so far: where the next block begins.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -30,7 +40,7 @@ impl<R: Read> Blocks<R> {
     /// The next block.
     pub fn next(&mut self) -> Result<[u8; BLOCK as usize], TarError> {
         let mut block = [0; BLOCK as usize];
-        self.stream.read_exact(&mut block).map_err(|error| self.failed(error))?;
+        self.archive.read_exact(&mut block).map_err(|error| self.failed(error))?;
         self.position += BLOCK;
         Ok(block)
     }
@@ -41,7 +51,7 @@ impl<R: Read> Blocks<R> {
             return Err(self.error(Problem::TooLong { len, limit }));
         }
         let mut bytes = Vec::new();
-        self.stream.by_ref().take(len).read_to_end(&mut bytes).map_err(|error| self.failed(error))?;
+        self.archive.by_ref().take(len).read_to_end(&mut bytes).map_err(|error| self.failed(error))?;
         if bytes.len() as u64 != len {
             return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -52,12 +62,14 @@ impl<R: Read> Blocks<R> {
 
     /// Passes over `len` bytes, without padding.
     pub fn skip(&mut self, len: u64) -> Result<(), TarError> {
-        let passed = io::copy(&mut self.stream.by_ref().take(len), &mut io::sink())
-            .map_err(|error| self.failed(error))?;
-        if passed != len {
-            return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
-        }
-        self.position += len;
+        // Behind the end one can seek, but nothing is there.
+        let end = self.position.checked_add(len).filter(|&end| end <= self.len);
+        let end = end.ok_or_else(|| self.error(Problem::Truncated))?;
+        // No archive is longer than a file can be.
+        let passed = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput.into());
+        let passed = passed.and_then(|len| self.archive.seek_relative(len));
+        passed.map_err(|error| self.failed(error))?;
+        self.position = end;
         Ok(())
     }
 

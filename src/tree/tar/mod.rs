@@ -1,4 +1,4 @@
-//! Tar archive -> [`Tree`], streaming: nothing is unpacked, a file's contents are the bytes of the archive.
+//! Tar archive -> [`Tree`]. Nothing is unpacked: a file's contents are bytes of the archive, and are not even read.
 //!
 //! Headers are taken apart with the `tar` crate's structs, but walked here: its iterator hides where the
 //! pieces of a sparse file lie, and loses PAX records that hold a newline, as capabilities and ACLs may.
@@ -11,7 +11,7 @@ mod pax;
 mod sparse;
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 
 use super::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError, names};
 use acl::Names;
@@ -39,10 +39,10 @@ pub struct TarError {
 /// What can be wrong with one entry.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The stream failed.
+    /// The archive failed.
     #[error("can't be read")]
     Read(#[source] io::Error),
-    /// The stream ended early.
+    /// It ended early.
     #[error("the archive ends here, before its end mark (two blocks of zeros): it was cut off")]
     Truncated,
     /// Damaged header.
@@ -134,14 +134,14 @@ impl std::error::Error for TarError {
     }
 }
 
-/// Reads an archive that begins at the start of `spool` and of `stream`, up to its end mark.
+/// Reads an archive up to its end mark. It is what `spool` holds, from the start.
 ///
 /// Without an entry for the root itself, the root is a directory of root, mode 0755, time 0.
 ///
 /// # Errors
 /// The first thing wrong, with the entry's name and offset.
-pub fn read(stream: impl Read, spool: SpoolId) -> Result<Tree, TarError> {
-    read_onto(Tree::new(Meta { mode: 0o755, ..Meta::default() }), stream, spool)
+pub fn read(archive: impl Read + Seek, spool: SpoolId) -> Result<Tree, TarError> {
+    read_onto(Tree::new(Meta { mode: 0o755, ..Meta::default() }), archive, spool)
 }
 
 /// Reads an archive onto what earlier ones have left, as when tar unpacks one after the other: what is there
@@ -149,9 +149,10 @@ pub fn read(stream: impl Read, spool: SpoolId) -> Result<Tree, TarError> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_onto(tree: Tree, stream: impl Read, spool: SpoolId) -> Result<Tree, TarError> {
+pub fn read_onto(tree: Tree, archive: impl Read + Seek, spool: SpoolId) -> Result<Tree, TarError> {
+    let blocks = Blocks::new(archive);
     let mut reader = Reader {
-        blocks: Blocks::new(stream),
+        blocks: blocks.map_err(|error| TarError { entry: None, at: 0, problem: Problem::Read(error) })?,
         spool,
         tree,
         global: Records::default(),
@@ -192,7 +193,7 @@ struct Member {
     size: u64,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read + Seek> Reader<R> {
     /// Reads one entry with the extended headers before it; false at the end mark.
     fn entry(&mut self) -> Result<bool, TarError> {
         self.blocks.entry_at = self.blocks.position();
@@ -402,9 +403,8 @@ impl<R: Read> Reader<R> {
 
     fn check_sum(&self, header: &tar::Header) -> Result<(), TarError> {
         // The checksum's own field (8 bytes from 148 on) counts as spaces.
-        let bytes = header.as_bytes();
-        let rest = bytes[..148].iter().chain(&bytes[156..]);
-        let computed = rest.fold(8 * 32, |sum, &byte| sum + u64::from(byte));
+        let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+        let computed = sum(header.as_bytes()) - sum(&header.as_old().cksum) + 8 * 32;
         let stored = self.field("checksum", &header.as_old().cksum)?;
         if computed != stored {
             return Err(self.blocks.error(Problem::Checksum { computed, stored }));

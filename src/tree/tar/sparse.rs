@@ -3,7 +3,7 @@
 //! Source: GNU tar, *Storing Sparse Files*. Every region begins on a block of 512 bytes in the archive, so
 //! only the last may have a length that does not fill its blocks.
 
-use std::io::Read;
+use std::io::{Read, Seek};
 
 use super::blocks::{BLOCK, Blocks, number};
 use super::pax::{self, decimal};
@@ -56,7 +56,10 @@ impl Stored {
 const SHORT: Problem = Problem::SparseMap("the regions' lengths do not add up to the bytes stored");
 
 /// The map in an old GNU header (type `S`) and in the extension blocks that follow it, which are read here.
-pub(super) fn old_gnu(header: &tar::GnuHeader, blocks: &mut Blocks<impl Read>) -> Result<Map, TarError> {
+pub(super) fn old_gnu(
+    header: &tar::GnuHeader,
+    blocks: &mut Blocks<impl Read + Seek>,
+) -> Result<Map, TarError> {
     let mut map = Map::new();
     let mut more = header.is_extended();
     push_regions(&mut map, &header.sparse).map_err(|problem| blocks.error(problem))?;
@@ -87,7 +90,10 @@ pub(super) fn in_records(sparse: &pax::Sparse) -> Result<Map, Problem> {
 
 /// The map of PAX 1.0, which precedes the stored bytes: numbers in lines, padded to whole blocks. Gives the
 /// map and the bytes it took.
-pub(super) fn before_data(blocks: &mut Blocks<impl Read>, stored: u64) -> Result<(Map, u64), TarError> {
+pub(super) fn before_data(
+    blocks: &mut Blocks<impl Read + Seek>,
+    stored: u64,
+) -> Result<(Map, u64), TarError> {
     const BAD: Problem = Problem::SparseMap("the map before the data is not decimal numbers in lines");
     let start = blocks.position();
     let (mut announced, mut numbers, mut digits) = (None, Vec::new(), Vec::new());

@@ -1,3 +1,5 @@
+use std::io::Cursor;
+
 use proptest::prelude::*;
 use tar::{Builder, EntryType, GnuExtSparseHeader, Header};
 
@@ -36,13 +38,13 @@ fn raw(builder: &mut Builder<Vec<u8>>, mut header: Header, name: &[u8], data: &[
 }
 
 fn listing(bytes: Vec<u8>) -> String {
-    let tree = read(&bytes[..], SPOOL).unwrap();
+    let tree = read(Cursor::new(&bytes), SPOOL).unwrap();
     let text = dump(&tree, &vec![bytes]).unwrap();
     text.lines().skip(1).map(|line| format!("{line}\n")).collect()
 }
 
 fn message(bytes: &[u8]) -> String {
-    read(bytes, SPOOL).unwrap_err().to_string()
+    read(Cursor::new(bytes), SPOOL).unwrap_err().to_string()
 }
 
 #[test]
@@ -52,7 +54,7 @@ fn contents_are_positions_in_the_archive() {
         file(tar, "a/two", &[7; 1000]);
         file(tar, "a/none", b"");
     });
-    let tree = read(&bytes[..], SPOOL).unwrap();
+    let tree = read(Cursor::new(&bytes), SPOOL).unwrap();
     let content = |path: &[u8]| match &tree.node(tree.lookup(path).unwrap()).kind {
         Kind::File(content) => content.clone(),
         other => panic!("{other:?}"),
@@ -133,7 +135,7 @@ fn of_two_entries_with_one_name_the_last_stands() {
         tar.append_link(&mut header(EntryType::Link, 0), "b", "a").unwrap();
         file(tar, "a", b"22");
     });
-    let tree = read(&bytes[..], SPOOL).unwrap();
+    let tree = read(Cursor::new(&bytes), SPOOL).unwrap();
     let lens = [&b"a"[..], b"b"].map(|path| match &tree.node(tree.lookup(path).unwrap()).kind {
         Kind::File(content) => content.len,
         other => panic!("{other:?}"),
@@ -174,7 +176,7 @@ fn old_sparse(regions: &[(u64, u64)], len: u64, data: &[u8]) -> Vec<u8> {
 fn old_sparse_headers_keep_their_holes_across_extension_blocks() {
     let regions: Vec<(u64, u64)> = (0..40).map(|i| (i * 4096, 512)).chain([(1 << 40, 0)]).collect();
     let data: Vec<u8> = (0..40u8).flat_map(|i| [i; 512]).collect();
-    let tree = read(&old_sparse(&regions, 1 << 40, &data)[..], SPOOL).unwrap();
+    let tree = read(Cursor::new(old_sparse(&regions, 1 << 40, &data)), SPOOL).unwrap();
     let Kind::File(content) = &tree.node(tree.lookup(b"s").unwrap()).kind else { panic!() };
     assert_eq!((content.len, content.extents.len()), (1 << 40, 40));
     let source = Source::Spool { spool: SPOOL, offset: 512 * (1 + 2 + 39) };
@@ -192,7 +194,7 @@ fn sparse_maps_that_do_not_fit_are_refused_by_name() {
         (&[(0, 512), (1024, 512)], 4096, 512, "the regions' lengths do not add up to the bytes stored"),
     ];
     for (regions, len, stored, message) in cases {
-        let error = read(&old_sparse(regions, len, &vec![1; stored])[..], SPOOL).unwrap_err();
+        let error = read(Cursor::new(old_sparse(regions, len, &vec![1; stored])), SPOOL).unwrap_err();
         assert_eq!(error.to_string(), format!("entry `s` at byte 0: sparse map: {message}"));
     }
 }
@@ -277,7 +279,7 @@ fn a_file_can_not_replace_a_directory_nor_lie_under_a_file() {
             file(tar, "dir/one", b"");
             file(tar, path, b"");
         });
-        let error = read(&bytes[..], SPOOL).unwrap_err();
+        let error = read(Cursor::new(&bytes), SPOOL).unwrap_err();
         let source = std::error::Error::source(&error).unwrap();
         assert_eq!(source.to_string(), cause);
     }
@@ -303,7 +305,7 @@ proptest! {
                 tar.append_data(&mut header, std::str::from_utf8(name).unwrap(), &data[..]).unwrap();
             }
         });
-        let tree = read(&bytes[..], SPOOL).unwrap();
+        let tree = read(Cursor::new(&bytes), SPOOL).unwrap();
         let spool = vec![bytes];
         prop_assert_eq!(tree.walk().count(), files.len() + 1);
         for (name, (data, mode, uid, attribute)) in &files {
@@ -332,7 +334,7 @@ proptest! {
         prop_assume!(flip < len);
         bytes[flip] ^= 1 << bit;
         let in_first_header = flip < 512;
-        let result = read(&bytes[..len - cut.min(len)], SPOOL);
+        let result = read(Cursor::new(&bytes[..len - cut.min(len)]), SPOOL);
         prop_assert!(result.is_err() || !(in_first_header || cut > 1024));
     }
 }
