@@ -137,6 +137,7 @@ fn the_steps_for_github_publish_comment_and_refresh() {
     );
     let plan = fs::read_to_string(room.root().join("plan.txt")).unwrap();
     assert!(plan.contains("release 1 -> 2: 1 blocks, "), "{plan}");
+    assert!(plan.starts_with("```\n") && plan.contains(": 1 new blocks of 3, "), "{plan}");
     fs::remove_dir_all(room.out.path()).unwrap();
     room.run("sh", &main, &[1, 2, 4], &[]);
     let before = room.latest();
@@ -169,6 +170,8 @@ fn the_steps_for_gitlab_publish_comment_and_refresh() {
     let with = [&notes[..], &[("CI_API_V4_URL", "http://127.0.0.1:9/api/v4")]].concat();
     room.run("bash", &steps("image"), &[1, 2, 4], &with);
     let note = run(Command::new("cat").arg(room.root().join("notes")));
+    let plan = fs::read_to_string(room.root().join("plan.txt")).unwrap();
+    assert!(plan.starts_with("```\n") && plan.contains(": 1 new blocks of 3, "), "{plan}");
     assert!(
         note.contains("body@plan.txt http://127.0.0.1:9/api/v4/projects/1/merge_requests/7/notes"),
         "{note}"
