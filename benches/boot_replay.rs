@@ -1,9 +1,10 @@
 //! The blocks that a boot reads, read again through FUSE in the same order, from mirrors that are far away: without
 //! prefetch, with four connections as in 2006, and as we do it, each against the time that the bytes alone need.
 //!
-//! `cargo bench --bench boot-replay -- OUT IMGFETCH [DELAY,BANDWIDTH]...`: OUT is a build that `imgfactory profile`
-//! has looked at (OUT/profile/host.dlahead is the trace), IMGFETCH the static client. One reader, without a pause
-//! between reads and without what the kernel reads ahead: what a boot waits for, and nothing else.
+//! `cargo bench --bench boot-replay -- OUT IMGFETCH [DELAY,BANDWIDTH]... [WAY]...`: OUT is a build that `imgfactory
+//! profile` has looked at (OUT/profile/host.dlahead is the trace), IMGFETCH the static client, WAY one of those in
+//! [`WAYS`]; all without one. One reader, without a pause between reads and without what the kernel reads ahead: what a
+//! boot waits for, and nothing else. Beside each time are the bytes that came.
 
 #[path = "../tests/fetch_support/mod.rs"]
 mod fetch_support;
@@ -137,57 +138,62 @@ fn replay(world: &World, client: &Path, network: &Network, words: &[&str]) -> (D
     times
 }
 
+/// How to read it: a name, and the options of the client.
+const WAYS: [(&str, &[&str]); 5] = [
+    ("one", &["--connections", "1", "--no-prefetch"]),
+    ("four", &["--connections", "4", "--no-prefetch"]),
+    ("four-list", &["--connections", "4"]),
+    ("no-list", &["--no-list"]),
+    ("ours", &[]),
+];
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let out = PathBuf::from(words.first().map_or("out/demo", String::as_str));
     let client = words.get(1).map_or("target/x86_64-unknown-linux-gnu/client/imgfetch", String::as_str);
-    let lines: Vec<(u64, u64)> = words
-        .iter()
-        .skip(2)
-        .map(|word| {
-            let (delay, bandwidth) = word.split_once(',').expect("DELAY,BANDWIDTH");
-            (delay.parse().unwrap(), bandwidth.parse().unwrap())
-        })
-        .collect();
-    let lines = if lines.is_empty() {
-        [0, 20, 100, 200]
+    let (ways, lines): (Vec<_>, Vec<_>) =
+        words.iter().skip(2).partition(|word| WAYS.iter().any(|(name, _)| name == word));
+    let lines: Vec<(u64, u64)> = match lines[..] {
+        [] => [0, 20, 100, 200]
             .iter()
             .flat_map(|&delay| [20, 100, 1000].map(|bandwidth| (delay, bandwidth)))
-            .collect()
-    } else {
-        lines
+            .collect(),
+        _ => lines
+            .iter()
+            .map(|word| {
+                let (delay, bandwidth) = word.split_once(',').expect("DELAY,BANDWIDTH");
+                (delay.parse().unwrap(), bandwidth.parse().unwrap())
+            })
+            .collect(),
     };
     let world = world(&out);
     println!("{} blocks, {} bytes", world.blocks, world.bytes);
     println!(
-        "seconds from the start of the client to the last read; in brackets, of the time the bytes alone need"
+        "seconds from the start of the client to the last read; how often the time the bytes alone need; MB"
     );
-    println!(
-        "{:>5} {:>7} {:>7}  {:>16} {:>16} {:>16} {:>16} {:>16}",
-        "ms", "Mbit/s", "bytes", "1 connection", "4, no list", "4, list (2006)", "ours, no list", "ours"
-    );
+    print!("{:>5} {:>7} {:>7} ", "ms", "Mbit/s", "bytes");
+    let ways = || WAYS.iter().filter(|(name, _)| ways.is_empty() || ways.iter().any(|way| way == name));
+    ways().for_each(|(name, _)| print!(" {name:>22}"));
+    println!();
     let server = FaultServer::honest(world.tree.clone());
     for (delay, bandwidth) in lines {
         let least = world.bytes as f64 / (bandwidth * 125_000) as f64;
         print!("{delay:>5} {bandwidth:>7} {least:>7.2} ");
-        let mut figures = Vec::new();
-        for words in [
-            &["--connections", "1", "--no-prefetch"][..],
-            &["--connections", "4", "--no-prefetch"],
-            &["--connections", "4"],
-            &["--no-list"],
-            &[],
-        ] {
+        let mut figures = HashMap::new();
+        for (name, words) in ways() {
             let network = Network::new(server.address(), Line::new(delay, bandwidth));
             let (whole, _) = replay(&world, Path::new(client), &network, words);
             let whole = whole.as_secs_f64();
-            print!(" {whole:>7.2} ({:>5.2} x)", whole / least);
-            figures.push(whole);
+            print!(" {whole:>7.2} {:>6.2} x {:>4}", whole / least, network.passed() / 1_000_000);
+            figures.insert(*name, whole);
         }
-        println!(
-            "   {:.1} x faster than 4 with list, {:.1} x without list than 1",
-            figures[2] / figures[4],
-            figures[0] / figures[3]
-        );
+        let ratio = |of: &str, to: &str| Some(figures.get(of)? / figures.get(to)?);
+        if let (Some(four), Some(one)) = (ratio("four", "ours"), ratio("one", "no-list")) {
+            let list = ratio("four-list", "ours").unwrap_or_default();
+            print!(
+                "   ours {four:.1} x faster than four, {list:.1} x than four-list; no-list {one:.1} x than one"
+            );
+        }
+        println!();
     }
 }

@@ -58,11 +58,12 @@ impl Pace {
     }
 
     /// A file of some size has come, the first byte after `first_byte` and all of it at `rate` bytes a second
-    /// from then on: start with as many requests for files of `typical` bytes as fill such a link, 16 at most.
+    /// from then on: start with as many requests for files of `typical` bytes as fill such a link and a few more, 24 at
+    /// most.
     pub fn expect(&mut self, first_byte: Duration, rate: u64, typical: u64) {
         let millis = u64::try_from(first_byte.as_millis()).unwrap_or(u64::MAX);
         let in_flight = millis.saturating_mul(rate) / 1000 / typical.max(1);
-        let enough = usize::try_from(in_flight).unwrap_or(usize::MAX).saturating_add(1).min(16);
+        let enough = usize::try_from(in_flight + in_flight / 4 + 2).unwrap_or(usize::MAX).min(24);
         self.limit = self.limit.max(enough).min(self.most);
         self.trying = Trying::MoreThan(self.limit);
     }
@@ -165,9 +166,9 @@ mod tests {
     fn one_file_is_enough_to_start_near_the_right_number_and_idle_time_says_nothing() {
         let mut pace = Pace::new(4, 32);
         pace.expect(Duration::from_millis(100), 12_500_000, 120_000);
-        assert_eq!(pace.limit(), 11);
+        assert_eq!(pace.limit(), 14);
         pace.expect(Duration::from_millis(1), 1000, 120_000);
-        assert_eq!(pace.limit(), 11, "it only goes up");
+        assert_eq!(pace.limit(), 14, "it only goes up");
         let mut pace = Pace::new(4, 32);
         for n in 0..1000 {
             let at = |millis: u64| Duration::from_millis(n * 100 + millis);

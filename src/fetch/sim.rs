@@ -469,7 +469,7 @@ fn no_more_is_fetched_ahead_than_can_be_kept_until_it_is_read() {
     sim.core.prefetch((0..100).map(ObjectId));
     sim.run(ms(1000));
     assert_eq!(sim.fetches.len(), 8);
-    (0..3).for_each(|n| sim.core.touched(ObjectId(n)));
+    (0..3).for_each(|n| _ = sim.core.touched(ObjectId(n)));
     sim.core.dropped(ObjectId(3));
     sim.run(ms(2000));
     assert_eq!(sim.fetches.len(), 12);

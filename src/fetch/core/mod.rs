@@ -307,11 +307,17 @@ impl Core {
         id
     }
 
-    /// Somebody reads a block, wherever it comes from.
-    pub fn touched(&mut self, block: ObjectId) {
+    /// Somebody reads a block, wherever it comes from. Whether it was fetched ahead and is read for the first time.
+    pub fn touched(&mut self, block: ObjectId) -> bool {
         let fetched_ahead = self.unread.remove(&block);
         self.useful += u64::from(fetched_ahead);
         self.judge_list(block);
+        fetched_ahead
+    }
+
+    /// Whether the prefetch list names this block: it will come, and so will what is read after it.
+    pub fn foresees(&self, block: ObjectId) -> bool {
+        self.list.listed.contains(&block)
     }
 
     /// The shell no longer has a block that was fetched ahead.
@@ -566,7 +572,9 @@ impl Core {
         let Some((_, best)) = best else { return 0 };
         let wait = best.first_byte.quantile(50).filter(|wait| *wait >= FAR).unwrap_or_default();
         let millis = u64::try_from(wait.as_millis()).unwrap_or(0);
-        u32::try_from(best.rate.saturating_mul(millis) / 1000 / typical.max(1)).unwrap_or(u32::MAX)
+        // A mirror's own rate is that of one request among others.
+        let rate = best.rate.max(self.pace.rate());
+        u32::try_from(rate.saturating_mul(millis) / 1000 / typical.max(1)).unwrap_or(u32::MAX)
     }
 
     /// Requests that may be in flight at once, now.

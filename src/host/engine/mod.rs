@@ -12,6 +12,7 @@ mod shown;
 mod snapshot;
 mod state;
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,9 @@ pub use snapshot::{Counters, MirrorState, Snapshot, millis};
 use state::{Done, Jobs, Ready, State};
 
 use crate::block::{Block, BlockName, Fetched, Object};
-use crate::fetch::{Arrived, Blame, Config, Fault, Found, MirrorId, ObjectId, SPARE, Ticket, Time, pieces};
+use crate::fetch::{
+    Arrived, Blame, Config, Fault, Found, MirrorId, ObjectId, Piece, SPARE, Ticket, Time, pieces,
+};
 use crate::host::cache::{Cache, Loaded};
 use crate::host::http::{Get, Grip, Http};
 use crate::host::threads::{Queue, start};
@@ -174,15 +177,15 @@ impl Engine {
     pub fn read(&self, offset: u64, len: u32, reply: Reply) {
         let pieces = pieces(&self.shared.parts.index, offset, len);
         let shared = &self.shared;
-        if let [piece] = pieces[..]
-            && let Some(id) = piece.object
-        {
-            let hit = shared.lock().ram_hit(shared.now(), id, len);
-            if let Some(block) = hit {
-                return reply(Ok(block.bytes().get(piece.from..piece.from + piece.len).unwrap_or_default()));
-            }
-        }
         let mut state = shared.lock();
+        if let Some((blocks, news)) = state.ram_hit(&shared.parts, shared.now(), offset, &pieces) {
+            if news {
+                shared.step(state, None);
+            } else {
+                drop(state);
+            }
+            return reply_from_ram(&pieces, &blocks, reply);
+        }
         let whole = state.begin_read(&shared.parts, shared.now(), offset, pieces, reply);
         shared.step(state, None);
         finish(whole);
@@ -291,6 +294,33 @@ fn watch_link(shared: &std::sync::Weak<Shared>) {
             log::warn!("an address of this machine is gone; its connections are given up");
         }
     }
+}
+
+thread_local! {
+    /// Where a read that does not lie in one block is put together. Fresh memory for each would cost more than all
+    /// the copying.
+    static WHOLE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn reply_from_ram(pieces: &[Piece], blocks: &[Option<Arc<Block>>], reply: Reply) {
+    // Pieces are cut by the index, whose lengths a `Block` is proved against.
+    let part =
+        |piece: &Piece, block: &'_ Block| piece.from..(piece.from + piece.len).min(block.bytes().len());
+    if let ([piece], [Some(block)]) = (pieces, blocks) {
+        return reply(Ok(block.bytes().get(part(piece, block)).unwrap_or_default()));
+    }
+    WHOLE.with_borrow_mut(|whole| {
+        whole.clear();
+        for (piece, block) in pieces.iter().zip(blocks) {
+            match block {
+                Some(block) => {
+                    whole.extend_from_slice(block.bytes().get(part(piece, block)).unwrap_or_default());
+                }
+                None => whole.resize(whole.len() + piece.len, 0),
+            }
+        }
+        reply(Ok(whole));
+    });
 }
 
 fn finish(done: Done) {

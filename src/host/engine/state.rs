@@ -130,14 +130,39 @@ impl State {
         }
     }
 
-    /// A block for a read of `len` bytes that lies in it, if RAM has it.
-    pub(super) fn ram_hit(&mut self, now: Time, id: ObjectId, len: u32) -> Option<Arc<Block>> {
-        let block = self.ram.get(id)?;
-        self.touch(now, id);
+    /// The blocks of a read, if RAM has them all, and whether there is something new to fetch ahead.
+    pub(super) fn ram_hit(
+        &mut self,
+        parts: &Parts,
+        now: Time,
+        offset: u64,
+        pieces: &[Piece],
+    ) -> Option<(Vec<Option<Arc<Block>>>, bool)> {
+        let held = |piece: &Piece| piece.object.is_none_or(|id| self.ram.contains(id));
+        if !pieces.iter().all(held) {
+            return None;
+        }
+        let blocks = pieces.iter().map(|piece| self.ram.get(piece.object?)).collect();
+        let len = pieces.last().map_or(0, |last| last.at + last.len);
         self.counters.reads += 1;
-        self.counters.read_bytes += u64::from(len);
-        self.counters.ram_hits += 1;
-        Some(block)
+        self.counters.read_bytes += len as u64;
+        let mut news = false;
+        for id in pieces.iter().filter_map(|piece| piece.object) {
+            self.counters.ram_hits += 1;
+            news |= self.touch(now, id);
+        }
+        // A guess that was right leads on.
+        let news = news && self.unforeseen(parts, pieces);
+        if news {
+            self.look_ahead(parts, offset, len);
+        }
+        Some((blocks, news))
+    }
+
+    /// Whether to guess what follows on a read: the prefetch list says nothing of it.
+    fn unforeseen(&self, parts: &Parts, pieces: &[Piece]) -> bool {
+        let foreseen = |piece: &Piece| piece.object.is_none_or(|id| self.core.foresees(id));
+        parts.read_ahead && !pieces.iter().all(foreseen)
     }
 
     /// Takes what RAM has and asks the core for the rest. Gives the read back if there is none.
@@ -166,7 +191,7 @@ impl State {
         if pending.pieces.is_empty() {
             return vec![(pending.reply, Ok(pending.out))];
         }
-        if parts.read_ahead {
+        if self.unforeseen(parts, &pending.pieces) {
             self.look_ahead(parts, offset, len);
         }
         let id = self.core.read(now, pending.pieces.iter().filter_map(|piece| piece.object));
@@ -174,12 +199,12 @@ impl State {
         Done::new()
     }
 
-    /// Somebody reads a block.
-    fn touch(&mut self, now: Time, id: ObjectId) {
-        self.core.touched(id);
+    /// Somebody reads a block. Whether it had been fetched ahead.
+    fn touch(&mut self, now: Time, id: ObjectId) -> bool {
         if let Some(recorded) = &mut self.recorded {
             recorded.add(now, id);
         }
+        self.core.touched(id)
     }
 
     /// What follows on the disk on a read of `len` bytes at `offset`.

@@ -3,6 +3,7 @@
 //! of the best, and what one of them says wrongly, the next may say rightly.
 
 mod freshness;
+mod guess;
 mod medium;
 mod race;
 mod seek;
@@ -25,6 +26,7 @@ use crate::release::{
     Dlahead, Document, ImageFiles, Latest, MirrorPath, MirrorUrl, Mirrors, Release, TrustedKeys, Verified,
 };
 use freshness::{Freshness, freshness};
+use guess::{Guess, Guessed};
 use race::{Said, Standing, order, race};
 
 /// Whom to ask and how.
@@ -180,11 +182,11 @@ impl Origin {
     }
 
     fn choose_now(&self, wanted: &Wanted) -> Result<Chosen, OriginError> {
-        let (release, mirrors) = match wanted.release {
+        let (release, mirrors, guessed) = match wanted.release {
             Some(serial) => {
                 let release = self.pinned(wanted, serial)?;
                 self.not_revoked(wanted, &release)?;
-                (release, None)
+                (release, None, Guessed::default())
             }
             None => match self.newest(wanted) {
                 // A mirror that answers with something to be refused is no dead network.
@@ -204,8 +206,8 @@ impl Origin {
                 has: release.images.iter().map(|image| image.name.clone()).collect(),
             });
         };
-        let list = self.begin_list(&files);
-        let index = Arc::new(self.index(&release, &files)?);
+        let list = self.begin_list(&files, guessed.list);
+        let index = Arc::new(self.index(&release, &files, guessed.index)?);
         self.remember(wanted, &release)?;
         Ok(Chosen { release, files, index, mirrors, list })
     }
@@ -255,7 +257,7 @@ impl Origin {
         }
         let (serial, date) = (release.serial, clock::date(release.published));
         log::warn!("no mirror answers; going on with what the cache has: release {serial} of {date}");
-        let list = self.begin_list(&files);
+        let list = self.begin_list(&files, None);
         Some(Chosen { release, files, index: Arc::new(index), mirrors: None, list })
     }
 
@@ -270,11 +272,14 @@ impl Origin {
         self.file(&MirrorPath::Release(serial), Release::LIMIT, None, open)
     }
 
-    /// The newest release that a mirror has, and the list of mirrors.
-    fn newest(&self, wanted: &Wanted) -> Result<(Release, Option<Mirrors>), OriginError> {
+    /// The newest release that a mirror has, the list of mirrors, and what was asked for before it was known.
+    fn newest(&self, wanted: &Wanted) -> Result<(Release, Option<Mirrors>, Guessed), OriginError> {
+        // Its name is known, and the connection that it comes over is soon needed.
+        let early = self.begin_early();
         let latest = self.latest(wanted)?;
         // Small and not needed: it may come while the release does, or not.
-        let mirrors = self.begin_mirrors(&latest);
+        let mirrors = self.begin_mirrors(&latest, early);
+        let guessed = self.guess(wanted, &latest);
         let mut text = Vec::new();
         let open = |bytes: &[u8]| {
             text = bytes.to_vec();
@@ -286,15 +291,19 @@ impl Origin {
             log::warn!("{error}; without a network this release can't be used");
         }
         let mirrors = mirrors.and_then(|coming| coming.take_until(Instant::now())?);
-        Ok((release, mirrors))
+        Ok((release, mirrors, guessed))
     }
 
-    fn begin_mirrors(&self, latest: &Latest) -> Option<Coming<Mirrors>> {
+    fn begin_mirrors(&self, latest: &Latest, early: Option<Coming<Vec<u8>>>) -> Option<Coming<Mirrors>> {
         let best = self.mirrors.get(*self.ordered().first()?)?;
         let url = format!("{best}{}", MirrorPath::Mirrors);
         let (http, keys, latest, until) =
             (Arc::clone(&self.http), Arc::clone(&self.keys), latest.clone(), self.until);
         let fetch = move || {
+            let early = early.and_then(|coming| coming.take()?);
+            if let Some(Ok(list)) = early.map(|bytes| latest.open_mirrors(&bytes, &keys)) {
+                return Some(list.into_inner());
+            }
             let get = Get { len: Some(latest.mirrors.len), ..Get::new(&url, Mirrors::LIMIT, until) };
             let answer = http.get(get).map_err(|fault| detail!("{url}: {fault}")).ok()?;
             latest.open_mirrors(&answer.bytes, &keys).ok().map(Verified::into_inner)
@@ -302,10 +311,15 @@ impl Origin {
         Some(work_out("mirrors", fetch))
     }
 
-    fn begin_list(&self, files: &ImageFiles) -> Option<Coming<Dlahead>> {
+    fn begin_list(&self, files: &ImageFiles, guessed: Option<Guess>) -> Option<Coming<Dlahead>> {
         files.dlahead?;
         let (origin, files) = (self.clone(), files.clone());
-        Some(work_out("list", move || origin.prefetch_list(&files)))
+        let list = move || {
+            let open = |bytes: &[u8]| files.open_dlahead(bytes).map_err(not_signed);
+            let path = files.dlahead_path()?;
+            origin.guessed(&path, guessed, open).flatten().or_else(|| origin.prefetch_list(&files))
+        };
+        Some(work_out("list", list))
     }
 
     /// A `latest` that is accepted: the first fresh one, or else the highest of those that have expired. `once`:
@@ -382,7 +396,12 @@ impl Origin {
     }
 
     /// The map: the one kept from the last time if it is still the right one, or from a mirror.
-    fn index(&self, release: &Release, files: &ImageFiles) -> Result<Index, OriginError> {
+    fn index(
+        &self,
+        release: &Release,
+        files: &ImageFiles,
+        guessed: Option<Guess>,
+    ) -> Result<Index, OriginError> {
         let kept = self.cache.as_ref().and_then(|cache| cache.saved_index(&release.name, &files.name));
         if let Some(index) = kept.and_then(|text| files.open_index(&text).ok()) {
             return Ok(index);
@@ -397,7 +416,10 @@ impl Origin {
             Ok(index)
         };
         let len = files.index.digest.len;
-        self.file(&files.index_path(), len, Some(len), open)
+        match self.guessed(&files.index_path(), guessed, open) {
+            Some(index) => Ok(index),
+            None => self.file(&files.index_path(), len, Some(len), open),
+        }
     }
 
     fn remember(&self, wanted: &Wanted, release: &Release) -> Result<(), OriginError> {

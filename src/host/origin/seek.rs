@@ -23,7 +23,7 @@ type Open<'a> = dyn FnMut(&[u8]) -> Result<(), Fault> + 'a;
 
 /// What came of asking mirrors once.
 #[derive(Default)]
-struct Round {
+pub(super) struct Round {
     faults: Vec<(MirrorUrl, String)>,
     /// Whether asking again may help.
     hope: bool,
@@ -166,7 +166,7 @@ impl Origin {
     }
 
     /// Opens what a mirror said, and remembers how it did.
-    fn judge(
+    pub(super) fn judge(
         &self,
         place: usize,
         path: &MirrorPath,
