@@ -5,9 +5,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::wire::{Ask, Said, Wire, unexpected};
-use super::{parallel, send_all};
-use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
+use super::objects::{Kind, Objects};
+use super::wire::{Ask, Said, Wire};
+use crate::publish::{Listed, Place, RemoteError};
 
 /// Environment of credentials.
 const USER: &str = "IMGFACTORY_HTTP_USER";
@@ -19,7 +19,6 @@ const TOKEN: &str = "IMGFACTORY_HTTP_TOKEN";
 pub struct Dav {
     url: String,
     wire: Wire,
-    jobs: usize,
     authorization: Option<String>,
     /// Held by whom makes directories.
     making: Mutex<()>,
@@ -30,7 +29,7 @@ impl Dav {
     ///
     /// # Errors
     /// [`RemoteError`] when half of the credentials lacks.
-    pub fn new(url: &str, jobs: usize) -> Result<Self, RemoteError> {
+    pub fn open(url: &str, jobs: usize) -> Result<Objects<Self>, RemoteError> {
         let var = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let authorization = match (var(TOKEN), var(USER), var(PASSWORD)) {
             (Some(token), ..) => Some(format!("Bearer {token}")),
@@ -40,27 +39,14 @@ impl Dav {
             (None, None, None) => None,
             _ => return Err(RemoteError::new(url, format!("{USER} and {PASSWORD} belong together"))),
         };
-        Ok(Dav { url: url.into(), wire: Wire::new(jobs), jobs, authorization, making: Mutex::new(()) })
+        let dav = Dav { url: url.into(), wire: Wire::new(jobs), authorization, making: Mutex::new(()) };
+        Ok(Objects::new(dav, jobs))
     }
 
-    fn ask(&self, method: &'static str, url: &str, body: &[u8], limit: u64) -> Result<Said, RemoteError> {
+    fn ask_url(&self, method: &'static str, url: &str, body: &[u8], limit: u64) -> Result<Said, RemoteError> {
         let headers = self.authorization.iter().map(|value| ("authorization", value.clone()));
         let headers = headers.chain([("cache-control", "no-cache".to_owned())]).collect();
         self.wire.ask(&Ask { method, url, headers, body, limit }, url)
-    }
-
-    fn send(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
-        let url = format!("{}{place}", self.url);
-        let mut said = self.ask("PUT", &url, bytes, 4096)?;
-        // Servers that make no directories by themselves say so in one of these ways. Somebody else, who puts a file
-        // beside this one, may have made them meanwhile.
-        if matches!(said.status, 403 | 404 | 409) && self.make_directories(place)? {
-            said = self.ask("PUT", &url, bytes, 4096)?;
-        }
-        match said.status {
-            200 | 201 | 204 => Ok(()),
-            _ => Err(unexpected(&url, "write", &said)),
-        }
     }
 
     /// Whether all are there now.
@@ -72,61 +58,34 @@ impl Dav {
         for (at, _) in path.match_indices('/') {
             let url = format!("{}{}/", self.url, &path[..at]);
             // 405: it is there already (RFC 4918, 9.3.1).
-            there &= matches!(self.ask("MKCOL", &url, &[], 4096)?.status, 201 | 405);
+            there &= matches!(self.ask_url("MKCOL", &url, &[], 4096)?.status, 201 | 405);
         }
         Ok(there)
     }
 }
 
-impl Remote for Dav {
-    fn name(&self) -> String {
-        self.url.clone()
+impl Kind for Dav {
+    fn name(&self) -> &str {
+        &self.url
     }
 
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+    fn ask(&self, method: &'static str, place: &Place, limit: u64) -> Result<Said, RemoteError> {
+        self.ask_url(method, &format!("{}{place}", self.url), &[], limit)
+    }
+
+    fn send(&self, place: &Place, bytes: &[u8]) -> Result<Said, RemoteError> {
         let url = format!("{}{place}", self.url);
-        let said = self.ask("GET", &url, &[], place.limit())?;
-        match said.status {
-            200 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
-                format!("{url}: can't read"),
-                format!("more than {} bytes", place.limit()),
-            )),
-            200 => Ok(Some(said.body)),
-            404 | 410 => Ok(None),
-            _ => Err(unexpected(&url, "read", &said)),
+        let said = self.ask_url("PUT", &url, bytes, 4096)?;
+        // Servers that make no directories by themselves say so in one of these ways. Somebody else, who puts a file
+        // beside this one, may have made them meanwhile.
+        if matches!(said.status, 403 | 404 | 409) && self.make_directories(place)? {
+            return self.ask_url("PUT", &url, bytes, 4096);
         }
+        Ok(said)
     }
 
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
-        parallel(items, self.jobs, |item| {
-            let url = format!("{}{}", self.url, item.path);
-            let said = self.ask("HEAD", &url, &[], 0)?;
-            match said.status {
-                200 => Ok(said.len),
-                404 | 410 => Ok(None),
-                _ => Err(unexpected(&url, "look at", &said)),
-            }
-        })
-    }
-
-    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
-        send_all(tree, items, self.jobs, sent, |place, bytes| self.send(place, bytes))
-    }
-
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
-        self.send(place, bytes)
-    }
-
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
-        parallel(places, self.jobs, |place| {
-            let url = format!("{}{place}", self.url);
-            let said = self.ask("DELETE", &url, &[], 4096)?;
-            match said.status {
-                200 | 202 | 204 | 404 | 410 => Ok(()),
-                _ => Err(unexpected(&url, "remove", &said)),
-            }
-        })?;
-        Ok(())
+    fn is_missing(&self, said: &Said) -> bool {
+        matches!(said.status, 404 | 410)
     }
 
     fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {

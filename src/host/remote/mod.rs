@@ -2,6 +2,7 @@
 
 mod dav;
 mod directory;
+mod objects;
 mod rsync;
 mod s3;
 mod wire;
@@ -29,8 +30,8 @@ pub fn open(target: &Target, jobs: usize) -> Result<Box<dyn Remote>, RemoteError
     Ok(match target {
         Target::Directory(path) => Box::new(Directory::new(path, jobs)),
         Target::Rsync(to) => Box::new(rsync::Rsync::new(to)),
-        Target::Http(url) => Box::new(dav::Dav::new(url, jobs)?),
-        Target::S3(s3) => Box::new(s3::Bucket::new(s3, jobs)?),
+        Target::Http(url) => Box::new(dav::Dav::open(url, jobs)?),
+        Target::S3(s3) => Box::new(s3::Bucket::open(s3, jobs)?),
     })
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::{Bucket as Place3, Credentials, S3Action, UrlStyle};
 
+use super::objects::{Kind, Objects};
 use super::wire::{Ask, Said, Wire, unexpected};
-use super::{parallel, send_all};
-use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError, S3};
+use crate::publish::{Listed, Place, RemoteError, S3};
 
 /// For how long a signed URL is good.
 const SIGNED: Duration = Duration::from_secs(900);
@@ -25,7 +25,6 @@ pub struct Bucket {
     bucket: Place3,
     credentials: Credentials,
     wire: Wire,
-    jobs: usize,
 }
 
 impl Bucket {
@@ -33,7 +32,7 @@ impl Bucket {
     ///
     /// # Errors
     /// [`RemoteError`] without credentials, or when the endpoint is no URL.
-    pub fn new(s3: &S3, jobs: usize) -> Result<Self, RemoteError> {
+    pub fn open(s3: &S3, jobs: usize) -> Result<Objects<Self>, RemoteError> {
         let name = format!("s3://{}/{}", s3.bucket, s3.prefix);
         let var = |key| std::env::var(key).ok().filter(|value: &String| !value.is_empty());
         let (Some(key), Some(secret)) = (var(KEY), var(SECRET)) else {
@@ -49,25 +48,35 @@ impl Bucket {
         let style = if s3.in_host { UrlStyle::VirtualHost } else { UrlStyle::Path };
         let bucket = Place3::new(url, style, s3.bucket.clone(), s3.region.clone())
             .map_err(|error| RemoteError::new(&name, error))?;
-        Ok(Bucket { name, prefix: s3.prefix.clone(), bucket, credentials, wire: Wire::new(jobs), jobs })
+        let bucket = Bucket { name, prefix: s3.prefix.clone(), bucket, credentials, wire: Wire::new(jobs) };
+        Ok(Objects::new(bucket, jobs))
     }
 
     fn key(&self, place: &Place) -> String {
         format!("{}{place}", self.prefix)
     }
 
-    fn ask<'a>(
-        &'a self,
-        method: &'static str,
-        action: impl S3Action<'a>,
-        shown: &str,
-        limit: u64,
-    ) -> Result<Said, RemoteError> {
-        let url = action.sign(SIGNED).to_string();
-        self.wire.ask(&Ask { method, url: &url, headers: vec![], body: &[], limit }, shown)
+    fn asked(&self, method: &'static str, url: &str, shown: &str, limit: u64) -> Result<Said, RemoteError> {
+        self.wire.ask(&Ask { method, url, headers: vec![], body: &[], limit }, shown)
+    }
+}
+
+impl Kind for Bucket {
+    fn name(&self) -> &str {
+        &self.name
     }
 
-    fn send(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+    fn ask(&self, method: &'static str, place: &Place, limit: u64) -> Result<Said, RemoteError> {
+        let (key, credentials) = (self.key(place), Some(&self.credentials));
+        let url = match method {
+            "HEAD" => self.bucket.head_object(credentials, &key).sign(SIGNED),
+            "DELETE" => self.bucket.delete_object(credentials, &key).sign(SIGNED),
+            _ => self.bucket.get_object(credentials, &key).sign(SIGNED),
+        };
+        self.asked(method, url.as_str(), &format!("{}{place}", self.name), limit)
+    }
+
+    fn send(&self, place: &Place, bytes: &[u8]) -> Result<Said, RemoteError> {
         let (key, shown) = (self.key(place), format!("{}{place}", self.name));
         let url = self.bucket.put_object(Some(&self.credentials), &key).sign(SIGNED).to_string();
         // What a CDN in front of the bucket will go by.
@@ -76,65 +85,11 @@ impl Bucket {
             ("cache-control", cache.to_owned()),
             ("content-type", "application/octet-stream".to_owned()),
         ];
-        let said =
-            self.wire.ask(&Ask { method: "PUT", url: &url, headers, body: bytes, limit: 4096 }, &shown)?;
-        if said.status == 200 { Ok(()) } else { Err(unexpected(&shown, "write", &said)) }
-    }
-}
-
-impl Remote for Bucket {
-    fn name(&self) -> String {
-        self.name.clone()
+        self.wire.ask(&Ask { method: "PUT", url: &url, headers, body: bytes, limit: 4096 }, &shown)
     }
 
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
-        let (key, shown) = (self.key(place), format!("{}{place}", self.name));
-        let action = self.bucket.get_object(Some(&self.credentials), &key);
-        let said = self.ask("GET", action, &shown, place.limit())?;
-        match said.status {
-            200 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
-                format!("{shown}: can't read"),
-                format!("more than {} bytes", place.limit()),
-            )),
-            200 => Ok(Some(said.body)),
-            404 if !String::from_utf8_lossy(&said.body).contains("NoSuchBucket") => Ok(None),
-            _ => Err(unexpected(&shown, "read", &said)),
-        }
-    }
-
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
-        parallel(items, self.jobs, |item| {
-            let place = Place::File(item.path.clone());
-            let (key, shown) = (self.key(&place), format!("{}{place}", self.name));
-            let action = self.bucket.head_object(Some(&self.credentials), &key);
-            let said = self.ask("HEAD", action, &shown, 0)?;
-            match said.status {
-                200 => Ok(said.len),
-                404 => Ok(None),
-                _ => Err(unexpected(&shown, "look at", &said)),
-            }
-        })
-    }
-
-    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
-        send_all(tree, items, self.jobs, sent, |place, bytes| self.send(place, bytes))
-    }
-
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
-        self.send(place, bytes)
-    }
-
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
-        parallel(places, self.jobs, |place| {
-            let (key, shown) = (self.key(place), format!("{}{place}", self.name));
-            let said =
-                self.ask("DELETE", self.bucket.delete_object(Some(&self.credentials), &key), &shown, 4096)?;
-            match said.status {
-                200 | 204 | 404 => Ok(()),
-                _ => Err(unexpected(&shown, "remove", &said)),
-            }
-        })?;
-        Ok(())
+    fn is_missing(&self, said: &Said) -> bool {
+        said.status == 404 && !String::from_utf8_lossy(&said.body).contains("NoSuchBucket")
     }
 
     fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
@@ -146,7 +101,7 @@ impl Remote for Bucket {
             if let Some(token) = &from {
                 action.with_continuation_token(token.clone());
             }
-            let said = self.ask("GET", action, &self.name, PAGE)?;
+            let said = self.asked("GET", action.sign(SIGNED).as_str(), &self.name, PAGE)?;
             if said.status != 200 {
                 return Err(unexpected(&self.name, "list", &said));
             }

@@ -1,0 +1,113 @@
+//! Stores that are asked for one file at a time, over HTTP: what WebDAV and S3 have in common.
+
+use super::wire::{Said, unexpected};
+use super::{parallel, send_all};
+use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
+
+/// What one kind of store says its own way.
+pub trait Kind: Sync {
+    /// Its name, for people; the name of a file follows it.
+    fn name(&self) -> &str;
+
+    /// Asks for a file, or something about it: `GET`, `HEAD` or `DELETE`, and at most so many bytes of the answer.
+    ///
+    /// # Errors
+    /// [`RemoteError`] when there is no answer.
+    fn ask(&self, method: &'static str, place: &Place, limit: u64) -> Result<Said, RemoteError>;
+
+    /// Sends a file in one step; the last answer.
+    ///
+    /// # Errors
+    /// [`RemoteError`] when there is no answer.
+    fn send(&self, place: &Place, bytes: &[u8]) -> Result<Said, RemoteError>;
+
+    /// Whether the answer says that the file is not there.
+    fn is_missing(&self, said: &Said) -> bool;
+
+    /// Everything there is; `None` when the store can't tell.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError>;
+}
+
+/// Such a store, asked for `jobs` files at a time.
+#[derive(Debug)]
+pub struct Objects<K> {
+    kind: K,
+    jobs: usize,
+}
+
+impl<K: Kind> Objects<K> {
+    /// A store.
+    pub fn new(kind: K, jobs: usize) -> Self {
+        Objects { kind, jobs }
+    }
+
+    fn unexpected(&self, place: &Place, doing: &str, said: &Said) -> RemoteError {
+        unexpected(&format!("{}{place}", self.kind.name()), doing, said)
+    }
+
+    fn send(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+        let said = self.kind.send(place, bytes)?;
+        match said.status {
+            200 | 201 | 204 => Ok(()),
+            _ => Err(self.unexpected(place, "write", &said)),
+        }
+    }
+}
+
+impl<K: Kind> Remote for Objects<K> {
+    fn name(&self) -> String {
+        self.kind.name().into()
+    }
+
+    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+        let said = self.kind.ask("GET", place, place.limit())?;
+        match said.status {
+            200 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
+                format!("{}{place}: can't read", self.kind.name()),
+                format!("more than {} bytes", place.limit()),
+            )),
+            200 => Ok(Some(said.body)),
+            _ if self.kind.is_missing(&said) => Ok(None),
+            _ => Err(self.unexpected(place, "read", &said)),
+        }
+    }
+
+    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
+        parallel(items, self.jobs, |item| {
+            let place = Place::File(item.path.clone());
+            let said = self.kind.ask("HEAD", &place, 0)?;
+            match said.status {
+                200 => Ok(said.len),
+                _ if self.kind.is_missing(&said) => Ok(None),
+                _ => Err(self.unexpected(&place, "look at", &said)),
+            }
+        })
+    }
+
+    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+        send_all(tree, items, self.jobs, sent, |place, bytes| self.send(place, bytes))
+    }
+
+    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+        self.send(place, bytes)
+    }
+
+    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
+        parallel(places, self.jobs, |place| {
+            let said = self.kind.ask("DELETE", place, 4096)?;
+            match said.status {
+                200 | 202 | 204 => Ok(()),
+                _ if self.kind.is_missing(&said) => Ok(()),
+                _ => Err(self.unexpected(place, "remove", &said)),
+            }
+        })?;
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
+        self.kind.list()
+    }
+}
