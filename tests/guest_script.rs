@@ -82,7 +82,7 @@ fn the_hosts_link_moves_below_the_bridge_and_connections_survive() {
         ip netns exec outside ip address add 192.0.2.1/24 dev wire
         ip netns exec outside ip link set wire up
         ip netns exec outside ip link set lo up
-        printf 'interface wire\nstart 192.0.2.50\nend 192.0.2.60\nlease_file /tmp/leases-%s\noption subnet 255.255.255.0\noption router 192.0.2.1\n' $$ >/run/imgfactory/udhcpd.conf
+        printf 'interface wire\nstart 192.0.2.50\nend 192.0.2.59\nlease_file /tmp/leases-%s\noption subnet 255.255.255.0\noption router 192.0.2.1\n' $$ >/run/imgfactory/udhcpd.conf
         mkdir -p /run/imgfactory/lib; : >/tmp/leases-$$
         ip netns exec outside busybox udhcpd -f /run/imgfactory/udhcpd.conf >/dev/null 2>&1 &
         client=/run/imgfactory/root
@@ -102,7 +102,8 @@ fn the_hosts_link_moves_below_the_bridge_and_connections_survive() {
         # A connection that is open all the while.
         mkfifo /run/imgfactory/to; exec 5<>/run/imgfactory/to
         ip netns exec outside busybox nc -l -p 7777 <&5 >/run/imgfactory/came &
-        sleep 0.5
+        # It listens: port 7777.
+        until ip netns exec outside cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1E61 '; do sleep 0.1; done
         exec 3<>/dev/tcp/192.0.2.1/7777
         echo one >&3
         guest bridge
