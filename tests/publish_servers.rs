@@ -85,6 +85,11 @@ fn whole_life(place: &Place<'_>) {
     let said = good(&place.publish(&out, &[]));
     assert!(said.contains("release 2 was there already; 0 blocks sent"), "{said}");
 
+    let mut releases = imgfactory();
+    releases.args(["releases", place.url.unwrap_or(place.to), "--key", &out.public()]);
+    let said = good(&place.run(&mut releases));
+    assert!(said.contains("\n     1  ") && said.lines().any(|line| line.ends_with("<- latest")), "{said}");
+
     // It can be copied from there, whole, and again only what lacks.
     let home = scratch();
     let copy = home.path().join("copy");
