@@ -55,6 +55,38 @@ fn without_xen_qemu_makes_a_guests_machine_and_its_devices_go_after_it() {
 }
 
 #[test]
+fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    fs::write(room.path().join("disk"), boot_sector("the disk has booted\n")).unwrap();
+    let out = alone(
+        room.path(),
+        r#"
+        at=/run/imgfactory/guests/pc
+        mkdir -p $at/disk; cp "$room/disk" $at/disk/disk
+        # systemd would start the unit, which is this.
+        printf '#!/bin/sh\n[ "$*" = "start imgfactory-guest@pc.service" ] && sh "$room/usr/lib/imgfactory/guest" create pc\n' >"$room/fake/systemctl"
+        printf '#!/bin/sh\necho "viewer $*"\n' >"$room/fake/vncviewer"
+        chmod +x "$room/fake/systemctl" "$room/fake/vncviewer"
+        echo "nothing chosen: $(guest watch)"
+        echo "ro imgfactory.guest=pc quiet" >"$room/words"
+        mount --bind "$room/words" /proc/cmdline
+        guest watch >"$room/shown" &
+        guest chosen
+        wait $!
+        cat "$room/shown"
+        # Anybody at this machine may look, and a real VNC server answers.
+        [ "$(stat -c %a $at/screen)" = 666 ]
+        curl --silent --http0.9 --max-time 20 --unix-socket $at/screen http://screen/ | head -c 7 || true
+        guest destroy pc
+        "#,
+    );
+    let said = good(&out);
+    assert!(said.contains("nothing chosen: \n"), "{said}");
+    assert!(said.contains("viewer -FullScreen /run/imgfactory/guests/pc/screen\nRFB 003"), "{said}");
+}
+
+#[test]
 fn a_guest_that_wants_xen_says_so_at_once() {
     let room = Scratch::directory(std::env::temp_dir()).unwrap();
     install(&[guest("bsd", Virt::Pv, Starter::NetBsd)], room.path());

@@ -28,6 +28,8 @@ use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 pub const BOOT: &str = "boot/imgfactory";
 /// The script behind the units and the command `guest`, in the host.
 const SCRIPT: &str = "usr/lib/imgfactory/guest";
+/// What shows the guest that the boot menu named, in the host's desktop if it has one.
+const WATCH: &str = "etc/xdg/autostart/imgfactory-guest.desktop";
 /// What moves the host's link below a bridge, in the host.
 const BRIDGE: &str = "usr/lib/imgfactory/bridge";
 /// What sets up networks in the host; Debian's package iproute2 has it.
@@ -203,6 +205,7 @@ pub fn install_in_host(
     // Debian's own way to start and stop guests, which would stop ours a second time, one after the other.
     files.symlink("etc/systemd/system/xendomains.service", "/dev/null")?;
     files.put("etc/motd.d/imgfactory-guests", 0o644, Content::inline(greeting(guests).into_bytes()))?;
+    files.put(WATCH, 0o644, render("watch.desktop", first)?)?;
     files.put(SCRIPT, 0o755, render("guest", first)?)?;
     files.put(BRIDGE, 0o644, render("bridge", first)?)?;
     files.symlink("usr/bin/guest", "../lib/imgfactory/guest")?;

@@ -32,6 +32,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     built_in!("guest/imgfactory-guest@.service"),
     built_in!("guest/imgfactory-image@.service"),
     built_in!("guest/imgfactory-recover@.service"),
+    built_in!("guest/watch.desktop"),
     built_in!("guest/xen.service.conf"),
     built_in!("guest/xl.cfg"),
     built_in!("miniroot/init"),
