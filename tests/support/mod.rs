@@ -3,6 +3,7 @@
 
 pub mod hosts;
 pub mod judges;
+pub mod plan9;
 pub mod release;
 pub mod requests;
 pub mod scattered;

@@ -11,10 +11,10 @@ use imgfactory::guest::{Guest, Starter};
 use imgfactory::recipe::Virt;
 
 use crate::boots::Nginx;
-use crate::fixture::{ROOT, assert_success, demo, imgfactory, prepare, run};
+use crate::fixture::{IMGFACTORY, ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run};
 use crate::knoppix;
-use crate::support::hosts;
 use crate::support::release::{Item, Release, gz};
+use crate::support::{hosts, plan9};
 
 /// Debian's GRUB for Xen, of package grub-xen-host.
 const GRUB: &str = "/usr/lib/grub-xen/grub-x86_64-xen.bin";
@@ -85,6 +85,15 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     fs::create_dir_all(&site).unwrap();
     fs::write(site.join("page"), "a page\n").unwrap();
     let nginx = Nginx::serve(&site);
+    fs::create_dir_all(project.join("overlays/nine/rc/bin")).unwrap();
+    fs::write(project.join("overlays/nine/rc/bin/termrc.local"), "#!/bin/rc\n").unwrap();
+    let nine = room.join("nine");
+    plan9::files(&nine);
+    let nine = plan9::legacy(&nine);
+    run(Command::new("bzip2")
+        .arg("--stdout")
+        .arg(nine)
+        .stdout(fs::File::create(files.join("nine.iso.bz2")).unwrap()));
     let page = format!("10.0.2.2:{}", nginx.port);
     let medium = knoppix::medium();
     fs::copy(&medium, files.join("knoppix.iso")).unwrap();
@@ -99,14 +108,26 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     fill(&scenario, &scenario);
 
     run(imgfactory(&["keygen", "keys/guests"]).current_dir(&project));
-    let out = imgfactory(&["build", "recipes/guests.yaml", "--out", "out", "--cache"])
-        .arg(&demo.cache)
-        .arg("--sources")
-        .arg(&files)
-        .current_dir(&project)
-        .output()
-        .unwrap();
-    assert_success("build of the guests", &out);
+    let with_sources = |args: &[&str], mut command: Command| {
+        let command = command.args(args).args(["--sources".as_ref(), files.as_os_str(), "--cache".as_ref()]);
+        let out = command.arg(&demo.cache).current_dir(&project).output().unwrap();
+        assert_success(&format!("{args:?}"), &out);
+    };
+    with_sources(&["lock", "recipes/guests.yaml"], imgfactory(&[]));
+    with_sources(&["build", "recipes/guests.yaml", "--out", "out"], imgfactory(&[]));
+    // Again, where there is no network at all.
+    let mut alone = Command::new("unshare");
+    alone.args(["--net", IMGFACTORY]).env("IMGFACTORY_IMGFETCH", imgfetch());
+    with_sources(&["build", "recipes/guests.yaml", "--out", "again", "--offline"], alone);
+    for image in ["host", "guest", "bsd", "disk", "pc", "nine", "nine-data"] {
+        let [one, other] = ["out", "again"].map(|out| {
+            let index = project.join(out).join(format!("mirror/images/{image}/1/index.idx"));
+            let text = fs::read_to_string(&index).unwrap_or_else(|error| panic!("{index:?}: {error}"));
+            // Each build says when it was made.
+            text.lines().filter(|line| !line.starts_with("published: ")).collect::<Vec<_>>().join("\n")
+        });
+        assert_eq!(one, other, "{image}");
+    }
     let out =
         imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
     assert_success("imgfactory test of the guests", &out);
