@@ -287,6 +287,9 @@ fn the_image_is_one_that_netbsd_mounts_for_writing() {
         if inode_size == InodeSize::Large {
             assert_eq!(reader.differs_from_copy(), [0; 0]);
         }
+        // Without a generation each inode that NetBSD looks at is written.
+        let su = reader.find(reader.find(reader.find(2, "usr"), "bin"), "su");
+        assert_eq!([2, 11, su].map(|ino| reader.u32(reader.inode(ino) + 0x64)), [1, 1, 1]);
         let dev = reader.find(2, "dev");
         for (name, expected) in [
             ("console", (0, 0)),

@@ -219,6 +219,8 @@ impl<'p> Image<'p> {
             i_links_count: wanted.links,
             i_blocks: u32::try_from(blocks * u64::from(BLOCK / 512)).expect("files end before i_blocks does"),
             i_block,
+            // NetBSD gives an inode without one a number as soon as it is looked at, and writes it.
+            i_generation: u32::from(demand.options.profile == Profile::NetBsd),
             i_file_acl: wanted.xattr_block.map_or(0, |nth| self.plan.placement.xattr_blocks[nth]),
             i_size_high: low32(size >> 32),
             i_uid_high: low(meta.uid >> 16),

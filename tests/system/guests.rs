@@ -108,25 +108,20 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     fill(&scenario, &scenario);
 
     run(imgfactory(&["keygen", "keys/guests"]).current_dir(&project));
-    let with_sources = |args: &[&str], mut command: Command| {
-        let command = command.args(args).args(["--sources".as_ref(), files.as_os_str(), "--cache".as_ref()]);
-        let out = command.arg(&demo.cache).current_dir(&project).output().unwrap();
-        assert_success(&format!("{args:?}"), &out);
-    };
-    with_sources(&["lock", "recipes/guests.yaml"], imgfactory(&[]));
-    with_sources(&["build", "recipes/guests.yaml", "--out", "out"], imgfactory(&[]));
-    // Again, where there is no network at all.
-    let mut alone = Command::new("unshare");
-    alone.args(["--net", IMGFACTORY]).env("IMGFACTORY_IMGFETCH", imgfetch());
-    with_sources(&["build", "recipes/guests.yaml", "--out", "again", "--offline"], alone);
-    for image in ["host", "guest", "bsd", "disk", "pc", "nine", "nine-data"] {
-        let [one, other] = ["out", "again"].map(|out| {
-            let index = project.join(out).join(format!("mirror/images/{image}/1/index.idx"));
-            let text = fs::read_to_string(&index).unwrap_or_else(|error| panic!("{index:?}: {error}"));
-            // Each build says when it was made.
-            text.lines().filter(|line| !line.starts_with("published: ")).collect::<Vec<_>>().join("\n")
-        });
-        assert_eq!(one, other, "{image}");
+    // Nothing of this needs a network: the demo's build has left Debian's packages in the cache, the lock has the sums.
+    for args in
+        [&["lock", "recipes/guests.yaml"][..], &["build", "recipes/guests.yaml", "--offline", "--out", "out"]]
+    {
+        let mut alone = Command::new("unshare");
+        alone
+            .args(["--net", IMGFACTORY])
+            .args(args)
+            .arg("--sources")
+            .arg(&files)
+            .arg("--cache")
+            .arg(&demo.cache);
+        let out = alone.env("IMGFACTORY_IMGFETCH", imgfetch()).current_dir(&project).output().unwrap();
+        assert_success(&format!("{args:?} without a network"), &out);
     }
     let out =
         imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
