@@ -379,10 +379,10 @@ fn build(
     made(&wanted(side, serial, codec)?, &tree, &spools, before, store)
 }
 
-/// What each choice of a layout gains: new blocks and bytes of the update, and pieces of files after it.
+/// What each choice of a layout gains: new blocks and bytes of the update, pieces of files and holes after it.
 fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
     let all = Choices::default();
-    println!("{:36} {:>8} {:>12} {:>16}", "choices", "blocks", "bytes", "pieces of files");
+    println!("{:32} {:>8} {:>12} {:>16} {:>8}", "choices", "blocks", "bytes", "pieces of files", "in use");
     for (name, choices) in [
         ("all", all),
         ("by directory, not by package", Choices { by_package: false, ..all }),
@@ -405,7 +405,9 @@ fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
         let layout = second.layout.as_ref().ok_or("no layout")?;
         let pieces: usize = layout.inodes.iter().map(|inode| inode.data.len()).sum();
         let figures = second.split.figures;
-        println!("{name:36} {:>8} {:>12} {pieces:>16}", figures.written, figures.written_bytes);
+        // Of what blocks hold then: the rest is holes.
+        let in_use = Changes::between(&known.map, layout, (BLOCK / 4096) as u32).in_use();
+        println!("{name:32} {:>8} {:>12} {pieces:>16} {in_use:>8.4}", figures.written, figures.written_bytes);
         fs::remove_dir_all(&stores)?;
     }
     println!();

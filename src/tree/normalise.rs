@@ -70,9 +70,8 @@ const RULES: &[(&str, Action)] = &[
     ("usr/local/share/fonts/**/.uuid", RemoveFile),
 ];
 
-/// Normalises a tree: takes out what the rules above name, empties /etc/machine-id, sets the days in
-/// /etc/shadow to that of `epoch` (seconds since 1970), clamps all times to it and has compiled Python fit
-/// ([`pyc`]). Gives the paths that it took out, and of the first two those that it changed, sorted.
+/// Normalises a tree: takes out what the rules above name, empties /etc/machine-id and the days in /etc/shadow that
+/// are not before `epoch` (seconds since 1970), clamps all times to it and has compiled Python fit ([`pyc`]). Gives the paths that it took out, and of the first two those that it changed, sorted.
 ///
 /// An empty machine-id means: a new one at every boot, and no first-boot setup (machine-id(5)).
 ///
@@ -134,23 +133,23 @@ fn set_machine_id(tree: &mut Tree) -> bool {
     wanted
 }
 
-/// Days of the last password change (shadow(5), third field): that of `epoch`, where there is one later.
+/// Days of the last password change (shadow(5), third field): none, where it is that of `epoch` or later. Accounts
+/// that were made by unpacking have no such day, and with one every rebuild would change the file. Empty means: no
+/// password grows old.
 fn set_shadow_days(tree: &mut Tree, contents: &dyn Contents, epoch: i64) -> io::Result<bool> {
     let Some(id) = tree.lookup(b"etc/shadow") else { return Ok(false) };
     let Kind::File(content) = &tree.node(id).kind else { return Ok(false) };
     let text = content.read_all(contents)?;
     let today = epoch.div_euclid(24 * 60 * 60);
+    let is_new = |field: &[u8]| {
+        std::str::from_utf8(field).is_ok_and(|day| day.parse().is_ok_and(|day: i64| day >= today))
+    };
     let lines: Vec<Vec<u8>> = text
         .split(|&byte| byte == b'\n')
         .map(|line| {
             let mut fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
-            let days = today.to_string();
-            if let Some(field) = fields.get_mut(2) {
-                let later =
-                    std::str::from_utf8(field).is_ok_and(|day| day.parse().is_ok_and(|day: i64| day > today));
-                if later {
-                    *field = days.as_bytes();
-                }
+            if let Some(field) = fields.get_mut(2).filter(|field| is_new(field)) {
+                *field = b"";
             }
             fields.join(&b':')
         })
@@ -269,11 +268,12 @@ mod tests {
     }
 
     #[test]
-    fn passwords_change_no_later_than_the_epoch() {
+    fn accounts_do_not_say_on_which_day_they_were_made() {
         // 1,700,000,000 s are 19,675 days.
-        let mut tree = tree(&[("etc/shadow", "root:*:19676:0:99999:7:::\nold:*:100::::::\nnone:!:::::::\n")]);
+        let text = "root:*:19676:0:99999:7:::\nnew:*:19675:0:99999:7:::\nold:*:100::::::\nnone:!:::::::\n";
+        let mut tree = tree(&[("etc/shadow", text)]);
         normalise(&mut tree, &Vec::new(), EPOCH).unwrap();
-        let expected = "root:*:19675:0:99999:7:::\nold:*:100::::::\nnone:!:::::::\n";
+        let expected = "root:*::0:99999:7:::\nnew:*::0:99999:7:::\nold:*:100::::::\nnone:!:::::::\n";
         let node = tree.node(tree.lookup(b"etc/shadow").unwrap());
         assert_eq!(node.kind, Kind::File(Content::inline(expected.as_bytes())));
     }

@@ -1,9 +1,11 @@
 //! Updates: what is uploaded, and what is needed for it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::Command;
 
+use imgfactory::block::Sha256;
 use imgfactory::host::serve::Server;
 
 use crate::fixture::{assert_success, demo, imgfactory};
@@ -71,4 +73,87 @@ fn an_update_needs_no_block_of_the_release_before_and_uploads_what_plan_says() {
     .unwrap();
     assert_eq!(again["images"], plan["images"], "diff says of two releases what plan said of one");
     assert_eq!((&again["from"], &again["to"]), (&1.into(), &2.into()));
+}
+
+/// What mmdebstrap makes of the same packages at another time: in an archive, what it had dated `from` it dates `to`
+/// (seconds since 1970), and accounts are made on that day.
+fn redated(archive: &Path, target: &Path, from: i64, to: i64) {
+    let mut archive = BufReader::new(File::open(archive).unwrap());
+    let mut out = BufWriter::new(File::create(target).unwrap());
+    let day = |secs: i64| format!(":{}:", secs.div_euclid(86_400));
+    let mut header = [0; 512];
+    while archive.read_exact(&mut header).is_ok() {
+        let field = |at: std::ops::Range<usize>| String::from_utf8_lossy(&header[at]).into_owned();
+        let number = |at| i64::from_str_radix(field(at).trim_matches(['\0', ' ']), 8).unwrap_or(0);
+        let (name, size) = (field(0..100), u64::try_from(number(124..136)).unwrap());
+        if number(136..148) == from {
+            header[136..148].copy_from_slice(format!("{to:011o}\0").as_bytes());
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        out.write_all(&header).unwrap();
+        let mut data = archive.by_ref().take(size.next_multiple_of(512));
+        if name.trim_end_matches('\0') == "./etc/shadow" {
+            let mut text = String::new();
+            data.read_to_string(&mut text).unwrap();
+            assert!(text.contains(&day(from)), "accounts have the day on which they were made: {text}");
+            out.write_all(text.replace(&day(from), &day(to)).as_bytes()).unwrap();
+        } else {
+            io::copy(&mut data, &mut out).unwrap();
+        }
+    }
+    out.flush().unwrap();
+}
+
+#[test]
+fn the_same_packages_at_another_date_upload_nothing_but_latest() {
+    let demo = demo();
+    let room = tempfile::tempdir_in(demo.cache.parent().unwrap()).unwrap();
+    let cache = room.path().join("cache");
+    fs::create_dir_all(cache.join("trees")).unwrap();
+    copy(&demo.cache.join("inrelease"), &cache);
+    let mirror = room.path().join("mirror");
+    copy(&demo.by_root.join("mirror"), &mirror);
+    fs::remove_dir_all(mirror.join("blk")).unwrap();
+
+    // A day earlier, as tomorrow may be in the future: that is the same to a build.
+    let facts = fs::read_to_string(demo.by_root.join("build.json")).unwrap();
+    let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+    let mut then = None;
+    for name in ["kit", "host", "guest"] {
+        let steps = facts["steps"].as_array().unwrap();
+        let step = steps.iter().find(|step| step["name"] == format!("tree {name}")).unwrap();
+        let inputs: Vec<_> =
+            step["inputs"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+        let epoch: i64 = inputs.iter().find_map(|line| line.strip_prefix("epoch ")).unwrap().parse().unwrap();
+        let key = |epoch: i64| {
+            let lines = inputs.iter().map(|line| match line.strip_prefix("epoch ") {
+                Some(_) => format!("epoch {epoch}\n"),
+                None => format!("{line}\n"),
+            });
+            let sum = Sha256::of(lines.collect::<String>().as_bytes()).to_string();
+            format!("trees/{name}-{}.tar", &sum[..16])
+        };
+        redated(&demo.cache.join(key(epoch)), &cache.join(key(epoch - 86_400)), epoch, epoch - 86_400);
+        then = Some(epoch - 86_400);
+    }
+
+    let project = demo.recipe.parent().unwrap().parent().unwrap();
+    let target = room.path().join("next");
+    let out = imgfactory(&["build", "recipes/demo.yaml", "--offline", "--previous"])
+        .arg(&mirror)
+        .arg("--out")
+        .arg(&target)
+        .arg("--cache")
+        .arg(&cache)
+        .env("SOURCE_DATE_EPOCH", then.unwrap().to_string())
+        .current_dir(project)
+        .output()
+        .unwrap();
+    assert_success("build", &out);
+    let upload = fs::read_to_string(target.join("upload.txt")).unwrap();
+    let files: Vec<_> =
+        upload.lines().filter(|line| line.starts_with("put ") || line.starts_with("replace ")).collect();
+    assert!(files.len() == 1 && files[0].starts_with("replace latest "), "{upload}");
 }
