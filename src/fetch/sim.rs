@@ -474,6 +474,10 @@ fn no_more_is_fetched_ahead_than_can_be_kept_until_it_is_read() {
     sim.run(ms(2000));
     assert_eq!(sim.fetches.len(), 12);
     assert_eq!(sim.core.useful(), 3);
+    // A cache that has room again takes the rest.
+    sim.core.limit_unread(usize::MAX);
+    sim.run(ms(9000));
+    assert_eq!(sim.fetches.len(), 100);
 }
 
 #[test]

@@ -380,6 +380,11 @@ impl Core {
         }
     }
 
+    /// No more than so many blocks fetched ahead may lie unread from now on.
+    pub fn limit_unread(&mut self, blocks: usize) {
+        self.config.unread = blocks;
+    }
+
     /// Whether to leave the prefetch list alone: the cache can't take more just now.
     pub fn hold_prefetch(&mut self, held: bool) {
         self.prefetch_held = held;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use crate::block::BlockName;
 
@@ -27,6 +28,8 @@ pub(super) struct Shelf {
     ages: BTreeMap<(i64, BlockName), ()>,
     protected: HashSet<BlockName>,
     unlooked: u64,
+    /// Whether it is known what lay there before.
+    scanned: bool,
 }
 
 impl Shelf {
@@ -39,6 +42,7 @@ impl Shelf {
             ages: BTreeMap::new(),
             protected: HashSet::new(),
             unlooked: LOOK_EVERY,
+            scanned: false,
         }
     }
 
@@ -94,6 +98,7 @@ impl Cache {
                 }
             }
         }
+        self.shelf().scanned = true;
     }
 
     /// These go last: a boot reads them.
@@ -107,9 +112,14 @@ impl Cache {
         (shelf.blocks.len(), shelf.used)
     }
 
+    /// Whether there is no room for blocks, though none of ours could make any.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
     /// Makes room for `len` bytes if there is not enough; whether there is now.
     pub(super) fn make_room(&self, len: u64) -> bool {
-        let (victims, fits) = {
+        let (victims, fits, scanned) = {
             let mut shelf = self.shelf();
             let allowed = shelf.max.map(|max| (shelf.used, max));
             let mut fits = allowed.is_none_or(|(used, max)| used + len <= max / 100 * HIGH);
@@ -126,12 +136,20 @@ impl Cache {
                     shelf.unlooked = LOOK_EVERY;
                 }
             }
-            (excess.map(|excess| shelf.victims(excess)).unwrap_or_default(), fits)
+            (excess.map(|excess| shelf.victims(excess)).unwrap_or_default(), fits, shelf.scanned)
         };
         let mut freed = false;
         for name in victims {
             self.remove(name);
             freed = true;
+        }
+        if !fits && !freed && scanned && !self.full.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{}: above {HIGH} % full, and not with blocks; no more are kept until there is room",
+                self.root.display()
+            );
+        } else if fits {
+            self.full.store(false, Ordering::Relaxed);
         }
         fits || freed
     }

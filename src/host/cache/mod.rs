@@ -21,7 +21,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -73,6 +73,8 @@ pub struct Cache {
     // Held, shared, for as long as we live.
     _lock: Option<File>,
     count: AtomicU64,
+    /// Others have filled the file system.
+    full: AtomicBool,
     writing: Mutex<Writing>,
 }
 
@@ -112,6 +114,7 @@ impl Cache {
             shelf: Mutex::new(Shelf::new(max)),
             _lock: lock,
             count: AtomicU64::new(0),
+            full: AtomicBool::new(false),
             writing: Mutex::default(),
         })
     }

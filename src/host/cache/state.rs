@@ -10,7 +10,7 @@ use crate::host::files::{AtomicFile, FileError, create_dir_all, read_at_most};
 use crate::index::{ImageName, MAX_FILE, Serial};
 
 use super::Cache;
-use crate::release::{Document, Release};
+use crate::release::{Document, KeyId, Release, Successors};
 
 impl Cache {
     fn serial_path(&self, name: &ImageName) -> PathBuf {
@@ -96,6 +96,19 @@ impl Cache {
     pub fn save_index(&self, name: &ImageName, image: &ImageName, text: &[u8]) -> Result<(), FileError> {
         create_dir_all(self.root.join(format!("state/{name}")))?;
         self.write_synced(self.index_path(name, image), text)
+    }
+
+    /// What a key said about its successors, whatever it is: the caller verifies it.
+    pub fn saved_keys(&self, key: KeyId) -> Option<Vec<u8>> {
+        read_at_most(self.root.join(format!("state/{key}.keys")), Successors::LIMIT).ok()
+    }
+
+    /// Keeps what a key said about its successors.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn save_keys(&self, key: KeyId, text: &[u8]) -> Result<(), FileError> {
+        self.write_synced(self.root.join(format!("state/{key}.keys")), text)
     }
 
     fn write_synced(&self, path: PathBuf, bytes: &[u8]) -> Result<(), FileError> {

@@ -198,3 +198,14 @@ fn what_is_not_here_is_read_from_the_medium_below_and_nothing_is_written_there()
     assert_eq!(cache.on_medium(&MirrorPath::Latest, 100).as_deref(), Some(&b"whatever"[..]));
     assert_eq!(cache.on_medium(&MirrorPath::Latest, 5), None, "no more than is asked for");
 }
+
+#[test]
+fn a_cache_without_room_says_so_once_it_knows_what_it_has() {
+    let (_scratch, cache) = cache(Some(100));
+    let (object, file) = block(1);
+    assert!(!cache.store(object.name, &file) && !cache.is_full(), "it may have blocks that could go");
+    cache.scan();
+    assert!(!cache.store(object.name, &file) && cache.is_full());
+    assert!(cache.store(object.name, b"x"));
+    assert!(!cache.is_full());
+}

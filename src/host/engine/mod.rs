@@ -61,6 +61,13 @@ pub struct Parts {
     pub read_ahead: bool,
 }
 
+impl Parts {
+    /// Blocks fetched ahead that may lie in RAM: they must not drive out what is read now.
+    fn unread_in_ram(&self) -> usize {
+        self.ram / 2 / (self.index.header().block_size.get() as usize).max(1)
+    }
+}
+
 /// What is known of a mirror before the first block.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
@@ -147,10 +154,8 @@ impl Engine {
         }
         let jobs = Jobs::default();
         let Jobs { loads, requests, probes, writes } = jobs.clone();
-        let block_size = parts.index.header().block_size.get() as usize;
         if parts.cache.is_none() {
-            // What is fetched ahead must not drive out what is read now.
-            parts.config.unread = parts.ram / 2 / block_size.max(1);
+            parts.config.unread = parts.unread_in_ram();
         }
         let (connections, loaders) = (parts.config.connections + SPARE, parts.config.loaders);
         let state = State::new(&parts, jobs);
@@ -461,13 +466,11 @@ impl Shared {
     }
 
     fn write(&self, (name, file): (BlockName, Vec<u8>)) {
-        if let Some(cache) = &self.parts.cache {
-            cache.store(name, &file);
-        }
+        let kept = self.parts.cache.as_ref().is_some_and(|cache| cache.store(name, &file));
         let before = self.unwritten.fetch_sub(file.len(), Ordering::Relaxed);
         let low = MAX_UNWRITTEN / 4;
         let mut state = self.lock();
-        state.written(name);
+        state.written(&self.parts, name, kept);
         if before > low && before - file.len() <= low {
             state.hold_prefetch(false);
             self.step(state, None);

@@ -37,6 +37,7 @@ impl Snapshot {
             ("ram_bytes", self.ram_bytes as u64),
             ("cache_blocks", self.cache_blocks.unwrap_or(0) as u64),
             ("cache_bytes", self.cache_bytes.unwrap_or(0)),
+            ("cache_full", u64::from(self.cache_full == Some(true))),
             // Bytes read of a hundred that were fetched.
             ("occupancy_percent", c.read_bytes.saturating_mul(100) / c.fetched_raw_bytes.max(1)),
         ] {
@@ -97,7 +98,8 @@ impl Snapshot {
             self.progress().unwrap_or_else(|| "nothing more to fetch".into())
         );
         if let (Some(blocks), Some(size)) = (self.cache_blocks, self.cache_bytes) {
-            let _ = writeln!(text, "cache    {blocks} blocks ({})", bytes(size));
+            let full = if self.cache_full == Some(true) { "; no room for more" } else { "" };
+            let _ = writeln!(text, "cache    {blocks} blocks ({}){full}", bytes(size));
         }
         for mirror in &self.mirrors {
             let time = |ms: Option<u64>| ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));

@@ -154,6 +154,8 @@ pub struct Snapshot {
     pub cache_blocks: Option<usize>,
     /// Their bytes.
     pub cache_bytes: Option<u64>,
+    /// Whether there is no room for blocks.
+    pub cache_full: Option<bool>,
     /// Blocks that the disk would not take.
     pub cache_write_errors: Option<u64>,
     /// The newest last.

@@ -69,8 +69,8 @@ impl Recorded {
 pub(super) struct State {
     core: Core,
     ram: Ram<Arc<Block>>,
-    /// Whether what RAM drops is kept elsewhere.
-    cached: bool,
+    /// Whether what RAM drops is kept elsewhere: there is a cache that takes blocks.
+    keeps: bool,
     unwritten: HashSet<BlockName>,
     /// Bytes of a block file, on average.
     typical: u64,
@@ -117,7 +117,7 @@ impl State {
             recorded: None,
             listed: 0,
             ram: Ram::new(parts.ram),
-            cached: parts.cache.is_some(),
+            keeps: parts.cache.is_some(),
             unwritten: HashSet::new(),
             typical,
             pending: HashMap::new(),
@@ -260,9 +260,15 @@ impl State {
         }
     }
 
-    /// It is in the cache now, or never will be.
-    pub(super) fn written(&mut self, name: BlockName) {
+    /// It is in the cache now, or never will be. A cache that takes nothing is none: what is fetched ahead must then
+    /// fit into RAM.
+    pub(super) fn written(&mut self, parts: &Parts, name: BlockName, kept: bool) {
         self.unwritten.remove(&name);
+        self.counters.not_kept += u64::from(!kept);
+        if self.keeps != kept {
+            self.keeps = kept;
+            self.core.limit_unread(if kept { usize::MAX } else { parts.unread_in_ram() });
+        }
     }
 
     /// Whether it is on its way into the cache.
@@ -293,7 +299,7 @@ impl State {
     fn keep_in_ram(&mut self, ready: Option<&Ready>) {
         if let Some((id, block)) = ready {
             for gone in self.ram.insert(*id, block.bytes().len(), Arc::clone(block)) {
-                if !self.cached {
+                if !self.keeps {
                     self.core.dropped(gone);
                 }
             }
@@ -317,7 +323,7 @@ impl State {
                 self.counters.fetched_raw_bytes += u64::from(raw);
                 self.counters.prefetched_blocks += u64::from(job.prefetch);
                 // What may be read much later lies in the cache, and does not drive out what is read now.
-                let later = job.prefetch && job.listed && parts.cache.is_some();
+                let later = job.prefetch && job.listed && self.keeps;
                 if !later || self.ram.has_room(raw as usize) {
                     self.keep_in_ram(ready);
                 }
@@ -529,6 +535,7 @@ impl State {
             ram_limit: self.ram.limit(),
             cache_blocks: cache.map(|((blocks, _), _)| blocks),
             cache_bytes: cache.map(|((_, bytes), _)| bytes),
+            cache_full: parts.cache.as_ref().map(|cache| cache.is_full()),
             cache_write_errors: cache.map(|(_, errors)| errors),
             last_errors: self.errors.iter().cloned().collect(),
         }

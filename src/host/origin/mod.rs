@@ -247,7 +247,8 @@ impl Origin {
         let cache = self.cache.as_deref()?;
         let name = wanted.name.clone().or_else(|| cache.only_name())?;
         let text = cache.saved_release(&name)?;
-        let release = Verified::<Release>::open(&text, &self.keys).ok()?.into_inner();
+        let open = |keys: &TrustedKeys| Verified::<Release>::open(&text, keys).ok();
+        let release = open(&self.keys).or_else(|| open(&self.kept_successors(wanted)?))?.into_inner();
         let accepted = cache.accepted_serial(&name).ok()?;
         let files = release.image(&wanted.image).cloned()?;
         let index = files.open_index(&cache.saved_index(&name, &wanted.image)?).ok()?;

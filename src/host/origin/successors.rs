@@ -2,38 +2,64 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Origin, OriginError, Wanted, not_signed};
+use super::{Origin, OriginError, Wanted, not_signed, refused};
+use crate::fetch::Fault;
 use crate::host::http::Get;
-use crate::release::{Document, MAX_HOPS, MirrorPath, Release, Successors, TrustedKeys, Verified};
+use crate::release::{Document, KeyId, MAX_HOPS, MirrorPath, Release, Successors, TrustedKeys, Verified};
 
 /// It is worth this much time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Opens a statement of successors, if it is one that we believe.
+type Read<'a> = dyn Fn(&[u8]) -> Result<TrustedKeys, Fault> + 'a;
+
 impl Origin {
-    /// Our keys and those that they name as their successors; `None` when they name none.
+    /// Our keys and those that they name as their successors; `None` when they name none. What the mirrors say of them
+    /// is kept, for when there are no mirrors.
     pub(super) fn successors(&self, wanted: &Wanted) -> Option<TrustedKeys> {
+        self.follow(wanted, &|id, read| {
+            let path = MirrorPath::Keys(id);
+            self.mirrors.iter().find_map(|mirror| {
+                let url = format!("{mirror}{path}");
+                let until = self.until.min(Instant::now() + PATIENCE);
+                let answer = self.http.get(Get::new(&url, Successors::LIMIT, until));
+                let found = answer.and_then(|answer| Ok((read(&answer.bytes)?, answer.bytes)));
+                let (keys, bytes) = found.map_err(|fault| detail!("{mirror}: {path}: {fault}")).ok()?;
+                if let Some(Err(error)) = self.cache.as_deref().map(|cache| cache.save_keys(id, &bytes)) {
+                    log::warn!("{error}; without a network releases of the new key can't be used");
+                }
+                Some(keys)
+            })
+        })
+    }
+
+    /// As [`Origin::successors`], from what is kept.
+    pub(super) fn kept_successors(&self, wanted: &Wanted) -> Option<TrustedKeys> {
+        let cache = self.cache.as_deref()?;
+        self.follow(wanted, &|id, read| read(&cache.saved_keys(id)?).ok())
+    }
+
+    fn follow(
+        &self,
+        wanted: &Wanted,
+        find: &dyn Fn(KeyId, &Read<'_>) -> Option<TrustedKeys>,
+    ) -> Option<TrustedKeys> {
         let mut keys = TrustedKeys::clone(&self.keys);
         let mut asked = Vec::new();
         for _ in 0..MAX_HOPS {
             let Some(id) = keys.ids().find(|id| !asked.contains(id)) else { break };
             asked.push(id);
-            let path = MirrorPath::Keys(id);
-            for mirror in &self.mirrors {
-                let url = format!("{mirror}{path}");
-                let until = self.until.min(Instant::now() + PATIENCE);
-                let found = self.http.get(Get::new(&url, Successors::LIMIT, until)).and_then(|answer| {
-                    Verified::<Successors>::open(&answer.bytes, &keys).map_err(not_signed)
-                });
-                match found {
-                    Ok(next)
-                        if next.key() == id && wanted.name.as_ref().is_none_or(|name| *name == next.name) =>
-                    {
-                        keys = keys.with(&next.trusted());
-                        break;
-                    }
-                    Ok(_) => {}
-                    Err(fault) => detail!("{mirror}: {path}: {fault}"),
+            let next = find(id, &|bytes| {
+                let next = Verified::<Successors>::open(bytes, &keys).map_err(not_signed)?;
+                let ours = wanted.name.as_ref().is_none_or(|name| *name == next.name);
+                if next.key() == id && ours {
+                    Ok(next.trusted())
+                } else {
+                    Err(refused("of another key".into()))
                 }
+            });
+            if let Some(next) = next {
+                keys = keys.with(&next);
             }
         }
         (keys.ids().count() > self.keys.ids().count()).then_some(keys)
