@@ -55,6 +55,41 @@ fn without_xen_qemu_makes_a_guests_machine_and_its_devices_go_after_it() {
 }
 
 #[test]
+fn below_xen_whole_machines_are_made_where_the_processor_can() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(&[guest("pc", Virt::Hvm, Starter::Disk), guest("bsd", Virt::Pv, Starter::NetBsd)], room.path());
+    fs::write(room.path().join("disk"), vec![0; 4096]).unwrap();
+    let out = alone(
+        room.path(),
+        r#"
+        mkdir -p /run/imgfactory/guests/pc/disk; cp "$room/disk" /run/imgfactory/guests/pc/disk/disk
+        # No Xen here: the script believes that there is, and its xl says what it is told.
+        sed -i 's/^below_xen() {/below_xen() { return 0; }\nno_xen() {/' "$room/usr/lib/imgfactory/guest"
+        printf '#!/bin/sh\ncase $1 in info) echo "virt_caps              : $caps" ;; create) echo "$@" ;; *) exit 1 ;; esac\n' >"$room/fake/xl"
+        chmod +x "$room/fake/xl"
+        # As xl has it: of AMD without and with an IOMMU, of Intel, without nested paging, without all.
+        for caps in 'pv hvm hap gnttab-v1' 'pv hvm hvm_directio hap shadow' 'hvm hap' 'pv hvm shadow' 'pv' ''; do
+            export caps
+            echo "$caps: $(guest create pc 2>&1)"
+            guest destroy pc
+        done
+        "#,
+    );
+    let said = good(&out);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 6, "{said}");
+    for line in &lines[..3] {
+        assert!(line.contains(": create -q /etc/imgfactory/guests/pc.cfg disk=[\"phy:/dev/loop"), "{line}");
+    }
+    for line in &lines[3..] {
+        assert!(
+            line.contains("pc wants a processor with virtualisation") && line.contains("what runs: bsd;"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
     let room = Scratch::directory(std::env::temp_dir()).unwrap();
     install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
