@@ -385,7 +385,6 @@ fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
     println!("{:32} {:>8} {:>12} {:>16} {:>8}", "choices", "blocks", "bytes", "pieces of files", "in use");
     for (name, choices) in [
         ("all", all),
-        ("by directory, not by package", Choices { by_package: false, ..all }),
         ("large files not aligned", Choices { aligned: false, ..all }),
         ("freed pages: runs of 1", Choices { least_run: 1, ..all }),
         ("freed pages: runs of 16", Choices { least_run: 16, ..all }),

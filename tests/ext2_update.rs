@@ -4,8 +4,7 @@ mod support;
 
 use imgfactory::block::Sha256;
 use imgfactory::ext2::{
-    Census, Image, Label, LayoutError, LayoutMap, Options, Order, PageHash, Pages, Plan, Reader, Sequential,
-    Stable,
+    Census, Image, Label, LayoutError, LayoutMap, Options, PageHash, Pages, Plan, Reader, Sequential, Stable,
 };
 use imgfactory::tree::{Content, Kind, Node, SpoolId, Time, Tree};
 use proptest::prelude::*;
@@ -74,8 +73,7 @@ fn first(tree: &Tree) -> Published {
 /// Makes only the blocks that the census says have changed, and leaves the others as they were.
 fn update(before: &Published, tree: &Tree) -> Update {
     let pages = Pages::read(tree, &spools(), &|_| {}).unwrap();
-    let mut allocator =
-        Stable { previous: &before.map, pages: &pages, order: Order::default(), unit: UNIT, least_run: 1 };
+    let mut allocator = Stable { previous: &before.map, pages: &pages, unit: UNIT, least_run: 1 };
     let plan = Plan::new(tree, &options(), &mut allocator).unwrap();
     let census = Census::take(&plan, &spools(), &pages).unwrap();
     let changed = census.changed(&before.map, UNIT);
@@ -166,8 +164,7 @@ fn freed_pages_stay_unless_zeros_are_asked_for() {
     let before = first(&tree);
     assert!(tree.remove(b"usr/lib7/file-7") && tree.remove(b"usr/lib3/file-113"));
     let pages = Pages::read(&tree, &spools(), &|_| {}).unwrap();
-    let mut allocator =
-        Stable { previous: &before.map, pages: &pages, order: Order::default(), unit: UNIT, least_run: 1 };
+    let mut allocator = Stable { previous: &before.map, pages: &pages, unit: UNIT, least_run: 1 };
     let plan = Plan::new(&tree, &options(), &mut allocator).unwrap();
     let census = Census::take(&plan, &spools(), &pages).unwrap();
     let (changed, freed) = (census.changed(&before.map, UNIT), census.freed(&before.map, UNIT));

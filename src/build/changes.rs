@@ -173,7 +173,7 @@ pub struct ImageChanges {
 pub struct Detail {
     /// Pages of 4 KiB of files that the old image did not have anywhere.
     pub new_pages: u64,
-    /// Bytes that these alone would take, compressed as the new blocks are: no update can be smaller.
+    /// About how many bytes these alone would take, each compressed as its block is: no update can be smaller.
     pub floor_bytes: u64,
     /// Blocks by the weightiest thing that changed in them.
     pub causes: BTreeMap<&'static str, u64>,
@@ -245,7 +245,7 @@ fn detail(old: &LayoutMap, new: &LayoutMap, index: &Index, fresh: &[bool]) -> De
     let mut causes: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut packages: BTreeMap<Option<u32>, PackageChanges> = BTreeMap::new();
     let mut files: BTreeMap<Option<u32>, HashSet<usize>> = BTreeMap::new();
-    let (mut new_bytes, mut new_raw) = (0, 0);
+    let mut floor_bytes = 0;
     for block in &changes.blocks {
         *causes.entry(block.cause().map_or("freed", Cause::name)).or_default() += 1;
         // A block with contents that the release before has elsewhere is sent by nobody.
@@ -256,10 +256,7 @@ fn detail(old: &LayoutMap, new: &LayoutMap, index: &Index, fresh: &[bool]) -> De
             _ => 0,
         };
         let differing: u64 = block.pages.iter().map(|pages| u64::from(*pages)).sum();
-        if bytes > 0 {
-            new_bytes += bytes;
-            new_raw += (differing + u64::from(block.again)) * page;
-        }
+        floor_bytes += bytes * u64::from(block.new) / (differing + u64::from(block.again)).max(1);
         let mut here: BTreeMap<Option<u32>, u64> = BTreeMap::new();
         for &(inode, pages) in &block.inodes {
             let label = new.inodes[inode].label;
@@ -290,7 +287,7 @@ fn detail(old: &LayoutMap, new: &LayoutMap, index: &Index, fresh: &[bool]) -> De
     };
     Detail {
         new_pages: changes.new,
-        floor_bytes: part(new_bytes, changes.new * page, new_raw),
+        floor_bytes,
         causes,
         packages,
         live_bytes: changes.live * page,

@@ -97,8 +97,6 @@ pub struct Wanted {
 /// Choices of a layout. Those of builds are the default; `cargo bench --bench update` compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choices {
-    /// Files of one source package lie together; otherwise those of one directory.
-    pub by_package: bool,
     /// Large files begin where a block of the disk begins.
     pub aligned: bool,
     /// Fewest freed pages in a row that are used again where they lie.
@@ -107,7 +105,7 @@ pub struct Choices {
 
 impl Default for Choices {
     fn default() -> Self {
-        Choices { by_package: true, aligned: true, least_run: LEAST_RUN }
+        Choices { aligned: true, least_run: LEAST_RUN }
     }
 }
 
@@ -344,12 +342,10 @@ impl Prepared {
             ..ext2::Options::new(wanted.name.as_str(), wanted.epoch)
         };
         let unit = wanted.block_size.get() / ext2::BLOCK;
-        let Choices { by_package, aligned, least_run } = wanted.choices;
-        let order = if by_package { Order::new(self.owners.ranks(&self.tree)) } else { Order::default() };
+        let Choices { aligned, least_run } = wanted.choices;
         let stable = before.map(|before| {
             let options = ext2::Options { epoch: before.map.epoch, ..options.clone() };
-            let order = order.clone();
-            let mut stable = Stable { previous: &before.map, pages: &self.pages, order, unit, least_run };
+            let mut stable = Stable { previous: &before.map, pages: &self.pages, unit, least_run };
             Plan::new(&self.tree, &options, &mut stable)
         });
         let kept = match stable {
@@ -367,9 +363,8 @@ impl Prepared {
             None => {
                 let read = wanted.boot.as_ref().map(Boot::files).unwrap_or_default();
                 let read: Vec<_> = read.iter().filter_map(|path| self.tree.lookup(path)).collect();
-                let order = order.with_first(&read);
                 let align = aligned.then_some(Align { blocks: unit, from: unit });
-                let mut first = Sequential { order, align };
+                let mut first = Sequential { order: Order::first(&read), align };
                 Plan::new(&self.tree, &options, &mut first).map_err(failed)?
             }
         };

@@ -96,16 +96,6 @@ impl Owners {
     pub fn label(&self, node: NodeId) -> Option<u32> {
         self.owner.get(&node).copied()
     }
-
-    /// The rank of each node, by [`NodeId::index`]: what no package has comes first, as it changes with every
-    /// build; then package by package.
-    pub fn ranks(&self, tree: &Tree) -> Vec<u32> {
-        let mut ranks = vec![0; tree.nodes().len()];
-        for (id, number) in &self.owner {
-            ranks[id.index()] = number + 1;
-        }
-        ranks
-    }
 }
 
 fn text(tree: &Tree, contents: &dyn Contents, id: NodeId) -> io::Result<String> {
@@ -162,8 +152,6 @@ mod tests {
         assert_eq!(names, ["python3-x python3-x 2", "zlib zlib-doc 1.3", "zlib zlib1g:amd64 1.3"]);
         let of = [libz, list, sums, module, compiled, machine].map(|id| owners.label(id));
         assert_eq!(of, [Some(2), Some(2), Some(2), Some(0), Some(0), None]);
-        let ranks = owners.ranks(&tree);
-        assert_eq!([ranks[machine.index()], ranks[module.index()], ranks[libz.index()]], [0, 1, 3]);
         assert_eq!(
             Owners::read(&Tree::new(Meta::default()), &Vec::<Vec<u8>>::new()).unwrap(),
             Owners::default()

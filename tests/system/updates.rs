@@ -63,6 +63,11 @@ fn an_update_needs_no_block_of_the_release_before_and_uploads_what_plan_says() {
     let blocks = upload.lines().filter(|line| line.starts_with("put blk/")).count() as u64;
     assert_eq!(blocks, planned("new-blocks"));
     assert!(blocks <= 16, "{blocks} blocks for a file of 900 KB: {plan}");
+    let floor = plan["images"][0]["detail"]["floor-bytes"].as_u64().unwrap();
+    assert!(
+        (890_000..=planned("new-bytes")).contains(&floor),
+        "what does not compress has a floor of {floor}: {plan}"
+    );
     assert!(!upload.contains("images/guest/"), "the guest did not change:\n{upload}");
 
     let again: serde_json::Value = serde_json::from_slice(&{

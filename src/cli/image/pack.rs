@@ -9,8 +9,7 @@ use super::super::{Failure, Session, print};
 use crate::build::image::LEAST_RUN;
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, LayoutMap, Options, Order, Pages, Plan, Profile, Sequential, Stable,
-    keep_times,
+    self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Profile, Sequential, Stable, keep_times,
 };
 use crate::host::directory;
 use crate::host::files::{FileError, read_at_most, write_atomic};
@@ -111,7 +110,6 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
         return put(&name, &plan, args, contents, session);
     }
     let owners = Owners::read(tree, contents)?;
-    let order = Order::new(owners.ranks(tree));
     let pages = Pages::read(tree, contents, &|_| {})?;
     let mut tree = tree.clone();
     let plan = match &args.previous_layout {
@@ -121,13 +119,12 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
             let made = Time { secs: i64::try_from(options.epoch).unwrap_or(i64::MAX), nanos: 0 };
             keep_times(&mut tree, &pages, &previous, made);
             let options = Options { epoch: previous.epoch, ..options };
-            let mut stable =
-                Stable { previous: &previous, pages: &pages, order, unit: UNIT, least_run: LEAST_RUN };
+            let mut stable = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run: LEAST_RUN };
             Plan::new(&tree, &options, &mut stable)?
         }
         None => {
             let align = Some(Align { blocks: UNIT, from: UNIT });
-            Plan::new(&tree, &options, &mut Sequential { order, align })?
+            Plan::new(&tree, &options, &mut Sequential { align, ..Sequential::default() })?
         }
     };
     put(&name, &plan, args, contents, session)?;

@@ -51,6 +51,8 @@ pub struct ChangedBlock {
     pub inodes: Vec<(usize, u32)>,
     /// Pages in use that are sent again though they did not change.
     pub again: u32,
+    /// Pages of files that the old image did not have anywhere.
+    pub new: u32,
 }
 
 impl ChangedBlock {
@@ -85,7 +87,7 @@ impl Changes {
         for (number, pages) in (0_u32..).zip(new.pages.chunks(unit as usize)) {
             let first = number * unit;
             let mut held = false;
-            let mut block = ChangedBlock { number, pages: [0; 5], inodes: vec![], again: 0 };
+            let mut block = ChangedBlock { number, pages: [0; 5], inodes: vec![], again: 0, new: 0 };
             let mut differs = false;
             for (page, &now) in (first..).zip(pages) {
                 let live = used[page as usize];
@@ -103,7 +105,7 @@ impl Changes {
                 let (cause, inode) = cause(new, &owners, page);
                 let at = Cause::ALL.iter().position(|each| *each == cause).expect("ALL has all");
                 block.pages[at] += 1;
-                changes.new += u64::from(cause == Cause::Data && !had.contains(&now));
+                block.new += u32::from(cause == Cause::Data && !had.contains(&now));
                 if let Some(inode) = inode {
                     match block.inodes.last_mut() {
                         Some((last, pages)) if *last == inode => *pages += 1,
@@ -112,6 +114,7 @@ impl Changes {
                 }
             }
             changes.held += if held { pages.len() as u64 } else { 0 };
+            changes.new += u64::from(block.new);
             if differs {
                 changes.blocks.push(block);
             }

@@ -3,8 +3,8 @@
 use crate::ext2::demand::{Body, Demand, Origin};
 use crate::tree::NodeId;
 
-/// The order in which files are numbered and placed: what is updated together, or read together, lies together.
-/// Files of one rank are in the order of the demand, directory by directory.
+/// The order in which files are numbered and placed: what is read together lies together. Files of one rank are in the
+/// order of the demand, directory by directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
     /// Rank of each node, by [`NodeId::index`]; those beyond the end have the last rank.
@@ -12,24 +12,14 @@ pub struct Order {
 }
 
 impl Order {
-    /// By the rank of each node, in the order of [`crate::tree::Tree::nodes`].
-    pub fn new(ranks: Vec<u32>) -> Self {
+    /// These nodes before all others, in their order: what a boot reads, say.
+    pub fn first(nodes: &[NodeId]) -> Self {
+        let end = nodes.iter().map(|node| node.index() + 1).max().unwrap_or(0);
+        let mut ranks = vec![u32::MAX; end];
+        for (node, rank) in nodes.iter().zip(0..) {
+            ranks[node.index()] = rank;
+        }
         Order { ranks }
-    }
-
-    /// With these nodes before all others, in their order: what a boot reads, say.
-    #[must_use]
-    pub fn with_first(mut self, first: &[NodeId]) -> Self {
-        let count = u32::try_from(first.len()).unwrap_or(u32::MAX);
-        let last = first.iter().map(|node| node.index() + 1).max().unwrap_or(0);
-        if self.ranks.len() < last {
-            self.ranks.resize(last, u32::MAX);
-        }
-        self.ranks.iter_mut().for_each(|rank| *rank = rank.saturating_add(count));
-        for (node, rank) in first.iter().zip(0..) {
-            self.ranks[node.index()] = rank;
-        }
-        self
     }
 
     /// Rank of a node.
@@ -72,10 +62,7 @@ mod tests {
             sorted.sort_by_key(|node| order.rank(*node));
             sorted.iter().map(|node| node.index() - nodes[0].index()).collect::<Vec<_>>()
         };
-        let ranks = [vec![0; nodes[0].index()], vec![3, 2, 1]].concat();
-        let order = Order::new(ranks);
-        assert_eq!(sorted(&order), [2, 1, 0, 3]);
-        assert_eq!(sorted(&order.clone().with_first(&[nodes[3], nodes[1]])), [3, 1, 2, 0]);
-        assert_eq!(order.clone().with_first(&[]), order);
+        assert_eq!(sorted(&Order::default()), [0, 1, 2, 3]);
+        assert_eq!(sorted(&Order::first(&[nodes[3], nodes[1]])), [3, 1, 0, 2]);
     }
 }

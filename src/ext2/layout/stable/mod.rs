@@ -32,8 +32,6 @@ pub struct Stable<'a> {
     pub previous: &'a LayoutMap,
     /// What the tree's files hold.
     pub pages: &'a Pages,
-    /// The order in which new files are placed.
-    pub order: Order,
     /// Pages of a block of the disk, e.g. 64 for 256 KiB.
     pub unit: u32,
     /// Fewest freed pages that lie together to be used again where they lie. Shorter runs save less than they cost
@@ -49,7 +47,7 @@ impl Allocator for Stable<'_> {
         if self.previous.geometry.inode_size != demand.options.inode_size {
             return Err(PlaceError::Relayout { why: "its inodes have another size" });
         }
-        let numbers = Numbers::choose(demand, self.previous, self.pages, &self.order, self.unit);
+        let numbers = Numbers::choose(demand, self.previous, self.pages, self.unit);
         let mut work = Work::new(self, demand, &numbers);
         work.directories();
         work.keep();
@@ -92,7 +90,7 @@ impl<'a> Work<'a> {
             slots: vec![],
             pieces: vec![],
             xattr_blocks: vec![NOWHERE; demand.xattr_blocks.len()],
-            order: stable.order.positions(demand),
+            order: Order::default().positions(demand),
         }
     }
 

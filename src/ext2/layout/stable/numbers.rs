@@ -21,18 +21,14 @@ pub(super) struct Numbers {
 
 impl Numbers {
     /// Chooses them. `unit` is the number of pages in a block of the disk.
-    pub fn choose(
-        demand: &Demand<'_>,
-        previous: &LayoutMap,
-        pages: &Pages,
-        order: &Order,
-        unit: u32,
-    ) -> Self {
+    pub fn choose(demand: &Demand<'_>, previous: &LayoutMap, pages: &Pages, unit: u32) -> Self {
+        let order = Order::default();
+
         let mut matching =
             Matching { demand, previous, pages, old: vec![None; demand.wanted.len()], taken: vec![] };
         matching.taken = vec![false; previous.inodes.len()];
         matching.by_path();
-        matching.by_contents(order);
+        matching.by_contents(&order);
         let Matching { old, taken, .. } = matching;
 
         let geometry = previous.geometry;
