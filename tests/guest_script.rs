@@ -67,6 +67,10 @@ fn below_xen_whole_machines_are_made_where_the_processor_can() {
         sed -i 's/^below_xen() {/below_xen() { return 0; }\nno_xen() {/' "$room/usr/lib/imgfactory/guest"
         printf '#!/bin/sh\ncase $1 in info) echo "virt_caps              : $caps" ;; create) echo "$@" ;; *) exit 1 ;; esac\n' >"$room/fake/xl"
         chmod +x "$room/fake/xl"
+        sed -i 's|^MODEL=.*|MODEL=/nowhere|' "$room/usr/lib/imgfactory/guest"
+        caps='pv hvm hap'; export caps
+        guest create pc 2>&1 || guest destroy pc
+        sed -i 's|^MODEL=.*|MODEL=/bin/true|' "$room/usr/lib/imgfactory/guest"
         # As xl has it: of AMD without and with an IOMMU, of Intel, without nested paging, without all.
         for caps in 'pv hvm hap gnttab-v1' 'pv hvm hvm_directio hap shadow' 'hvm hap' 'pv hvm shadow' 'pv' ''; do
             export caps
@@ -76,8 +80,10 @@ fn below_xen_whole_machines_are_made_where_the_processor_can() {
         "#,
     );
     let said = good(&out);
-    let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines.len(), 6, "{said}");
+    let mut lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 7, "{said}");
+    let without = lines.remove(0);
+    assert!(without.ends_with("add qemu-system-xen to the host's packages"), "{without}");
     for line in &lines[..3] {
         assert!(line.contains(": create -q /etc/imgfactory/guests/pc.cfg disk=[\"phy:/dev/loop"), "{line}");
     }
