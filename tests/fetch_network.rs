@@ -137,11 +137,14 @@ fn one_of_two_mirrors_that_stalls_or_swallows_connections_is_hardly_noticed() {
 
 #[test]
 fn a_network_that_was_away_is_used_again_within_two_seconds() {
+    // `OUTAGE_SECONDS=60` and more when there is time.
+    let seconds = std::env::var("OUTAGE_SECONDS").map_or(7, |text| text.parse().expect("seconds"));
+    let deadline = format!("{}s", seconds + 30);
     let world = world(400);
     let server = FaultServer::honest(world.tree.clone());
     for away in [Link::Down, Link::Stalled] {
         let network = Network::new(server.address(), line(20));
-        let mount = world.mount(&[&network.url()], &[]);
+        let mount = world.mount(&[&network.url()], &["--deadline", &deadline]);
         world.read(&mount, 0);
         network.set(away);
         thread::scope(|scope| {
@@ -149,13 +152,13 @@ fn a_network_that_was_away_is_used_again_within_two_seconds() {
                 let took = world.read(&mount, 300);
                 (took, Instant::now())
             });
-            thread::sleep(Duration::from_secs(7));
+            thread::sleep(Duration::from_secs(seconds));
             // It answers all the while.
             assert!(mount.status()["reads_waiting"].as_u64().unwrap() > 0);
             network.set(Link::Up);
             let back = Instant::now();
             let (_, done) = reader.join().unwrap();
-            println!("{away:?} for 7 s: the read ended {:?} after", done - back);
+            println!("{away:?} for {seconds} s: the read ended {:?} after", done - back);
             assert!(done - back <= Duration::from_secs(2), "{away:?}: {:?}", done - back);
         });
     }
