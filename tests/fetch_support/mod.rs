@@ -163,11 +163,27 @@ pub fn block_paths(tree: &Tree) -> Vec<String> {
 
 /// A scratch directory. Where the usual place is nearly full a cache would keep nothing: then in memory.
 pub fn scratch() -> Scratch {
+    keep_mounts_to_ourselves();
     let temporary = std::env::temp_dir();
     let room = rustix::fs::statvfs(&temporary).unwrap();
     let memory = Path::new("/dev/shm");
     let full = room.f_bavail * 4 < room.f_blocks;
     Scratch::directory(if full && memory.is_dir() { memory.into() } else { temporary }).unwrap()
+}
+
+/// What is mounted from now on, by this thread and what it starts, nobody else sees. Some would mind: an ordinary user's
+/// mmdebstrap can't bind /dev/shm while something is mounted below it.
+fn keep_mounts_to_ourselves() {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: a mount namespace of its own takes nothing away from what this thread has open.
+        let alone = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
+        // Who is not root mounts by fusermount3 only, and shares.
+        if alone.is_ok() {
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        }
+    });
 }
 
 /// `imgfetch` with no proxy and no socket of its own in the usual place.
