@@ -55,7 +55,7 @@ fn main() {
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}");
         let [grub, network_up, login] =
-            ["GRUB", "network", "login"].map(|name| stage(&said, name).expect(name).as_secs_f64());
+            ["GRUB", "network", "login:"].map(|name| stage(&said, name).expect(name).as_secs_f64());
         let whole = login - grub;
         let base = *first.get_or_insert(whole);
         let traffic = server.traffic();
