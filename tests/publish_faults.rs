@@ -305,6 +305,9 @@ fn the_shell_scripts_of_the_manual_publish_without_us() {
         }
         assert_same(&server.path("tree"), &out.mirror());
         assert_same(&daemon.path("tree/demo"), &out.mirror());
+        // What was looked at before is as old as what is there now.
+        same_second(&daemon.path("tree/demo"));
+        publish_support::run(Command::new("touch").args(["-d", "@1700000000"]).arg(out.path().join(".has")));
     }
     assert_eq!(whole(&url, &out), Some(2));
     // Once more is no harm. A release that was never uploaded is noticed: its blocks are in no list any more.
