@@ -4,7 +4,7 @@
 //! Runs on stable Rust, with the other tests: inputs are mutated from valid ones, and one is kept as a seed for more
 //! when the parser says something about it that it has not said before. (Numbers and quotations aside: what the parser
 //! says names the branch it took, which is what a coverage-guided fuzzer would have to find out.) `FUZZ_SECONDS` is
-//! the time for each parser, 20 without it; what fails is printed as bytes of Rust.
+//! the time for each parser, 60 without it; what fails is printed as bytes of Rust.
 
 mod fetch_support;
 
@@ -157,7 +157,7 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
 
 /// Feeds `parse` for its time. It gives what it says about its input, in words.
 fn fuzz(name: &str, mut seeds: Vec<Vec<u8>>, mut parse: impl FnMut(&[u8]) -> String) {
-    let seconds = std::env::var("FUZZ_SECONDS").map_or(20, |text| text.parse().expect("seconds"));
+    let seconds = std::env::var("FUZZ_SECONDS").map_or(60, |text| text.parse().expect("seconds"));
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut random = Random(0x1234_5678_9abc_def1);
     let mut said = HashSet::new();
