@@ -251,3 +251,87 @@ fn lock_writes_down_what_is_not_in_the_recipe() {
     assert_eq!(names, ["a.img", "netbsd-XEN3_DOMU.gz", "base.tar.xz", "etc.tar.xz"]);
     assert_eq!(lock.sums["http://a.example/a.img"].hex(), sha256(&files.join("a.img")));
 }
+
+/// A disk as Plan 9 is installed on one: a partition of its own kind, and in that, by a table in words, a FAT volume with
+/// the settings.
+fn plan9_disk(room: &Path, ini: &str) -> Vec<u8> {
+    const START: usize = 63;
+    const FAT: usize = 20_480;
+    let (fat, text) = (room.join("9fat"), room.join("ini"));
+    fs::write(&fat, vec![0; FAT * 512]).unwrap();
+    fs::write(&text, ini).unwrap();
+    let (volume, file) = (fat.to_str().unwrap(), text.to_str().unwrap());
+    run("mkfs.fat", &["-F", "16", "-R", "2", volume], room);
+    run("mcopy", &["-i", volume, file, "::plan9.ini"], room);
+    let mut disk = vec![0; (START + FAT + 10_000) * 512];
+    disk[START * 512..(START + FAT) * 512].copy_from_slice(&fs::read(&fat).unwrap());
+    let words =
+        format!("part 9fat 0 {FAT}\npart nvram {FAT} {}\npart fs {} {}\n", FAT + 1, FAT + 1, FAT + 10_000);
+    disk[(START + 1) * 512..][..words.len()].copy_from_slice(words.as_bytes());
+    let length = u32::try_from(FAT + 10_000).unwrap();
+    disk[446..462].copy_from_slice(
+        &[&[0x80, 1, 1, 0, 0x39, 0xfe, 0xff, 0xff], &63_u32.to_le_bytes()[..], &length.to_le_bytes()]
+            .concat(),
+    );
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
+/// The settings on such a disk, read by mtools.
+fn plan9_ini(room: &Path, disk: &[u8]) -> String {
+    let path = room.join("changed");
+    fs::write(&path, disk).unwrap();
+    let mut mtype = Command::new("mtype");
+    let out = mtype.arg("-i").arg(format!("{}@@32256", path.display())).arg("::plan9.ini").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn a_plan9_installed_on_a_disk_asks_nothing_after_its_settings_were_changed_in_place() {
+    let room = tempfile::tempdir().unwrap();
+    let old =
+        "bootfile=9pc64\nbootargs=local!/dev/sd00/fs\nmouseport=ps2\nmonitor=vesa\nvgasize=1024x768x16\n";
+    let raw = plan9_disk(room.path(), old);
+    let files = room.path().join("files");
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("nine.raw"), &raw).unwrap();
+    run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "nine.raw", "nine.qcow2"], &files);
+    let made = |name: &str, more: &str| {
+        let sum = imgfactory::block::Sha256::of(&fs::read(files.join(name)).unwrap());
+        let urls = format!("urls: ['http://a.example/{name}'], sha256: '{sum}'");
+        made(room.path(), &format!("plan9: {{flavour: 9front, {urls}{more}}}"))
+    };
+    let front = "console=0 b115200\nbootfile=9pc64\nnobootprompt=local!/dev/sd00/fs\nmouseport=ps2\nmonitor=vesa\n\
+                 vgasize=text\nuser=glenda\n";
+    for (name, more, wanted) in [
+        ("nine.raw", "", front),
+        ("nine.qcow2", "", front),
+        (
+            "nine.raw",
+            ", plan9-ini: ['bootfile=9pc', 'user=me']",
+            "console=0 b115200\nbootfile=9pc\nuser=me\n",
+        ),
+    ] {
+        let disk = made(name, more).unwrap();
+        assert_eq!(plan9_ini(room.path(), &disk), wanted, "{name}{more}");
+        assert_eq!(disk.len(), raw.len());
+        let sectors = |disk: &[u8]| disk.chunks(512).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let changed = sectors(&raw).iter().zip(sectors(&disk)).filter(|(old, new)| *old != new).count();
+        assert!((1..=6).contains(&changed), "{name}: {changed} sectors");
+    }
+
+    // What is none of Plan 9's, or has lost its volume, is named.
+    let mut other = raw.clone();
+    other[450] = 0x83;
+    let mut damaged = raw;
+    damaged[63 * 512..64 * 512].fill(0);
+    for (bytes, said) in [
+        (other, "no `9fat` on it: is this an ISO or a disk of 9front?"),
+        (damaged, "`9fat`: can't be changed"),
+    ] {
+        fs::write(files.join("nine.raw"), bytes).unwrap();
+        let error = made("nine.raw", "").unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}

@@ -230,7 +230,7 @@ fn a_9front_medium_asks_nothing_after_its_settings_were_changed_in_place() {
     );
     assert_eq!(
         patched(&iso, &plan9(Flavour::Legacy, None)).unwrap_err().to_string(),
-        "no `bootdisk.img` on it: is this an ISO of 9legacy?"
+        "no `bootdisk.img` on it: is this an ISO or a disk of 9legacy?"
     );
 }
 

@@ -88,7 +88,7 @@ pub enum DiskFault {
     /// Something with files.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A Plan 9 ISO can't be changed.
+    /// A Plan 9 medium can't be changed.
     #[error("{file}")]
     Plan9 {
         /// Its name.
@@ -166,7 +166,8 @@ pub fn make(request: &Request<'_>, sources: &Sources<'_>, guest: &Guest) -> Resu
     let (path, patches) = match &guest.kind {
         GuestKind::Disk(disk) => (raw(request, sources, &disk.origins, disk.format).map_err(fault)?, vec![]),
         GuestKind::Plan9(plan9) => {
-            let (path, _) = inflated(request, sources, &plan9.origins).map_err(fault)?;
+            let format = DiskFormat::of(plan9.origins.urls[0].file_name());
+            let path = raw(request, sources, &plan9.origins, format).map_err(fault)?;
             let iso = ImageFile::open(&path).map_err(|error| fault(error.into()))?;
             let file = plan9.origins.urls[0].file_name().to_owned();
             let patches =

@@ -78,7 +78,7 @@ pub struct NetBsd {
 pub struct Plan9 {
     /// Which one.
     pub flavour: Flavour,
-    /// Its ISO.
+    /// Its ISO, or a disk that it is installed on.
     pub origins: Origins,
     /// Where it talks.
     pub console: Console,
@@ -86,6 +86,18 @@ pub struct Plan9 {
     pub data: u64,
     /// What stands in plan9.ini instead of our lines; `None` for ours.
     pub ini: Option<Vec<Line>>,
+}
+
+impl DiskFormat {
+    /// What a file's name says: what it ends with, compressed or not.
+    pub fn of(name: &str) -> Self {
+        let name = [".gz", ".bz2", ".xz"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        match name.rsplit_once('.') {
+            Some((_, "qcow2")) => DiskFormat::Qcow2,
+            Some((_, "vmdk")) => DiskFormat::Vmdk,
+            _ => DiskFormat::Raw,
+        }
+    }
 }
 
 /// A disk.

@@ -190,13 +190,7 @@ impl Checker<'_> {
     fn disk(&mut self, raw: raw::Disk) -> Option<Disk> {
         let format = raw.format.map(|format| format.value).or_else(|| {
             let urls = raw.urls.as_ref()?;
-            let name = urls.value.first()?.value.file_name();
-            let name = [".gz", ".bz2", ".xz"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-            Some(match name.rsplit_once('.') {
-                Some((_, "qcow2")) => DiskFormat::Qcow2,
-                Some((_, "vmdk")) => DiskFormat::Vmdk,
-                _ => DiskFormat::Raw,
-            })
+            Some(DiskFormat::of(urls.value.first()?.value.file_name()))
         });
         Some(Disk { origins: self.origins(raw.urls, raw.sha256)?, format: format? })
     }

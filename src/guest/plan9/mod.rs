@@ -1,16 +1,19 @@
-//! Plan 9: an ISO that boots by itself becomes one that asks nothing, by its plan9.ini alone.
+//! Plan 9: an ISO or a disk that boots by itself becomes one that asks nothing, by its plan9.ini alone.
 //!
 //! The medium stays as it is, byte for byte, but for that file: 9front reads `/cfg/plan9.ini` from the ISO itself;
-//! 9legacy has it in a FAT volume of 2.88 MB, `bootdisk.img` in the ISO's root, which its loader reads. Nothing
+//! 9legacy has it in a FAT volume of 2.88 MB, `bootdisk.img` in the ISO's root, which its loader reads; an installed
+//! system in the partition `9fat`. Nothing
 //! moves: a text that is shorter is filled up with empty lines, one that is longer may use what its last block has
 //! left, and its directory says so.
 //!
 //! With overlays it is made anew: [`chain`] is how the old medium boots, by files that the new one has somewhere else.
 //! 9front's program reads ISO 9660 itself; 9legacy's `pbsraw` has in it where `9load` lies ([`relocated`]).
 
-use std::io::{self, Cursor, Read, Seek, Write};
+mod volume;
 
-use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
+use std::io;
+
+use volume::SECTOR;
 
 use super::iso9660::{Boot, Iso, IsoError};
 use crate::ext2::ReadAt;
@@ -21,10 +24,12 @@ use crate::tree::{Kind, Source, Tree};
 const FRONT_INI: &str = "cfg/plan9.ini";
 /// 9legacy's volume, and the file in it.
 const LEGACY_DISK: &str = "bootdisk.img";
-const LEGACY_INI: &str = "plan9.ini";
-/// A boot volume of more than this is none.
-const MAX_BOOT_DISK: u64 = 8 << 20;
-/// Likewise a plan9.ini.
+const INI: &str = "plan9.ini";
+/// The partition of a disk that has such a volume.
+const BOOT_PARTITION: &str = "9fat";
+/// The line that makes the first serial line the console.
+const SERIAL: &str = "console=0 b115200\n";
+/// A plan9.ini of more than this is none.
 const MAX_INI: u64 = 64 << 10;
 /// Bytes of a block of the ISO.
 const BLOCK: u64 = 2048;
@@ -36,7 +41,7 @@ pub enum Plan9Error {
     #[error(transparent)]
     Iso(#[from] IsoError),
     /// It is another system's.
-    #[error("no `{path}` on it: is this an ISO of {flavour}?")]
+    #[error("no `{path}` on it: is this an ISO or a disk of {flavour}?")]
     Missing {
         /// What is missing.
         path: &'static str,
@@ -54,9 +59,14 @@ pub enum Plan9Error {
     /// Nothing says how it boots.
     #[error("it does not boot from a file on it, so none made of its files would")]
     NoBoot,
-    /// The volume in it is damaged.
-    #[error("`{LEGACY_DISK}`: can't be changed")]
-    BootDisk(#[source] io::Error),
+    /// The volume with its settings is damaged, or full.
+    #[error("`{volume}`: can't be changed")]
+    Volume {
+        /// Which.
+        volume: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// Its settings can't be read.
     #[error("`{path}`: can't be read")]
     Read {
@@ -152,11 +162,20 @@ pub type Patches = Vec<(u64, Vec<u8>)>;
 /// # Errors
 /// [`Plan9Error`].
 pub fn patches(medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
+    if !is_iso(medium) {
+        return installed(medium, plan9);
+    }
     let iso = Iso::open(medium)?;
     match plan9.flavour {
         Flavour::Front => front(&iso, medium, plan9),
         Flavour::Legacy => legacy(&iso, medium, plan9),
     }
+}
+
+/// By the words that ISO 9660 begins with (ECMA-119, 8.1.2).
+fn is_iso(medium: &dyn ReadAt) -> bool {
+    let mut word = [0; 5];
+    medium.read_exact_at(16 * BLOCK + 1, &mut word).is_ok() && word == *b"CD001"
 }
 
 fn front(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
@@ -184,30 +203,50 @@ fn front(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, P
 fn legacy(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
     let missing = |path| Plan9Error::Missing { path, flavour: plan9.flavour };
     let record = iso.find(LEGACY_DISK)?.ok_or_else(|| missing(LEGACY_DISK))?;
-    let (at, len) = record.pieces[0];
-    if len > MAX_BOOT_DISK {
-        return Err(Plan9Error::BootDisk(io::ErrorKind::FileTooLarge.into()));
+    let text = |old: &[u8]| settings(plan9, own_kernel(old));
+    volume::rewrite(medium, record.pieces[0], INI, text)
+        .map_err(|source| Plan9Error::Volume { volume: LEGACY_DISK, source })?
+        .ok_or_else(|| missing(INI))
+}
+
+/// An installed system's disk: the settings are in the FAT volume that its boot sectors read.
+fn installed(medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
+    let failed = |source| Plan9Error::Volume { volume: BOOT_PARTITION, source };
+    let missing = |path| Plan9Error::Missing { path, flavour: plan9.flavour };
+    let place = boot_partition(medium).map_err(failed)?.ok_or_else(|| missing(BOOT_PARTITION))?;
+    let patches = volume::rewrite(medium, place, INI, |old| kept(plan9, old)).map_err(failed)?;
+    patches.ok_or_else(|| missing(INI))
+}
+
+/// Where the volume is that a Plan 9 disk boots from, and how long: a partition of the PC's table is Plan 9's, and its
+/// second sector says in words what is in it (prep(8): `part 9fat 0 204800`, in sectors of the partition).
+fn boot_partition(medium: &dyn ReadAt) -> io::Result<Option<(u64, u64)>> {
+    const KIND: u8 = 0x39;
+    let sectors = medium.size()? / SECTOR;
+    let mut table = [0; 512];
+    if sectors < 2 {
+        return Ok(None);
     }
-    let mut volume = read(medium, LEGACY_DISK, at, len)?;
-    {
-        let options = FsOptions::new().update_accessed_date(false).time_provider(&Never);
-        let fat = FileSystem::new(Cursor::new(&mut volume), options).map_err(Plan9Error::BootDisk)?;
-        let mut file = match fat.root_dir().open_file(LEGACY_INI) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(LEGACY_INI)),
-            opened => opened.map_err(Plan9Error::BootDisk)?,
-        };
-        let mut old = Vec::new();
-        (&mut file).take(MAX_INI).read_to_end(&mut old).map_err(Plan9Error::BootDisk)?;
-        let text = settings(plan9, own_kernel(&old));
-        let write = |file: &mut fatfs::File<'_, Cursor<&mut Vec<u8>>>| -> io::Result<()> {
-            file.rewind()?;
-            file.truncate()?;
-            file.write_all(text.as_bytes())?;
-            file.flush()
-        };
-        write(&mut file).map_err(Plan9Error::BootDisk)?;
+    medium.read_exact_at(0, &mut table)?;
+    if table[510..] != [0x55, 0xaa] {
+        return Ok(None);
     }
-    Ok(vec![(at, volume)])
+    let word =
+        |at: usize| u64::from(u32::from_le_bytes([table[at], table[at + 1], table[at + 2], table[at + 3]]));
+    let entry = (0..4).map(|number| 446 + 16 * number).find(|&at| table[at + 4] == KIND);
+    let Some((start, len)) = entry.map(|at| (word(at + 8), word(at + 12))) else { return Ok(None) };
+    if start == 0 || start.saturating_add(len) > sectors || len < 2 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut words = [0; 512];
+    medium.read_exact_at((start + 1) * SECTOR, &mut words)?;
+    let words = String::from_utf8_lossy(&words);
+    let named = words.lines().find_map(|line| {
+        let [_, _, from, to] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        line.starts_with("part 9fat ").then_some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))
+    });
+    let (from, to) = named.filter(|(from, to)| from < to && *to <= len).unwrap_or((0, len));
+    Ok(Some(((start + from) * SECTOR, (to - from) * SECTOR)))
 }
 
 fn read(medium: &dyn ReadAt, path: &'static str, at: u64, len: u64) -> Result<Vec<u8>, Plan9Error> {
@@ -223,10 +262,35 @@ fn own_kernel(ini: &[u8]) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
+/// The settings of an installed system: its own, without questions.
+fn kept(plan9: &Plan9, old: &[u8]) -> String {
+    if plan9.ini.is_some() {
+        return settings(plan9, None);
+    }
+    let old = String::from_utf8_lossy(old);
+    let (serial, asks) =
+        (plan9.console == Console::Serial, !old.lines().any(|line| line.starts_with("nobootprompt=")));
+    let mut text = String::from(if serial { SERIAL } else { "" });
+    for line in old.lines().map(str::trim_end) {
+        match line.split_once('=') {
+            Some(("console", _)) => {}
+            Some(("vgasize", _)) if serial && plan9.flavour == Flavour::Front => {
+                text.push_str("vgasize=text\n");
+            }
+            Some(("bootargs", root)) if asks => text.push_str(&format!("nobootprompt={root}\n")),
+            _ => text.push_str(&format!("{line}\n")),
+        }
+    }
+    if !old.lines().any(|line| line.starts_with("user=")) {
+        text.push_str("user=glenda\n");
+    }
+    text
+}
+
 /// The text of plan9.ini.
 fn settings(plan9: &Plan9, own_kernel: Option<String>) -> String {
     let console = match plan9.console {
-        Console::Serial => "console=0 b115200\n",
+        Console::Serial => SERIAL,
         Console::Vga => "",
     };
     if let Some(lines) = &plan9.ini {
@@ -249,19 +313,5 @@ fn settings(plan9: &Plan9, own_kernel: Option<String>) -> String {
                  adisk=/dev/sdD0/cdboot\n*nomp=1\n"
             )
         }
-    }
-}
-
-/// No output depends on the clock.
-#[derive(Debug)]
-struct Never;
-
-impl TimeProvider for Never {
-    fn get_current_date(&self) -> Date {
-        Date { year: 1980, month: 1, day: 1 }
-    }
-
-    fn get_current_date_time(&self) -> DateTime {
-        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
     }
 }

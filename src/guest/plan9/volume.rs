@@ -1,0 +1,139 @@
+//! A FAT volume on a medium that is only read: what is written to it stays beside it, sector by sector.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
+
+use super::Patches;
+use crate::ext2::ReadAt;
+
+/// Bytes of a sector: what a FAT volume is made of here.
+pub const SECTOR: u64 = 512;
+/// A text of more than this is none.
+const MAX_TEXT: u64 = 64 << 10;
+
+/// A part of a medium as a file of its own.
+struct Volume<'a> {
+    medium: &'a dyn ReadAt,
+    start: u64,
+    len: u64,
+    at: u64,
+    written: BTreeMap<u64, Vec<u8>>,
+}
+
+/// Puts a text in place of that of a file in the root of the FAT volume that lies at `start`, `len` bytes long: `text`
+/// makes the new one of the old. What then has to stand on the medium, or `None` if the volume has no such file.
+///
+/// # Errors
+/// No FAT volume, a damaged one, no room, or the medium's own errors.
+pub fn rewrite(
+    medium: &dyn ReadAt,
+    (start, len): (u64, u64),
+    name: &str,
+    text: impl FnOnce(&[u8]) -> String,
+) -> io::Result<Option<Patches>> {
+    let mut volume = Volume { medium, start, len, at: 0, written: BTreeMap::new() };
+    {
+        let options = FsOptions::new().update_accessed_date(false).time_provider(&Never);
+        let fat = FileSystem::new(&mut volume, options)?;
+        let mut file = match fat.root_dir().open_file(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut old = Vec::new();
+        (&mut file).take(MAX_TEXT).read_to_end(&mut old)?;
+        file.rewind()?;
+        file.truncate()?;
+        file.write_all(text(&old).as_bytes())?;
+        file.flush()?;
+    }
+    volume.patches().map(Some)
+}
+
+impl Volume<'_> {
+    fn patches(self) -> io::Result<Patches> {
+        let mut patches = Patches::new();
+        for (sector, bytes) in self.written {
+            let at = self.start + sector * SECTOR;
+            let mut old = vec![0; bytes.len()];
+            self.medium.read_exact_at(at, &mut old)?;
+            if old != bytes {
+                patches.push((at, bytes));
+            }
+        }
+        Ok(patches)
+    }
+
+    /// The sector at hand, where in it we are, and how many of `want` bytes it has from there.
+    fn here(&self, want: usize) -> (u64, usize, usize) {
+        let (sector, within) = (self.at / SECTOR, usize::try_from(self.at % SECTOR).unwrap_or(0));
+        let left = usize::try_from(self.len.saturating_sub(self.at).min(SECTOR)).unwrap_or(0);
+        (sector, within, want.min(512 - within).min(left))
+    }
+
+    fn sector(&self, number: u64) -> io::Result<Vec<u8>> {
+        if let Some(written) = self.written.get(&number) {
+            return Ok(written.clone());
+        }
+        let len = (self.len - number * SECTOR).min(SECTOR);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.medium.read_exact_at(self.start + number * SECTOR, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl Read for Volume<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let (sector, within, len) = self.here(buf.len());
+        if len > 0 {
+            let bytes = self.sector(sector)?;
+            buf[..len].copy_from_slice(&bytes[within..within + len]);
+            self.at += len as u64;
+        }
+        Ok(len)
+    }
+}
+
+impl Write for Volume<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let (sector, within, len) = self.here(buf.len());
+        if len > 0 {
+            let mut bytes = self.sector(sector)?;
+            bytes[within..within + len].copy_from_slice(&buf[..len]);
+            self.written.insert(sector, bytes);
+            self.at += len as u64;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Volume<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.len.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+/// No output depends on the clock.
+#[derive(Debug)]
+struct Never;
+
+impl TimeProvider for Never {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
+}
