@@ -64,8 +64,7 @@ pub(super) fn published(
     keys: &[String],
     jobs: usize,
 ) -> Result<(Published, TrustedKeys), Failure> {
-    let open = || Published::open(Path::new(place), jobs);
-    let (published, keys) = match open()? {
+    let (published, keys) = match Published::open(Path::new(place), jobs)? {
         // Only a build here can say what would be believed.
         Published::Directory(_) => {
             let tree = Tree::find(Path::new(place))?;

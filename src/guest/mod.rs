@@ -12,6 +12,7 @@
 
 pub mod cloop;
 pub mod elf;
+pub mod fat;
 pub mod iso9660;
 pub mod lock;
 pub mod netbsd;

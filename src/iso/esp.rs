@@ -5,7 +5,9 @@
 
 use std::io::{self, Cursor, Read, Write};
 
-use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+
+use crate::guest::fat::Epoch;
 
 /// Where 64-bit UEFI firmware looks for a program on removable media.
 pub const REMOVABLE_BOOT: &str = "EFI/BOOT/BOOTX64.EFI";
@@ -184,20 +186,6 @@ fn straighten(image: &mut [u8]) {
                 cluster = if cluster % 2 == 0 { both & 0xfff } else { both >> 4 };
             }
         }
-    }
-}
-
-/// The beginning of FAT's calendar. Nobody reads the times of an ESP, and they must not differ between builds.
-#[derive(Debug)]
-struct Epoch;
-
-impl TimeProvider for Epoch {
-    fn get_current_date(&self) -> Date {
-        Date { year: 1980, month: 1, day: 1 }
-    }
-
-    fn get_current_date_time(&self) -> DateTime {
-        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
     }
 }
 

@@ -9,12 +9,9 @@
 //! With overlays it is made anew: [`chain`] is how the old medium boots, by files that the new one has somewhere else.
 //! 9front's program reads ISO 9660 itself; 9legacy's `pbsraw` has in it where `9load` lies ([`relocated`]).
 
-mod volume;
-
 use std::io;
 
-use volume::SECTOR;
-
+use super::fat::{self, Patches, SECTOR};
 use super::iso9660::{Boot, Iso, IsoError};
 use crate::ext2::ReadAt;
 use crate::recipe::{Console, Flavour, Plan9};
@@ -154,9 +151,6 @@ pub fn relocated(medium: &dyn ReadAt, chain: &Chain) -> Result<Patches, Plan9Err
     Ok(vec![(program + LOADER_AT as u64, words.map(word).concat())])
 }
 
-/// Bytes that stand in place of a medium's own: where, and what.
-pub type Patches = Vec<(u64, Vec<u8>)>;
-
 /// What makes a medium ask nothing.
 ///
 /// # Errors
@@ -204,7 +198,7 @@ fn legacy(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, 
     let missing = |path| Plan9Error::Missing { path, flavour: plan9.flavour };
     let record = iso.find(LEGACY_DISK)?.ok_or_else(|| missing(LEGACY_DISK))?;
     let text = |old: &[u8]| settings(plan9, own_kernel(old));
-    volume::rewrite(medium, record.pieces[0], INI, text)
+    fat::rewrite(medium, record.pieces[0], INI, text)
         .map_err(|source| Plan9Error::Volume { volume: LEGACY_DISK, source })?
         .ok_or_else(|| missing(INI))
 }
@@ -214,7 +208,7 @@ fn installed(medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> 
     let failed = |source| Plan9Error::Volume { volume: BOOT_PARTITION, source };
     let missing = |path| Plan9Error::Missing { path, flavour: plan9.flavour };
     let place = boot_partition(medium).map_err(failed)?.ok_or_else(|| missing(BOOT_PARTITION))?;
-    let patches = volume::rewrite(medium, place, INI, |old| kept(plan9, old)).map_err(failed)?;
+    let patches = fat::rewrite(medium, place, INI, |old| kept(plan9, old)).map_err(failed)?;
     patches.ok_or_else(|| missing(INI))
 }
 

@@ -5,13 +5,15 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
 
-use super::Patches;
 use crate::ext2::ReadAt;
 
 /// Bytes of a sector: what a FAT volume is made of here.
 pub const SECTOR: u64 = 512;
 /// A text of more than this is none.
 const MAX_TEXT: u64 = 64 << 10;
+
+/// Bytes that stand in place of a medium's own: where, and what.
+pub type Patches = Vec<(u64, Vec<u8>)>;
 
 /// A part of a medium as a file of its own.
 struct Volume<'a> {
@@ -35,7 +37,7 @@ pub fn rewrite(
 ) -> io::Result<Option<Patches>> {
     let mut volume = Volume { medium, start, len, at: 0, written: BTreeMap::new() };
     {
-        let options = FsOptions::new().update_accessed_date(false).time_provider(&Never);
+        let options = FsOptions::new().update_accessed_date(false).time_provider(&Epoch);
         let fat = FileSystem::new(&mut volume, options)?;
         let mut file = match fat.root_dir().open_file(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -124,11 +126,11 @@ impl Seek for Volume<'_> {
     }
 }
 
-/// No output depends on the clock.
+/// The beginning of FAT's calendar: no output depends on the clock.
 #[derive(Debug)]
-struct Never;
+pub struct Epoch;
 
-impl TimeProvider for Never {
+impl TimeProvider for Epoch {
     fn get_current_date(&self) -> Date {
         Date { year: 1980, month: 1, day: 1 }
     }
