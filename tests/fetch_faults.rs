@@ -9,7 +9,7 @@ use fetch_support::fault_server::{Act, FaultServer, blackhole, faults, refused};
 use fetch_support::{Cat, DAY, Publisher, Tree, cat, disk, scratch, text};
 
 /// Time that a process may take over its deadline: start, and two cores shared with other tests.
-const MARGIN: Duration = Duration::from_secs(5);
+const MARGIN: Duration = Duration::from_secs(20);
 
 struct World {
     publisher: Publisher,

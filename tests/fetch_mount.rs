@@ -154,7 +154,7 @@ fn a_mirror_that_goes_away_is_an_error_by_the_deadline_and_the_disk_is_well_when
     thread::sleep(Duration::from_millis(300));
     let asked = Instant::now();
     let status = mount.status();
-    assert!(asked.elapsed() < Duration::from_secs(1), "the status answers while the network is dead");
+    assert!(asked.elapsed() < Duration::from_secs(2), "the status answers while the network is dead");
     assert_eq!(status["mirrors"][0]["state"], "down");
     assert!(status["reads_waiting"].as_u64() >= Some(1));
     assert!(

@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fetch_support::{Publisher, disk, scratch};
+use fetch_support::{Publisher, disk, scratch, stand_back};
 use imgfactory::block::{Block, Codec, Compressor, Fetched, Object};
 use imgfactory::host::cache::Cache;
 use imgfactory::host::http::{Get, Http, Patience, Proxies};
@@ -157,6 +157,7 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
 
 /// Feeds `parse` for its time. It gives what it says about its input, in words.
 fn fuzz(name: &str, mut seeds: Vec<Vec<u8>>, mut parse: impl FnMut(&[u8]) -> String) {
+    stand_back();
     let seconds = std::env::var("FUZZ_SECONDS").map_or(60, |text| text.parse().expect("seconds"));
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut random = Random(0x1234_5678_9abc_def1);

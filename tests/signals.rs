@@ -69,9 +69,9 @@ impl Worker {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits up to 20 seconds for something to be so.
+    /// Waits up to a minute for something to be so.
     fn eventually(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !so(self) {
             assert!(Instant::now() < deadline, "never: {what}");
             std::thread::sleep(Duration::from_millis(10));

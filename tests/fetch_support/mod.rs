@@ -19,6 +19,11 @@ use imgfactory::release::{
 /// Files of a mirror by path.
 pub type Tree = BTreeMap<String, Vec<u8>>;
 
+/// Lets what has to be in time go first: from here on, this thread and those that it starts take what others leave.
+pub fn stand_back() {
+    rustix::process::nice(19).unwrap();
+}
+
 /// A day, in seconds.
 pub const DAY: i64 = 86_400;
 
@@ -283,9 +288,9 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Waits until something is so, ten seconds at most.
+/// Waits until something is so, a minute at most.
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while !so() {
         assert!(Instant::now() < end, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -218,7 +218,7 @@ impl Server {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut server = Server { child, home };
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = server.child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < end, "{}", fs::read_to_string(&log).unwrap());

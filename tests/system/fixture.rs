@@ -71,6 +71,14 @@ pub fn imgfactory(args: &[&str]) -> Command {
     command
 }
 
+/// `imgfactory test` of what was built. A boot's own time says nothing here, where the machine has other work:
+/// only a boot that hangs is to end by it.
+pub fn trial(built: &Path) -> Command {
+    let mut command = imgfactory(&["test", "--timeout", "1200"]);
+    command.arg(built);
+    command
+}
+
 /// Fails with all that the program printed.
 #[track_caller]
 pub fn assert_success(what: &str, out: &Output) {

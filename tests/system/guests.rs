@@ -11,7 +11,7 @@ use imgfactory::guest::{Guest, Starter};
 use imgfactory::recipe::Virt;
 
 use crate::boots::Nginx;
-use crate::fixture::{IMGFACTORY, ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run};
+use crate::fixture::{IMGFACTORY, ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run, trial};
 use crate::knoppix;
 use crate::support::release::{Item, Release, gz};
 use crate::support::{hosts, plan9};
@@ -123,8 +123,7 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
         let out = alone.env("IMGFACTORY_IMGFETCH", imgfetch()).current_dir(&project).output().unwrap();
         assert_success(&format!("{args:?} without a network"), &out);
     }
-    let out =
-        imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
+    let out = trial(&project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
     assert_success("imgfactory test of the guests", &out);
     let log = fs::read_to_string(nginx.dir.path().join("access.log")).unwrap();
     assert_eq!(log.matches("GET /page ").count(), 1, "the guest asked for the page:\n{log}");

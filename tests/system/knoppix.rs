@@ -8,7 +8,7 @@ use std::process::Command;
 use imgfactory::block::Sha256;
 use imgfactory::host::serve::Server;
 
-use crate::fixture::{ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run};
+use crate::fixture::{ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run, trial};
 
 /// What the system does: one program, which is also its init.
 const INIT: &str = "#!/bin/busybox sh
@@ -105,7 +105,6 @@ fn knoppix_imported_and_rebuilt_boots_as_the_host() {
     build.arg(&demo.cache).arg("--sources").arg(medium.parent().unwrap());
     let out = build.current_dir(&project).output().unwrap();
     assert_success("build of KNOPPIX", &out);
-    let out =
-        imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "linux"]).output().unwrap();
+    let out = trial(&project.join("out")).args(["--bios", "--entry", "linux"]).output().unwrap();
     assert_success("imgfactory test of KNOPPIX", &out);
 }

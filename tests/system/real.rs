@@ -13,7 +13,7 @@ use imgfactory::ext2::ReadAt;
 use imgfactory::guest::plan9;
 use imgfactory::recipe::{Console, Flavour, Origins, Plan9};
 
-use crate::fixture::{assert_success, demo, imgfactory, prepare, run};
+use crate::fixture::{assert_success, demo, imgfactory, prepare, run, trial};
 use crate::support::release::Release;
 
 /// How long a real system may take, translated by QEMU.
@@ -51,8 +51,7 @@ fn real_netbsd_mounts_the_root_that_we_make() {
         imgfactory(&["build", "recipes/real.yaml", "--out", "out", "--sources", "../files", "--cache"]);
     assert_success("build", &build.arg(&demo.cache).current_dir(&project).output().unwrap());
     // The sets are the tests' own and have no init: it is the kernel that is heard.
-    let out =
-        imgfactory(&["test"]).arg(project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
+    let out = trial(&project.join("out")).args(["--bios", "--entry", "xen"]).output().unwrap();
     assert_success("imgfactory test of a real NetBSD", &out);
 }
 
