@@ -199,14 +199,8 @@ impl schemars::JsonSchema for InodeSize {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt;
-
+    use super::super::values::tests::said;
     use super::*;
-
-    fn said<T: Scalar + fmt::Debug>(text: &str) -> String {
-        let Wrong { what, instead } = T::read(text).unwrap_err();
-        format!("{what}; {instead}")
-    }
 
     #[test]
     fn a_choice_lists_its_words() {

@@ -454,10 +454,11 @@ fn split_number(text: &str) -> (&str, &str) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn said<T: Scalar + fmt::Debug>(text: &str) -> String {
+    /// What is said of a text that is no `T`.
+    pub fn said<T: Scalar + fmt::Debug>(text: &str) -> String {
         let Wrong { what, instead } = T::read(text).unwrap_err();
         format!("{what}; {instead}")
     }
