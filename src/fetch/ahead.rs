@@ -37,15 +37,24 @@ fn group(free: u32) -> u32 {
 pub struct Ahead {
     /// The last used at the end.
     streams: VecDeque<Stream>,
-    /// Guesses not yet read, with their age.
+    /// Neighbours not yet read, with their age.
     pending: HashMap<u32, u64>,
     order: VecDeque<(u32, u64)>,
     count: u64,
-    /// Read or guessed before.
+    /// Read or guessed before: no neighbours any more.
     seen: HashSet<u32>,
-    /// Guesses made in new places, and those of them that were read, both halved now and then.
+    /// Neighbours that were guessed, and those of them that were read, both halved now and then.
     made: u32,
     right: u32,
+}
+
+/// What may be read next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Guess {
+    /// Where somebody reads on: likely, and soon.
+    pub next: Vec<u32>,
+    /// Near what is read in a new place.
+    pub near: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,24 +67,22 @@ struct Stream {
 }
 
 impl Ahead {
-    /// Blocks `first` to `last` are read: what to fetch ahead, nothing that was guessed before. `free`: blocks that
-    /// the line carries in the time in which one is waited for.
-    pub fn read(&mut self, first: u32, last: u32, free: u32) -> Vec<u32> {
+    /// Blocks `first` to `last` are read: what to get ahead of need; of neighbours none that was read or guessed before.
+    /// `free`: blocks that the line carries in the time in which one is waited for.
+    pub fn read(&mut self, first: u32, last: u32, free: u32) -> Guess {
         if self.seen.len() > SEEN {
             self.seen.clear();
         }
-        let mut guess: Vec<u32> = self.follow(first, last).collect();
-        let group = group(free);
-        if group > 1 && !self.is_mostly_wrong() {
-            let from = first - first % group;
-            let mut near: Vec<u32> = (from..from.saturating_add(group)).collect();
-            near.sort_by_key(|block| (block.abs_diff(first), *block < first));
-            guess.extend(near);
-        }
+        let next: Vec<u32> = self.follow(first, last).collect();
         self.seen.extend(first..=last.min(first.saturating_add(MOST)));
-        guess.retain(|&block| self.seen.insert(block));
-        self.guessed(&guess);
-        guess
+        self.seen.extend(&next);
+        let group = if self.is_mostly_wrong() { 1 } else { group(free) };
+        let from = first - first % group;
+        let mut near: Vec<u32> = (from..from.saturating_add(group)).collect();
+        near.sort_by_key(|block| (block.abs_diff(first), *block < first));
+        near.retain(|&block| self.seen.insert(block));
+        self.guessed(&near);
+        Guess { next, near }
     }
 
     fn is_mostly_wrong(&self) -> bool {
@@ -115,8 +122,8 @@ impl Ahead {
         next..next
     }
 
-    fn guessed(&mut self, guess: &[u32]) {
-        for &block in guess {
+    fn guessed(&mut self, near: &[u32]) {
+        for &block in near {
             self.count += 1;
             self.made += 1;
             self.pending.insert(block, self.count);
@@ -143,7 +150,7 @@ mod tests {
     #[test]
     fn a_file_that_is_read_through_is_fetched_further_and_further_ahead() {
         let mut ahead = Ahead::default();
-        let guesses: Vec<_> = (10..40).map(|block| ahead.read(block, block, 0)).collect();
+        let guesses: Vec<_> = (10..40).map(|block| ahead.read(block, block, 0).next).collect();
         assert_eq!(guesses[..4], [vec![], vec![12], vec![13, 14], vec![15, 16, 17]]);
         // All of them once, in order, never more than 4 MiB ahead.
         let mut next = 12;
@@ -156,7 +163,10 @@ mod tests {
         }
         assert!(next > 45, "{guesses:?}");
         // The same place again says nothing new.
-        assert!(ahead.read(39, 39, 0).is_empty());
+        assert_eq!(ahead.read(39, 39, 0), Guess::default());
+        // To read it all again is to go on again: what is still there, others know.
+        let again: Vec<_> = (10..40).map(|block| ahead.read(block, block, 0).next).collect();
+        assert_eq!(again, guesses);
     }
 
     #[test]
@@ -165,23 +175,23 @@ mod tests {
         for step in 0..4 {
             for start in [100, 900] {
                 let guess = ahead.read(start + step, start + step, 0);
-                assert_eq!(guess.is_empty(), step == 0, "{start} {step}: {guess:?}");
+                assert_eq!(guess == Guess::default(), step == 0, "{start} {step}: {guess:?}");
             }
         }
         let mut ahead = Ahead::default();
-        assert!((0..200).all(|n| ahead.read(n * 100, n * 100, 0).is_empty()));
+        assert!((0..200).all(|n| ahead.read(n * 100, n * 100, 0) == Guess::default()));
     }
 
     #[test]
     fn neighbours_come_along_while_the_line_has_room_and_they_are_read() {
         let mut ahead = Ahead::default();
-        assert_eq!(ahead.read(101, 101, 2), [102, 100, 103]);
-        assert_eq!(ahead.read(203, 203, 11), [204, 202, 205, 201, 206, 200, 207]);
-        assert!(ahead.read(206, 206, 11).is_empty(), "they were guessed before");
-        let guessed: usize = (10..200).map(|n| ahead.read(n * 100, n * 100, 20).len()).sum();
+        assert_eq!(ahead.read(101, 101, 2).near, [102, 100, 103]);
+        assert_eq!(ahead.read(203, 203, 11).near, [204, 202, 205, 201, 206, 200, 207]);
+        assert!(ahead.read(206, 206, 11).near.is_empty(), "they were guessed before");
+        let guessed: usize = (10..200).map(|n| ahead.read(n * 100, n * 100, 20).near.len()).sum();
         assert!(guessed < 2 * ENOUGH as usize, "{guessed}");
         // What does follow is noticed all the same.
-        assert!(ahead.read(30_000, 30_000, 20).is_empty());
-        assert!(!ahead.read(30_001, 30_001, 20).is_empty());
+        assert_eq!(ahead.read(30_000, 30_000, 20), Guess::default());
+        assert_eq!(ahead.read(30_001, 30_001, 20), Guess { next: vec![30_002], near: vec![] });
     }
 }

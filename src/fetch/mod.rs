@@ -23,7 +23,7 @@ mod sim;
 use std::time::Duration;
 
 pub use self::core::{Action, Arrived, Config, Core, Found, LastFault, SPARE};
-pub use ahead::Ahead;
+pub use ahead::{Ahead, Guess};
 pub use extent::{Piece, pieces};
 pub use fault::{Blame, Fault, Wait};
 pub use mirrors::{Health, Hedge, Recent, Rest};

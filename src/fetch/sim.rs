@@ -57,6 +57,8 @@ struct Sim {
     ends: Vec<(Time, Time, End)>,
     cancelled: usize,
     in_flight: HashMap<Ticket, ObjectId>,
+    /// What was looked for in the cache: when, block, whether only if it is there.
+    loads: Vec<(Time, u32, bool)>,
     /// What was asked for, in order: block, mirror, prefetch, fresh.
     fetches: Vec<(Time, u32, u8, bool, bool)>,
 }
@@ -76,6 +78,7 @@ impl Sim {
             ends: Vec::new(),
             cancelled: 0,
             in_flight: HashMap::new(),
+            loads: Vec::new(),
             fetches: Vec::new(),
         }
     }
@@ -138,6 +141,7 @@ impl Sim {
     fn act(&mut self, action: Action) {
         match action {
             Action::Load { block, peek } => {
+                self.loads.push((self.now, block.0, peek));
                 let (found, delay) = match self.cache.get(&block.0).unwrap_or(&Cached::No(0)) {
                     Cached::Yes(delay) => (Found::Yes, *delay),
                     Cached::No(delay) => (Found::No, *delay),
@@ -354,6 +358,44 @@ fn what_the_cache_has_is_not_fetched_and_a_cache_that_hangs_is_not_waited_for() 
 }
 
 #[test]
+fn who_reads_on_finds_the_next_blocks_in_ram_as_many_as_it_holds_and_others_read_meanwhile() {
+    let mut sim = Sim::new(Config { ready: 3, ..Config::default() }, vec![vec![Reply::Good(50)]]);
+    sim.cache.extend((0..20).map(|block| (block, Cached::Yes(10))));
+    sim.core.read_on([1, 2, 2, 3, 4, 5].map(ObjectId), true);
+    sim.read_at(ms(5), &[10]);
+    sim.read_at(ms(12), &[2]);
+    sim.run(ms(100));
+    let loads = |sim: &Sim| sim.loads.iter().map(|&(at, block, _)| (at, block)).collect::<Vec<_>>();
+    // Each once, with one who looks left for reads. 2 was read at once: 1, 3 and 4 are as many as there is room for.
+    let expected = [(0, 1), (5, 10), (10, 2), (15, 3), (25, 4)];
+    assert_eq!(loads(&sim), expected.map(|(at, block)| (ms(at), block)));
+    assert!(sim.loads.iter().all(|(.., peek)| !peek));
+    assert_eq!(sim.ends, [(ms(5), ms(15), End::Whole), (ms(12), ms(20), End::Whole)]);
+    assert!(sim.core.touched(ObjectId(1)) && !sim.core.touched(ObjectId(1)), "the first time is news");
+    sim.run(ms(200));
+    assert_eq!(loads(&sim).last(), Some(&(ms(100), 5)));
+    assert_eq!((sim.asked_for(), sim.core.useful()), (vec![], 0));
+}
+
+#[test]
+fn what_is_read_next_and_is_not_cached_is_fetched_unless_the_list_brings_it() {
+    for (fetch, asked) in [(true, vec![(1, 0), (2, 0)]), (false, vec![])] {
+        for slow in [false, true] {
+            let mut sim = Sim::new(Config::default(), vec![vec![Reply::Good(50)]]);
+            sim.cache.extend((1..3).map(|block| (block, Cached::No(if slow { 3000 } else { 1 }))));
+            sim.core.read_on((1..3).map(ObjectId), fetch);
+            sim.run(ms(20_000));
+            assert_eq!(sim.asked_for(), asked, "{fetch} {slow}");
+            // A read of it is nobody's guess.
+            sim.cache.clear();
+            sim.read_at(ms(20_000), &[2]);
+            sim.run(ms(30_000));
+            assert_eq!(sim.ends, [(ms(20_000), ms(20_050), End::Whole)], "{fetch} {slow}");
+        }
+    }
+}
+
+#[test]
 fn a_dead_mirror_that_is_back_is_found_by_a_probe_and_not_by_a_read() {
     let first = vec![Reply::Faulty(refused(), 1), Reply::Good(10), Reply::Good(10)];
     let mut sim = Sim::new(without_cache(), vec![first, vec![Reply::Good(50)]]);
@@ -470,7 +512,7 @@ fn no_more_is_fetched_ahead_than_can_be_kept_until_it_is_read() {
     sim.run(ms(1000));
     assert_eq!(sim.fetches.len(), 8);
     (0..3).for_each(|n| _ = sim.core.touched(ObjectId(n)));
-    sim.core.dropped(ObjectId(3));
+    sim.core.dropped(ObjectId(3), false);
     sim.run(ms(2000));
     assert_eq!(sim.fetches.len(), 12);
     assert_eq!(sim.core.useful(), 3);
@@ -536,6 +578,8 @@ proptest! {
         cache in prop::collection::hash_map(0_u32..12, cached(), 0..12),
         reads in reads(),
         list in prop::collection::vec(0_u32..20, 0..20),
+        next in prop::collection::vec(0_u32..20, 0..20),
+        fetch in any::<bool>(),
         loaders in 0_usize..3,
         connections in 1_usize..5,
     ) {
@@ -544,6 +588,7 @@ proptest! {
         let mut sim = Sim::new(config, scripts);
         sim.cache = cache;
         sim.core.prefetch(list.into_iter().map(ObjectId));
+        sim.core.read_on(next.into_iter().map(ObjectId), fetch);
         for (time, blocks) in &reads {
             sim.read_at(ms(*time), blocks);
         }

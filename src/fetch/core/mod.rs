@@ -34,6 +34,8 @@ pub struct Config {
     pub hedge: Hedge,
     /// Blocks fetched ahead that may lie unread: as many as the shell can keep.
     pub unread: usize,
+    /// Blocks loaded from the cache ahead that may lie unread in RAM.
+    pub ready: usize,
 }
 
 /// Requests that may be made beside those that hang.
@@ -53,6 +55,7 @@ impl Default for Config {
             rest: Rest::default(),
             hedge: Hedge::default(),
             unread: usize::MAX,
+            ready: 64,
         }
     }
 }
@@ -64,7 +67,7 @@ pub enum Action {
     Load {
         /// The block.
         block: ObjectId,
-        /// Only whether it is there: nobody waits for its bytes.
+        /// Only whether it is there: nobody wants its bytes now.
         peek: bool,
     },
     /// Ask the mirror for the block and say [`Core::fetched`], at `until` at the latest.
@@ -148,6 +151,8 @@ struct Work {
     step: Step,
     /// From the prefetch list.
     listed: bool,
+    /// While nobody reads it: it is got from the cache or not at all.
+    only_load: bool,
     readers: Vec<ReadId>,
     // Mirrors that failed in this round, and how many rounds have failed.
     tried: u64,
@@ -196,7 +201,9 @@ pub struct Core {
     // Blocks to load or to fetch: those that are read first, in the order in which they were asked for.
     demanded: VecDeque<ObjectId>,
     prefetched: VecDeque<ObjectId>,
-    // Not yet work; only their fronts are looked at. What follows on the disk goes before what a boot reads.
+    // Not yet work; only their fronts are looked at. What follows on the disk goes before what a boot reads. With a
+    // cache, what is next goes into RAM: whether it is fetched when the cache does not have it.
+    next_blocks: VecDeque<(ObjectId, bool)>,
     read_ahead: VecDeque<ObjectId>,
     prefetch_list: VecDeque<ObjectId>,
     // Blocks that came while there is a list: they need not be prefetched.
@@ -205,8 +212,9 @@ pub struct Core {
     // Blocks of which wrong bytes came: they are asked for past caches on the way.
     suspect: HashSet<ObjectId>,
     list: ListUse,
-    // Fetched ahead, and not read yet.
+    // Fetched ahead, or loaded into RAM ahead, and not read yet.
     unread: HashSet<ObjectId>,
+    ready: HashSet<ObjectId>,
     useful: u64,
     pace: Pace,
     // Tenths of second requests that may still be made: blocks that come add to them.
@@ -237,6 +245,11 @@ const FAR: Duration = Duration::from_millis(10);
 /// Second requests that may be made at once, in tenths: a burst, then one for each ten blocks.
 const HEDGES: u32 = 80;
 
+/// Whoever reads where the first of them stand has gone on without.
+fn keep_last<T>(queue: &mut VecDeque<T>) {
+    queue.drain(..queue.len().saturating_sub(READ_AHEAD));
+}
+
 impl Core {
     /// A core for the given number of mirrors, at most [`MirrorId::MAX`] + 1.
     pub fn new(config: Config, mirrors: usize) -> Self {
@@ -249,6 +262,7 @@ impl Core {
             deadlines: BTreeSet::new(),
             demanded: VecDeque::new(),
             prefetched: VecDeque::new(),
+            next_blocks: VecDeque::new(),
             read_ahead: VecDeque::new(),
             prefetch_list: VecDeque::new(),
             came: HashSet::new(),
@@ -256,6 +270,7 @@ impl Core {
             suspect: HashSet::new(),
             list: ListUse::default(),
             unread: HashSet::new(),
+            ready: HashSet::new(),
             useful: 0,
             pace: Pace::new(config.begin.min(config.connections), config.connections),
             hedges: HEDGES,
@@ -307,12 +322,13 @@ impl Core {
         id
     }
 
-    /// Somebody reads a block, wherever it comes from. Whether it was fetched ahead and is read for the first time.
+    /// Somebody reads a block, wherever it comes from. Whether it was got ahead and is read for the first time.
     pub fn touched(&mut self, block: ObjectId) -> bool {
         let fetched_ahead = self.unread.remove(&block);
+        let loaded_ahead = self.ready.remove(&block);
         self.useful += u64::from(fetched_ahead);
         self.judge_list(block);
-        fetched_ahead
+        fetched_ahead || loaded_ahead
     }
 
     /// Whether the prefetch list names this block: it will come, and so will what is read after it.
@@ -320,9 +336,12 @@ impl Core {
         self.list.listed.contains(&block)
     }
 
-    /// The shell no longer has a block that was fetched ahead.
-    pub fn dropped(&mut self, block: ObjectId) {
-        self.unread.remove(&block);
+    /// RAM no longer has a block, and nothing else has if it is not `kept`.
+    pub fn dropped(&mut self, block: ObjectId, kept: bool) {
+        self.ready.remove(&block);
+        if !kept {
+            self.unread.remove(&block);
+        }
     }
 
     /// Blocks that are read and are not in the list: when that is most of them, the list is of another disk.
@@ -371,13 +390,20 @@ impl Core {
         self.list = ListUse { listed: self.prefetch_list.iter().copied().collect(), ..ListUse::default() };
     }
 
-    /// Blocks that follow on the disk those that are read.
+    /// Blocks that somebody reads next who goes on: into RAM with them, from the cache or, if `fetch`, from a mirror.
+    pub fn read_on(&mut self, blocks: impl IntoIterator<Item = ObjectId>, fetch: bool) {
+        if self.config.loaders > 0 {
+            self.next_blocks.extend(blocks.into_iter().map(|block| (block, fetch)));
+            keep_last(&mut self.next_blocks);
+        } else if fetch {
+            self.read_ahead(blocks);
+        }
+    }
+
+    /// Blocks that may be read: to be fetched unless the cache has them.
     pub fn read_ahead(&mut self, blocks: impl IntoIterator<Item = ObjectId>) {
         self.read_ahead.extend(blocks);
-        while self.read_ahead.len() > READ_AHEAD {
-            // Whoever read there has gone on without.
-            self.read_ahead.pop_front();
-        }
+        keep_last(&mut self.read_ahead);
     }
 
     /// No more than so many blocks fetched ahead may lie unread from now on.
@@ -396,8 +422,13 @@ impl Core {
         self.loading.remove(&block);
         let Some(work) = self.work.get_mut(&block) else { return };
         match found {
-            // It came after all, while a mirror was already being asked.
-            Found::Yes if !peek => self.complete(block),
+            // Also when it came after all, while a mirror was already being asked.
+            Found::Yes if !peek => {
+                if work.readers.is_empty() {
+                    self.ready.insert(block);
+                }
+                self.complete(block);
+            }
             Found::Yes if work.readers.is_empty() => drop(self.forget(block)),
             // Now somebody wants the bytes too.
             Found::Yes if work.step == Step::Loading => {
@@ -409,8 +440,13 @@ impl Core {
         }
     }
 
+    /// The cache does not have it.
     fn queue_fetch(&mut self, now: Time, block: ObjectId) {
         let Some(work) = self.work.get_mut(&block) else { return };
+        if work.readers.is_empty() && work.only_load {
+            self.forget(block);
+            return;
+        }
         work.step = Step::ToFetch;
         work.not_before = work.not_before.max(now);
         // What is begun is ended first.
@@ -519,6 +555,7 @@ impl Core {
         if !self.prefetch_list.is_empty() {
             self.came.insert(block);
         }
+        self.next_blocks.retain(|&(queued, _)| queued != block);
         self.read_ahead.retain(|&queued| queued != block);
         self.suspect.remove(&block);
         for id in self.forget(block) {

@@ -1,5 +1,5 @@
-//! What is to be done now: demand reads first, then second requests for those that hang, then what follows on
-//! the disk, then the prefetch list.
+//! What is to be done now: demand reads first, then second requests for those that hang, then what is read next, then
+//! what stands near it, then the prefetch list.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -28,6 +28,7 @@ impl Core {
             .or_else(|| self.start_fetch(now))
             .or_else(|| self.start_hedge(now))
             .or_else(|| self.start_probe(now))
+            .or_else(|| self.start_next(now))
             .or_else(|| self.start_prefetch(now));
         // While the cache is looked into there is more to do than is being done.
         let more = || self.may_prefetch() && !(self.loading.is_empty() && self.prefetched.is_empty());
@@ -258,6 +259,26 @@ impl Core {
         let health = &self.mirrors[usize::from(second.0)];
         let cold = health.asked_at.is_none_or(|at| at + WARM <= now);
         (cold && health.failures == 0 && !health.probing && health.in_flight == 0).then_some(second)
+    }
+
+    /// Loads what is read next into RAM, whatever the network does. One who looks is left for reads.
+    fn start_next(&mut self, now: Time) -> Option<Action> {
+        let is_read = |block| self.work.get(block).is_some_and(|work| !work.readers.is_empty());
+        let unread = self.loading.keys().filter(|block| !is_read(block)).count();
+        let free = self.loading.len() < self.config.loaders && unread < self.config.loaders.max(2) - 1;
+        if !free || self.ready.len() + unread >= self.config.ready {
+            return None;
+        }
+        while self.work.len() < 2 * self.config.connections {
+            let (block, fetch) = self.next_blocks.pop_front()?;
+            if self.is_fetching(block) || self.work.contains_key(&block) || self.ready.contains(&block) {
+                continue;
+            }
+            self.work.insert(block, Work { step: Step::Loading, only_load: !fetch, ..Work::default() });
+            self.loading.insert(block, now);
+            return Some(Action::Load { block, peek: false });
+        }
+        None
     }
 
     fn start_prefetch(&mut self, now: Time) -> Option<Action> {

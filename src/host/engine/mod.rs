@@ -62,7 +62,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Blocks fetched ahead that may lie in RAM: they must not drive out what is read now.
+    /// Blocks got ahead that may lie in RAM: they must not drive out what is read now.
     fn unread_in_ram(&self) -> usize {
         self.ram / 2 / (self.index.header().block_size.get() as usize).max(1)
     }
@@ -149,14 +149,13 @@ impl Engine {
     /// # Errors
     /// When the system has no more threads.
     pub fn start(mut parts: Parts) -> io::Result<Self> {
+        parts.config.ready = parts.unread_in_ram();
         if parts.cache.is_none() {
             parts.config.loaders = 0;
+            parts.config.unread = parts.unread_in_ram();
         }
         let jobs = Jobs::default();
         let Jobs { loads, requests, probes, writes } = jobs.clone();
-        if parts.cache.is_none() {
-            parts.config.unread = parts.unread_in_ram();
-        }
         let (connections, loaders) = (parts.config.connections + SPARE, parts.config.loaders);
         let state = State::new(&parts, jobs);
         let shared = Arc::new(Shared {

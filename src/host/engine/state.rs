@@ -8,8 +8,8 @@ use super::snapshot::{Counters, InFlight, LastError, MirrorState, Snapshot, mill
 use super::{Load, Parts, Probe, ReadError, Reply, Request};
 use crate::block::{Block, BlockName};
 use crate::fetch::{
-    Action, Ahead, Arrived, Core, Fault, Found, LastFault, MirrorId, ObjectId, Piece, Ram, ReadId, Ticket,
-    Time,
+    Action, Ahead, Arrived, Core, Fault, Found, Guess, LastFault, MirrorId, ObjectId, Piece, Ram, ReadId,
+    Ticket, Time,
 };
 use crate::host::http::Grip;
 use crate::host::threads::Queue;
@@ -152,17 +152,10 @@ impl State {
             news |= self.touch(now, id);
         }
         // A guess that was right leads on.
-        let news = news && self.unforeseen(parts, pieces);
         if news {
-            self.look_ahead(parts, offset, len);
+            self.look_ahead(parts, offset, len, pieces);
         }
         Some((blocks, news))
-    }
-
-    /// Whether to guess what follows on a read: the prefetch list says nothing of it.
-    fn unforeseen(&self, parts: &Parts, pieces: &[Piece]) -> bool {
-        let foreseen = |piece: &Piece| piece.object.is_none_or(|id| self.core.foresees(id));
-        parts.read_ahead && !pieces.iter().all(foreseen)
     }
 
     /// Takes what RAM has and asks the core for the rest. Gives the read back if there is none.
@@ -191,15 +184,13 @@ impl State {
         if pending.pieces.is_empty() {
             return vec![(pending.reply, Ok(pending.out))];
         }
-        if self.unforeseen(parts, &pending.pieces) {
-            self.look_ahead(parts, offset, len);
-        }
+        self.look_ahead(parts, offset, len, &pending.pieces);
         let id = self.core.read(now, pending.pieces.iter().filter_map(|piece| piece.object));
         self.pending.insert(id, pending);
         Done::new()
     }
 
-    /// Somebody reads a block. Whether it had been fetched ahead.
+    /// Somebody reads a block. Whether it had been got ahead.
     fn touch(&mut self, now: Time, id: ObjectId) -> bool {
         if let Some(recorded) = &mut self.recorded {
             recorded.add(now, id);
@@ -207,17 +198,24 @@ impl State {
         self.core.touched(id)
     }
 
-    /// What follows on the disk on a read of `len` bytes at `offset`.
-    fn look_ahead(&mut self, parts: &Parts, offset: u64, len: usize) {
+    /// What follows on the disk on a read of `len` bytes at `offset`. What the prefetch list foresees it fetches by
+    /// itself, and knows better what is read after it; but who goes on reading there is to find it in RAM.
+    fn look_ahead(&mut self, parts: &Parts, offset: u64, len: usize, pieces: &[Piece]) {
+        if !parts.read_ahead {
+            return;
+        }
+        let foreseen = pieces.iter().all(|piece| piece.object.is_none_or(|id| self.core.foresees(id)));
+        let free = if foreseen { 0 } else { self.core.room(self.typical) };
         let block_size = u64::from(parts.index.header().block_size.get());
         let number = |at: u64| u32::try_from(at / block_size).unwrap_or(u32::MAX);
         let last = offset + (len as u64).saturating_sub(1);
-        let guess = self.ahead.read(number(offset), number(last), self.core.room(self.typical));
-        let objects = guess.into_iter().filter_map(|block| match parts.index.target(block) {
+        let Guess { next, near } = self.ahead.read(number(offset), number(last), free);
+        let lacking = |block: u32| match parts.index.target(block) {
             Some(Target::Object(id)) if !self.ram.contains(id) => Some(id),
             _ => None,
-        });
-        self.core.read_ahead(objects.collect::<Vec<_>>());
+        };
+        self.core.read_on(next.into_iter().filter_map(lacking), !foreseen);
+        self.core.read_ahead(near.into_iter().filter_map(lacking));
     }
 
     pub(super) fn record(&mut self) {
@@ -299,9 +297,7 @@ impl State {
     fn keep_in_ram(&mut self, ready: Option<&Ready>) {
         if let Some((id, block)) = ready {
             for gone in self.ram.insert(*id, block.bytes().len(), Arc::clone(block)) {
-                if !self.keeps {
-                    self.core.dropped(gone);
-                }
+                self.core.dropped(gone, self.keeps);
             }
         }
     }
