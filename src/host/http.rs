@@ -32,6 +32,9 @@ use crate::fetch::{Fault, Wait};
 const MAX_REDIRECTS: usize = 5;
 /// All headers of an answer.
 const MAX_HEADERS: usize = 16 << 10;
+/// The answer of a server that does not have the file: read to its end when it is no longer than this, so that the
+/// next request can go over the same connection.
+const SHORT: u64 = 16 << 10;
 /// Connections that are kept open without being used.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -199,7 +202,7 @@ impl Http {
         if header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
             return Err(Fault::WebPage);
         }
-        let announced = header(headers, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        let announced = announced(headers);
         if announced.is_some_and(|len| len > get.limit) {
             return Err(Fault::TooLong { limit: get.limit });
         }
@@ -212,15 +215,18 @@ impl Http {
         for _ in 0..=MAX_REDIRECTS {
             let response = self.ask(&url, get)?;
             let status = response.status().as_u16();
+            if status == 200 {
+                return Ok(response);
+            }
+            let headers = end(response);
             match status {
-                200 => return Ok(response),
                 301 | 302 | 303 | 307 | 308 => {
-                    let to = header(response.headers(), LOCATION).unwrap_or_default();
+                    let to = header(&headers, LOCATION).unwrap_or_default();
                     url = redirect_target(&url, to).map_err(Fault::Redirect)?;
                 }
                 403 | 404 | 410 => return Err(Fault::Missing(status)),
                 429 | 503 => {
-                    let secs = header(response.headers(), RETRY_AFTER).and_then(|text| text.parse().ok());
+                    let secs = header(&headers, RETRY_AFTER).and_then(|text| text.parse().ok());
                     return Err(Fault::Busy { status, after: secs.map(Duration::from_secs) });
                 }
                 _ => return Err(Fault::Status(status)),
@@ -310,21 +316,41 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
+/// The bytes that the head of an answer announces.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    header(headers, CONTENT_LENGTH)?.parse().ok()
+}
+
+/// An answer that is of no use is read to its end, if that is near. Its head.
+fn end(response: Response<Body>) -> HeaderMap {
+    let (head, body) = response.into_parts();
+    if announced(&head.headers).is_some_and(|len| len <= SHORT) {
+        // What goes wrong there only costs the connection.
+        let _ = std::io::copy(&mut body.into_reader(), &mut std::io::sink());
+    }
+    head.headers
+}
+
 /// The body, when its head fits.
 fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answer, Fault> {
     let first_byte = start.elapsed();
     let headers = response.headers();
-    if let Some(encoding) = header(headers, CONTENT_ENCODING).filter(|found| *found != "identity") {
-        return Err(Fault::Encoded(crate::index::clip(encoding)));
-    }
+    let announced = announced(headers);
     let html = header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
-    let announced = header(headers, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+    let encoding = header(headers, CONTENT_ENCODING).filter(|found| *found != "identity");
+    if let Some(encoding) = encoding.map(crate::index::clip) {
+        end(response);
+        return Err(Fault::Encoded(encoding));
+    }
     let check = |found: u64| match get.len {
         Some(want) if found != want => Err(if html { Fault::WebPage } else { Fault::Length { found, want } }),
         None if found > get.limit => Err(Fault::TooLong { limit: get.limit }),
         _ => Ok(()),
     };
-    announced.map_or(Ok(()), check)?;
+    if let Err(fault) = announced.map_or(Ok(()), check) {
+        end(response);
+        return Err(fault);
+    }
 
     let most = get.len.unwrap_or(get.limit);
     let mut bytes = Vec::new();
