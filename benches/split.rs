@@ -7,7 +7,7 @@ mod seeded;
 
 use std::fs;
 use std::hint::black_box;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -76,8 +76,7 @@ fn main() {
                 }
                 let start = now();
                 let options = Options { codec, threads };
-                let done = split(&header, options, &mut store, &Silent, |out| out.write_all(&image))
-                    .expect("a split");
+                let done = split(&header, options, &mut store, &Silent, &image).expect("a split");
                 let rate = rate(start);
                 println!("split, {name}, {threads} threads, {state}: {rate}, {:?}", done.figures);
                 fs::write(dir.path().join("index"), done.index.to_text()).expect("the index");

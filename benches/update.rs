@@ -327,7 +327,6 @@ fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
         inode_size: InodeSize::Large,
         profile: Profile::default(),
         parent: None,
-        boot: None,
         choices: Choices::default(),
     })
 }

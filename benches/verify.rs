@@ -4,16 +4,16 @@
 #[allow(dead_code, reason = "each bench uses a part")]
 mod seeded;
 
+use std::convert::Infallible;
 use std::fs;
 use std::hint::black_box;
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{available_parallelism, scope};
 use std::time::{Duration, Instant};
 
 use imgfactory::block::Codec;
 use imgfactory::build::release::{Last, publish};
-use imgfactory::build::split::{Options, split};
+use imgfactory::build::split::{Options, Source, split};
 use imgfactory::host::clock;
 use imgfactory::host::mirror::{Verify, verify};
 use imgfactory::host::progress::Silent;
@@ -73,6 +73,22 @@ fn libdeflate(file: &[u8], raw: &mut [u8]) {
     assert_eq!(found.expect("a block"), raw.len());
 }
 
+/// A disk that compresses about as a system's does, without zeros.
+struct Noise {
+    seeded: Seeded,
+}
+
+impl Source for Noise {
+    type Error = Infallible;
+
+    fn read(&self, at: u64, raw: &mut [u8]) -> Result<(), Infallible> {
+        let mut noise = Vec::with_capacity(raw.len() + 32);
+        self.seeded.nth(at).noise(&mut noise, raw.len());
+        raw.copy_from_slice(&noise[..raw.len()]);
+        Ok(())
+    }
+}
+
 fn main() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().join("mirror");
@@ -93,17 +109,8 @@ fn main() {
         parent: None,
     };
     let options = Options { codec: Codec::libdeflate(6).expect("a level"), threads };
-    let done = split(&header, options, &mut store, &Silent, |out| {
-        let (mut seeded, mut raw) = (Seeded::new(), Vec::new());
-        for _ in 0..BLOCKS {
-            let lacking = block.saturating_sub(raw.len());
-            seeded.noise(&mut raw, lacking);
-            out.write_all(&raw[..block])?;
-            raw.drain(..block);
-        }
-        Ok::<(), std::io::Error>(())
-    })
-    .expect("a split");
+    let source = Noise { seeded: Seeded::new() };
+    let done = split(&header, options, &mut store, &Silent, &source).expect("a split");
     let draft = Draft {
         name,
         serial: last.next,

@@ -17,6 +17,9 @@
 pub mod report;
 
 #[cfg(feature = "builder")]
+pub mod parallel;
+
+#[cfg(feature = "builder")]
 pub mod recipe;
 
 #[cfg(feature = "builder")]

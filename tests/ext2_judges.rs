@@ -20,7 +20,7 @@ use support::trees::{
 use support::{ImageFile, packed_to};
 
 fn aligned() -> Sequential {
-    Sequential { align: Some(Align { blocks: 64, from: 8 }), ..Sequential::default() }
+    Sequential { align: Some(Align { blocks: 64, from: 8 }) }
 }
 
 fn judge(image: &Path, tree: &Tree, options: &Options, allocator: &mut dyn Allocator) {

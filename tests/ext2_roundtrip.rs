@@ -13,7 +13,7 @@ use support::scattered::Scattered;
 use support::trees::{everything, file, listing, meta, put, random_tree, small_inodes, sparse, spools};
 
 fn aligned() -> Sequential {
-    Sequential { align: Some(Align { blocks: 64, from: 8 }), ..Sequential::default() }
+    Sequential { align: Some(Align { blocks: 64, from: 8 }) }
 }
 
 /// What the reader makes of an image, without the lost+found that the writer added.

@@ -181,10 +181,10 @@ fn freed_pages_stay_unless_zeros_are_asked_for() {
 
 /// The first page of a file.
 fn page_of(map: &LayoutMap, path: &[u8]) -> u32 {
-    let files = |pages: std::ops::Range<u32>| map.files_in(std::slice::from_ref(&pages));
-    assert!(files(0..map.geometry.blocks).iter().any(|file| file == path));
-    let has = |page: &u32| files(*page..page + 1) == [path.to_vec()];
-    (0..map.geometry.blocks).find(has).unwrap()
+    let step =
+        |ino, name: &[u8]| map.inode(ino).unwrap().entries().find(|entry| entry.name == name).unwrap().ino;
+    let ino = path.split(|&byte| byte == b'/').fold(imgfactory::ext2::ROOT_INO, step);
+    map.inode(ino).unwrap().data[0].physical
 }
 
 #[test]

@@ -67,9 +67,7 @@ fn mirror(dir: &Path, tail: &[u8]) -> Index {
         parent: None,
     };
     let mut store = Store::open(dir.join("mirror")).unwrap();
-    let split = split(&header, Options::new(Codec::default()), &mut store, &Silent, |out| {
-        std::io::Write::write_all(out, &disk)
-    });
+    let split = split(&header, Options::new(Codec::default()), &mut store, &Silent, &disk);
     let index = split.unwrap().index;
     fs::write(dir.join("index.idx"), index.to_text()).unwrap();
     index

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use imgfactory::build::plan9;
+use imgfactory::ext2::ReadAt;
 use imgfactory::guest::lock::Lock;
 use imgfactory::host::overlay;
 use imgfactory::host::spool::Spools;
@@ -35,8 +36,8 @@ fn together(room: &Path, iso: &Path, flavour: &str) -> Result<Vec<u8>, String> {
         mine.apply(&mut apart.tree, &spools, apart.newest).unwrap();
         let disk = plan9::together(request, sources, guest, recipe, &apart, &spools);
         let disk = disk.map_err(|error| report(&error))?;
-        let mut bytes = Vec::new();
-        disk.copy(&mut bytes).unwrap();
+        let mut bytes = vec![0; disk.size() as usize];
+        disk.open().unwrap().read_exact_at(0, &mut bytes).unwrap();
         Ok(bytes)
     })
 }

@@ -1,22 +1,29 @@
 //! What benches have in common: bytes that compress about as a system's disk does, the same ones each time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A tenth zeros, the rest words of a small vocabulary with noise between them.
+#[derive(Clone)]
 pub struct Seeded {
     state: u64,
-    words: Vec<Vec<u8>>,
+    words: Arc<Vec<Vec<u8>>>,
 }
 
 impl Seeded {
     pub fn new() -> Self {
-        let mut seeded = Seeded { state: 0x9e37_79b9_7f4a_7c15, words: Vec::new() };
-        for _ in 0..4096 {
+        let mut seeded = Seeded { state: 0x9e37_79b9_7f4a_7c15, words: Arc::default() };
+        let mut word = || {
             let bytes = [seeded.next().to_le_bytes(), seeded.next().to_le_bytes()].concat();
-            let len = 3 + seeded.next() as usize % 12;
-            seeded.words.push(bytes[..len].to_vec());
-        }
-        seeded
+            bytes[..3 + seeded.next() as usize % 12].to_vec()
+        };
+        let words = (0..4096).map(|_| word()).collect();
+        Seeded { words: Arc::new(words), ..seeded }
+    }
+
+    /// As this one, but other bytes for each number.
+    pub fn nth(&self, number: u64) -> Self {
+        Seeded { state: self.state ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15), ..self.clone() }
     }
 
     fn next(&mut self) -> u64 {

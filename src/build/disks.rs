@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::knoppix::{self, KnoppixFault};
 use super::{Request, image_name};
+use crate::ext2::ReadAt;
 use crate::guest::plan9::{self, Plan9Error};
 use crate::guest::sums::Sum;
 use crate::host::files::{FileError, Scratch};
@@ -123,28 +125,37 @@ impl Disk {
         self.len.next_multiple_of(SECTOR)
     }
 
-    /// Writes all of it.
+    /// Opens it.
     ///
     /// # Errors
-    /// Those of reading and writing.
-    pub fn copy(&self, out: &mut impl Write) -> io::Result<()> {
-        let failed = |error| io::Error::from(FileError::new(&self.path, "read", error));
-        let mut file = File::open(&self.path).map_err(failed)?.take(self.len);
-        let mut buffer = vec![0; BUFFER];
-        let mut at = 0;
-        while at < self.size() {
-            let want = (self.size() - at).min(BUFFER as u64);
-            let part = &mut buffer[..usize::try_from(want).unwrap_or(BUFFER)];
-            part.fill(0);
-            let read = usize::try_from((self.len - at).min(want)).unwrap_or(BUFFER);
-            file.read_exact(&mut part[..read]).map_err(failed)?;
-            for (start, bytes) in &self.patches {
-                overlay(part, at, *start, bytes);
-            }
-            out.write_all(part)?;
-            at += want;
-        }
+    /// When its file can't be read.
+    pub fn open(&self) -> io::Result<OpenDisk<'_>> {
+        let file = File::open(&self.path).map_err(|error| FileError::new(&self.path, "read", error))?;
+        Ok(OpenDisk { disk: self, file })
+    }
+}
+
+/// A disk that is being read, with its patches.
+#[derive(Debug)]
+pub struct OpenDisk<'a> {
+    disk: &'a Disk,
+    file: File,
+}
+
+impl ReadAt for OpenDisk<'_> {
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let len = buf.len();
+        let there = usize::try_from(self.disk.len.saturating_sub(offset)).map_or(len, |left| left.min(len));
+        let (there, beyond) = buf.split_at_mut(there);
+        let read = self.file.read_exact_at(there, offset);
+        read.map_err(|error| FileError::new(&self.disk.path, "read", error))?;
+        beyond.fill(0);
+        self.disk.patches.iter().for_each(|(start, bytes)| overlay(buf, offset, *start, bytes));
         Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.size())
     }
 }
 

@@ -3,23 +3,21 @@
 //! With a release before, the tree is laid out so that as few blocks as possible change, and only those are made:
 //! [`Prepared`] -> [`Planned`] -> [`Made`].
 
-use std::collections::HashMap;
-use std::io::Write;
 use std::sync::Arc;
 
 use super::disks::Disk;
 use super::facts;
 use super::release::Last;
-use super::split::{self, Cutter, Split, SplitError};
+use super::split::{self, Known, Source, Split, SplitError};
 use super::steps::Told;
 use super::systems::System;
 use sha2::Digest as _;
 
-use crate::block::{BlockName, Codec, Sha256};
+use crate::block::{Codec, Sha256};
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, LayoutMap, Order, Pages, PlaceError, Plan, PlanError, Profile,
-    Sequential, Stable, WriteError,
+    self, Align, Census, InodeSize, LayoutMap, Pages, PlaceError, Plan, PlanError, Profile, Sequential,
+    Stable, WriteError,
 };
 use crate::host::progress::{Progress, Unit};
 use crate::host::store::Store;
@@ -88,8 +86,6 @@ pub struct Wanted {
     pub profile: Profile,
     /// The image's index before.
     pub parent: Option<Parent>,
-    /// What a boot reads: those files stand before all others in a fresh layout.
-    pub boot: Option<Boot>,
     /// How files are laid out.
     pub choices: Choices,
 }
@@ -148,7 +144,6 @@ impl Wanted {
             inode_size: InodeSize::default(),
             profile: Profile::default(),
             parent: last.parent(name),
-            boot: last.boot(name),
             choices: Choices::default(),
         }
     }
@@ -199,34 +194,6 @@ pub struct Before {
     pub map: Arc<LayoutMap>,
     /// The published layout that the next one may be an update of.
     pub base: Option<(Stored, Arc<LayoutMap>)>,
-}
-
-/// What a boot was seen to read of an image.
-#[derive(Clone, Debug)]
-pub struct Boot {
-    /// Blocks, in the order of their first reads.
-    pub blocks: Vec<BlockName>,
-    /// The image that they are of.
-    pub of: Before,
-}
-
-impl Boot {
-    /// Paths of the files that lie in those blocks, in that order.
-    pub fn files(&self) -> Vec<Vec<u8>> {
-        let index = &self.of.index;
-        let unit = index.header().block_size.get() / ext2::BLOCK;
-        let mut places: HashMap<BlockName, u32> = HashMap::new();
-        for (target, number) in index.targets().zip(0_u32..) {
-            if let Target::Object(id) = target
-                && let Some(object) = index.object(id)
-            {
-                places.entry(object.name).or_insert(number);
-            }
-        }
-        let numbers = self.blocks.iter().filter_map(|name| places.get(name));
-        let ranges: Vec<_> = numbers.map(|number| number * unit..(number + 1) * unit).collect();
-        self.of.map.files_in(&ranges)
-    }
 }
 
 /// An image in blocks, and what the next build needs of it.
@@ -361,11 +328,8 @@ impl Prepared {
         let plan = match kept {
             Some(plan) => plan,
             None => {
-                let read = wanted.boot.as_ref().map(Boot::files).unwrap_or_default();
-                let read: Vec<_> = read.iter().filter_map(|path| self.tree.lookup(path)).collect();
                 let align = aligned.then_some(Align { blocks: unit, from: unit });
-                let mut first = Sequential { order: Order::first(&read), align };
-                Plan::new(&self.tree, &options, &mut first).map_err(failed)?
+                Plan::new(&self.tree, &options, &mut Sequential { align }).map_err(failed)?
             }
         };
         let census = Census::take(&plan, contents, &self.pages)
@@ -409,13 +373,9 @@ impl Planned<'_> {
             parent: wanted.parent,
         };
         let known = self.before.zip(self.changed.as_deref());
-        let split = split::split(&header, split::Options::new(wanted.codec), store, progress, |out| {
-            match known.filter(|_| out.block_size() == wanted.block_size) {
-                Some((before, changed)) => self.update(&before.index, changed, out),
-                None => ext2::write(&self.plan, self.contents, out),
-            }
-        })
-        .map_err(|source| ImageError::Split { image: wanted.name.clone(), source })?;
+        let source = Rendered { image: ext2::Image::new(&self.plan, self.contents), known };
+        let split = split::split(&header, split::Options::new(wanted.codec), store, progress, &source)
+            .map_err(|source| ImageError::Split { image: wanted.name.clone(), source })?;
 
         let kept = known.filter(|_| split.index.header().block_size == wanted.block_size);
         let pages = match kept {
@@ -427,29 +387,34 @@ impl Planned<'_> {
         let inputs = wanted.inputs(Some(self.digest));
         Ok(Made { split, layout: Some(Arc::new(layout)), stable, inputs })
     }
+}
 
-    fn update(&self, before: &Index, changed: &[bool], out: &mut Cutter<'_>) -> Result<(), WriteError> {
-        let image = ext2::Image::new(&self.plan, self.contents);
-        let blocks = self.plan.geometry().blocks;
-        let mut raw = vec![0; self.wanted.block_size.get() as usize];
-        for (number, &changed) in (0_u32..).zip(changed) {
-            let first = number * self.unit();
-            let at = u64::from(first) * u64::from(ext2::BLOCK);
-            let output = |source| WriteError::Output { at, source };
-            if changed {
-                let pages = self.unit().min(blocks - first);
-                let part = &mut raw[..pages as usize * ext2::BLOCK as usize];
-                image.fill(first, part)?;
-                out.write_all(part).map_err(output)?;
-            } else {
-                let object = match before.target(number) {
-                    Some(Target::Object(id)) => before.object(id).copied(),
-                    Some(Target::Zero) | None => None,
-                };
-                out.carry(object).map_err(output)?;
+/// A planned image, block by block as it is asked for; with a release before, those alone that change.
+struct Rendered<'a> {
+    image: ext2::Image<'a>,
+    known: Option<(&'a Before, &'a [bool])>,
+}
+
+impl Source for Rendered<'_> {
+    type Error = WriteError;
+
+    fn read(&self, at: u64, raw: &mut [u8]) -> Result<(), WriteError> {
+        let page = at / u64::from(ext2::BLOCK);
+        self.image.fill(u32::try_from(page).expect("an image has at most 2^29 pages"), raw)
+    }
+
+    fn known(&self, number: u32, size: BlockSize) -> Known {
+        let same = |(before, _): &(&Before, _)| before.index.header().block_size == size;
+        match self.known.filter(same) {
+            Some((before, changed)) if !changed[number as usize] => {
+                let object = before.index.target(number).and_then(|target| match target {
+                    Target::Object(id) => before.index.object(id).copied(),
+                    Target::Zero => None,
+                });
+                object.map_or(Known::Zeros, Known::Object)
             }
+            _ => Known::Nothing,
         }
-        Ok(())
     }
 }
 
@@ -491,9 +456,10 @@ pub fn take(
         published: UnixTime(wanted.epoch),
         parent: wanted.parent,
     };
+    let failed = |source| ImageError::Take { image: wanted.name.clone(), source };
+    let source = disk.open().map_err(|error| failed(SplitError::Image(error)))?;
     let split =
-        split::split(&header, split::Options::new(wanted.codec), store, progress, |out| disk.copy(out))
-            .map_err(|source| ImageError::Take { image: wanted.name.clone(), source })?;
+        split::split(&header, split::Options::new(wanted.codec), store, progress, &source).map_err(failed)?;
     Ok(Made { split, layout: None, stable: false, inputs: wanted.inputs(None) })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::changes::Publication;
-use super::image::{Before, Boot};
+use super::image::Before;
 use super::layouts::{self, LayoutFault};
 use crate::host::files::{AtomicFile, FileError};
 use crate::host::published::Published;
@@ -144,13 +144,6 @@ impl Last {
             images: indexes.iter().map(|index| (index.clone(), layout(index))).collect(),
             files: files.chain([(latest.release_path(), latest.release.len)]).collect(),
         })
-    }
-
-    /// What a boot reads of an image, if there is a prefetch list for it.
-    pub fn boot(&self, image: &ImageName) -> Option<Boot> {
-        let list = self.previous.as_ref()?.lists.iter().find(|list| list.image == *image)?;
-        let blocks = list.entries.iter().map(|entry| entry.name).collect();
-        Some(Boot { blocks, of: self.before.get(image)?.clone() })
     }
 
     /// What an image's next index names as the one before.

@@ -4,12 +4,7 @@
 //! was freed is wanted again, and whether a block of the disk has changed at all, is its [`PageHash`].
 
 use std::fmt;
-use std::io;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use sha2::{Digest, Sha256};
 
@@ -18,6 +13,7 @@ use super::geometry::BLOCK;
 use super::ondisk::FAST_SYMLINK;
 use super::shown;
 use super::writer::WriteError;
+use crate::parallel::{cores, each};
 use crate::tree::{Content, Contents, Kind, NodeId, Tree};
 
 /// Bytes of a page, for slices.
@@ -129,13 +125,21 @@ impl Pages {
                 pages.hashes[range.start] = PageHash::of(&page);
             }
         }
-        let done = hash_pieces(&pieces, contents, read).map_err(|(node, source)| {
+        let hash = |bytes: &mut Vec<u8>, nth: usize| {
+            let Piece { content, node, logical, .. } = &pieces[nth];
+            let part = &mut bytes[..logical.len() * PAGE];
+            let done = content.read_at(contents, u64::from(logical.start) * u64::from(BLOCK), part);
+            done.map_err(|error| (*node, error))?;
+            read(part.len() as u64);
+            Ok(part.chunks_exact(PAGE).map(PageHash::of).collect::<Vec<_>>())
+        };
+        let done = each(pieces.len(), cores(), || vec![0; PIECE as usize * PAGE], hash);
+        let done = done.map_err(|(node, source)| {
             let path = tree.walk().find(|(_, id)| id.index() == node).map_or_else(Vec::new, |(path, _)| path);
             WriteError::Contents { path: shown(&path), source }
         })?;
-        for (piece, hashes) in done {
-            let at = pieces[piece].at;
-            pages.hashes[at..at + hashes.len()].copy_from_slice(&hashes);
+        for (piece, hashes) in pieces.iter().zip(done) {
+            pages.hashes[piece.at..piece.at + hashes.len()].copy_from_slice(&hashes);
         }
         Ok(pages)
     }
@@ -143,50 +147,6 @@ impl Pages {
     /// The pages of a node that are not holes, in their order. None for what has no pages.
     pub fn of(&self, node: NodeId) -> &[PageHash] {
         self.nodes.get(node.index()).map_or(&[], |range| &self.hashes[range.clone()])
-    }
-}
-
-type Hashed = (usize, Vec<PageHash>);
-
-fn hash_pieces(
-    pieces: &[Piece<'_>],
-    contents: &dyn Contents,
-    read: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Hashed>, (usize, io::Error)> {
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    let work = || {
-        let mut done: Vec<Hashed> = vec![];
-        let mut bytes = vec![0; PIECE as usize * PAGE];
-        loop {
-            let nth = next.fetch_add(1, Ordering::Relaxed);
-            let Some(piece) = pieces.get(nth) else { return done };
-            let count = piece.logical.len();
-            let part = &mut bytes[..count * PAGE];
-            let at = u64::from(piece.logical.start) * u64::from(BLOCK);
-            if let Err(error) = piece.content.read_at(contents, at, part) {
-                // Others find no more pieces.
-                next.store(pieces.len(), Ordering::Relaxed);
-                let mut failure = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                failure.get_or_insert((piece.node, error));
-                return done;
-            }
-            done.push((nth, part.chunks_exact(PAGE).map(PageHash::of).collect()));
-            read(part.len() as u64);
-        }
-    };
-    let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).get();
-    let done = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut done = work();
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        done
-    });
-    match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Some(failure) => Err(failure),
-        None => Ok(done),
     }
 }
 

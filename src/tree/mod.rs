@@ -186,18 +186,23 @@ impl Content {
     /// # Errors
     /// Those of [`Contents::read_exact_at`].
     pub fn read_at(&self, contents: &dyn Contents, at: u64, buf: &mut [u8]) -> io::Result<()> {
-        buf.fill(0);
         let end = at.saturating_add(buf.len() as u64).min(self.len);
         let first = self.extents.partition_point(|extent| extent.at + extent.len <= at);
+        // What is behind this is not filled yet.
+        let mut filled = 0;
         for extent in &self.extents[first..] {
             if extent.at >= end {
                 break;
             }
-            let from = extent.at.max(at);
-            let to = (extent.at + extent.len).min(end);
             // Both lie within `buf`, so they fit a usize.
-            let part = &mut buf[(from - at) as usize..(to - at) as usize];
-            let skip = from - extent.at;
+            let from = (extent.at.max(at) - at) as usize;
+            let to = ((extent.at + extent.len).min(end) - at) as usize;
+            if let Some(gap) = buf.get_mut(filled..from) {
+                gap.fill(0);
+            }
+            filled = to;
+            let part = &mut buf[from..to];
+            let skip = at.saturating_sub(extent.at);
             match &extent.source {
                 Source::Spool { spool, offset } => contents.read_exact_at(*spool, offset + skip, part)?,
                 Source::Inline { bytes, offset } => {
@@ -206,6 +211,7 @@ impl Content {
                 }
             }
         }
+        buf[filled..].fill(0);
         Ok(())
     }
 }

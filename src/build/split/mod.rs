@@ -1,10 +1,10 @@
-//! The split step: an image's bytes, as they are written, become block files in a store and an index.
+//! The split step: a disk becomes block files in a store and an index.
 //!
-//! The writer of the image fills one block after the other; blocks of zeros end there. The others go through a
-//! short queue to one thread a core, which names and proves a block (MD5, SHA-256), and, if it is new, has the
-//! store compress and write it. Compressing is nearly all of the work, so what a store has is never compressed
-//! again. The index is put together from block numbers when all is done: it does not depend on which thread was
-//! first.
+//! One thread a core takes the next block of the disk, until there are no more: reads it (or renders it, no image need
+//! exist), names and proves it (MD5, SHA-256), and, if it is new, has the store compress and write it, all while it is
+//! in that core's cache. Blocks of zeros, and those that are known without their bytes, end before. Compressing is
+//! nearly all of the work, so what a store has is never compressed again. The index is put together from block numbers
+//! when all is done: it does not depend on which thread was first.
 //!
 //! # Collisions of MD5
 //!
@@ -27,44 +27,66 @@ pub(crate) mod wang;
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::block::{Block, BlockName, Codec, Compressor, Object, Sha256};
+use crate::ext2::ReadAt;
 use crate::host::progress::{Progress, Task, Unit};
 use crate::host::store::{Offered, Origin, Store, StoreError};
 use crate::index::{BlockSize, Fault, Header, ImageName, Index};
+use crate::parallel::{cores, each};
 
-/// Raw bytes that wait for a thread, at most. Each thread has one block more, and its file.
-const QUEUE_BYTES: u32 = 32 << 20;
-/// Blocks that wait for a thread, at most.
-const QUEUE_BLOCKS: u32 = 64;
 /// How many other block sizes are tried.
 const OTHER_SIZES: usize = 8;
 
-/// Why an image could not be split. `E` is what its writer says.
+/// A disk of which any part can be had, in any order, from several threads at once.
+pub trait Source: Sync {
+    /// Why it can't.
+    type Error: Error + Send + 'static;
+
+    /// Fills `raw` with the bytes from `at` on.
+    ///
+    /// # Errors
+    /// What makes them fails.
+    fn read(&self, at: u64, raw: &mut [u8]) -> Result<(), Self::Error>;
+
+    /// What is known of a block before it is read, if the disk is cut in blocks of this size.
+    fn known(&self, _number: u32, _size: BlockSize) -> Known {
+        Known::Nothing
+    }
+}
+
+impl<R: ReadAt + Sync> Source for R {
+    type Error = io::Error;
+
+    fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(at, raw)
+    }
+}
+
+/// What is known of a block whose bytes nobody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: it has to be read.
+    Nothing,
+    /// It is all zeros.
+    Zeros,
+    /// It is that one, of an index that the store trusts.
+    Object(Object),
+}
+
+/// Why an image could not be split. `E` is what its source says.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError<E: Error + 'static> {
-    /// The image could not be written.
+    /// The image could not be read.
     #[error(transparent)]
     Image(E),
     /// The store failed.
     #[error(transparent)]
     Store(StoreError),
-    /// The writer wrote less than it said.
-    #[error("image `{image}`: {found} bytes written; {want} announced")]
-    Length {
-        /// The image.
-        image: ImageName,
-        /// Bytes written.
-        found: u64,
-        /// Bytes announced.
-        want: u64,
-    },
     /// There is no such index.
     #[error("image `{image}`")]
     Index {
@@ -149,23 +171,22 @@ pub struct Options {
 impl Options {
     /// With one thread for each core.
     pub fn new(codec: Codec) -> Self {
-        let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Options { codec, threads }
+        Options { codec, threads: cores() }
     }
 }
 
-/// Splits one image. `header` says its size, and the block size to cut it in unless blocks collide. `write` writes
-/// the whole image; it is called again for each further block size, and must then write the same bytes.
+/// Splits one image. `header` says its size, and the block size to cut it in unless blocks collide. `source` is asked
+/// for each byte once, and once more for each further block size; it must then say the same.
 ///
 /// # Errors
 /// [`SplitError`]. What was written by then stays in the store; the next build finds it.
-pub fn split<E: Error + 'static>(
+pub fn split<S: Source>(
     header: &Header,
     options: Options,
     store: &mut Store,
     progress: &dyn Progress,
-    mut write: impl FnMut(&mut Cutter<'_>) -> Result<(), E>,
-) -> Result<Split, SplitError<E>> {
+    source: &S,
+) -> Result<Split, SplitError<S::Error>> {
     let mut collisions = Vec::new();
     let mut tries = 0;
     for block_size in [header.block_size].into_iter().chain(other_sizes(header.block_size).take(OTHER_SIZES))
@@ -174,7 +195,7 @@ pub fn split<E: Error + 'static>(
         tries += 1;
         let what = format!("blocks of image `{}`", header.image);
         let task = progress.start(&what, header.size, Unit::Bytes);
-        let attempt = Attempt::run(&header, options, store, task.as_ref(), &mut write)?;
+        let attempt = Attempt::run(&header, options, store, task.as_ref(), source)?;
         drop(task);
         let found = attempt.collisions(&header);
         if found.is_empty() {
@@ -208,86 +229,6 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// A block on its way to a thread.
-struct Job {
-    number: u32,
-    raw: Vec<u8>,
-}
-
-/// Takes the image as it is written, and cuts it.
-pub struct Cutter<'a> {
-    queue: SyncSender<Job>,
-    task: &'a dyn Task,
-    size: BlockSize,
-    block_size: usize,
-    /// Bytes that may still come.
-    left: u64,
-    /// The block that is being filled.
-    raw: Vec<u8>,
-    number: u32,
-    /// Blocks that were carried over.
-    carried: Vec<(u32, Option<Object>)>,
-}
-
-impl Cutter<'_> {
-    /// Raw bytes of a block.
-    pub fn block_size(&self) -> BlockSize {
-        self.size
-    }
-
-    /// Takes a whole block as known, without its bytes; `None` for zeros. The object must be one of an index that
-    /// the store trusts.
-    ///
-    /// # Errors
-    /// When another block is only half written, or the image is longer than its header says.
-    pub fn carry(&mut self, object: Option<Object>) -> io::Result<()> {
-        let len = self.left.min(self.block_size as u64);
-        if !self.raw.is_empty() || len == 0 {
-            return Err(io::Error::other("a block can be carried over only as a whole"));
-        }
-        self.left -= len;
-        self.carried.push((self.number, object));
-        self.number += 1;
-        self.task.advance(len);
-        Ok(())
-    }
-
-    /// The block is full, or the image ends: passes it on, unless it is all zeros.
-    fn cut(&mut self) -> io::Result<()> {
-        let len = self.raw.len();
-        if is_zero(&self.raw) {
-            self.raw.clear();
-            self.task.advance(len as u64);
-        } else {
-            let raw = std::mem::replace(&mut self.raw, Vec::with_capacity(self.block_size));
-            let job = Job { number: self.number, raw };
-            // The other end is gone when a thread has failed; what it says matters, not this.
-            self.queue.send(job).map_err(|_| io::Error::other("the threads that store blocks have ended"))?;
-        }
-        self.number += 1;
-        Ok(())
-    }
-}
-
-impl Write for Cutter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let len = bytes.len().min(self.block_size - self.raw.len());
-        self.left = self
-            .left
-            .checked_sub(len as u64)
-            .ok_or_else(|| io::Error::other("the image is longer than its header says"))?;
-        self.raw.extend_from_slice(&bytes[..len]);
-        if self.raw.len() == self.block_size {
-            self.cut()?;
-        }
-        Ok(len)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn is_zero(raw: &[u8]) -> bool {
     static ZEROS: [u8; 4096] = [0; 4096];
     raw.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
@@ -303,15 +244,21 @@ struct Seen {
 }
 
 /// What the threads share.
-struct Shared<'a> {
+struct Shared<'a, S: Source> {
     header: &'a Header,
+    source: &'a S,
     store: &'a Store,
     task: &'a dyn Task,
     seen: Mutex<HashMap<BlockName, Seen>>,
     /// Blocks collide: look for more of that, but store nothing more.
     collided: AtomicBool,
-    /// The first failure ends all threads.
-    failure: Mutex<Option<StoreError>>,
+}
+
+/// What a thread works with.
+struct Room {
+    /// The bytes of a block.
+    raw: Vec<u8>,
+    compressor: Compressor,
 }
 
 /// What a block of the disk turned out to be.
@@ -329,82 +276,25 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn run<E: Error + 'static>(
+    fn run<S: Source>(
         header: &Header,
         options: Options,
         store: &Store,
         task: &dyn Task,
-        write: &mut impl FnMut(&mut Cutter<'_>) -> Result<(), E>,
-    ) -> Result<Self, SplitError<E>> {
+        source: &S,
+    ) -> Result<Self, SplitError<S::Error>> {
         let (size, block_size) = (header.size, header.block_size);
         let count = header.block_count().ok_or_else(|| SplitError::Index {
             image: header.image.clone(),
             source: Fault::Size { size, block_size },
         })?;
-        let shared = Shared {
-            header,
-            store,
-            task,
-            seen: Mutex::default(),
-            collided: AtomicBool::new(false),
-            failure: Mutex::default(),
-        };
-        let waiting = (QUEUE_BYTES / block_size.get()).min(QUEUE_BLOCKS);
-        let (queue, jobs) = sync_channel(waiting as usize);
-        let mut blocks = vec![Place::Zero; count as usize];
-        let written = thread::scope(|scope| {
-            let jobs = Arc::new(Mutex::new(jobs));
-            let threads: Vec<_> = (0..options.threads.get())
-                .map(|_| {
-                    let (jobs, shared) = (jobs.clone(), &shared);
-                    scope.spawn(move || shared.work(&jobs, &mut Compressor::new(options.codec)))
-                })
-                .collect();
-            // Only the threads hold the receiving end now: when they are gone, sending fails and does not wait.
-            drop(jobs);
-            let mut cutter = Cutter {
-                queue,
-                task,
-                size: block_size,
-                block_size: block_size.get() as usize,
-                left: size,
-                raw: Vec::with_capacity(block_size.get() as usize),
-                number: 0,
-                carried: Vec::new(),
-            };
-            let written = write(&mut cutter).map_err(SplitError::Image).and_then(|()| match cutter.left {
-                0 => Ok(()),
-                left => {
-                    Err(SplitError::Length { image: header.image.clone(), found: size - left, want: size })
-                }
-            });
-            if written.is_ok() && !cutter.raw.is_empty() {
-                // It fails only when a thread has failed, and what that says is asked for below.
-                let _ = cutter.cut();
-            }
-            // Ends the queue, and so the threads.
-            let carried = std::mem::take(&mut cutter.carried);
-            drop(cutter);
-            for (number, object) in carried {
-                blocks[number as usize] = match object {
-                    Some(object) => Place::Carried(object),
-                    None => Place::Zero,
-                };
-            }
-            for named in threads {
-                let named = named.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                for (number, name) in named {
-                    blocks[number as usize] = Place::Made(name);
-                }
-            }
-            written
-        });
-        let Shared { seen, failure, .. } = shared;
-        if let Some(failure) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(SplitError::Store(failure));
-        }
-        written?;
-        Ok(Attempt { blocks, seen: seen.into_inner().unwrap_or_else(PoisonError::into_inner) })
+        let (seen, collided) = (Mutex::default(), AtomicBool::new(false));
+        let shared = Shared { header, source, store, task, seen, collided };
+        let room = || Room { raw: Vec::new(), compressor: Compressor::new(options.codec) };
+        let blocks = each(count as usize, options.threads, room, |room, number| {
+            shared.place(u32::try_from(number).expect("at most `count`"), room)
+        })?;
+        Ok(Attempt { blocks, seen: shared.seen.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
     fn collisions(&self, header: &Header) -> Vec<Collision> {
@@ -473,25 +363,32 @@ impl Attempt {
     }
 }
 
-impl Shared<'_> {
-    /// What a thread does: names blocks until there are no more, or something failed. Gives number and name of
-    /// those that it had.
-    fn work(&self, jobs: &Mutex<Receiver<Job>>, compressor: &mut Compressor) -> Vec<(u32, BlockName)> {
-        let mut named = Vec::new();
-        loop {
-            let job = lock(jobs).recv();
-            let Ok(Job { number, raw }) = job else { return named };
-            if lock(&self.failure).is_some() {
-                return named;
+impl<S: Source> Shared<'_, S> {
+    /// Puts one block of the disk where it belongs.
+    fn place(&self, number: u32, room: &mut Room) -> Result<Place, SplitError<S::Error>> {
+        let Room { raw, compressor } = room;
+        let size = self.header.block_size;
+        let at = u64::from(number) * u64::from(size.get());
+        let len = (self.header.size - at).min(size.get().into());
+        let place = match self.source.known(number, size) {
+            Known::Zeros => Place::Zero,
+            Known::Object(object) => Place::Carried(object),
+            Known::Nothing => {
+                raw.resize(usize::try_from(len).expect("at most a block"), 0);
+                self.source.read(at, raw).map_err(SplitError::Image)?;
+                if is_zero(raw) {
+                    Place::Zero
+                } else {
+                    let block = Block::seal(std::mem::take(raw));
+                    self.store(&block, number, compressor).map_err(SplitError::Store)?;
+                    let name = block.name();
+                    *raw = block.into_bytes();
+                    Place::Made(name)
+                }
             }
-            let block = Block::seal(raw);
-            named.push((number, block.name()));
-            if let Err(error) = self.store(&block, number, compressor) {
-                lock(&self.failure).get_or_insert(error);
-                return named;
-            }
-            self.task.advance(block.bytes().len() as u64);
-        }
+        };
+        self.task.advance(len);
+        Ok(place)
     }
 
     /// Stores a block whose name is new in this image.

@@ -1,5 +1,7 @@
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
+use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -7,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::block::MAX_BLOCK_SIZE;
 use crate::host::progress::Silent;
-use crate::index::{Serial, UnixTime};
+use crate::index::{Serial, Target, UnixTime};
 use crate::release::MirrorPath;
 
 const K: usize = 1024;
@@ -36,10 +38,7 @@ impl Bench {
 
     fn try_split(&mut self, image: &str, disk: &[u8]) -> Result<Split, SplitError<io::Error>> {
         let header = header(image, 16 * K, disk.len());
-        split(&header, self.options, &mut self.store, &Silent, |out| {
-            // In odd pieces, as no writer would.
-            disk.chunks(10_007).try_for_each(|piece| out.write_all(piece))
-        })
+        split(&header, self.options, &mut self.store, &Silent, &disk.to_vec())
     }
 
     /// Names of all block files.
@@ -147,6 +146,23 @@ fn what_the_store_has_is_not_compressed_again() {
     assert_eq!(second.index, first.index);
 }
 
+/// A disk some of whose blocks take their time.
+struct Slow {
+    disk: Vec<u8>,
+    every: u64,
+}
+
+impl Source for Slow {
+    type Error = io::Error;
+
+    fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
+        if (at / (16 * K as u64)).is_multiple_of(self.every) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.disk.read_exact_at(at, raw)
+    }
+}
+
 #[test]
 fn the_index_does_not_depend_on_threads_or_time() {
     let blocks: Vec<u32> = (0..300).map(|n| n * n % 41).collect();
@@ -155,16 +171,8 @@ fn the_index_does_not_depend_on_threads_or_time() {
         let mut bench = Bench::new();
         bench.options.threads = NonZeroUsize::new(threads).unwrap();
         let header = header("host", 16 * K, disk.len());
-        let mut pieces = 0;
-        let split = split(&header, bench.options, &mut bench.store, &Silent, |out| {
-            disk.chunks(64 * K).try_for_each(|piece| {
-                pieces += 1;
-                if pieces % (threads + 7) == 0 {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                out.write_all(piece)
-            })
-        });
+        let source = Slow { disk: disk.clone(), every: threads as u64 + 7 };
+        let split = split(&header, bench.options, &mut bench.store, &Silent, &source);
         let text = split.unwrap().index.to_text();
         assert_eq!(read_disk(bench.dir.path(), &text), disk);
         text
@@ -187,7 +195,7 @@ fn blocks_of_one_image_that_collide_are_found_and_cut_elsewhere() {
     let disk = [&one, &filler, &two, &two, &filler[..300_000]].concat();
     let mut bench = Bench::new();
     let header = header("host", 256 * K, disk.len());
-    let split = split(&header, bench.options, &mut bench.store, &Silent, |out| out.write_all(&disk));
+    let split = split(&header, bench.options, &mut bench.store, &Silent, &disk);
     let Split { index, collisions, .. } = split.unwrap();
     let said: Vec<_> = collisions.iter().map(Collision::to_string).collect();
     assert_eq!(
@@ -248,9 +256,8 @@ fn collisions_in_every_size_are_an_error_that_names_them() {
     let [one, two] = wang::blocks(4 * K, 7);
     let mut bench = Bench::new();
     let header = |image| header(image, MAX_BLOCK_SIZE as usize, 4 * K);
-    let mut split = |image, raw: &[u8]| {
-        split(&header(image), bench.options, &mut bench.store, &Silent, |out| out.write_all(raw))
-    };
+    let mut split =
+        |image, raw: &Vec<u8>| split(&header(image), bench.options, &mut bench.store, &Silent, raw);
     split("host", &one).unwrap();
     let error = split("guest", &two).unwrap_err();
     let SplitError::Collisions { tries: 9, found, .. } = &error else { panic!("{error}") };
@@ -274,33 +281,32 @@ fn other_sizes_share_no_boundary_for_long() {
 }
 
 #[test]
-fn an_image_that_is_not_as_long_as_announced_is_an_error() {
+fn a_disk_that_can_not_be_read_to_its_end_is_the_error() {
     let mut bench = Bench::new();
-    for (len, said) in [
-        (40_000, "image `host`: 40000 bytes written; 50000 announced"),
-        (50_001, "the image is longer than its header says"),
-    ] {
-        let header = header("host", 16 * K, 50_000);
-        let raw = disk(&[1, 2, 3, 4], 0);
-        let result =
-            split(&header, bench.options, &mut bench.store, &Silent, |out| out.write_all(&raw[..len]));
-        assert_eq!(result.unwrap_err().to_string(), said);
+    let header = header("host", 16 * K, 50_000);
+    let error = split(&header, bench.options, &mut bench.store, &Silent, &vec![7; 40_000]).unwrap_err();
+    let SplitError::Image(error) = &error else { panic!("{error}") };
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+/// A disk of blocks full of their own numbers, from 1 on; says how many were read.
+#[derive(Default)]
+struct Numbers {
+    read: AtomicU32,
+}
+
+impl Source for Numbers {
+    type Error = io::Error;
+
+    fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
+        self.read.fetch_add(1, Ordering::Relaxed);
+        raw.copy_from_slice(&disk(&[(at / (16 * K as u64)) as u32 + 1], 0));
+        Ok(())
     }
 }
 
 #[test]
-fn the_writers_own_failure_comes_through() {
-    let mut bench = Bench::new();
-    let header = header("host", 16 * K, 50_000);
-    let result = split(&header, bench.options, &mut bench.store, &Silent, |out| {
-        out.write_all(&disk(&[1, 2], 0))?;
-        Err(io::Error::other("the spool is gone"))
-    });
-    assert_eq!(result.unwrap_err().to_string(), "the spool is gone");
-}
-
-#[test]
-fn a_store_that_fails_ends_the_writer_and_is_the_error() {
+fn a_store_that_fails_ends_the_reading_and_is_the_error() {
     for threads in [1, 4] {
         let mut bench = Bench::new();
         bench.options.threads = NonZeroUsize::new(threads).unwrap();
@@ -310,15 +316,46 @@ fn a_store_that_fails_ends_the_writer_and_is_the_error() {
 
         let blocks = 20_000;
         let header = header("host", 16 * K, blocks * 16 * K);
-        let mut written = 0;
-        let error = split(&header, bench.options, &mut bench.store, &Silent, |out| {
-            (1..=blocks).try_for_each(|number| {
-                written += 1;
-                out.write_all(&disk(&[number as u32], 0))
-            })
-        });
-        let error = error.unwrap_err();
+        let source = Numbers::default();
+        let error = split(&header, bench.options, &mut bench.store, &Silent, &source).unwrap_err();
         assert!(matches!(error, SplitError::Store(_)), "{error}");
-        assert!(written < blocks / 2, "{written} blocks written after the failure");
+        let read = source.read.into_inner();
+        assert!((read as usize) < blocks / 2, "{read} blocks read after the failure");
     }
+}
+
+/// A disk that differs from one whose index is known in its second block alone.
+struct Update<'a> {
+    index: &'a Index,
+    disk: &'a Vec<u8>,
+}
+
+impl Source for Update<'_> {
+    type Error = io::Error;
+
+    fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
+        self.disk.read_exact_at(at, raw)
+    }
+
+    fn known(&self, number: u32, size: BlockSize) -> Known {
+        match self.index.target(number).filter(|_| number != 1 && size == self.index.header().block_size) {
+            Some(Target::Object(id)) => Known::Object(*self.index.object(id).unwrap()),
+            Some(Target::Zero) => Known::Zeros,
+            None => Known::Nothing,
+        }
+    }
+}
+
+#[test]
+fn what_is_known_is_carried_over_without_its_bytes() {
+    let mut bench = Bench::new();
+    let old = bench.split("host", &disk(&[1, 2, 0, 4], 0)).index;
+    // Of the known blocks there are no bytes.
+    let new = disk(&[0, 5, 0, 0], 0);
+    let source = Update { index: &old, disk: &new };
+    let header = header("host", 16 * K, new.len());
+    let split = split(&header, bench.options, &mut bench.store, &Silent, &source).unwrap();
+    let Figures { zero, carried, written, .. } = split.figures;
+    assert_eq!((zero, carried, written), (1, 2, 1));
+    assert_eq!(read_disk(bench.dir.path(), &split.index.to_text()), disk(&[1, 5, 0, 4], 0));
 }

@@ -1,13 +1,13 @@
 //! `imgfactory image split` and `join`: between a disk and its blocks.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::BufReader;
 use std::path::PathBuf;
 
 use super::super::output::In;
 use super::super::{Failure, Session, print};
 use crate::block::{Block, Codec, Fetched, Inflated, Object};
-use crate::build::split::{self, Options};
+use crate::build::split::{self, Options, SplitError};
 use crate::ext2::ReadAt;
 use crate::host::files::FileError;
 use crate::host::image::{ImageFile, SparseFile};
@@ -25,8 +25,6 @@ use crate::report::size;
 const TOGETHER: usize = 64;
 /// Blocks fetched in parallel.
 const JOBS: usize = 4;
-/// Bytes read at a time.
-const BUFFER: usize = 1 << 20;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Blocks that the directory has are not compressed again. The index is \
@@ -97,12 +95,11 @@ pub(super) fn split(args: SplitArgs, session: &Session) -> Result<(), Failure> {
     };
     let mut store = Store::open(&args.store)?;
     let path = MirrorPath::Image(args.name, args.serial, Leaf::Index);
-    let made =
-        split::split(&header, Options::new(args.codec), &mut store, session.progress.as_ref(), |out| {
-            let read = |error| io::Error::from(FileError::new(&args.image, "read", error));
-            let mut file = BufReader::with_capacity(BUFFER, File::open(&args.image).map_err(read)?);
-            io::copy(&mut file, out).map(|_| ())
-        })?;
+    let made = split::split(&header, Options::new(args.codec), &mut store, &*session.progress, &disk);
+    let made = made.map_err(|error| match error {
+        SplitError::Image(error) => Failure::from(FileError::new(&args.image, "read", error)),
+        other => other.into(),
+    })?;
     store.sync()?.write(&path, &made.index.to_text())?;
     if !session.quiet {
         let all: u64 = made.index.objects().iter().map(|object| u64::from(object.file_len)).sum();
@@ -127,11 +124,9 @@ pub(super) fn join(args: &JoinArgs, session: &Session) -> Result<(), Failure> {
     let store = Published::open(&args.store, JOBS)?;
     let header = index.header();
     let task = session.progress.start(&format!("image `{}`", header.image), header.size, Unit::Bytes);
-    let mut out = SparseFile::create(&args.to)?;
-    let failed = |error| FileError::new(&args.to, "write", error);
-    let zeros = vec![0; header.block_size.get() as usize];
+    let out = SparseFile::create(&args.to, header.size)?;
     let targets: Vec<_> = index.targets().collect();
-    let mut left = header.size;
+    let (mut at, block_size) = (0, u64::from(header.block_size.get()));
     for part in targets.chunks(TOGETHER) {
         let blocks = parallel(part, JOBS, |target| match target {
             Target::Zero => Ok(None),
@@ -141,11 +136,11 @@ pub(super) fn join(args: &JoinArgs, session: &Session) -> Result<(), Failure> {
             }
         })?;
         for block in blocks {
-            let len = left.min(u64::from(header.block_size.get()));
-            let short = || usize::try_from(len).expect("at most a block");
-            let bytes = block.as_ref().map_or_else(|| &zeros[..short()], Block::bytes);
-            out.write_all(bytes).map_err(failed)?;
-            left -= len;
+            if let Some(block) = block {
+                out.write_at(at, block.bytes())?;
+            }
+            let len = block_size.min(header.size - at);
+            at += len;
             task.advance(len);
         }
     }

@@ -1,7 +1,6 @@
 //! `imgfactory image pack`.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::super::output::In;
@@ -9,12 +8,13 @@ use super::super::{Failure, Session, print};
 use crate::build::image::LEAST_RUN;
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Profile, Sequential, Stable, keep_times,
+    self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Profile, Sequential, Stable, WriteError,
+    keep_times,
 };
 use crate::host::directory;
 use crate::host::files::{FileError, read_at_most, write_atomic};
 use crate::host::image::SparseFile;
-use crate::host::progress::{Task, Unit};
+use crate::host::progress::Unit;
 use crate::host::spool::Spools;
 use crate::index::BlockSize;
 use crate::recipe::{Scalar, Size};
@@ -124,7 +124,7 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
         }
         None => {
             let align = Some(Align { blocks: UNIT, from: UNIT });
-            Plan::new(&tree, &options, &mut Sequential { align, ..Sequential::default() })?
+            Plan::new(&tree, &options, &mut Sequential { align })?
         }
     };
     put(&name, &plan, args, contents, session)?;
@@ -147,9 +147,14 @@ fn put(
     let geometry = plan.geometry();
     let length = u64::from(geometry.blocks) * u64::from(ext2::BLOCK);
     let task = session.progress.start(&format!("image `{name}`"), length, Unit::Bytes);
-    let mut out = Counted { out: SparseFile::create(&args.to)?, task: &*task };
-    ext2::write(plan, contents, &mut out)?;
-    out.out.commit()?;
+    let (image, out) = (ext2::Image::new(plan, contents), SparseFile::create(&args.to, length)?);
+    out.write_all(|at, part| {
+        let first = u32::try_from(at / u64::from(ext2::BLOCK)).expect("an image has at most 2^29 blocks");
+        image.fill(first, part)?;
+        task.advance(part.len() as u64);
+        Ok::<_, PackError>(())
+    })?;
+    out.commit()?;
     drop(task);
     if !session.quiet {
         print(&format!(
@@ -177,20 +182,13 @@ fn epoch(tree: &Tree) -> Result<u64, Failure> {
     Ok(newest.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0))
 }
 
-/// Tells progress what was written.
-struct Counted<'t> {
-    out: SparseFile,
-    task: &'t dyn Task,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.task.advance(count as u64);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
+/// Why an image could not be written.
+#[derive(Debug, thiserror::Error)]
+enum PackError {
+    /// Its contents.
+    #[error(transparent)]
+    Contents(#[from] WriteError),
+    /// Its file.
+    #[error(transparent)]
+    File(#[from] FileError),
 }

@@ -202,38 +202,6 @@ impl LayoutMap {
         paths
     }
 
-    /// Paths of the files, in the order of their data on the disk, that have any in these pages. A file counts for
-    /// the first of the ranges that it is met in.
-    pub fn files_in(&self, ranges: &[std::ops::Range<u32>]) -> Vec<Vec<u8>> {
-        let mut starts: Vec<(u32, u32, usize)> = Vec::new();
-        for (mapped, at) in self.inodes.iter().zip(0..) {
-            if matches!(mapped.kind, MappedKind::File(_)) {
-                starts.extend(mapped.data.iter().map(|run| (run.physical, run.physical + run.count, at)));
-            }
-        }
-        starts.sort_unstable();
-        let mut met = vec![false; self.inodes.len()];
-        let mut order = Vec::new();
-        for range in ranges {
-            // Runs don't overlap, so their ends ascend as their starts do.
-            let from = starts.partition_point(|(_, end, _)| *end <= range.start);
-            for &(_, _, at) in starts[from..].iter().take_while(|(start, _, _)| *start < range.end) {
-                if !std::mem::replace(&mut met[at], true) {
-                    order.push(at);
-                }
-            }
-        }
-        // Of several names the first: the same map gives the same answer.
-        let mut names: HashMap<usize, Vec<u8>> = HashMap::new();
-        for (path, at) in self.paths() {
-            let name = names.entry(at).or_insert_with(|| path.clone());
-            if path < *name {
-                *name = path;
-            }
-        }
-        order.into_iter().filter_map(|at| names.remove(&at)).collect()
-    }
-
     /// Which pages of the image are in use: group metadata, data, indirect blocks. Attribute blocks are not known
     /// here, so they count as free.
     pub fn in_use(&self) -> Vec<bool> {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Allocator, Order, PlaceError, PlacedInode, Placement};
+use super::order::positions;
+use super::{Allocator, PlaceError, PlacedInode, Placement};
 use crate::ext2::blockmap::{Run, needed};
 use crate::ext2::demand::{Body, Demand, Origin, Wanted};
 use crate::ext2::dirent::pack;
@@ -20,19 +21,17 @@ pub struct Align {
 }
 
 /// A first layout. Inodes are numbered and blocks given out first to all directories, then to attributes and
-/// symlinks, then to files, in an [`Order`]. A file's indirect blocks stand right before its data, which is in one
+/// symlinks, then to files, each directory by directory. A file's indirect blocks stand right before its data, which is in one
 /// piece but for the metadata at the start of groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequential {
-    /// What lies together.
-    pub order: Order,
     /// Aligns large files, as far as free space allows. Smaller ones fill the gaps.
     pub align: Option<Align>,
 }
 
 impl Allocator for Sequential {
     fn place(&mut self, demand: &Demand<'_>) -> Result<Placement, PlaceError> {
-        let order = self.order.positions(demand);
+        let order = positions(demand);
         let mut inodes = vec![PlacedInode::default(); demand.wanted.len()];
         let mut bodies: Vec<Vec<Range<u32>>> = vec![vec![]; demand.wanted.len()];
         let attributes = u32::try_from(demand.xattr_blocks.len()).expect("fewer than inodes");

@@ -45,6 +45,11 @@ impl AtomicFile {
         &self.target
     }
 
+    /// The open file, for who writes here and there; nothing is buffered on this way.
+    pub fn as_file(&self) -> &File {
+        self.writer.get_ref()
+    }
+
     /// Where it is until then, for a program that reads it early.
     ///
     /// # Errors

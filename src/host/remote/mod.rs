@@ -7,10 +7,8 @@ mod rsync;
 mod s3;
 mod wire;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 pub use directory::Directory;
@@ -18,6 +16,7 @@ pub use directory::Directory;
 use super::clock;
 use super::files::{FileError, read_at_most};
 use crate::index::UnixTime;
+use crate::parallel::each;
 use crate::publish::{Clock, Files, Item, Place, Remote, RemoteError, Target};
 use crate::release::MirrorPath;
 
@@ -59,7 +58,7 @@ impl Clock for WallClock {
     }
 
     fn sleep(&self, time: Duration) {
-        thread::sleep(time);
+        std::thread::sleep(time);
     }
 }
 
@@ -125,35 +124,8 @@ pub(crate) fn parallel<T: Sync, R: Send>(
     jobs: usize,
     work: impl Fn(&T) -> Result<R, RemoteError> + Sync,
 ) -> Result<Vec<R>, RemoteError> {
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(items.len()));
-    let fault: Mutex<Option<RemoteError>> = Mutex::new(None);
-    let run = || {
-        while !stop.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return };
-            match work(item) {
-                Ok(result) => results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result)),
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                }
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..jobs.min(items.len()) {
-            scope.spawn(run);
-        }
-        run();
-    });
-    if let Some(error) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_unstable_by_key(|(at, _)| *at);
-    Ok(results.into_iter().map(|(_, result)| result).collect())
+    let jobs = NonZeroUsize::new(jobs).unwrap_or(NonZeroUsize::MIN);
+    each(items.len(), jobs, || (), |(), at| work(&items[at]))
 }
 
 #[cfg(test)]

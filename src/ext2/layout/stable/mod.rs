@@ -18,7 +18,8 @@ use self::numbers::Numbers;
 pub(super) use self::numbers::held;
 use self::space::{Room, Space};
 use super::map::{LayoutMap, MappedKind};
-use super::{Allocator, Order, PlaceError, PlacedInode, Placement};
+use super::order::positions;
+use super::{Allocator, PlaceError, PlacedInode, Placement};
 use crate::ext2::blockmap::{Indirect, Map, Run, needed};
 use crate::ext2::demand::{Body, Demand, Origin};
 use crate::ext2::geometry::{BLOCK, BLOCKS_PER_GROUP};
@@ -90,7 +91,7 @@ impl<'a> Work<'a> {
             slots: vec![],
             pieces: vec![],
             xattr_blocks: vec![NOWHERE; demand.xattr_blocks.len()],
-            order: Order::default().positions(demand),
+            order: positions(demand),
         }
     }
 

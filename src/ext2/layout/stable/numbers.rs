@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::ext2::demand::{Body, Demand, Origin};
 use crate::ext2::geometry::Geometry;
-use crate::ext2::layout::Order;
 use crate::ext2::layout::map::{LayoutMap, Mapped, MappedKind};
+use crate::ext2::layout::order::positions;
 use crate::ext2::pages::{PageHash, Pages};
 use crate::ext2::{FIRST_INO, ROOT_INO};
 use crate::tree::Kind;
@@ -22,13 +22,11 @@ pub(super) struct Numbers {
 impl Numbers {
     /// Chooses them. `unit` is the number of pages in a block of the disk.
     pub fn choose(demand: &Demand<'_>, previous: &LayoutMap, pages: &Pages, unit: u32) -> Self {
-        let order = Order::default();
-
         let mut matching =
             Matching { demand, previous, pages, old: vec![None; demand.wanted.len()], taken: vec![] };
         matching.taken = vec![false; previous.inodes.len()];
         matching.by_path();
-        matching.by_contents(&order);
+        matching.by_contents();
         let Matching { old, taken, .. } = matching;
 
         let geometry = previous.geometry;
@@ -51,7 +49,7 @@ impl Numbers {
         free.extend(near);
         free.extend(far);
         let mut free = free.into_iter().chain(geometry.inodes() + 1..);
-        for position in order.positions(demand) {
+        for position in positions(demand) {
             if ino[position] == 0 {
                 ino[position] = if position == 0 { ROOT_INO } else { free.next().expect("numbers go on") };
             }
@@ -128,7 +126,7 @@ impl Matching<'_> {
     }
 
     /// Files that moved: the same contents under another name.
-    fn by_contents(&mut self, order: &Order) {
+    fn by_contents(&mut self) {
         let mut gone: HashMap<u64, Vec<usize>> = HashMap::new();
         for (old, mapped) in self.previous.inodes.iter().enumerate().rev() {
             if let (MappedKind::File(len), false) = (&mapped.kind, self.taken[old])
@@ -140,7 +138,7 @@ impl Matching<'_> {
         if gone.is_empty() {
             return;
         }
-        for position in order.positions(self.demand) {
+        for position in positions(self.demand) {
             let Origin::Node(node) = self.demand.wanted[position].origin else { continue };
             let (Kind::File(content), None) = (&self.demand.tree.node(node).kind, self.old[position]) else {
                 continue;
