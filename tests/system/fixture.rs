@@ -74,7 +74,7 @@ pub fn imgfactory(args: &[&str]) -> Command {
 /// `imgfactory test` of what was built. A boot's own time says nothing here, where the machine has other work:
 /// only a boot that hangs is to end by it.
 pub fn trial(built: &Path) -> Command {
-    let mut command = imgfactory(&["test", "--timeout", "1200"]);
+    let mut command = imgfactory(&["test", "--timeout", "1800"]);
     command.arg(built);
     command
 }
