@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fetch_support::fault_server::{Act, FaultServer, faults};
-use fetch_support::{Publisher, disk};
+use fetch_support::{Publisher, disk, stand_back};
 use imgfactory::block::BlockName;
 use imgfactory::fetch::{Config, Hedge, Rest};
 use imgfactory::host::engine::{Engine, Parts};
@@ -50,6 +50,7 @@ fn hash(seed: u64, text: &str) -> u64 {
 
 #[test]
 fn under_any_script_each_read_is_right_or_an_error_in_time() {
+    stand_back();
     let wanted = std::env::var("FAULTED_READS").map_or(FAULTED, |text| text.parse().expect("a number"));
     let publisher = Publisher::new();
     let disk = Arc::new(disk(BLOCKS * BLOCK, 5));
