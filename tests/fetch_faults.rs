@@ -3,10 +3,11 @@
 mod fetch_support;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fetch_support::fault_server::{Act, FaultServer, blackhole, faults, refused};
 use fetch_support::{Cat, DAY, Publisher, Tree, cat, disk, scratch, text};
+use imgfactory::host::http::{Get, Http, Patience, Proxies};
 
 /// Time that a process may take over its deadline: start, and two cores shared with other tests.
 const MARGIN: Duration = Duration::from_secs(20);
@@ -318,6 +319,29 @@ fn bodies_come_in_all_forms_and_connections_are_kept() {
     let target = server.url();
     let moved = FaultServer::new(Tree::new(), move |path, _| Act::Redirect(format!("{target}{path}")));
     world.assert_right(&world.cat(&[&moved.url()], &[]), "redirected");
+}
+
+#[test]
+fn a_connection_that_brought_a_refusal_is_used_again() {
+    let http = Http::new(Proxies::none(), None, 4, Patience::default()).unwrap();
+    for act in [
+        Act::Status(404, ""),
+        Act::Status(503, "Retry-After: 1\r\n"),
+        Act::Redirect("file:///etc/passwd".into()),
+        Act::Gzip,
+        Act::Half,
+        Act::Html,
+    ] {
+        let always = act.clone();
+        let server = FaultServer::new(world().tree, move |_, _| always.clone());
+        let url = format!("{}latest", server.url());
+        for _ in 0..20 {
+            let until = Instant::now() + MARGIN;
+            http.get(Get { len: Some(7), ..Get::new(&url, 7, until) }).unwrap_err();
+        }
+        // One as a rule.
+        assert!(server.connections() <= 5, "{act:?}: {} connections for 20 requests", server.connections());
+    }
 }
 
 #[test]
