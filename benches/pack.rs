@@ -2,7 +2,9 @@
 //! `cargo bench --bench pack [-- ARCHIVE.tar]`. Without an archive it takes that of `cargo bench --bench update`. Needs
 //! e2fsprogs, casync, tar, and root, so that owners can be unpacked.
 //!
-//! Each is run three times, or `IMGFACTORY_BENCH_RUNS` times, by turns, and the fastest counts.
+//! Each is run three times, or `IMGFACTORY_BENCH_RUNS` times, by turns, and the fastest counts. `image split` compresses
+//! with the default level, and with the fastest one: the bytes of the stores, which are printed too, say which of the
+//! two casync is to be held against.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -43,15 +45,17 @@ fn main() -> Result<()> {
     let pack =
         words(&["-q", "image", "pack", "--from", text(&archive)?, "--to", text(&ours)?, "--free", "64MiB"]);
     let mke2fs = words(&["-q", "-F", "-t", "ext2", "-m", "0", "-d", text(&root)?, text(&theirs)?, "4G"]);
-    let store = path("mirror");
-    let split = words(&["-q", "image", "split", text(&ours)?, "--store", text(&store)?, "--image", "host"]);
+    let (store, fast) = (path("mirror"), path("fast"));
+    let split = ["-q", "image", "split", text(&ours)?, "--image", "host", "--store"];
+    let split_fast = words(&[&split[..], &[text(&fast)?, "--codec", "libdeflate:1"]].concat());
+    let split = words(&[&split[..], &[text(&store)?]].concat());
     let castr = path("casync.castr");
     let casync = words(&["make", "--store", text(&castr)?, text(&path("ours.caibx"))?, text(&ours)?]);
 
     let runs = std::env::var("IMGFACTORY_BENCH_RUNS").map_or(Ok(3), |runs| runs.parse::<usize>())?;
-    let mut costs: [Option<Cost>; 4] = [None; 4];
+    let mut costs: [Option<Cost>; 5] = [None; 5];
     for _ in 0..runs {
-        for path in [&ours, &theirs, &store, &castr] {
+        for path in [&ours, &theirs, &store, &fast, &castr] {
             remove(path);
         }
         // What a command reads is read once before it, so that all find it warm, and what the one before it wrote
@@ -60,6 +64,7 @@ fn main() -> Result<()> {
             (imgfactory, &pack, &archive),
             ("mke2fs", &mke2fs, &root),
             (imgfactory, &split, &ours),
+            (imgfactory, &split_fast, &ours),
             // The same image as ours: theirs has a gigabyte of zeros behind what is in it.
             ("casync", &casync, &ours),
         ]) {
@@ -70,24 +75,31 @@ fn main() -> Result<()> {
             *cost = Some(cost.map_or(now, |best| best.least(now)));
         }
     }
+    let sizes = [&store, &fast, &castr].map(|path| size(path));
     fs::remove_dir_all(&room)?;
-    let [Some(packed), Some(made), Some(cut), Some(chunked)] = costs else { return Err("no run".into()) };
+    let [Some(packed), Some(made), Some(cut), Some(cut_fast), Some(chunked)] = costs else {
+        return Err("no run".into());
+    };
 
-    println!("{:28} {:>8} {:>8} {:>10}", "", "wall s", "CPU s", "peak MiB");
-    for (name, cost) in [
-        ("imgfactory image pack", packed),
-        ("mke2fs -d", made),
-        ("imgfactory image split", cut),
-        ("casync make", chunked),
+    println!("{:28} {:>8} {:>8} {:>10} {:>14}", "", "wall s", "CPU s", "peak MiB", "bytes");
+    let [bytes, bytes_fast, bytes_chunked] = sizes;
+    for (name, cost, bytes) in [
+        ("imgfactory image pack", packed, None),
+        ("mke2fs -d", made, None),
+        ("imgfactory image split", cut, Some(bytes?)),
+        ("... --codec libdeflate:1", cut_fast, Some(bytes_fast?)),
+        ("casync make", chunked, Some(bytes_chunked?)),
     ] {
-        println!("{name:28} {:8.2} {:8.2} {:10}", cost.wall, cost.cpu, cost.peak);
+        let bytes = bytes.map_or(String::new(), |bytes| bytes.to_string());
+        println!("{name:28} {:8.2} {:8.2} {:10} {bytes:>14}", cost.wall, cost.cpu, cost.peak);
     }
-    let both =
-        Cost { wall: packed.wall + cut.wall, cpu: packed.cpu + cut.cpu, peak: packed.peak.max(cut.peak) };
+    let (both, both_fast) = (packed.and(cut), packed.and(cut_fast));
     println!("\n{:28} {:>8} {:>8} {:>8}", "ratio", "wall", "CPU", "bar");
-    for (name, a, b, bar) in
-        [("pack / mke2fs -d", packed, made, 0.8), ("pack + split / casync make", both, chunked, 0.6)]
-    {
+    for (name, a, b, bar) in [
+        ("pack / mke2fs -d", packed, made, 0.8),
+        ("pack + split / casync make", both, chunked, 0.6),
+        ("... with libdeflate:1", both_fast, chunked, 0.6),
+    ] {
         println!("{name:28} {:8.2} {:8.2} {bar:8.2}", a.wall / b.wall, a.cpu / b.cpu);
     }
     println!("{:28} {:>26} {:>8}", "peak memory, MiB", both.peak, 300);
@@ -104,6 +116,11 @@ fn remove(path: &Path) {
 }
 
 impl Cost {
+    /// One after the other.
+    fn and(self, other: Cost) -> Cost {
+        Cost { wall: self.wall + other.wall, cpu: self.cpu + other.cpu, peak: self.peak.max(other.peak) }
+    }
+
     /// The least time of two runs, and the most memory.
     fn least(self, other: Cost) -> Cost {
         Cost {
@@ -112,6 +129,18 @@ impl Cost {
             peak: self.peak.max(other.peak),
         }
     }
+}
+
+/// Bytes of all files of a directory.
+fn size(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in walkdir::WalkDir::new(dir) {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
 }
 
 /// Reads a file, or all files of a directory.
