@@ -96,6 +96,25 @@ fn below_xen_whole_machines_are_made_where_the_processor_can() {
 }
 
 #[test]
+fn a_disk_that_xen_still_holds_is_no_failure_of_its_client() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    let out = alone(
+        room.path(),
+        r#"
+        at=/run/imgfactory/guests/pc/disk
+        mkdir -p $at; mount -t tmpfs disk $at; echo held >$at/disk
+        exec 7<$at/disk
+        guest unserve pc
+        [ ! -e $at/disk ]
+        cat <&7
+        guest unserve pc 2>/dev/null
+        "#,
+    );
+    assert_eq!(good(&out), "held\n");
+}
+
+#[test]
 fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
     let room = Scratch::directory(std::env::temp_dir()).unwrap();
     install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
