@@ -6,6 +6,8 @@
 //! with the default level, and with the fastest one: the bytes of the stores, which are printed too, say which of the
 //! two casync is to be held against.
 
+mod files;
+
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use files::size;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -129,18 +133,6 @@ impl Cost {
             peak: self.peak.max(other.peak),
         }
     }
-}
-
-/// Bytes of all files of a directory.
-fn size(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in walkdir::WalkDir::new(dir) {
-        let entry = entry?;
-        if entry.file_type().is_file() {
-            bytes += entry.metadata()?.len();
-        }
-    }
-    Ok(bytes)
 }
 
 /// Reads a file, or all files of a directory.

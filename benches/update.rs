@@ -8,6 +8,8 @@
 //! `IMGFACTORY_BENCH` names the parts to run, with commas: [`PARTS`] without it, and [`MORE`]. `phases` adds the times
 //! of each step.
 
+mod files;
+
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fs::{self, File};
@@ -17,6 +19,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
+use files::size;
 use imgfactory::block::{Block, Codec, Compressor};
 use imgfactory::build::image::{Before, Choices, Made, Prepared, Wanted};
 use imgfactory::ext2::{Changes, InodeSize, LayoutMap, PageHash, Pages, Profile};
@@ -532,17 +535,6 @@ fn casync(work: &Path) -> Result<(String, u64, Option<u64>)> {
         fs::remove_file(work.join(format!("plain-{name}.ext2")))?;
     }
     Ok(("casync make on the same images".to_owned(), bytes, None))
-}
-
-fn size(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in walkdir::WalkDir::new(dir) {
-        let entry = entry?;
-        if entry.file_type().is_file() {
-            bytes += entry.metadata()?.len();
-        }
-    }
-    Ok(bytes)
 }
 
 fn run(command: &mut Command) -> Result<()> {
