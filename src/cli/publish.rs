@@ -204,7 +204,7 @@ fn remember(file: &Path, memory: &Memory) -> Result<(), Failure> {
 
 /// Files hashed and inflated at a time.
 pub(super) fn jobs_here() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    crate::parallel::cores().get()
 }
 
 /// What all targets of one command have in common.
