@@ -27,7 +27,7 @@ pub trait Document: Sized {
     fn trusted_comment(&self) -> String;
 }
 
-/// Number of a minisign key, shown as minisign shows it: 16 hex digits in upper case.
+/// Number of a minisign key, shown as 16 hex digits in upper case; minisign itself leaves out zeros at the front.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 8]);
 
