@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use imgfactory::host::files::Scratch;
+
 /// The project in tests/project.
 fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/project")
@@ -92,9 +94,8 @@ fn a_closed_pipe_is_no_failure() {
 
 #[test]
 fn the_doctor_lists_every_missing_program_and_one_line_that_installs_them() {
-    let empty = std::env::temp_dir().join(format!("imgfactory-doctor-{}", std::process::id()));
-    fs::create_dir_all(&empty).unwrap();
-    let out = empty.join("out");
+    let empty = Scratch::directory(std::env::temp_dir()).unwrap();
+    let out = empty.path().join("out");
     let args = ["doctor", "--out", out.to_str().unwrap(), "--cache", out.to_str().unwrap()];
     let output = imgfactory(&args).output().unwrap();
     let said = transcript(&output);
@@ -106,18 +107,18 @@ fn the_doctor_lists_every_missing_program_and_one_line_that_installs_them() {
     let lacks = said.contains("\nmissing ");
     assert_eq!(output.status.code(), Some(i32::from(lacks)), "{said}");
     assert!(!out.exists(), "it looks and does not make directories");
-    fs::remove_dir_all(&empty).unwrap();
 }
 
 #[test]
 fn check_looks_into_the_overlays_that_a_recipe_uses() {
-    let room = std::env::temp_dir().join(format!("imgfactory-overlays-{}", std::process::id()));
+    let scratch = Scratch::directory(std::env::temp_dir()).unwrap();
+    let room = scratch.path();
     for dir in ["recipes", "templates", "overlays/one/etc", "overlays/two/etc"] {
         fs::create_dir_all(room.join(dir)).unwrap();
     }
     fs::write(room.join("recipes/x.yaml"), "name: x\nhost: {debian: {}, overlays: [one]}\n").unwrap();
     let check =
-        || transcript(&imgfactory(&["check", "recipes/x.yaml", "-q"]).current_dir(&room).output().unwrap());
+        || transcript(&imgfactory(&["check", "recipes/x.yaml", "-q"]).current_dir(room).output().unwrap());
     // What is wrong with an overlay that no system has is no fault of the recipe.
     fs::write(room.join("overlays/two.yaml"), "pathz: {}\n").unwrap();
     assert_eq!(check(), "exit 0\n");
@@ -131,5 +132,4 @@ fn check_looks_into_the_overlays_that_a_recipe_uses() {
         said.starts_with("exit 1\nerror: overlays/one/etc/issue.j2:1: `nmae` is not known here"),
         "{said}"
     );
-    fs::remove_dir_all(&room).unwrap();
 }
