@@ -6,8 +6,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::text::decimal;
-
 /// Name of an image or of a release: 1 to 64 of `a-z`, `0-9` and `-`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
@@ -72,6 +70,13 @@ impl Serial {
     pub const fn next(self) -> Option<Self> {
         Self::new(self.0 + 1)
     }
+}
+
+/// Reads a number in its only form: digits, no sign, no leading zeros.
+pub(super) fn decimal(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let canonical = text == "0" || !text.starts_with('0');
+    if plain && canonical { text.parse().ok() } else { None }
 }
 
 /// Text that is not a [`Serial`].

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, BufRead, Read};
 use std::str::FromStr;
 
-use super::names::{BadName, BadSerial, ImageName, Serial, UnixTime, clip};
+use super::names::{BadName, BadSerial, ImageName, Serial, UnixTime, clip, decimal};
 use crate::block::BadHex;
 
 /// Every key of version 1 of our texts: one of them in the wrong place is another mistake than a key of a later
@@ -140,13 +140,6 @@ pub enum TextFault {
     /// Not a serial.
     #[error(transparent)]
     Serial(#[from] BadSerial),
-}
-
-/// Reads a number in its only form: digits, no sign, no leading zeros.
-pub(crate) fn decimal(text: &str) -> Option<u64> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
-    let canonical = text == "0" || !text.starts_with('0');
-    if plain && canonical { text.parse().ok() } else { None }
 }
 
 /// As [`decimal`], with the field's name and largest value for the message.

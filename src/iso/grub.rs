@@ -5,7 +5,6 @@
 //! recipe's own suite. The configuration inside them, [`EARLY_CONFIG`], knows nothing of the recipe, so one kit
 //! serves every medium of a suite.
 
-use super::plan::volume_name;
 use crate::debian::kit::{GrubImage, Kit, KitError};
 use crate::recipe::templates::{TemplateError, Templates, context};
 use crate::recipe::{Boot, Entry};
@@ -166,6 +165,12 @@ pub fn config(
         .render("grub.cfg", context! { name, label, entries, guests, xen, cmdline, timeout => boot.timeout })
 }
 
+/// A name as ISO 9660 has volume names, by which the boot finds the medium: at most 32 of `A-Z0-9_`.
+pub(super) fn volume_name(name: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    name.chars().map(allowed).take(32).collect()
+}
+
 /// The menu entry that starts a guest with the host, by id.
 pub fn guest_entry(guest: &str) -> String {
     format!("guest-{guest}")
@@ -266,5 +271,16 @@ mod tests {
         assert!(EARLY_CONFIG.contains(&format!("--file {MARKER} ")));
         assert!(EARLY_CONFIG.ends_with(&format!("set prefix=($root){PREFIX}\n")));
         assert_eq!(CONFIG, format!("{PREFIX}/grub.cfg"));
+    }
+
+    #[test]
+    fn any_name_becomes_a_volume_name() {
+        for (name, volume) in [
+            ("demo", "DEMO"),
+            ("xeno-ppix2", "XENO_PPIX2"),
+            ("a-very-long-name-of-more-than-32-letters", "A_VERY_LONG_NAME_OF_MORE_THAN_32"),
+        ] {
+            assert_eq!(volume_name(name), volume);
+        }
     }
 }

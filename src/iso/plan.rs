@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::esp::{self, EspError, REMOVABLE_BOOT};
 use super::gpt::{BACKUP_NUMBER, BACKUP_SECTORS, ESP_NUMBER, ISO_START, Identity, SECTOR};
-use super::grub::{CONFIG, Grub, MARKER};
+use super::grub::{CONFIG, Grub, MARKER, volume_name};
 use super::offline::Graft;
 use crate::report::size;
 
@@ -165,12 +165,6 @@ fn arguments(volume: &str, epoch: i64) -> Vec<String> {
     add(&["-eltorito-alt-boot", "-e", &format!("--interval:appended_partition_{ESP_NUMBER}:all::")]);
     add(&["-no-emul-boot", "-graft-points"]);
     args
-}
-
-/// A name as ISO 9660 has volume names: at most 32 of `A-Z0-9_`.
-pub(super) fn volume_name(name: &str) -> String {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-    name.chars().map(allowed).take(32).collect()
 }
 
 /// Bytes of an ISO by part.
@@ -343,16 +337,5 @@ mod tests {
              rest               40564 B    39.6 KiB\n\
              ISO                70000 B    68.3 KiB"
         );
-    }
-
-    #[test]
-    fn any_name_becomes_a_volume_name() {
-        for (name, volume) in [
-            ("demo", "DEMO"),
-            ("xeno-ppix2", "XENO_PPIX2"),
-            ("a-very-long-name-of-more-than-32-letters", "A_VERY_LONG_NAME_OF_MORE_THAN_32"),
-        ] {
-            assert_eq!(volume_name(name), volume);
-        }
     }
 }

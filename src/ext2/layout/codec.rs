@@ -21,6 +21,8 @@ use crate::tree::{Meta, Time};
 
 /// First line of what the stream holds.
 const MAGIC: &[u8] = b"imgfactory-layout 1\n";
+/// The same of an update to a map.
+pub(super) const UPDATE_MAGIC: &[u8] = b"imgfactory-layout-update 1\n";
 /// What comes last.
 const END: &[u8] = b"end\n";
 /// Most bytes that the stream may hold: 2^29 pages of 10 bytes would be more, but such an image is built anew.
@@ -84,7 +86,7 @@ impl LayoutMap {
     /// [`LayoutError`].
     pub fn decode(file: &[u8]) -> Result<Self, LayoutError> {
         let bytes = inflate(file)?;
-        if bytes.starts_with(super::update::MAGIC) {
+        if bytes.starts_with(UPDATE_MAGIC) {
             return Err(LayoutError::NoBase);
         }
         if !bytes.starts_with(MAGIC) {

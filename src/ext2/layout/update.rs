@@ -7,12 +7,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::codec::{In, LayoutError, Near, Out, inflate};
+use super::codec::{In, LayoutError, Near, Out, UPDATE_MAGIC, inflate};
 use super::map::{Label, LayoutMap, Mapped};
 use crate::block::Sha256;
-
-/// First line of what the stream holds.
-pub(super) const MAGIC: &[u8] = b"imgfactory-layout-update 1\n";
 
 /// Bytes of the other map's SHA-256.
 const SUM: usize = 32;
@@ -31,7 +28,7 @@ impl LayoutMap {
         if !same_shape(base, self) {
             return None;
         }
-        let mut out = Out(MAGIC.to_vec());
+        let mut out = Out(UPDATE_MAGIC.to_vec());
         out.0.extend(sum.0);
         out.head(self);
         out.edits(&edits(&base.labels, &self.labels, |label| &label.name, |a, b| a == b), |out, at| {
@@ -69,11 +66,11 @@ impl LayoutMap {
     /// [`LayoutError`]; [`LayoutError::OtherBase`] when it is an update of another map.
     pub fn decode_update(file: &[u8], base: &LayoutMap, sum: Sha256) -> Result<Self, LayoutError> {
         let bytes = inflate(file)?;
-        let Some(rest) = bytes.strip_prefix(MAGIC) else { return Err(LayoutError::Version) };
+        let Some(rest) = bytes.strip_prefix(UPDATE_MAGIC) else { return Err(LayoutError::Version) };
         if rest.get(..SUM) != Some(&sum.0[..]) {
             return Err(LayoutError::OtherBase);
         }
-        let mut input = In { bytes: &bytes, at: MAGIC.len() + SUM };
+        let mut input = In { bytes: &bytes, at: UPDATE_MAGIC.len() + SUM };
         let (geometry, epoch) = input.head()?;
         let mut map = LayoutMap { geometry, epoch, inodes: vec![], labels: vec![], pages: vec![] };
         if !same_shape(base, &map) {
