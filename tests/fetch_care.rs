@@ -163,7 +163,7 @@ fn an_outage_is_told_while_it_lasts_and_when_it_is_over() {
     });
     let log_has = |what: &str| fs::read_to_string(&log).unwrap().contains(what);
     fetch_support::until("told", || {
-        log_has("a read waits for 3 s; http://") || log_has("a read waits for 4 s")
+        log_has("a read has waited for 3 s; http://") || log_has("a read has waited for 4 s")
     });
     assert!(log_has("is down for") && log_has("(last: "), "{}", fs::read_to_string(&log).unwrap());
     server.script(|_, _| Act::Serve);

@@ -169,6 +169,68 @@ fn a_mirror_that_goes_away_is_an_error_by_the_deadline_and_the_disk_is_well_when
 }
 
 #[test]
+fn without_a_deadline_a_read_waits_for_the_network_and_whoever_wants_to_leave_can() {
+    let world = world();
+    let server = FaultServer::honest(world.tree.clone());
+    let mount = world.mount(&server, &["--deadline", "none", "--no-prefetch"]);
+    let read = |block: u64| {
+        let disk = mount.disk();
+        thread::spawn(move || read_at(&disk, block * BLOCK, 4096))
+    };
+    let waits = || {
+        let status = mount.status();
+        status["reads_waiting"].as_u64() > Some(0) && status["mirrors"][0]["state"] == "down"
+    };
+    server.go_down();
+    let waiting = read(200);
+    until("it waits", || mount.status()["waiting_ms"].as_u64() > Some(7000));
+    let status = mount.status();
+    assert!(status["deadline_ms"].is_null(), "{status}");
+    assert_eq!(status["counters"]["reads_failed"], 0);
+    let shown = run(imgfetch().args(["status", "--text", "--socket"]).arg(&mount.socket));
+    assert!(shown.contains(" is down for ") && shown.contains("the read waits until one answers"), "{shown}");
+    server.come_back();
+    assert!(waiting.join().unwrap().unwrap() == world.disk[200 * 4096..201 * 4096]);
+
+    // Whoever reads can be killed.
+    server.go_down();
+    let mut reader = Command::new("dd")
+        .args(["bs=4096", "skip=100", "count=1", "of=/dev/null", &format!("if={}", text(&mount.disk()))])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it waits", waits);
+    reader.kill().unwrap();
+    until("killed", || reader.try_wait().unwrap().is_some());
+    // The client can be told to end: then those who read get an error, and it leaves.
+    let waiting = read(270);
+    thread::sleep(Duration::from_millis(300));
+    let proc = PathBuf::from(format!("/proc/{}", mount.pid()));
+    mount.kill("-TERM");
+    let error = waiting.join().unwrap().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()), "{error}");
+    until("ended", || !proc.exists());
+}
+
+#[test]
+fn the_roots_daemon_waits_too_and_its_disk_can_be_unmounted_by_force() {
+    let world = world();
+    let server = FaultServer::honest(world.tree.clone());
+    let mount = world.mount(&server, &["--root-daemon", "--no-prefetch"]);
+    let proc = PathBuf::from(format!("/proc/{}", mount.pid()));
+    server.go_down();
+    let disk = mount.disk();
+    let waiting = thread::spawn(move || read_at(&disk, 0, 4096));
+    until("it waits", || mount.status()["reads_waiting"].as_u64() > Some(0));
+    assert!(mount.status()["deadline_ms"].is_null());
+    mount.kill("-TERM");
+    // It says that the disk is busy, and then it no longer is.
+    let _ = Command::new("umount").arg("-f").arg(&mount.mountpoint).stderr(Stdio::null()).status();
+    assert!(waiting.join().unwrap().is_err());
+    until("ended", || !proc.exists());
+}
+
+#[test]
 fn the_cache_survives_kill_9_and_what_is_damaged_in_it_is_fetched_again() {
     let world = world();
     let server = FaultServer::honest(world.tree.clone());

@@ -32,7 +32,7 @@ fn config() -> Config {
     let ms = Duration::from_millis;
     Config {
         begin: 16,
-        deadline: DEADLINE,
+        deadline: Some(DEADLINE),
         attempt: ms(2000),
         pause: ms(1),
         pause_max: ms(20),

@@ -115,6 +115,45 @@ fn a_disk_that_xen_still_holds_is_no_failure_of_its_client() {
 }
 
 #[test]
+fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(&[guest("bsd", Virt::Pv, Starter::NetBsd)], room.path());
+    let out = alone(
+        room.path(),
+        r#"
+        CLIENT=/run/imgfactory/root NAME=demo IMAGE=host DISK=
+        mkdir -p $CLIENT/run $CLIENT/etc/imgfactory $CLIENT/bin
+        : >$CLIENT/etc/imgfactory/mirrors
+        # The client says what it was asked for; for the host it is asked in a chroot.
+        printf '#!/bin/sh\nshift; echo "$@"\n' >"$room/fake/chroot"
+        printf '#!/bin/sh\necho "$@"\n' >$CLIENT/bin/imgfetch
+        chmod +x "$room/fake/chroot" $CLIENT/bin/imgfetch
+        . "${lease%/*}/cmdline.sh"
+        . "${lease%/*}/client.sh"
+        say() { :; }
+        for option in '' deadline=5m deadline=none; do
+            parse_command_line "nocache $option" && medium=
+            # As in the miniroot, where what fails is looked at.
+            (set +e; start_client)
+            echo "host${option:+ }$option: $(grep -o -e ' --deadline [^ ]*' $CLIENT/run/imgfetch.log)" || true
+            (set -a; . /run/imgfactory/environment; guest serve bsd) | grep -o -e '--deadline .*'
+        done
+        "#,
+    );
+    let disk = "/run/imgfactory/guests/bsd/disk";
+    let expected = [
+        // The client of a root waits when nobody says otherwise.
+        "host: ".to_owned(),
+        format!("--deadline none {disk}"),
+        "host deadline=5m:  --deadline 5m".into(),
+        format!("--deadline 5m {disk}"),
+        "host deadline=none:  --deadline none".into(),
+        format!("--deadline none {disk}"),
+    ];
+    assert_eq!(good(&out).lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
     let room = Scratch::directory(std::env::temp_dir()).unwrap();
     install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());

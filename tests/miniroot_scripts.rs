@@ -48,6 +48,9 @@ fn good_options_set_what_they_say() {
         ("release=41", &[("release", "41")]),
         ("netselect dlahead=8", &[("netselect", "yes"), ("dlahead", "8")]),
         ("nonetselect nodlahead", &[("netselect", "no"), ("dlahead", "no")]),
+        ("deadline=90", &[("deadline", "90")]),
+        ("deadline=none deadline=5m", &[("deadline", "5m")]),
+        ("deadline=86400s", &[("deadline", "86400s")]),
         ("nocache memcache", &[]),
         ("nocache", &[("cache", "none")]),
         ("cache=LABEL=my-cache", &[("cache", "LABEL=my-cache")]),
@@ -85,6 +88,7 @@ fn good_options_set_what_they_say() {
 fn each_wrong_value_gets_one_line_that_says_what_is_allowed() {
     const MIRRORS: &str = "allowed are http:// and https:// addresses, commas between";
     const DEVICES: &str = "allowed are LABEL=x, UUID=x, /dev/x; in RAM: memcache; none: nocache";
+    const TIME: &str = "allowed are none, and a time up to a day as 90s or 5m";
     const IP: &str = "allowed are dhcp and CLIENT::GATEWAY:NETMASK::DEVICE:off:DNS in IPv4 addresses";
     for (word, said) in [
         ("mirror=", MIRRORS.to_owned()),
@@ -103,6 +107,12 @@ fn each_wrong_value_gets_one_line_that_says_what_is_allowed() {
         ("dlahead=08", "allowed are 1 to 64 connections, or nodlahead".into()),
         ("dlahead=4x", "allowed are 1 to 64 connections, or nodlahead".into()),
         ("dlahead", "it needs a value: dlahead=...".into()),
+        ("deadline=0", TIME.into()),
+        ("deadline=1h", TIME.into()),
+        ("deadline=1441m", TIME.into()),
+        ("deadline=s", TIME.into()),
+        ("deadline=", TIME.into()),
+        ("deadline", "it needs a value: deadline=...".into()),
         ("netselect=yes", "netselect takes no value".into()),
         ("strict=1", "strict takes no value".into()),
         ("toram=/dev/sda1", "toram takes no value".into()),

@@ -42,7 +42,9 @@ pub(super) struct Source {
     pub(super) medium: Option<PathBuf>,
     pub(super) ram: usize,
     pub(super) connections: usize,
-    pub(super) deadline: Duration,
+    /// `None`: reads wait for as long as it takes.
+    pub(super) deadline: Option<Duration>,
+    pub(super) start_within: Duration,
     pub(super) prefetch: bool,
     /// Whether also what the release says that a boot reads.
     pub(super) list: bool,
@@ -117,6 +119,8 @@ pub(super) enum UsageError {
     Extra(String),
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 const HELP: &str = "\
 imgfetch: the virtual disk of an image, fetched block by block over HTTP
 
@@ -153,7 +157,9 @@ how:
   --cache-max SIZE           at most so much (64MiB, 2GiB); otherwise 80 % of the file system
   --ram SIZE                 inflated blocks in memory [32MiB]
   --connections N            at most, 1 to 64; begins with 4 [32]
-  --deadline TIME            a read that gets no bytes ends with EIO after this (60s, 5m) [60s]
+  --deadline TIME|none       a read that gets no bytes ends with EIO after this (60s, 5m); with none it waits for
+                             as long as it takes [60s; none with --root-daemon]
+  --start-within TIME        give up when no release is found after this [the deadline; 60s if there is none]
   --no-prefetch              fetch nothing ahead: neither what a boot is known to read nor what follows
   --no-list                  fetch ahead only what follows
   --verbose                  say every fault
@@ -304,6 +310,7 @@ struct Raw {
     ram: Option<String>,
     connections: Option<String>,
     deadline: Option<String>,
+    start_within: Option<String>,
     no_prefetch: bool,
     no_list: bool,
     netselect: Option<bool>,
@@ -340,6 +347,7 @@ fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
             Long("ram") => raw.ram = Some(parser.value()?.string()?),
             Long("connections") => raw.connections = Some(parser.value()?.string()?),
             Long("deadline") => raw.deadline = Some(parser.value()?.string()?),
+            Long("start-within") => raw.start_within = Some(parser.value()?.string()?),
             Long("no-prefetch") => raw.no_prefetch = true,
             Long("no-list") => raw.no_list = true,
             Long("netselect") => raw.netselect = Some(true),
@@ -383,6 +391,12 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
     })?;
     let bytes = |option, text: Option<String>| text.map(|text| size(option, &text)).transpose();
     let ram = bytes("--ram", raw.ram)?.unwrap_or(32 << 20);
+    let deadline = match raw.deadline.as_deref() {
+        Some("none") => None,
+        Some(text) => Some(duration("--deadline", text)?),
+        None => Some(MINUTE).filter(|_| !raw.root_daemon),
+    };
+    let start_within = raw.start_within.map(|text| duration("--start-within", &text)).transpose()?;
     Ok(Source {
         mirrors,
         mirrors_file: raw.mirrors_file,
@@ -396,10 +410,8 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
         medium: raw.medium,
         ram: usize::try_from(ram).unwrap_or(usize::MAX),
         connections,
-        deadline: raw
-            .deadline
-            .as_deref()
-            .map_or(Ok(Duration::from_secs(60)), |text| duration("--deadline", text))?,
+        deadline,
+        start_within: start_within.or(deadline).unwrap_or(MINUTE),
         prefetch: !raw.no_prefetch,
         list: !raw.no_list && !raw.no_prefetch,
         netselect: raw.netselect,
@@ -456,10 +468,30 @@ mod tests {
         let mirrors: Vec<_> = source.mirrors.iter().map(MirrorUrl::as_str).collect();
         assert_eq!(mirrors, ["http://a.example/", "http://b.example/x/", "http://c.example/"]);
         assert_eq!((source.cache_max, source.ram), (Some(2 << 30), 1 << 20));
-        assert_eq!((source.deadline, source.connections), (Duration::from_secs(300), 32));
+        let five_minutes = Duration::from_secs(300);
+        assert_eq!((source.deadline, source.start_within), (Some(five_minutes), five_minutes));
+        assert_eq!(source.connections, 32);
         assert_eq!(source.release, Serial::new(41));
         assert!(mount.root_daemon && !mount.foreground && source.prefetch);
         assert_eq!(mount.words.len(), line.split(' ').count() - 1, "all but the program's name");
+    }
+
+    #[test]
+    fn a_root_waits_for_its_bytes_but_a_start_never_does_for_long() {
+        let seconds = Duration::from_secs;
+        for (words, deadline, start_within) in [
+            ("", Some(60), 60),
+            (" --root-daemon", None, 60),
+            (" --deadline none", None, 60),
+            (" --root-daemon --deadline 90s", Some(90), 90),
+            (" --deadline none --start-within 5s", None, 5),
+            (" --deadline 2s --start-within 30", Some(2), 30),
+        ] {
+            let line = format!("imgfetch mount {SOURCE}{words} /mnt");
+            let Command::Mount(mount) = parse_line(&line).unwrap() else { panic!("{line}") };
+            let found = (mount.source.deadline, mount.source.start_within);
+            assert_eq!(found, (deadline.map(seconds), seconds(start_within)), "{line}");
+        }
     }
 
     #[test]
@@ -477,6 +509,10 @@ mod tests {
             ("imgfetch cat SOURCE --connections 0", "--connections: `0` is no number from 1 to 64"),
             ("imgfetch cat SOURCE --ram 1MB", "--ram: `1MB` is no size; 64MiB, 2GiB or bytes"),
             ("imgfetch cat SOURCE --deadline 0", "--deadline: `0` is no time from 100ms to a day; 60s, 5m"),
+            (
+                "imgfetch cat SOURCE --start-within none",
+                "--start-within: `none` is no time from 100ms to a day; 60s, 5m",
+            ),
             (
                 "imgfetch cat SOURCE --release 0",
                 "--release: `0` is no serial: 1 to 9223372036854775807, without leading zeros",

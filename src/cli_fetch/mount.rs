@@ -79,7 +79,7 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     look_ahead(&args, opened, chosen, &engine)?;
     let recording =
         args.record.as_deref().map(|path| Recording { path, engine: &engine, image: &image, serial });
-    wait(&woken, &mounted, recording.as_ref());
+    wait(&woken, &mounted, &engine, recording.as_ref());
     engine.settle();
     Ok(Exit::Done.into())
 }
@@ -120,9 +120,8 @@ fn tell(engine: &Arc<Engine>) -> Result<(), Failure> {
                 log::info!("{progress}");
             }
             match snapshot.outage() {
-                // After 3 s, and each 10 s from then on.
-                Some(outage) if waited % 10 == 0 => log::warn!("{outage}"),
-                None if waited > 0 => log::info!("reads go on, after {} s", waited + 3),
+                Some(outage) if is_told(waited) => log::warn!(target: daemon::NEWS, "{outage}"),
+                None if waited > 0 => log::info!(target: daemon::NEWS, "reads go on, after {} s", waited + 3),
                 _ => {}
             }
             waited = if snapshot.outage().is_some() { waited + 1 } else { 0 };
@@ -131,34 +130,51 @@ fn tell(engine: &Arc<Engine>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Until the disk is unmounted. A signal unmounts it, if nobody uses it.
-fn wait(woken: &Queue<Event>, mounted: &Mounted, recording: Option<&Recording<'_>>) {
+/// Whether an outage is told of in this second: at once, each ten seconds of the first minute, then each minute.
+fn is_told(second: u64) -> bool {
+    second.is_multiple_of(if second < 60 { 10 } else { 60 })
+}
+
+/// Until the disk is unmounted. A signal unmounts it, if nobody uses it; without a network, whoever waits for a read is
+/// let go of first.
+fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: Option<&Recording<'_>>) {
+    let mut is_ending = false;
     loop {
-        let event = match recording {
-            Some(recording) => match woken.take_until(Instant::now() + SAVE_EVERY) {
-                None => {
-                    recording.save();
-                    continue;
-                }
-                event => event,
-            },
+        let pause = if is_ending { Some(TRY_EVERY) } else { recording.map(|_| SAVE_EVERY) };
+        let event = match pause {
+            Some(pause) => woken.take_until(Instant::now() + pause),
             None => woken.take(),
         };
         let ended = match event {
-            None | Some(Event::Unmounted) => true,
+            Some(Event::Unmounted) => true,
             Some(Event::End) => match mounted.unmount() {
                 Ok(()) => true,
                 Err(error) => {
-                    log::warn!("not ended: the disk can't be unmounted: {error}; still serving it");
+                    is_ending = engine.wait_no_longer(LAST_WAIT);
+                    let next = match is_ending {
+                        true => format!("no mirror answers, so reads fail after {} s", LAST_WAIT.as_secs()),
+                        false => "still serving it".into(),
+                    };
+                    log::warn!("not ended: the disk can't be unmounted: {error}; {next}");
                     false
                 }
             },
+            None if pause.is_none() => true,
+            None => {
+                recording.into_iter().for_each(Recording::save);
+                is_ending && mounted.unmount().is_ok()
+            }
         };
         if ended {
             return recording.into_iter().for_each(Recording::save);
         }
     }
 }
+
+/// How long reads wait without a network when we are to end.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+/// How often it is tried then to unmount.
+const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// How often what was recorded is written: a machine may be switched off.
 const SAVE_EVERY: Duration = Duration::from_secs(5);

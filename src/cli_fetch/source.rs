@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::args::Source;
@@ -51,6 +51,7 @@ pub(super) struct Opened {
     http: Arc<Http>,
     cache: Option<Arc<Cache>>,
     config: Config,
+    start_within: Duration,
     ram: usize,
     wanted: Wanted,
     netselect: Option<bool>,
@@ -94,10 +95,11 @@ impl Opened {
                 connections: source.connections,
                 deadline,
                 // Time for a second mirror.
-                attempt: defaults.attempt.min(deadline / 2),
-                load: defaults.load.min(deadline / 4),
+                attempt: deadline.map_or(defaults.attempt, |deadline| defaults.attempt.min(deadline / 2)),
+                load: deadline.map_or(defaults.load, |deadline| defaults.load.min(deadline / 4)),
                 ..defaults
             },
+            start_within: source.start_within,
             ram: source.ram,
             wanted: Wanted {
                 image: source.image.clone(),
@@ -115,7 +117,7 @@ impl Opened {
             self.mirrors.clone(),
             Arc::clone(&self.keys),
             self.cache.clone(),
-            Instant::now() + self.config.deadline,
+            Instant::now() + self.start_within,
         );
         origin.netselect = self.netselect.unwrap_or(true);
         let chosen = origin.choose(&self.wanted)?;

@@ -8,7 +8,7 @@
 //!
 //! What it promises, whatever mirrors do: a block has at most one request in flight, or two when somebody waits
 //! for it and the first takes too long; a demand read starts before any prefetch; every read is finished or
-//! failed by its deadline.
+//! failed by its deadline, if there is one.
 
 mod ahead;
 mod core;
@@ -19,6 +19,8 @@ mod pace;
 mod ram;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

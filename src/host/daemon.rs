@@ -154,6 +154,9 @@ static LINES: Lines = Lines { kernel: Mutex::new(None) };
 /// of a release, ours with those of the libraries.
 pub const DETAIL: &str = "imgfactory::detail";
 
+/// Target of what people at the machine are to see on the console even when the kernel was told to be `quiet`.
+pub const NEWS: &str = "imgfactory::news";
+
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
 impl Log for Lines {
@@ -174,13 +177,14 @@ impl Log for Lines {
         // One line a message, and one write a line: others write there too.
         let text = record.args().to_string().replace('\n', " | ");
         let mut kernel = self.kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // The kernel's priorities, of the facility "daemon" (3 << 3).
+        // The kernel's priorities, of the facility "daemon" (3 << 3). `quiet` leaves those up to errors (3).
         let (word, priority) = match record.level() {
             Level::Error => ("error: ", 27),
             Level::Warn => ("warning: ", 28),
             Level::Info if record.target() != DETAIL => ("", 30),
             Level::Info | Level::Debug | Level::Trace => ("", 31),
         };
+        let priority = if record.target() == NEWS { 27 } else { priority };
         let _ = match kernel.as_mut() {
             Some(file) => file.write_all(format!("<{priority}>imgfetch: {word}{text}\n").as_bytes()),
             None => io::stderr().write_all(format!("imgfetch: {word}{text}\n").as_bytes()),

@@ -154,7 +154,6 @@ impl Core {
             read.missing.remove(&block);
             self.outputs.push_back(Action::Deliver { read: id, block });
             if read.missing.is_empty() {
-                self.deadlines.remove(&(read.deadline, id));
                 self.reads.remove(&id);
                 self.outputs.push_back(Action::Finish { read: id });
             }

@@ -18,8 +18,8 @@ pub struct Config {
     pub connections: usize,
     /// Looks into the cache at once; 0: there is no cache.
     pub loaders: usize,
-    /// A read ends within this.
-    pub deadline: Duration,
+    /// A read ends within this; `None`: it waits for as long as it takes.
+    pub deadline: Option<Duration>,
     /// A request ends within this.
     pub attempt: Duration,
     /// A look into the cache that takes longer is not waited for.
@@ -47,7 +47,7 @@ impl Default for Config {
             begin: 4,
             connections: 32,
             loaders: 2,
-            deadline: Duration::from_secs(60),
+            deadline: Some(Duration::from_secs(60)),
             attempt: Duration::from_secs(30),
             load: Duration::from_secs(2),
             pause: Duration::from_millis(200),
@@ -172,7 +172,7 @@ enum Step {
 
 #[derive(Debug)]
 struct Read {
-    deadline: Time,
+    began: Time,
     missing: BTreeSet<ObjectId>,
 }
 
@@ -196,8 +196,8 @@ pub struct Core {
     config: Config,
     mirrors: Vec<Health>,
     work: HashMap<ObjectId, Work>,
-    reads: HashMap<ReadId, Read>,
-    deadlines: BTreeSet<(Time, ReadId)>,
+    // The one that waits longest is the first.
+    reads: BTreeMap<ReadId, Read>,
     // Blocks to load or to fetch: those that are read first, in the order in which they were asked for.
     demanded: VecDeque<ObjectId>,
     prefetched: VecDeque<ObjectId>,
@@ -258,8 +258,7 @@ impl Core {
             config,
             mirrors: vec![Health::default(); mirrors],
             work: HashMap::new(),
-            reads: HashMap::new(),
-            deadlines: BTreeSet::new(),
+            reads: BTreeMap::new(),
             demanded: VecDeque::new(),
             prefetched: VecDeque::new(),
             next_blocks: VecDeque::new(),
@@ -316,9 +315,7 @@ impl Core {
         for &block in &missing {
             self.demand(block, id);
         }
-        let deadline = now + self.config.deadline;
-        self.deadlines.insert((deadline, id));
-        self.reads.insert(id, Read { deadline, missing });
+        self.reads.insert(id, Read { began: now, missing });
         id
     }
 
@@ -431,9 +428,24 @@ impl Core {
         self.reads.len()
     }
 
+    /// Since when the read waits that waits longest.
+    pub fn waiting_since(&self) -> Option<Time> {
+        self.reads.first_key_value().map(|(_, read)| read.began)
+    }
+
     /// When the read that waits longest fails.
-    pub fn first_deadline(&self) -> Option<Time> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+    pub(super) fn first_deadline(&self) -> Option<Time> {
+        self.waiting_since().zip(self.config.deadline).map(|(since, deadline)| since + deadline)
+    }
+
+    /// How long reads wait, those too that do so already.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.config.deadline
+    }
+
+    /// Changes how long reads wait, those too that do so already.
+    pub fn set_deadline(&mut self, deadline: Option<Duration>) {
+        self.config.deadline = deadline;
     }
 
     /// Blocks of the prefetch list that are not begun.

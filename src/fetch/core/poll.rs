@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Action, Core, Flight, SPARE, Step, Work};
 use crate::fetch::mirrors::{Choice, choose};
-use crate::fetch::{Fault, Health, LastFault, MirrorId, ObjectId, ReadId, Ticket, Time, Wait};
+use crate::fetch::{Fault, Health, LastFault, MirrorId, ObjectId, Ticket, Time, Wait};
 
 /// A request that has not ended this long after its end: its thread is stuck, and the block is asked for again.
 const GRACE: Duration = Duration::from_secs(5);
@@ -49,12 +49,8 @@ impl Core {
 
     /// Ends what is overdue: reads, looks into the cache, requests whose threads are stuck.
     fn expire(&mut self, now: Time) {
-        while let Some(&(deadline, id)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            self.fail_read(id);
+        while self.first_deadline().is_some_and(|deadline| deadline <= now) {
+            self.fail_first_read();
         }
         let slow = self.loading.iter().filter(|(_, since)| **since + self.config.load <= now);
         for block in slow.map(|(&block, _)| block).collect::<Vec<_>>() {
@@ -68,8 +64,8 @@ impl Core {
         }
     }
 
-    fn fail_read(&mut self, id: ReadId) {
-        let Some(read) = self.reads.remove(&id) else { return };
+    fn fail_first_read(&mut self) {
+        let Some((id, read)) = self.reads.pop_first() else { return };
         let mut reason: Option<(ObjectId, LastFault)> = None;
         for block in read.missing {
             let mut last = None;
@@ -312,7 +308,7 @@ impl Core {
     /// When [`Core::poll`], which has just said `None`, is to be asked again even if nothing happens. May have
     /// passed meanwhile.
     pub fn next_wakeup(&self) -> Option<Time> {
-        let reads = self.deadlines.first().map(|&(deadline, _)| deadline);
+        let reads = self.first_deadline();
         let loads = self.loading.values().map(|&since| since + self.config.load);
         let flights = self.flights.values().map(|flight| flight.until + GRACE);
         let probes = self.mirrors.iter().filter(|m| m.wants_probe()).map(|m| m.rests_until);

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! One mutex guards the core and the RAM cache; nothing that can block is done while it is held, so reads find
-//! their deadline and the status socket its answer whatever the network and the disk do.
+//! their deadline, if they have one, and the status socket its answer whatever the network and the disk do.
 
 mod shown;
 mod snapshot;
@@ -177,7 +177,7 @@ impl Engine {
     }
 
     /// Reads `len` bytes of the disk at `offset`, fewer at its end; `reply` is called once, at the deadline at the
-    /// latest, here or in another thread.
+    /// latest if there is one, here or in another thread.
     pub fn read(&self, offset: u64, len: u32, reply: Reply) {
         let pieces = pieces(&self.shared.parts.index, offset, len);
         let shared = &self.shared;
@@ -243,6 +243,15 @@ impl Engine {
         let shared = &self.shared;
         let cache = shared.parts.cache.as_deref().map(|cache| (cache.contents(), cache.write_errors()));
         shared.lock().snapshot(&shared.parts, shared.now(), cache)
+    }
+
+    /// For who wants to end: if no mirror is up, reads wait no longer than this from now on, those too that wait
+    /// already. Whether it is so.
+    pub fn wait_no_longer(&self, than: Duration) -> bool {
+        let mut state = self.shared.lock();
+        let is_cut_off = state.wait_no_longer(than);
+        self.shared.step(state, None);
+        is_cut_off
     }
 
     /// Waits until what came is kept in the cache, but not for ever.

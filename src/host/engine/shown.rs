@@ -136,17 +136,23 @@ impl Snapshot {
         if self.waiting_ms < 3000 {
             return None;
         }
-        let mut text = format!("a read waits for {} s", self.waiting_ms / 1000);
+        let mut text = format!("a read has waited for {} s", self.waiting_ms / 1000);
         for mirror in self.mirrors.iter().filter(|mirror| mirror.state != "good") {
             let _ = write!(text, "; {} is {}", mirror.url, mirror.state);
             if let Some(since) = mirror.bad_for_ms {
                 let _ = write!(text, " for {} s", since / 1000);
             }
         }
-        let left = self.deadline_ms.saturating_sub(self.waiting_ms) / 1000;
-        let last =
-            self.last_errors.last().map(|error| format!(" (last: {})", error.text)).unwrap_or_default();
-        let _ = write!(text, "; it is asked for again all the time, and fails in {left} s{last}");
+        text.push_str("; they are asked again all the time, ");
+        let _ = match self.deadline_ms {
+            None => write!(text, "and the read waits until one answers"),
+            Some(deadline) => {
+                write!(text, "and the read fails in {} s", deadline.saturating_sub(self.waiting_ms) / 1000)
+            }
+        };
+        if let Some(error) = self.last_errors.last() {
+            let _ = write!(text, " (last: {})", error.text);
+        }
         Some(text)
     }
 }
@@ -156,5 +162,43 @@ fn bytes(count: u64) -> String {
         0..10_000 => format!("{count} B"),
         10_000..10_000_000 => format!("{} kB", count / 1000),
         _ => format!("{} MB", count / 1_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::engine::snapshot::LastError;
+
+    #[test]
+    fn an_outage_is_told_with_who_is_down_since_when_and_what_comes_next() {
+        let mirror = |url: &str, state, bad_for_ms| MirrorState {
+            url: url.into(),
+            state,
+            bad_for_ms,
+            ..MirrorState::default()
+        };
+        let mirrors = vec![
+            mirror("http://a.example/", "down", Some(70_000)),
+            mirror("http://b.example/", "good", None),
+            mirror("http://c.example/", "busy", None),
+        ];
+        let last_errors = vec![LastError { at_ms: 1, text: "http://a.example/: can't connect".into() }];
+        let waiting = |waiting_ms, deadline_ms| Snapshot {
+            waiting_ms,
+            deadline_ms,
+            mirrors: mirrors.clone(),
+            last_errors: last_errors.clone(),
+            ..Snapshot::default()
+        };
+        assert_eq!(waiting(2999, None).outage(), None);
+        let who = "http://a.example/ is down for 70 s; http://c.example/ is busy; they are asked again all the time";
+        let last = "(last: http://a.example/: can't connect)";
+        for (deadline, next) in
+            [(None, "the read waits until one answers"), (Some(300_000), "the read fails in 225 s")]
+        {
+            let want = format!("a read has waited for 75 s; {who}, and {next} {last}");
+            assert_eq!(waiting(75_000, deadline).outage(), Some(want));
+        }
     }
 }

@@ -45,7 +45,7 @@ pub struct Counters {
 }
 
 /// One mirror.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct MirrorState {
     /// Its address.
     pub url: String,
@@ -120,7 +120,7 @@ pub struct LastError {
 }
 
 /// All of it at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Snapshot {
     /// Milliseconds since the start.
     pub uptime_ms: u64,
@@ -132,8 +132,8 @@ pub struct Snapshot {
     pub reads_waiting: usize,
     /// For how long the longest of them has waited, in milliseconds.
     pub waiting_ms: u64,
-    /// When a read fails.
-    pub deadline_ms: u64,
+    /// After how long a read fails; `null`: never.
+    pub deadline_ms: Option<u64>,
     /// Blocks of the prefetch list that are not begun.
     pub prefetch_left: usize,
     /// Blocks of the list when it was given.

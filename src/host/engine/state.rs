@@ -24,6 +24,8 @@ pub(super) type Done = Vec<(Reply, Result<Vec<u8>, ReadError>)>;
 const ERRORS: usize = 8;
 /// No more than one line of a mirror in the log in this time.
 const QUIET: Duration = Duration::from_secs(5);
+/// While it is down this time doubles, up to this.
+const QUIET_MAX: Duration = Duration::from_secs(600);
 
 /// Where jobs go.
 #[derive(Clone, Default)]
@@ -86,8 +88,8 @@ pub(super) struct State {
     jobs: Option<Jobs>,
     counters: Counters,
     errors: VecDeque<LastError>,
-    /// When each mirror was last spoken of, and when a failed read was.
-    spoke: Vec<Option<Time>>,
+    /// Until when each mirror is not spoken of, and how long that was. When a failed read was last spoken of.
+    quiet: Vec<(Time, Duration)>,
     spoke_of_reads: Option<Time>,
     /// When the timer wakes by itself.
     wakes_at: Option<Time>,
@@ -124,7 +126,7 @@ impl State {
             jobs: Some(jobs),
             counters: Counters::default(),
             errors: VecDeque::new(),
-            spoke: vec![None; parts.mirrors.len()],
+            quiet: vec![(Time::ZERO, Duration::ZERO); parts.mirrors.len()],
             spoke_of_reads: None,
             wakes_at: None,
         }
@@ -374,9 +376,11 @@ impl State {
             (Fault::Damaged(_), _) | (_, None) => format!("{}: {fault}", url(parts, mirror)),
             (_, Some(name)) => format!("{}: block {name}: {fault}", url(parts, mirror)),
         };
-        let spoke = self.spoke.get_mut(usize::from(mirror.0));
-        if let Some(spoke) = spoke.filter(|at| at.is_none_or(|at| now >= at + QUIET)) {
-            *spoke = Some(now);
+        let is_down = self.is_down(mirror);
+        let quiet = self.quiet.get_mut(usize::from(mirror.0));
+        if let Some((until, length)) = quiet.filter(|(until, _)| now >= *until) {
+            *length = if is_down { (2 * *length).clamp(QUIET, QUIET_MAX) } else { QUIET };
+            *until = now + *length;
             log::warn!("{text}; trying again, or the next mirror");
         } else {
             detail!("{text}");
@@ -462,7 +466,8 @@ impl State {
         };
         // An object of the index, or there would be no read of it.
         let name = parts.index.object(block).map_or(BlockName([0; 16]), |object| object.name);
-        let error = ReadError::Deadline { name, deadline: parts.config.deadline, reason };
+        let deadline = self.core.deadline().unwrap_or_default();
+        let error = ReadError::Deadline { name, deadline, reason };
         if self.spoke_of_reads.is_none_or(|at| now >= at + QUIET) {
             self.spoke_of_reads = Some(now);
             log::error!("{error}; the read ends with EIO ({} so far)", self.counters.reads_failed);
@@ -482,6 +487,15 @@ impl State {
             (Some(next), Some(planned)) => next < planned,
             (next, planned) => next.is_some() && planned.is_none(),
         }
+    }
+
+    /// If no mirror is up, reads wait no longer than this from now on, those too that wait already. Whether it is so.
+    pub(super) fn wait_no_longer(&mut self, than: Duration) -> bool {
+        let is_cut_off = self.core.mirrors().iter().all(|health| health.failures > 0);
+        if is_cut_off {
+            self.core.set_deadline(Some(self.core.deadline().map_or(than, |deadline| deadline.min(than))));
+        }
+        is_cut_off
     }
 
     pub(super) fn stopped(&self) -> bool {
@@ -517,10 +531,8 @@ impl State {
             mirrors,
             counters,
             reads_waiting: self.core.waiting(),
-            waiting_ms: self.core.first_deadline().map_or(0, |deadline| {
-                millis(now.saturating_sub(deadline.saturating_sub(parts.config.deadline)))
-            }),
-            deadline_ms: millis(parts.config.deadline),
+            waiting_ms: self.core.waiting_since().map_or(0, |since| millis(now.saturating_sub(since))),
+            deadline_ms: self.core.deadline().map(millis),
             prefetch_left: self.core.prefetch_left(),
             prefetch_total: self.listed,
             prefetch_stale: self.core.list_is_stale(),

@@ -10,6 +10,8 @@ COW_SHARE=50%
 MIRROR_TREE=mirror
 # Seconds for a disk that a person named to turn up.
 DISK_WAIT=15
+# Seconds for a mirror to give a release.
+START_WAIT=60
 
 prepare_client() {
   (
@@ -54,7 +56,7 @@ find_medium() {
 
 start_client() {
   set -- --root-daemon --name "$NAME" --image "$IMAGE" \
-    --key /etc/imgfactory/release.pub --mirrors /etc/imgfactory/mirrors
+    --key /etc/imgfactory/release.pub --mirrors /etc/imgfactory/mirrors --start-within "$START_WAIT"
   prepare_cache
   [ -z "$cache" ] || set -- "$@" --cache "/cache/$cache/$IMAGE"
   [ -z "$medium" ] || set -- "$@" --medium "/$medium"
@@ -67,6 +69,7 @@ start_client() {
     no) set -- "$@" --no-prefetch ;;
     *) set -- "$@" --connections "$opt_dlahead" ;;
   esac
+  [ -z "$opt_deadline" ] || set -- "$@" --deadline "$opt_deadline"
   case $opt_netselect in
     yes) set -- "$@" --netselect ;;
     no) set -- "$@" --no-netselect ;;
@@ -116,6 +119,7 @@ note_for_guests() {
     [ -z "$cache" ] || echo "IMGFACTORY_CACHE=$CLIENT/cache/$cache"
     [ -z "$medium" ] || echo "IMGFACTORY_MEDIUM=$CLIENT/$medium"
     [ -z "$opt_release" ] || echo "IMGFACTORY_RELEASE=$opt_release"
+    [ -z "$opt_deadline" ] || echo "IMGFACTORY_DEADLINE=$opt_deadline"
     [ -z "$opt_proxy" ] || printf 'http_proxy=%s\nhttps_proxy=%s\n' "$opt_proxy" "$opt_proxy"
   } >/run/imgfactory/environment
 }

@@ -7,6 +7,7 @@ parse_command_line() {
   opt_release=          # number; empty: the newest
   opt_netselect=        # yes, no; empty: as the client likes
   opt_dlahead=          # connections, or no; empty: as the client likes
+  opt_deadline=         # a time as the client takes it, or none; empty: as the client likes
   opt_cache=ram         # ram, none, or a device as device_of takes it
   opt_blocks=none       # none, or a device with a mirror's tree
   opt_toram=            # yes
@@ -48,6 +49,10 @@ set_option() {
       opt_dlahead=$value
       ;;
     nodlahead) opt_dlahead=no ;;
+    deadline=*)
+      [ "$value" = none ] || is_time "$value" || wrong "allowed are none, and a time up to a day as 90s or 5m"
+      opt_deadline=$value
+      ;;
     memcache) opt_cache=ram ;;
     nocache) opt_cache=none ;;
     cache=*)
@@ -76,7 +81,7 @@ set_option() {
       opt_disk=$value
       ;;
     init=/*) opt_init=$value ;;
-    mirror | fuse_uri | release | dlahead | cache | blocks | cow | http_proxy | ip)
+    mirror | fuse_uri | release | dlahead | deadline | cache | blocks | cow | http_proxy | ip)
       wrong "it needs a value: $1=..."
       ;;
     netselect=* | nonetselect=* | nodlahead=* | memcache=* | nocache=* | toram=* | staticipaddress=* | strict=* | rescue=*)
@@ -132,6 +137,14 @@ END
 is_number() {
   case $1 in '' | 0?* | *[!0-9]*) return 1 ;; esac
   [ "${#1}" -le 10 ] && [ "$1" -ge "$2" ] && [ "$1" -le "$3" ]
+}
+
+# is_time TEXT: 90s, 5m, or seconds; up to a day.
+is_time() {
+  case $1 in
+    *m) is_number "${1%m}" 1 1440 ;;
+    *) is_number "${1%s}" 1 86400 ;;
+  esac
 }
 
 # is_url TEXT SCHEME...
