@@ -256,6 +256,18 @@ fn an_update_packed_by_the_layout_before_shares_its_blocks_and_comes_together_ag
     assert!(text(&output.stderr).contains(&name), "{}", text(&output.stderr));
     assert!(!path("none.img").exists());
 
+    // The same blocks without an image between: a build does so.
+    let store = path("direct").display().to_string();
+    let words = ["image", "pack", "--from", source.to_str().unwrap(), "--free", "1MiB", "--store", &store];
+    let named = ["--name", "host", "--serial", "2", "--previous-layout", &layout("first.z")];
+    let output = imgfactory(&[&words[..], &named].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let direct = path("direct/images/host/2/index.idx");
+    assert_eq!(std::fs::read_to_string(direct).unwrap(), std::fs::read_to_string(&index).unwrap());
+    let nowhere = imgfactory(&words);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(text(&nowhere.stderr).contains("--name"), "{}", text(&nowhere.stderr));
+
     // What is no layout is refused by its name.
     let refused = imgfactory(&[
         "image",

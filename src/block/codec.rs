@@ -10,7 +10,8 @@ use super::max_file_len;
 /// Which compressor, and how hard it tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
-    /// libdeflate: three times as fast as stock zlib at level 6, and 1.4 % smaller.
+    /// libdeflate: at level 6 three times as fast as stock zlib, and 1.4 % smaller; at level 5 more than that, 0.6 %
+    /// larger.
     Libdeflate(Level),
     /// Stock zlib. Only this one gives the sizes of the paper's Table 2.
     Zlib(Level),
@@ -30,7 +31,7 @@ pub struct BadLevel {
 }
 
 impl Codec {
-    /// libdeflate at level 1 to 12; 6 is the default.
+    /// libdeflate at level 1 to 12; 5 is the default.
     ///
     /// # Errors
     /// [`BadLevel`].
@@ -49,12 +50,12 @@ impl Codec {
 
 impl Default for Codec {
     fn default() -> Self {
-        Codec::Libdeflate(Level(6))
+        Codec::Libdeflate(Level(5))
     }
 }
 
 impl fmt::Display for Codec {
-    /// As a recipe has it: `libdeflate`, level 6.
+    /// As a recipe has it: `libdeflate`, level 5.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, Level(level)) = match self {
             Codec::Libdeflate(level) => ("libdeflate", level),

@@ -390,9 +390,16 @@ impl Planned<'_> {
 }
 
 /// A planned image, block by block as it is asked for; with a release before, those alone that change.
-struct Rendered<'a> {
+pub struct Rendered<'a> {
     image: ext2::Image<'a>,
     known: Option<(&'a Before, &'a [bool])>,
+}
+
+impl<'a> Rendered<'a> {
+    /// Without a release before.
+    pub fn new(image: ext2::Image<'a>) -> Self {
+        Rendered { image, known: None }
+    }
 }
 
 impl Source for Rendered<'_> {

@@ -327,11 +327,8 @@ impl Checker<'_> {
             );
         }
         let codec = or(raw_codec, || Codec::Libdeflate);
-        let highest = match codec {
-            Codec::Libdeflate => 12,
-            Codec::Zlib => 9,
-        };
-        let level = self.within(raw_level, 6, 1..=highest, &format!("levels of {codec}"));
+        let (usual, highest) = (codec.usual_level().into(), codec.highest_level().into());
+        let level = self.within(raw_level, usual, 1..=highest, &format!("levels of {codec}"));
         // At most 4 MiB, so it fits.
         Some(Blocks { size: u32::try_from(size).ok().filter(|_| fits)?, codec, level: level? })
     }

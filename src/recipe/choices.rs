@@ -156,6 +156,24 @@ choice! {
     }
 }
 
+impl Codec {
+    /// The level that a recipe has if it says none. docs/layout.md says what others cost.
+    pub fn usual_level(self) -> u8 {
+        match self {
+            Codec::Libdeflate => 5,
+            Codec::Zlib => 6,
+        }
+    }
+
+    /// The highest level; the lowest is 1.
+    pub fn highest_level(self) -> u8 {
+        match self {
+            Codec::Libdeflate => 12,
+            Codec::Zlib => 9,
+        }
+    }
+}
+
 /// Bytes of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InodeSize {

@@ -222,7 +222,7 @@ section! {
         size: Size,
         /// What compresses them. Default: libdeflate.
         codec: Codec,
-        /// How hard it tries. Default: 6.
+        /// How hard it tries. Default: 5 of libdeflate, 6 of zlib.
         level: u32,
     }
 

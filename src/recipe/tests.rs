@@ -69,7 +69,7 @@ fn the_least_recipe_has_every_default_in_place() {
     assert_eq!((recipe.boot.xen.as_ref(), recipe.boot.timeout), (None, 3));
     assert_eq!(recipe.boot.entries, [Entry::Linux, Entry::Rescue]);
     assert_eq!(recipe.boot.modules.len(), DEFAULT_MODULES.len());
-    assert_eq!(recipe.blocks, Blocks { size: 262_144, codec: Codec::Libdeflate, level: 6 });
+    assert_eq!(recipe.blocks, Blocks { size: 262_144, codec: Codec::Libdeflate, level: 5 });
     assert_eq!(recipe.machine, Machine { memory: 2 << 30, cpus: 2 });
     assert_eq!(recipe.expect, Expect { timeout: std::time::Duration::from_secs(300), lines: vec![] });
     assert_eq!(recipe.key.as_str(), "keys/x");

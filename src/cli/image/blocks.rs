@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::output::In;
 use super::super::{Failure, Session, print};
 use crate::block::{Block, Codec, Fetched, Inflated, Object};
-use crate::build::split::{self, Options, SplitError};
+use crate::build::split::{self, Options, Source, SplitError};
 use crate::ext2::ReadAt;
 use crate::host::files::FileError;
 use crate::host::image::{ImageFile, SparseFile};
@@ -38,15 +38,22 @@ pub(super) struct SplitArgs {
     /// Name of the image
     #[arg(long = "image", value_name = "NAME")]
     name: ImageName,
+    #[command(flatten)]
+    cut: Cut,
+}
+
+/// How a disk is cut.
+#[derive(Debug, clap::Args)]
+pub(super) struct Cut {
     /// Serial of the release that it is for
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", requires = "store")]
     serial: Serial,
     /// Bytes of a block, e.g. 256KiB
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = block_size)]
-    block_size: BlockSize,
-    /// Compressor: libdeflate, or zlib, with a level after a colon
-    #[arg(long, value_name = "CODEC[:LEVEL]", default_value = "libdeflate:6", value_parser = codec)]
-    codec: Codec,
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = block_size, requires = "store")]
+    pub(super) block_size: BlockSize,
+    /// Compressor: libdeflate, or zlib, with a level after a colon [default: libdeflate:5]
+    #[arg(long, value_name = "CODEC[:LEVEL]", value_parser = codec, requires = "store")]
+    codec: Option<Codec>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -72,9 +79,12 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 }
 
 fn codec(text: &str) -> Result<Codec, String> {
-    let (name, level) = text.split_once(':').unwrap_or((text, "6"));
+    let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
     let codec = recipe::Codec::read(name).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))?;
-    let level = level.parse().map_err(|_| format!("`{level}` is no level"))?;
+    let level = match level {
+        Some(level) => level.parse().map_err(|_| format!("`{level}` is no level"))?,
+        None => codec.usual_level(),
+    };
     let codec = match codec {
         recipe::Codec::Libdeflate => Codec::libdeflate(level),
         recipe::Codec::Zlib => Codec::zlib(level),
@@ -85,19 +95,38 @@ fn codec(text: &str) -> Result<Codec, String> {
 pub(super) fn split(args: SplitArgs, session: &Session) -> Result<(), Failure> {
     let disk = ImageFile::open(&args.image)?;
     let len = disk.size().map_err(|error| FileError::new(&args.image, "look at", error))?;
+    cut(args.name, len, &args.store, &args.cut, session, &disk, |error| {
+        FileError::new(&args.image, "read", error).into()
+    })
+}
+
+/// Cuts a disk of `len` bytes into a mirror's directory; `failed` words what its source says.
+pub(super) fn cut<S: Source>(
+    image: ImageName,
+    len: u64,
+    store: &Path,
+    cut: &Cut,
+    session: &Session,
+    source: &S,
+    failed: impl FnOnce(S::Error) -> Failure,
+) -> Result<(), Failure>
+where
+    SplitError<S::Error>: Into<Failure>,
+{
     let header = Header {
-        image: args.name.clone(),
-        serial: args.serial,
-        block_size: args.block_size,
+        image: image.clone(),
+        serial: cut.serial,
+        block_size: cut.block_size,
         size: len,
         published: UnixTime(0),
         parent: None,
     };
-    let mut store = Store::open(&args.store)?;
-    let path = MirrorPath::Image(args.name, args.serial, Leaf::Index);
-    let made = split::split(&header, Options::new(args.codec), &mut store, &*session.progress, &disk);
+    let mut store = Store::open(store)?;
+    let path = MirrorPath::Image(image, cut.serial, Leaf::Index);
+    let options = Options::new(cut.codec.unwrap_or_default());
+    let made = split::split(&header, options, &mut store, &*session.progress, source);
     let made = made.map_err(|error| match error {
-        SplitError::Image(error) => Failure::from(FileError::new(&args.image, "read", error)),
+        SplitError::Image(error) => failed(error),
         other => other.into(),
     })?;
     store.sync()?.write(&path, &made.index.to_text())?;
@@ -156,4 +185,18 @@ fn fetch(store: &Published, object: &Object) -> Result<Block, RemoteError> {
     let bytes = bytes.ok_or_else(|| RemoteError::new(place(), "not there, though the index names it"))?;
     let block = Fetched::new(*object, bytes).inflate().and_then(Inflated::verify);
     block.map_err(|damage| RemoteError::new(place(), damage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_codec_has_the_level_that_recipes_give_it_unless_one_is_named() {
+        assert_eq!(codec("libdeflate"), Ok(Codec::default()));
+        assert_eq!(codec("libdeflate:5"), Ok(Codec::default()));
+        assert_eq!(codec("zlib"), Ok(Codec::zlib(6).unwrap()));
+        assert_eq!(codec("zlib:12").unwrap_err(), "level 12: zlib has 1 to 9");
+        assert_eq!(codec("libdeflate:high").unwrap_err(), "`high` is no level");
+    }
 }

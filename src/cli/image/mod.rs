@@ -49,7 +49,7 @@ enum Command {
         /// The image
         image: PathBuf,
     },
-    /// Make an image of a tar archive or of a directory
+    /// Make an image of a tar archive or of a directory, or its blocks
     #[command(
         after_help = "The time in the superblock is SOURCE_DATE_EPOCH, or without it the newest file's. \
         The same input gives the same bytes. With --previous-layout what did not change stays where it is; pages \

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::super::output::In;
 use super::super::{Failure, Session, print};
-use crate::build::image::LEAST_RUN;
+use super::blocks::{Cut, cut};
+use crate::build::image::{LEAST_RUN, Rendered};
 use crate::debian::owners::Owners;
 use crate::ext2::{
     self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Profile, Sequential, Stable, WriteError,
@@ -16,15 +17,11 @@ use crate::host::files::{FileError, read_at_most, write_atomic};
 use crate::host::image::SparseFile;
 use crate::host::progress::Unit;
 use crate::host::spool::Spools;
-use crate::index::BlockSize;
 use crate::recipe::{Scalar, Size};
 use crate::release::MAX_LAYOUT;
 use crate::report;
 use crate::tree::tar::{self, TarError};
 use crate::tree::{Contents, Time, Tree};
-
-/// Pages of a block of the disk, as most recipes have it.
-const UNIT: u32 = BlockSize::DEFAULT.get() / ext2::BLOCK;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,8 +29,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "TAR|DIR")]
     from: PathBuf,
     /// The image to make
-    #[arg(long, value_name = "IMAGE")]
-    to: PathBuf,
+    #[arg(long, value_name = "IMAGE", required_unless_present = "store", conflicts_with = "store")]
+    to: Option<PathBuf>,
+    /// Instead of an image, its blocks: the mirror's directory, where they go to blk/, and the index that nobody
+    /// signed to images/NAME/SERIAL/index.idx
+    #[arg(long, value_name = "MIRROR", requires = "name")]
+    store: Option<PathBuf>,
     /// Free space in it, e.g. 64MiB
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes)]
     free: u64,
@@ -53,6 +54,8 @@ pub(super) struct Args {
     /// Where to write this image's layout, for the next
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
+    #[command(flatten)]
+    cut: Cut,
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -92,7 +95,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 
 fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -> Result<(), Failure> {
     let name = args.name.clone().unwrap_or_else(|| {
-        let file = args.to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = args.to.as_ref().and_then(|to| to.file_name()).unwrap_or_default().to_string_lossy();
         file.split('.').next().unwrap_or_default().to_owned()
     });
     let inode_size = args.inode_size.unwrap_or(match args.profile {
@@ -105,8 +108,12 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
     }
     let options =
         Options { free: args.free, inode_size, profile: args.profile, ..Options::new(&name, epoch(tree)?) };
+    // Pages of a block of the disk.
+    let unit = args.cut.block_size.get() / ext2::BLOCK;
+    let mut aligned = Sequential { align: Some(Align { blocks: unit, from: unit }) };
     if args.layout.is_none() && args.previous_layout.is_none() {
-        let plan = Plan::new(tree, &options, &mut Sequential::default())?;
+        let mut anew = if args.store.is_some() { aligned } else { Sequential::default() };
+        let plan = Plan::new(tree, &options, &mut anew)?;
         return put(&name, &plan, args, contents, session);
     }
     let owners = Owners::read(tree, contents)?;
@@ -119,13 +126,10 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
             let made = Time { secs: i64::try_from(options.epoch).unwrap_or(i64::MAX), nanos: 0 };
             keep_times(&mut tree, &pages, &previous, made);
             let options = Options { epoch: previous.epoch, ..options };
-            let mut stable = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run: LEAST_RUN };
+            let mut stable = Stable { previous: &previous, pages: &pages, unit, least_run: LEAST_RUN };
             Plan::new(&tree, &options, &mut stable)?
         }
-        None => {
-            let align = Some(Align { blocks: UNIT, from: UNIT });
-            Plan::new(&tree, &options, &mut Sequential { align })?
-        }
+        None => Plan::new(&tree, &options, &mut aligned)?,
     };
     put(&name, &plan, args, contents, session)?;
     if let Some(file) = &args.layout {
@@ -136,7 +140,7 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
     Ok(())
 }
 
-/// Writes a planned image.
+/// Writes a planned image, or its blocks.
 fn put(
     name: &str,
     plan: &Plan<'_>,
@@ -146,8 +150,14 @@ fn put(
 ) -> Result<(), Failure> {
     let geometry = plan.geometry();
     let length = u64::from(geometry.blocks) * u64::from(ext2::BLOCK);
+    let image = ext2::Image::new(plan, contents);
+    let Some(to) = &args.to else {
+        let store = args.store.as_ref().expect("the arguments have one or the other");
+        let name = name.parse().map_err(|error| Failure::Usage(format!("--name: {error}")))?;
+        return cut(name, length, store, &args.cut, session, &Rendered::new(image), Failure::from);
+    };
     let task = session.progress.start(&format!("image `{name}`"), length, Unit::Bytes);
-    let (image, out) = (ext2::Image::new(plan, contents), SparseFile::create(&args.to, length)?);
+    let out = SparseFile::create(to, length)?;
     out.write_all(|at, part| {
         let first = u32::try_from(at / u64::from(ext2::BLOCK)).expect("an image has at most 2^29 blocks");
         image.fill(first, part)?;
@@ -159,7 +169,7 @@ fn put(
     if !session.quiet {
         print(&format!(
             "{}: {}, {} free; {} inodes, {} free\n",
-            args.to.display(),
+            to.display(),
             report::size(length),
             report::size(u64::from(plan.free_blocks()) * u64::from(ext2::BLOCK)),
             geometry.inodes(),

@@ -59,6 +59,18 @@ impl AtomicFile {
         Ok(&self.temporary.path)
     }
 
+    /// Has the system begin to write what is there to the disk, without waiting for it: a sync later has less to do.
+    ///
+    /// # Errors
+    /// [`FileError`] when the buffer can't be written out.
+    pub fn start_sync(&mut self) -> Result<(), FileError> {
+        self.flush_buffer()?;
+        // On Linux this begins the writing of what is dirty, and keeps that in memory. Where it does nothing, the sync
+        // does it all.
+        let _ = rustix::fs::fadvise(self.writer.get_ref(), 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
+    }
+
     /// Makes the file `len` bytes long; what was not written reads as zeros and takes no space.
     ///
     /// # Errors

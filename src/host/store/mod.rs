@@ -369,9 +369,12 @@ impl Store {
         }
     }
 
-    /// Writes a file in one step; it may not yet survive a power cut.
+    /// Writes a file in one step; it may not yet survive a power cut. The disk has work meanwhile, so that little is
+    /// left for [`Store::sync`].
     fn write(&self, path: &MirrorPath, bytes: &[u8]) -> Result<(), StoreError> {
-        self.begin(path, bytes)?.commit().map_err(StoreError::from)
+        let mut file = self.begin(path, bytes)?;
+        file.start_sync()?;
+        file.commit().map_err(StoreError::from)
     }
 
     fn begin(&self, path: &MirrorPath, bytes: &[u8]) -> Result<AtomicFile, StoreError> {
