@@ -177,7 +177,7 @@ pub struct Detail {
     pub floor_bytes: u64,
     /// Blocks by the weightiest thing that changed in them.
     pub causes: BTreeMap<&'static str, u64>,
-    /// Packages, the largest part first.
+    /// Packages, the largest part first; those that are gone, which cost nothing of their own, last.
     pub packages: Vec<PackageChanges>,
     /// Bytes in use.
     pub live_bytes: u64,
@@ -207,9 +207,9 @@ pub struct PackageChanges {
     pub name: String,
     /// Its version before.
     pub from: Option<String>,
-    /// Its version now.
+    /// Its version now; none of one that is gone.
     pub to: Option<String>,
-    /// Files and directories with changed contents.
+    /// Files and directories with changed contents, or that are gone with it.
     pub files: u64,
     /// Blocks with something of it.
     pub blocks: u64,
@@ -278,7 +278,7 @@ fn detail(old: &LayoutMap, new: &LayoutMap, index: &Index, fresh: &[bool]) -> De
         entry.to = Some(label.version.clone());
         entry.from = versions.get(&label.name[..]).map(|version| (*version).to_owned());
     }
-    let mut packages: Vec<_> = packages.into_values().collect();
+    let mut packages: Vec<_> = packages.into_values().chain(gone(old, new)).collect();
     packages.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
     let all: u64 = index.objects().iter().map(|object| u64::from(object.file_len)).sum();
     let part = |bytes: u64, of: u64, whole: u64| {
@@ -298,6 +298,18 @@ fn detail(old: &LayoutMap, new: &LayoutMap, index: &Index, fresh: &[bool]) -> De
             bytes: part(all, changes.live, changes.live + changes.dead),
         },
     }
+}
+
+/// Packages that the new layout has no more.
+fn gone(old: &LayoutMap, new: &LayoutMap) -> Vec<PackageChanges> {
+    let there: HashSet<&str> = new.labels.iter().map(|label| &label.name[..]).collect();
+    let gone = old.labels.iter().enumerate().filter(|(_, label)| !there.contains(&label.name[..]));
+    gone.map(|(number, label)| {
+        let files = old.inodes.iter().filter(|inode| inode.label.is_some_and(|of| of as usize == number));
+        let (name, from) = (label.name.clone(), Some(label.version.clone()));
+        PackageChanges { name, from, files: files.count() as u64, ..PackageChanges::default() }
+    })
+    .collect()
 }
 
 impl ReleaseChanges {
@@ -340,15 +352,16 @@ impl ImageChanges {
             line("  there is no layout of it before".to_owned());
             return;
         };
-        let ratio = *new_bytes as f64 / detail.floor_bytes.max(1) as f64;
         let causes: Vec<_> =
             detail.causes.iter().map(|(cause, blocks)| format!("{cause} {blocks}")).collect();
         line(format!("  blocks by cause: {}", causes.join(", ")));
-        line(format!(
-            "  {} new pages, {} compressed; sent: {ratio:.2} x that",
-            detail.new_pages,
-            size(detail.floor_bytes)
-        ));
+        let ratio = match detail.floor_bytes {
+            0 => String::new(),
+            floor => {
+                format!(", {} compressed; sent: {:.2} x that", size(floor), *new_bytes as f64 / floor as f64)
+            }
+        };
+        line(format!("  {} new pages{ratio}", detail.new_pages));
         line(format!(
             "  in use: {:.0} % of what blocks hold; {} freed and left in place",
             detail.in_use * 100.0,
@@ -364,6 +377,7 @@ impl ImageChanges {
             let versions = match (&package.from, &package.to) {
                 (Some(from), Some(to)) if from != to => format!(" {from} -> {to}"),
                 (None, Some(to)) => format!(" {to}, new"),
+                (Some(from), None) => format!(" {from}, gone"),
                 _ => String::new(),
             };
             let (bytes, blocks, files) = (size(package.bytes), package.blocks, package.files);
@@ -373,5 +387,100 @@ impl ImageChanges {
             let bytes = size(more.iter().map(|package| package.bytes).sum());
             line(format!("  {bytes:>9} {:>6} {:>6}  {} more packages", "", "", more.len()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Codec;
+    use crate::build::image::{Before, Choices, Made, Wanted, make};
+    use crate::ext2::{InodeSize, Profile};
+    use crate::host::files::Scratch;
+    use crate::host::progress::Silent;
+    use crate::host::store::Store;
+    use crate::index::BlockSize;
+    use crate::tree::{Content, Kind, Meta, Node, Tree};
+
+    /// A tree with packages: name, version, and the text that its file repeats.
+    fn tree(packages: &[(&str, &str, &str)]) -> Tree {
+        let mut tree = Tree::new(Meta::default());
+        let mut put = |path: String, text: String| {
+            let kind = Kind::File(Content::inline(text.into_bytes()));
+            tree.insert(path.as_bytes(), Node { meta: Meta::default(), kind }).unwrap();
+        };
+        let mut status = String::new();
+        for (name, version, text) in packages {
+            put(format!("usr/lib/{name}"), text.repeat(20_000));
+            put(format!("var/lib/dpkg/info/{name}.list"), format!("/usr/lib/{name}\n"));
+            status.push_str(&format!("Package: {name}\nVersion: {version}\n\n"));
+        }
+        put("var/lib/dpkg/status".to_owned(), status);
+        tree
+    }
+
+    fn release(tree: &Tree, serial: u64, before: Option<&Before>, store: &mut Store) -> (Made, Publication) {
+        let serial = Serial::new(serial).unwrap();
+        let wanted = Wanted {
+            name: "host".parse().unwrap(),
+            serial,
+            block_size: BlockSize::new(16 << 10).unwrap(),
+            codec: Codec::default(),
+            epoch: 1_700_000_000,
+            free: 1 << 20,
+            zero_freed: false,
+            inode_size: InodeSize::default(),
+            profile: Profile::default(),
+            parent: None,
+            choices: Choices::default(),
+        };
+        let contents: Vec<Vec<u8>> = vec![vec![]];
+        let made = make(&wanted, tree, &contents, before, store, &Silent).unwrap();
+        let images = vec![(made.split.index.clone(), made.layout.clone())];
+        let files = vec![(MirrorPath::Latest, 500), (MirrorPath::Release(serial), 700)];
+        let publication = Publication { name: "demo".parse().unwrap(), serial, images, files };
+        (made, publication)
+    }
+
+    #[test]
+    fn changes_are_told_by_package_with_both_versions_and_those_that_are_gone() {
+        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let old = tree(&[("libold", "1", "o"), ("libsame", "3", "same"), ("libtwo", "2.0", "two")]);
+        let (made, first) = release(&old, 1, None, &mut store);
+        let before = Before { index: made.split.index, map: made.layout.unwrap(), base: None };
+
+        let new = tree(&[("libnew", "4", "n"), ("libsame", "3", "same"), ("libtwo", "2.1", "2")]);
+        let (made, second) = release(&new, 2, Some(&before), &mut store);
+        let changes = ReleaseChanges::between(Some(&first), &second);
+        let text = changes.text();
+        let detail = changes.images[0].detail.as_ref().unwrap();
+        let told = |name: &str| {
+            let found = detail.packages.iter().find(|package| package.name == name)?;
+            Some((found.from.as_deref(), found.to.as_deref(), found.files))
+        };
+        // Of each package a file and its list.
+        assert_eq!(told("libold"), Some((Some("1"), None, 2)), "{text}");
+        assert_eq!(told("libtwo"), Some((Some("2.0"), Some("2.1"), 1)), "{text}");
+        assert_eq!(told("libnew"), Some((None, Some("4"), 2)), "{text}");
+        assert_eq!(told("libsame"), None, "{text}");
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        let ends = |end: &str| lines.iter().any(|line| line.ends_with(end));
+        assert!(ends("libold 1, gone") && ends("libtwo 2.0 -> 2.1") && ends("libnew 4, new"), "{text}");
+        assert_eq!(changes.new_blocks, made.split.figures.written);
+        assert_eq!(changes.new_bytes, made.split.figures.written_bytes);
+        // `latest` and the release, beside the blocks.
+        assert_eq!((changes.other_bytes, changes.client_bytes), (1200, changes.new_bytes + 1200));
+
+        // To take a file away sends no page of a file: there is no floor to be held against.
+        let mut less = old.clone();
+        assert!(less.remove(b"usr/lib/libold"));
+        let (_, third) = release(&less, 3, Some(&before), &mut store);
+        let text = ReleaseChanges::between(Some(&first), &third).text();
+        assert!(text.contains("\n  0 new pages\n"), "{text}");
+
+        let same = ReleaseChanges::between(Some(&second), &second);
+        assert_eq!((same.new_blocks, same.other_bytes), (0, 500));
+        assert!(same.text().contains("image host: nothing changes"), "{}", same.text());
     }
 }

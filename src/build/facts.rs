@@ -163,7 +163,7 @@ pub struct Step {
     /// What its result depends on; files of earlier versions of us don't say.
     #[serde(default)]
     pub inputs: Vec<String>,
-    /// Which of these changed, `-` what was, `+` what is, or why else it was done.
+    /// Which of these changed since the build before, `-` what was, `+` what is, or why else it was done.
     #[serde(default)]
     pub because: Vec<String>,
 }

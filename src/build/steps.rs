@@ -48,7 +48,7 @@ impl Steps {
         let result = step()?;
         let (seconds, Told { cached, inputs }) = (started.elapsed().as_secs_f64(), told(&result));
         let before = self.before.iter().find(|step| step.name == name);
-        let because = if cached { vec![] } else { because(before, &inputs) };
+        let because = if cached { differences(before, &inputs) } else { because(before, &inputs) };
         self.done.push(Step { name, seconds, cached, inputs, because });
         Ok(result)
     }
@@ -59,11 +59,19 @@ impl Steps {
     }
 }
 
-fn because(before: Option<&Step>, inputs: &[String]) -> Vec<String> {
-    let Some(before) = before else { return vec!["the build before did not have it".to_owned()] };
+/// Inputs that the build before had otherwise.
+fn differences(before: Option<&Step>, inputs: &[String]) -> Vec<String> {
+    let Some(before) = before else { return vec![] };
     let gone = before.inputs.iter().filter(|line| !inputs.contains(line)).map(|line| format!("- {line}"));
     let new = inputs.iter().filter(|line| !before.inputs.contains(line)).map(|line| format!("+ {line}"));
-    let changed: Vec<String> = gone.chain(new).collect();
+    gone.chain(new).collect()
+}
+
+fn because(before: Option<&Step>, inputs: &[String]) -> Vec<String> {
+    if before.is_none() {
+        return vec!["the build before did not have it".to_owned()];
+    }
+    let changed = differences(before, inputs);
     match (changed.is_empty(), inputs.is_empty()) {
         (false, _) => changed,
         (true, true) => vec!["it is done in each build".to_owned()],
@@ -94,7 +102,9 @@ mod tests {
                 false,
                 &["nothing changed that it depends on, but its result is no longer kept"],
             ),
-            (&[], false, &["- suite trixie", "- package nano"]),
+            // A plan made it, or a build of another recipe.
+            (&["suite trixie", "package mg"], true, &["- package nano", "+ package mg"]),
+            (&[], false, &["- suite trixie", "- package mg"]),
             (&[], false, &["it is done in each build"]),
         ] {
             let mut steps = Steps::after(before);

@@ -12,7 +12,7 @@ const SHOWN: usize = 12;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Steps are those that a build lists at its end: imgfactory why tree host. Without one, all are told of. `-` is what an
-input was in the build before, `+` what it is.")]
+input was in the build before, `+` what it is. A plan keeps what it makes, so the build after it need not make it.")]
 pub(super) struct Args {
     /// The step
     step: Vec<String>,
@@ -45,9 +45,12 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
 
 fn tell(step: &Step, whole: bool, inputs: bool) -> String {
     let Step { name, seconds, cached, because, .. } = step;
-    let mut text = match cached {
-        true => format!("{name}: nothing changed; an earlier result served, in {seconds:.1} s\n"),
-        false => format!("{name}: done, in {seconds:.1} s\n"),
+    let mut text = match (cached, because.is_empty()) {
+        (true, true) => format!("{name}: nothing changed; an earlier result served, in {seconds:.1} s\n"),
+        (true, false) => format!(
+            "{name}: an earlier result served, such as a plan's, in {seconds:.1} s; since the build before changed\n"
+        ),
+        (false, _) => format!("{name}: done, in {seconds:.1} s\n"),
     };
     let shown = if whole { because.len() } else { SHOWN };
     because.iter().take(shown).for_each(|line| text.push_str(&format!("  {line}\n")));
