@@ -30,6 +30,7 @@ hand_over() {
   [ -x "/sysroot$opt_init" ] || [ -L "/sysroot$opt_init" ] ||
     fail "the root file system has no $opt_init" "the package systemd-sysv in the recipe, or init=PATH"
   adopt_names
+  give_time
   say "starting $opt_init of $NAME's $IMAGE"
   for dir in dev proc sys run; do
     mkdir -p "/sysroot/$dir"
@@ -45,4 +46,12 @@ adopt_names() {
   [ -e "$CLIENT/etc/resolv.conf" ] && [ ! -L /sysroot/etc/resolv.conf ] &&
     ln -sf "$CLIENT/etc/resolv.conf" /sysroot/etc/resolv.conf
   [ -z "$opt_ip_hostname" ] || echo "$opt_ip_hostname" >/sysroot/etc/hostname
+}
+
+# What has 90 seconds to start by systemd's default, device units too, may take as long as the network does: a service that
+# is given up at boot, a login on a console, say, does not come later.
+give_time() {
+  mkdir -p /run/systemd/system.conf.d
+  printf '[Manager]\nDefaultTimeoutStartSec=10min\nDefaultDeviceTimeoutSec=10min\n' \
+    >/run/systemd/system.conf.d/50-imgfactory.conf
 }
