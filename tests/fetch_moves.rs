@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use fetch_support::fault_server::{Act, FaultServer};
-use fetch_support::{Mount, Publisher, cat, disk, run, scratch, text, until};
-use imgfactory::release::{Document, Latest, MirrorPath, Successors, Verified};
+use fetch_support::{Mount, Publisher, Tree, cat, disk, run, scratch, text, until};
+use imgfactory::release::{Document, Latest, Mirror, MirrorPath, MirrorUrl, Successors, Verified};
 
 /// Runs this very test again with namespaces of its own; whether we are that second run.
 fn apart(name: &str, unshare: &[&str]) -> bool {
@@ -129,9 +129,13 @@ fn an_address_of_ours_that_goes_takes_no_read_with_it() {
     ip("link set lo up");
     ip("address add 10.99.0.2/32 dev lo");
     ip("route change local 127.0.0.1 dev lo table local src 10.99.0.2");
-    let publisher = Publisher::new();
     let disk = disk(400 * 4096, 4);
-    let server = FaultServer::honest(publisher.publish(3, &[("host", &disk)]));
+    let server = FaultServer::honest(Tree::new());
+    let url: MirrorUrl = server.url().parse().unwrap();
+    // One request at a time, so that no second one for a block that is late can be what helps.
+    let only = Mirror { url, max_connections: Some(1), location: None };
+    let publisher = Publisher { mirrors: vec![only], ..Publisher::new() };
+    server.put(publisher.publish(3, &[("host", &disk)]));
     let words = ["--no-prefetch", "--deadline", "60s"];
     let mount = Mount::new(&[&server.url()], &publisher.public(), &words).map_err(drop).unwrap();
     blocks(&mount, &disk, 0..20);
@@ -155,7 +159,7 @@ fn an_address_of_ours_that_goes_takes_no_read_with_it() {
     // Connections that were kept are dead, too.
     server.script(|_, _| Act::Serve);
     let start = Instant::now();
-    blocks(&mount, &disk, 200..230);
+    blocks(&mount, &disk, 300..330);
     println!("30 reads over connections that were kept: {:?}", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
@@ -230,11 +234,9 @@ fn the_highest_serial_is_a_serial_and_the_next_number_is_refused() {
         let bad = FaultServer::honest(tree);
         let refused = cat(&[&bad.url()], &publisher.public(), &[]);
         assert_eq!(refused.output.status.code(), Some(1), "{number}: {}", refused.errors());
-        assert!(
-            refused.output.stdout.is_empty() && refused.errors().contains(number),
-            "{}",
-            refused.errors()
-        );
+        // As a number, not because nothing is published under it.
+        let said = format!("`{number}` is no serial: 1 to 9223372036854775807");
+        assert!(refused.output.stdout.is_empty() && refused.errors().contains(&said), "{}", refused.errors());
         // It is of no harm beside another one.
         let both = cat(&[&bad.url(), &server.url()], &publisher.public(), &[]);
         assert!(both.output.stdout == disk, "{number}: {}", both.errors());
