@@ -127,8 +127,11 @@ impl Opened {
     pub(super) fn start(&self, found: &Found, read_ahead: bool) -> Result<Engine, Failure> {
         let mut known = found.origin.known();
         let mut mirrors = self.mirrors.clone();
-        let signed = found.chosen.mirrors.iter().flat_map(|list| &list.mirrors);
-        for signed in signed {
+        // It is not waited for: what it says of these mirrors also counts later.
+        let coming = found.chosen.mirrors.clone();
+        let come = coming.as_ref().and_then(|coming| coming.take_until(Instant::now()));
+        let later = coming.filter(|_| come.is_none());
+        for signed in come.flatten().iter().flat_map(|list| &list.mirrors) {
             match mirrors.iter().position(|mirror| *mirror == signed.url) {
                 Some(place) => known[place].most = signed.max_connections,
                 // The others only for those who want the nearest of all.
@@ -149,7 +152,14 @@ impl Opened {
             known,
             read_ahead,
         };
-        Ok(Engine::start(parts)?)
+        let engine = Engine::start(parts)?;
+        if let Some(coming) = later {
+            engine.cap_when_known(move || {
+                let caps = coming.take().flatten().map(|list| list.mirrors).unwrap_or_default();
+                caps.into_iter().filter_map(|mirror| Some((mirror.url, mirror.max_connections?))).collect()
+            })?;
+        }
+        Ok(engine)
     }
 
     /// Fetches ahead what a boot will read, if the release says what that is.

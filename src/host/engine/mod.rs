@@ -227,6 +227,22 @@ impl Engine {
         self.shared.step(state, None);
     }
 
+    /// Mirrors that take no more than so many requests at once, which is not known yet: `find` may take a while.
+    ///
+    /// # Errors
+    /// When the system has no more threads.
+    pub fn cap_when_known(
+        &self,
+        find: impl FnOnce() -> Vec<(MirrorUrl, u32)> + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = Arc::downgrade(&self.shared);
+        start("caps", move || {
+            let caps = find();
+            let Some(shared) = shared.upgrade() else { return };
+            shared.lock().cap(&shared.parts, &caps);
+        })
+    }
+
     /// The first reads of blocks from now on: which, how long after the start, how often, in the order of their
     /// first read.
     pub fn record(&self) {

@@ -14,6 +14,7 @@ use crate::fetch::{
 use crate::host::http::Grip;
 use crate::host::threads::Queue;
 use crate::index::Target;
+use crate::release::MirrorUrl;
 
 /// A block that has just come.
 pub(super) type Ready = (ObjectId, Arc<Block>);
@@ -243,6 +244,14 @@ impl State {
         self.listed += list.len();
         // It comes a while after the first reads.
         self.core.prefetch(list.into_iter().filter(|&id| !self.ram.contains(id)));
+    }
+
+    pub(super) fn cap(&mut self, parts: &Parts, caps: &[(MirrorUrl, u32)]) {
+        for (id, url) in (0..=MirrorId::MAX.0).map(MirrorId).zip(&parts.mirrors) {
+            if let Some((_, most)) = caps.iter().find(|(of, _)| of == url) {
+                self.core.cap(id, *most);
+            }
+        }
     }
 
     pub(super) fn hold_prefetch(&mut self, held: bool) {

@@ -70,8 +70,8 @@ pub struct Chosen {
     pub files: ImageFiles,
     /// The image's map.
     pub index: Arc<Index>,
-    /// The signed list of mirrors, when it could be had at once.
-    pub mirrors: Option<Mirrors>,
+    /// The signed list of mirrors, while it is coming.
+    pub mirrors: Option<Coming<Mirrors>>,
     /// The prefetch list, while it is coming.
     pub list: Option<Coming<Dlahead>>,
 }
@@ -274,7 +274,7 @@ impl Origin {
     }
 
     /// The newest release that a mirror has, the list of mirrors, and what was asked for before it was known.
-    fn newest(&self, wanted: &Wanted) -> Result<(Release, Option<Mirrors>, Guessed), OriginError> {
+    fn newest(&self, wanted: &Wanted) -> Result<(Release, Option<Coming<Mirrors>>, Guessed), OriginError> {
         // Its name is known, and the connection that it comes over is soon needed.
         let early = self.begin_early();
         let latest = self.latest(wanted)?;
@@ -291,7 +291,6 @@ impl Origin {
         {
             log::warn!("{error}; without a network this release can't be used");
         }
-        let mirrors = mirrors.and_then(|coming| coming.take_until(Instant::now())?);
         Ok((release, mirrors, guessed))
     }
 
