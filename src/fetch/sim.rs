@@ -56,6 +56,8 @@ pub(super) struct Sim {
     pub(super) ends: Vec<(Time, Time, End)>,
     pub(super) cancelled: usize,
     in_flight: HashMap<Ticket, ObjectId>,
+    /// In place of the times of replies.
+    pub(super) line: Option<Line>,
     /// What was looked for in the cache: when, block, whether only if it is there.
     pub(super) loads: Vec<(Time, u32, bool)>,
     /// What was asked for, in order: block, mirror, prefetch, fresh.
@@ -77,6 +79,7 @@ impl Sim {
             ends: Vec::new(),
             cancelled: 0,
             in_flight: HashMap::new(),
+            line: None,
             loads: Vec::new(),
             fetches: Vec::new(),
         }
@@ -106,11 +109,14 @@ impl Sim {
             let event = self.events.first_key_value().map(|(&(time, _), _)| time);
             let wakeup = self.core.next_wakeup();
             assert!(wakeup.is_none_or(|at| at > self.now), "a wakeup that has passed would spin");
-            let Some(next) = event.into_iter().chain(wakeup).min().filter(|&next| next <= until) else {
-                self.now = until;
-                return;
-            };
-            self.now = next;
+            let line = self.line.as_ref().and_then(Line::next);
+            let next = event.into_iter().chain(wakeup).chain(line).min().filter(|&next| next <= until);
+            self.now = next.unwrap_or(until);
+            for (ticket, arrived) in self.line.iter_mut().flat_map(|line| line.carry(self.now)) {
+                self.in_flight.remove(&ticket);
+                self.core.fetched(self.now, ticket, Ok(arrived));
+            }
+            let Some(next) = next else { return };
             while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= next) {
                 let event = entry.remove();
                 self.happen(event);
@@ -157,6 +163,10 @@ impl Sim {
                 assert!(self.in_flight.len() <= most, "{} requests", self.in_flight.len());
                 assert!(until <= self.now + self.config.attempt);
                 self.fetches.push((self.now, block.0, mirror.0, prefetch, fresh));
+                if let Some(line) = &mut self.line {
+                    line.add(self.now, ticket, block);
+                    return;
+                }
                 let (result, delay) = match self.script(mirror) {
                     Reply::Good(delay) => (Ok(Arrived { bytes: 1000, first_byte: ms(delay) }), delay),
                     Reply::Faulty(fault, delay) => (Err(fault), delay),
@@ -173,6 +183,9 @@ impl Sim {
             }
             Action::Cancel { ticket } => {
                 self.cancelled += 1;
+                if let Some(line) = &mut self.line {
+                    line.under_way.retain(|one| one.ticket != ticket);
+                }
                 self.at(self.now, Event::Fetched(ticket, Err(refused())));
             }
             Action::Probe { mirror, until } => {
@@ -202,6 +215,70 @@ impl Sim {
 
     pub(super) fn asked_for(&self) -> Vec<(u32, u8)> {
         self.fetches.iter().map(|&(_, block, mirror, ..)| (block, mirror)).collect()
+    }
+}
+
+/// A line that all requests share in equal parts.
+pub(super) struct Line {
+    round_trip: Time,
+    /// Bytes a millisecond.
+    rate: u64,
+    at: Time,
+    under_way: Vec<OnLine>,
+}
+
+struct OnLine {
+    ticket: Ticket,
+    len: u64,
+    /// When its first byte comes.
+    from: Time,
+    left: f64,
+}
+
+impl Line {
+    pub(super) fn new(round_trip: Time, megabits: u64) -> Self {
+        Line { round_trip, rate: megabits * 125, at: Time::ZERO, under_way: Vec::new() }
+    }
+
+    /// Bytes of a block: 20,000 to 200,000.
+    pub(super) fn len(block: u32) -> u64 {
+        20_000 + u64::from(block) * 7919 % 180_001
+    }
+
+    /// How long the bytes of some blocks take by themselves.
+    pub(super) fn bytes_alone(&self, blocks: std::ops::Range<u32>) -> Time {
+        ms(blocks.map(Line::len).sum::<u64>() / self.rate)
+    }
+
+    fn add(&mut self, now: Time, ticket: Ticket, block: ObjectId) {
+        let len = Line::len(block.0);
+        self.under_way.push(OnLine { ticket, len, from: now + self.round_trip, left: len as f64 });
+    }
+
+    /// Bytes a second for each.
+    fn share(&self) -> f64 {
+        let active = self.under_way.iter().filter(|one| one.from <= self.at).count();
+        self.rate as f64 * 1000.0 / active.max(1) as f64
+    }
+
+    /// When the next one begins or is whole.
+    fn next(&self) -> Option<Time> {
+        let times = self.under_way.iter().map(|one| match one.from <= self.at {
+            true => self.at + Duration::from_secs_f64(one.left / self.share()) + Duration::from_nanos(1),
+            false => one.from,
+        });
+        times.min()
+    }
+
+    /// Up to now, with nothing that begins or ends in between; gives those that are whole.
+    fn carry(&mut self, now: Time) -> Vec<(Ticket, Arrived)> {
+        let sent = (now - self.at).as_secs_f64() * self.share();
+        let at = self.at;
+        self.under_way.iter_mut().filter(|one| one.from <= at).for_each(|one| one.left -= sent);
+        self.at = now;
+        let whole = self.under_way.extract_if(.., |one| one.left < 0.01);
+        let first_byte = self.round_trip;
+        whole.map(|one| (one.ticket, Arrived { bytes: one.len, first_byte })).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::sim::{Cached, End, Reply, Sim, ms, refused};
+use super::sim::{Cached, End, Line, Reply, Sim, ms, refused};
 use super::*;
 
 fn without_cache() -> Config {
@@ -141,6 +141,31 @@ fn a_read_of_a_block_of_the_list_goes_to_the_front_and_is_not_fetched_twice() {
     let blocks: Vec<_> = sim.fetches.iter().map(|fetch| fetch.1).collect();
     assert_eq!(blocks, [10, 12, 13, 11]);
     assert_eq!(sim.ends.iter().map(|end| end.1).collect::<Vec<_>>(), [ms(100), ms(110), ms(200)]);
+}
+
+#[test]
+fn who_reads_what_nobody_foresaw_hardly_waits_behind_what_is_fetched_ahead() {
+    for (round_trip, megabits) in [(1, 20), (20, 20), (100, 20), (1, 100), (100, 100)] {
+        let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(0)]]);
+        let line = Line::new(ms(round_trip), megabits);
+        let alone = ms(round_trip) + line.bytes_alone(1000..1020) / 20;
+        let least = line.bytes_alone(0..600) + line.bytes_alone(1000..1020);
+        sim.line = Some(line);
+        sim.core.prefetch((0..600).map(ObjectId));
+        for n in 0..20 {
+            sim.read_at(ms(1000 + 250 * u64::from(n)), &[1000 + n]);
+        }
+        sim.run(ms(200_000));
+        let waited = sim.ends.iter().map(|(began, end, _)| *end - *began).sum::<Time>() / 20;
+        let what = format!("{round_trip} ms, {megabits} Mbit/s: {waited:?}, {alone:?} alone");
+        println!("{what}");
+        // One that is under way shares the line with it, and the first such read of all meets with more.
+        assert_eq!(sim.ends.len(), 20, "{what}");
+        assert!(waited <= 2 * alone + ms(40), "{what}");
+        // The list loses nothing but what the reads take.
+        let list = sim.fetches.iter().rfind(|fetch| fetch.3).map(|fetch| fetch.0).unwrap();
+        assert!(list <= least * 21 / 20 + ms(20 * round_trip), "{what}: {list:?} of {least:?}");
+    }
 }
 
 #[test]

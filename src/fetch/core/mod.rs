@@ -209,6 +209,8 @@ pub struct Core {
     // Blocks that came while there is a list: they need not be prefetched.
     came: HashSet<ObjectId>,
     prefetch_held: bool,
+    // When a block was last asked for that is read and that nobody foresaw.
+    unforeseen_at: Option<Time>,
     // Blocks of which wrong bytes came: they are asked for past caches on the way.
     suspect: HashSet<ObjectId>,
     list: ListUse,
@@ -242,6 +244,8 @@ const JUDGED: usize = 48;
 const READ_AHEAD: usize = 64;
 /// A mirror is far when it takes so long to the first byte of an answer.
 const FAR: Duration = Duration::from_millis(10);
+/// How long somebody may wait for what the line carries of others.
+const MOMENT: Duration = Duration::from_millis(20);
 /// Second requests that may be made at once, in tenths: a burst, then one for each ten blocks.
 const HEDGES: u32 = 80;
 
@@ -266,6 +270,7 @@ impl Core {
             prefetch_list: VecDeque::new(),
             came: HashSet::new(),
             prefetch_held: false,
+            unforeseen_at: None,
             suspect: HashSet::new(),
             list: ListUse::default(),
             unread: HashSet::new(),
@@ -475,6 +480,19 @@ impl Core {
         // A mirror's own rate is that of one request among others.
         let rate = best.rate.max(self.pace.rate());
         u32::try_from(rate.saturating_mul(millis) / 1000 / typical.max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Requests that keep the line to the best mirror busy while one more is waited for, if that is known: what it carries
+    /// until the first byte of an answer, and a moment more.
+    pub(super) fn busy_line(&self) -> Option<usize> {
+        let known = self.mirrors.iter().filter(|mirror| mirror.failures == 0 && mirror.good > 0);
+        let best =
+            known.filter_map(|mirror| Some((mirror.expected()?, mirror))).min_by_key(|(time, _)| *time)?.1;
+        // Others in front of it make a first byte late; the quickest tell how far it is.
+        let wait = best.first_byte.quantile(10)? + MOMENT;
+        let rate = Some(best.rate.max(self.pace.rate())).filter(|rate| *rate > 0)?;
+        let bytes = rate.checked_mul(u64::try_from(wait.as_millis()).ok()?)? / 1000;
+        usize::try_from(bytes.div_ceil((best.bytes / best.good).max(1))).ok()
     }
 
     /// Requests that may be in flight at once, now.

@@ -13,6 +13,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The second of two mirrors is asked something small when it was not heard of for this long while the other one
 /// is busy: it is to answer at once when it is needed.
 const WARM: Duration = Duration::from_secs(30);
+/// For so long after a read that nobody foresaw another one is reckoned with.
+const ALERT: Duration = Duration::from_secs(2);
 
 impl Core {
     /// The next thing to do now; `None` until something happens or [`Core::next_wakeup`] comes.
@@ -32,7 +34,8 @@ impl Core {
             .or_else(|| self.start_prefetch(now));
         // While the cache is looked into there is more to do than is being done.
         let more = || self.may_prefetch() && !(self.loading.is_empty() && self.prefetched.is_empty());
-        if next.is_none() && self.active() < self.most_ahead() && !more() {
+        let yields = self.yielded().is_some_and(|most| most < self.ahead_limit());
+        if next.is_none() && (yields || self.active() < self.most_ahead() && !more()) {
             self.pace.idle(now);
         }
         next
@@ -148,17 +151,30 @@ impl Core {
         })
     }
 
-    /// Requests up to which more are made ahead of need: one connection is kept free for reads, and while
-    /// somebody waits for a block that nobody foresaw, only half are used.
+    /// Requests ahead of need at most: one connection is kept free for reads.
+    fn ahead_limit(&self) -> usize {
+        self.pace.limit().min(self.config.connections).saturating_sub(1).max(1)
+    }
+
+    /// Soon after a read that nobody foresaw there will be another, which is not to queue behind what was asked for ahead:
+    /// only as many as keep the line busy.
+    fn yielded(&self) -> Option<usize> {
+        self.unforeseen_at.filter(|at| *at + ALERT > self.polled_at)?;
+        self.busy_line()
+    }
+
+    /// Requests up to which more are made ahead of need. While somebody waits for a block that nobody foresaw, half as
+    /// many as else.
     fn most_ahead(&self) -> usize {
-        let limit = self.pace.limit().min(self.config.connections).saturating_sub(1).max(1);
+        let limit = self.ahead_limit();
+        let most = self.yielded().map_or(limit, |most| most.min(limit));
         let is_read = |flight: &&Flight| {
             let work = || self.work.get(&flight.block);
             let foreseen = flight.ahead || self.list.listed.contains(&flight.block);
             !foreseen && !flight.given_up && work().is_some_and(|work| !work.readers.is_empty())
         };
         let unforeseen = self.flights.values().filter(is_read).count();
-        if unforeseen == 0 { limit } else { limit.div_ceil(2) + unforeseen }
+        if unforeseen == 0 { most } else { most.min(limit.div_ceil(2)) + unforeseen }
     }
 
     fn may_prefetch(&self) -> bool {
@@ -186,6 +202,9 @@ impl Core {
         work.step = Step::Fetching;
         let (fresh, prefetch) = (self.suspect.contains(&block), work.readers.is_empty());
         let listed = work.listed;
+        if !prefetch && !self.list.listed.contains(&block) {
+            self.unforeseen_at = Some(now);
+        }
         let flight =
             Flight { block, mirror, started: now, until, ahead: prefetch, given_up: false, raced: false };
         self.flights.insert(ticket, flight);
