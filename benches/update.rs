@@ -40,8 +40,9 @@ const BLOCK: usize = 256 << 10;
 
 /// What is run if nothing is asked for: floors, our two codecs, the small update, the two other ways.
 const PARTS: &str = "floors,zlib,libdeflate,small,plain,casync";
-/// What is run if it is asked for: the choices of a layout, each against the others.
-const MORE: [&str; 2] = ["choices", "phases"];
+/// What is run if it is asked for: the choices of a layout, each against the others; the times of each step; the level
+/// above the default.
+const MORE: [&str; 3] = ["choices", "phases", "libdeflate6"];
 
 /// Whether a part is to be run.
 fn runs(part: &str) -> bool {
@@ -119,7 +120,11 @@ fn main() -> Result<()> {
         rows.push(("floor: changed files alone, zlib 6".to_owned(), changed_files(&before, &after)?, None));
         rows.push((format!("floor: the {new_pages} new pages alone, zlib 6"), bytes, None));
     }
-    let codecs = [("zlib", "zlib 6", Codec::zlib(6)?), ("libdeflate", "libdeflate 6", Codec::libdeflate(6)?)];
+    let codecs = [
+        ("zlib", "zlib 6", Codec::zlib(6)?),
+        ("libdeflate", "libdeflate 5, the default", Codec::default()),
+        ("libdeflate6", "libdeflate 6", Codec::libdeflate(6)?),
+    ];
     for (_, name, codec) in codecs.into_iter().filter(|(part, ..)| runs(part)) {
         let stores = work.join("ours");
         let _ = fs::remove_dir_all(&stores);

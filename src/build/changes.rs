@@ -479,6 +479,24 @@ mod tests {
         let text = ReleaseChanges::between(Some(&first), &third).text();
         assert!(text.contains("\n  0 new pages\n"), "{text}");
 
+        // Holes everywhere: of four files one is left.
+        let mut many = Tree::new(Meta::default());
+        let contents = |nth: u32| nth.to_le_bytes().repeat(1500);
+        for nth in 0..400 {
+            let kind = Kind::File(Content::inline(contents(nth)));
+            many.insert(format!("srv/{nth:03}").as_bytes(), Node { meta: Meta::default(), kind }).unwrap();
+        }
+        let (made, full) = release(&many, 4, None, &mut store);
+        assert!(!ReleaseChanges::between(None, &full).text().contains("fresh layout"));
+        let before = Before { index: made.split.index, map: made.layout.unwrap(), base: None };
+        (0..400)
+            .filter(|nth| nth % 4 > 0)
+            .for_each(|nth| assert!(many.remove(format!("srv/{nth:03}").as_bytes())));
+        let (_, sparse) = release(&many, 5, Some(&before), &mut store);
+        let changes = ReleaseChanges::between(Some(&full), &sparse);
+        assert!(changes.images[0].detail.as_ref().unwrap().repack.advised, "{}", changes.text());
+        assert!(changes.text().contains("a fresh layout would pay by now: `build --repack` sends about"));
+
         let same = ReleaseChanges::between(Some(&second), &second);
         assert_eq!((same.new_blocks, same.other_bytes), (0, 500));
         assert!(same.text().contains("image host: nothing changes"), "{}", same.text());
