@@ -169,6 +169,25 @@ fn who_reads_what_nobody_foresaw_hardly_waits_behind_what_is_fetched_ahead() {
 }
 
 #[test]
+fn a_list_that_comes_after_the_first_reads_is_fetched_at_the_rate_of_the_line_from_then_on() {
+    let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(0)]]);
+    // As the index came: from far away, and slowly, since a connection begins slowly.
+    sim.core.introduce(MirrorId(0), ms(100), Some(3_000_000), 110_000);
+    let line = Line::new(ms(100), 100);
+    let least = line.bytes_alone(0..400);
+    sim.line = Some(line);
+    for n in 0..3 {
+        sim.read_at(ms(110 * u64::from(n)), &[1000 + n]);
+    }
+    sim.run(ms(300));
+    sim.core.prefetch((0..400).map(ObjectId));
+    sim.run(ms(100_000));
+    let took = sim.fetches.last().map(|fetch| fetch.0).unwrap() - ms(300);
+    println!("{took:?} of {least:?}");
+    assert!(took <= least * 6 / 5, "{took:?} of {least:?}");
+}
+
+#[test]
 fn prefetch_can_be_held_and_goes_on() {
     let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(10)]]);
     sim.core.hold_prefetch(true);

@@ -389,6 +389,8 @@ impl Core {
     /// Blocks that will be read, in this order. What has come meanwhile or is being got is passed over.
     pub fn prefetch(&mut self, blocks: impl IntoIterator<Item = ObjectId>) {
         self.prefetch_list.extend(blocks);
+        // From here on there is somebody who foresees.
+        self.unforeseen_at = None;
         self.list = ListUse { listed: self.prefetch_list.iter().copied().collect(), ..ListUse::default() };
     }
 
@@ -490,7 +492,8 @@ impl Core {
             known.filter_map(|mirror| Some((mirror.expected()?, mirror))).min_by_key(|(time, _)| *time)?.1;
         // Others in front of it make a first byte late; the quickest tell how far it is.
         let wait = best.first_byte.quantile(10)? + MOMENT;
-        let rate = Some(best.rate.max(self.pace.rate())).filter(|rate| *rate > 0)?;
+        // A mirror's own rate is that of one request among others: too little to go by.
+        let rate = Some(self.pace.rate()).filter(|rate| *rate > 0)?;
         let bytes = rate.checked_mul(u64::try_from(wait.as_millis()).ok()?)? / 1000;
         usize::try_from(bytes.div_ceil((best.bytes / best.good).max(1))).ok()
     }
