@@ -7,10 +7,17 @@ mod support;
 
 use std::fs;
 
-use imgfactory::guest::Starter;
+use imgfactory::guest::{Guest, Starter};
 use imgfactory::host::files::Scratch;
 use imgfactory::recipe::Virt;
 use support::hosts::{alone, good, guest, install};
+
+/// A directory with what a host with these guests gets.
+fn room_with(guests: &[Guest]) -> Scratch {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    install(guests, room.path());
+    room
+}
 
 /// A boot sector that says `text` on the first serial line and then waits for ever.
 fn boot_sector(text: &str) -> Vec<u8> {
@@ -28,8 +35,7 @@ fn boot_sector(text: &str) -> Vec<u8> {
 
 #[test]
 fn without_xen_qemu_makes_a_guests_machine_and_its_devices_go_after_it() {
-    let room = Scratch::directory(std::env::temp_dir()).unwrap();
-    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
     fs::write(room.path().join("disk"), boot_sector("the disk has booted\n")).unwrap();
     let out = alone(
         room.path(),
@@ -56,8 +62,7 @@ fn without_xen_qemu_makes_a_guests_machine_and_its_devices_go_after_it() {
 
 #[test]
 fn below_xen_whole_machines_are_made_where_the_processor_can() {
-    let room = Scratch::directory(std::env::temp_dir()).unwrap();
-    install(&[guest("pc", Virt::Hvm, Starter::Disk), guest("bsd", Virt::Pv, Starter::NetBsd)], room.path());
+    let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk), guest("bsd", Virt::Pv, Starter::NetBsd)]);
     fs::write(room.path().join("disk"), vec![0; 4096]).unwrap();
     let out = alone(
         room.path(),
@@ -97,8 +102,7 @@ fn below_xen_whole_machines_are_made_where_the_processor_can() {
 
 #[test]
 fn a_disk_that_xen_still_holds_is_no_failure_of_its_client() {
-    let room = Scratch::directory(std::env::temp_dir()).unwrap();
-    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
     let out = alone(
         room.path(),
         r#"
@@ -116,8 +120,7 @@ fn a_disk_that_xen_still_holds_is_no_failure_of_its_client() {
 
 #[test]
 fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
-    let room = Scratch::directory(std::env::temp_dir()).unwrap();
-    install(&[guest("bsd", Virt::Pv, Starter::NetBsd)], room.path());
+    let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd)]);
     let out = alone(
         room.path(),
         r#"
@@ -155,8 +158,7 @@ fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
 
 #[test]
 fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
-    let room = Scratch::directory(std::env::temp_dir()).unwrap();
-    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
     fs::write(room.path().join("disk"), boot_sector("the disk has booted\n")).unwrap();
     let out = alone(
         room.path(),
@@ -187,8 +189,7 @@ fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
 
 #[test]
 fn a_guest_that_wants_xen_says_so_at_once() {
-    let room = Scratch::directory(std::env::temp_dir()).unwrap();
-    install(&[guest("bsd", Virt::Pv, Starter::NetBsd)], room.path());
+    let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd)]);
     let out = alone(room.path(), "guest create bsd");
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(
@@ -201,8 +202,7 @@ fn a_guest_that_wants_xen_says_so_at_once() {
 
 #[test]
 fn the_hosts_link_moves_below_the_bridge_and_connections_survive() {
-    let room = Scratch::directory(std::env::temp_dir()).unwrap();
-    install(&[guest("pc", Virt::Hvm, Starter::Disk)], room.path());
+    let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
     let out = alone(
         room.path(),
         r#"
