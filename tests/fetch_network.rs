@@ -174,13 +174,46 @@ fn without_a_network_the_release_in_the_cache_is_used() {
     assert!(cat(&[&server.url()], &key, &words).output.stdout == world.disk);
     let found = cat(&[&refused()], &key, &words);
     assert!(found.output.stdout == world.disk, "{}", found.errors());
-    let said = "no mirror answers; going on with what the cache has: release 7 of ";
+    let said = "; going on with what the cache has: release 7 of ";
     assert!(found.errors().contains(said), "{}", found.errors());
+    // As little is to be had where a login page stands in the way, or all mirrors are empty.
+    for act in [Act::Html, Act::Status(404, ""), Act::Status(511, "")] {
+        let acts = [0, 1].map(|_| {
+            let act = act.clone();
+            FaultServer::new(world.tree.clone(), move |_, _| act.clone())
+        });
+        let found = cat(&[&acts[0].url(), &acts[1].url()], &key, &words);
+        assert!(found.output.stdout == world.disk, "{act:?}: {}", found.errors());
+        assert!(found.errors().contains(said), "{act:?}: {}", found.errors());
+    }
+    // So is a release that was pinned, and no other.
+    let found = cat(&[&refused()], &key, &[&words[..], &["--release", "7"]].concat());
+    assert!(found.output.stdout == world.disk, "{}", found.errors());
+    let found = cat(&[&refused()], &key, &[&words[..], &["--release", "6"]].concat());
+    assert_eq!(found.output.status.code(), Some(1), "{}", found.errors());
     // Not when the person wants to be sure; not for another key.
     for (key, more) in [(&key, &["--strict"][..]), (&Publisher::new().public(), &[])] {
         let found = cat(&[&refused()], key, &[&words[..], more].concat());
         assert_eq!(found.output.status.code(), Some(1), "{}", found.errors());
     }
+}
+
+#[test]
+fn a_login_page_in_the_way_to_all_mirrors_is_waited_for() {
+    let world = world(50);
+    let login = |path: &str, nth: usize| match path {
+        "latest" if nth < 3 => Act::Html,
+        _ => Act::Serve,
+    };
+    let servers = [0, 1].map(|_| FaultServer::new(world.tree.clone(), login));
+    let urls = servers.each_ref().map(FaultServer::url);
+    let found = cat(&[&urls[0], &urls[1]], &world.publisher.public(), &[]);
+    assert!(found.output.stdout == world.disk, "{}", found.errors());
+    // One alone may be a wrong address: that is told at once.
+    let page = FaultServer::new(world.tree.clone(), |_, _| Act::Html);
+    let found = cat(&[&page.url()], &world.publisher.public(), &[]);
+    assert_eq!(found.output.status.code(), Some(1), "{}", found.errors());
+    assert_eq!(page.asked("latest"), 1, "{}", found.errors());
 }
 
 #[test]

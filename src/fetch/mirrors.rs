@@ -96,6 +96,8 @@ pub struct Health {
     pub failures: u32,
     /// Files it did not have or had wrong, less the good ones since.
     pub doubt: u32,
+    /// When a web page last came in place of a file, and how many did that count as doubt, since the last good answer.
+    pub page: Option<(Time, u32)>,
     /// Good answers.
     pub good: u64,
     /// Bytes of good answers.
@@ -193,6 +195,7 @@ impl Health {
     pub(super) fn succeeded(&mut self, bytes: u64) {
         self.failures = 0;
         self.lost = 0;
+        self.page = None;
         self.doubt = self.doubt.saturating_sub(1);
         self.good += 1;
         self.bytes += bytes;
@@ -226,9 +229,33 @@ impl Health {
         }
     }
 
+    /// A web page came in place of a file.
+    pub(super) fn was_a_page(&mut self, now: Time) {
+        let (_, count) = self.page.unwrap_or_default();
+        self.page = Some((now, count.saturating_add(1)));
+    }
+
+    /// The pages were nobody's fault.
+    fn forgive_pages(&mut self) {
+        if let Some((_, count)) = &mut self.page {
+            self.doubt = self.doubt.saturating_sub(std::mem::take(count));
+        }
+    }
+
     /// Whether it is due for a look at whether it is back.
     pub(super) fn wants_probe(&self) -> bool {
         self.failures > 0 && !self.probing
+    }
+}
+
+/// Two mirrors do not turn into web pages within this: it is a login page in the way to both.
+const PORTAL: Duration = Duration::from_secs(10);
+
+/// When web pages came in place of files of several mirrors lately, it is no fault of theirs.
+pub(super) fn forgive_portal(mirrors: &mut [Health], now: Time) {
+    let is_page = |mirror: &&mut Health| mirror.page.is_some_and(|(at, _)| at + PORTAL > now);
+    if mirrors.iter_mut().filter(is_page).count() > 1 {
+        mirrors.iter_mut().filter(is_page).for_each(Health::forgive_pages);
     }
 }
 

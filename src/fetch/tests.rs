@@ -325,6 +325,32 @@ fn a_mirror_that_hangs_or_becomes_slow_costs_a_few_reads_little_and_the_others_n
 }
 
 #[test]
+fn a_login_page_in_the_way_to_all_mirrors_is_no_fault_of_any_and_one_that_is_a_page_is_left() {
+    let pages = |count: usize, then: u64| {
+        let page = vec![Reply::Faulty(Fault::WebPage, 5); count];
+        [page, vec![Reply::Good(then); 1000]].concat()
+    };
+    // The far one meets with a page less: it is asked first whether it is there.
+    let near = [vec![Reply::Good(10); 20], pages(19, 10)].concat();
+    let all = [near, pages(19, 80)];
+    // Only the first is one.
+    let one = [pages(1000, 10), pages(0, 80)];
+    for (scripts, best) in [(all, 0), (one, 1)] {
+        let mut sim = Sim::new(without_cache(), scripts.into());
+        // One of them waits until somebody has logged in.
+        for read in 0..300 {
+            let pause = if read > 20 { 40_000 } else { 0 };
+            sim.read_at(ms(pause + u64::from(read) * 100), &[read]);
+        }
+        sim.run(ms(100_000));
+        assert!(sim.ends.iter().all(|(.., how)| *how == End::Whole));
+        let last = &sim.fetches[sim.fetches.len() - 50..];
+        let to_best = last.iter().filter(|fetch| fetch.2 == best).count();
+        assert!(to_best >= 48, "{to_best} of the last 50 requests go to mirror {best}");
+    }
+}
+
+#[test]
 fn a_mirror_gets_no_more_requests_at_once_than_it_says() {
     let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(100)], vec![Reply::Good(100)]]);
     sim.core.cap(MirrorId(0), 2);

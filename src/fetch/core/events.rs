@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Action, Arrived, Core, Found, HEDGES, Step};
-use crate::fetch::mirrors::doubled;
+use crate::fetch::mirrors::{doubled, forgive_portal};
 use crate::fetch::{Blame, Fault, MirrorId, ObjectId, ReadId, Ticket, Time};
 
 impl Core {
@@ -71,6 +71,10 @@ impl Core {
             Err(_) if flight.given_up => {}
             Err(fault) => {
                 mirror.failed(now, flight.started, fault.blame(), &self.config.rest);
+                if fault == Fault::WebPage {
+                    mirror.was_a_page(now);
+                    forgive_portal(&mut self.mirrors, now);
+                }
                 self.flight_failed(now, flight.block, flight.mirror, fault);
             }
         }

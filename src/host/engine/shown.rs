@@ -137,10 +137,15 @@ impl Snapshot {
             return None;
         }
         let mut text = format!("a read has waited for {} s", self.waiting_ms / 1000);
-        for mirror in self.mirrors.iter().filter(|mirror| mirror.state != "good") {
-            let _ = write!(text, "; {} is {}", mirror.url, mirror.state);
-            if let Some(since) = mirror.bad_for_ms {
-                let _ = write!(text, " for {} s", since / 1000);
+        for mirror in &self.mirrors {
+            let asked = || self.in_flight.iter().filter(|asked| asked.mirror == mirror.url);
+            if mirror.state != "good" {
+                let _ = write!(text, "; {} is {}", mirror.url, mirror.state);
+                if let Some(since) = mirror.bad_for_ms {
+                    let _ = write!(text, " for {} s", since / 1000);
+                }
+            } else if let Some(since) = asked().map(|asked| asked.for_ms).max().filter(|ms| *ms >= 1000) {
+                let _ = write!(text, "; {} was asked {} s ago", mirror.url, since / 1000);
             }
         }
         text.push_str("; they are asked again all the time, ");
@@ -168,7 +173,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::engine::snapshot::LastError;
+    use crate::host::engine::snapshot::{InFlight, LastError};
 
     #[test]
     fn an_outage_is_told_with_who_is_down_since_when_and_what_comes_next() {
@@ -192,6 +197,17 @@ mod tests {
             ..Snapshot::default()
         };
         assert_eq!(waiting(2999, None).outage(), None);
+        // At first nobody knows whether it is the mirror.
+        let in_flight = ["http://b.example/", "http://a.example/"];
+        let in_flight =
+            in_flight.map(|mirror| InFlight { block: "00".into(), mirror: mirror.into(), for_ms: 3100 });
+        let first = Snapshot { in_flight: in_flight.into(), ..waiting(3100, None) }.outage().unwrap();
+        assert!(
+            first.contains(
+                "a.example/ is down for 70 s; http://b.example/ was asked 3 s ago; http://c.example/ is"
+            ),
+            "{first}"
+        );
         let who = "http://a.example/ is down for 70 s; http://c.example/ is busy; they are asked again all the time";
         let last = "(last: http://a.example/: can't connect)";
         for (deadline, next) in

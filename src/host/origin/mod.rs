@@ -99,6 +99,8 @@ pub enum OriginError {
         faults: Vec<(MirrorUrl, String)>,
         /// What a person can do.
         hint: &'static str,
+        /// Whether one of them has something that is to be refused, and not just nothing.
+        refused: bool,
     },
     /// No such image.
     #[error("release {serial} of `{name}` has no image `{image}`; it has {}", list(.has))]
@@ -182,21 +184,17 @@ impl Origin {
     }
 
     fn choose_now(&self, wanted: &Wanted) -> Result<Chosen, OriginError> {
-        let (release, mirrors, guessed) = match wanted.release {
-            Some(serial) => {
-                let release = self.pinned(wanted, serial)?;
-                self.not_revoked(wanted, &release)?;
-                (release, None, Guessed::default())
+        let found = match wanted.release {
+            Some(serial) => self.pinned(wanted, serial).map(|release| (release, None, Guessed::default())),
+            None => self.newest(wanted),
+        };
+        let (release, mirrors, guessed) = match found {
+            Ok(found) => found,
+            // A mirror that answers with something to be refused is no dead network.
+            Err(error @ OriginError::NoMirror { refused: false, .. }) => {
+                return self.offline(wanted, &error).ok_or(error);
             }
-            None => match self.newest(wanted) {
-                // A mirror that answers with something to be refused is no dead network.
-                Err(error @ OriginError::NoMirror { hint: "", .. }) => return Err(error),
-                Err(error) => match self.offline(wanted) {
-                    Some(chosen) => return Ok(chosen),
-                    None => return Err(error),
-                },
-                newest => newest?,
-            },
+            Err(error) => return Err(error),
         };
         let Some(files) = release.image(&wanted.image).cloned() else {
             return Err(OriginError::NoImage {
@@ -242,8 +240,8 @@ impl Origin {
         places().filter(|place| !failed(place)).chain(places().filter(failed)).collect()
     }
 
-    /// What the cache remembers, when no mirror is to be had: the release that was used last.
-    fn offline(&self, wanted: &Wanted) -> Option<Chosen> {
+    /// What the cache remembers, when no mirror is to be had: the release that was used last, if it is the one wanted.
+    fn offline(&self, wanted: &Wanted, why: &OriginError) -> Option<Chosen> {
         let cache = self.cache.as_deref()?;
         let name = wanted.name.clone().or_else(|| cache.only_name())?;
         let text = cache.saved_release(&name)?;
@@ -252,25 +250,41 @@ impl Origin {
         let accepted = cache.accepted_serial(&name).ok()?;
         let files = release.image(&wanted.image).cloned()?;
         let index = files.open_index(&cache.saved_index(&name, &wanted.image)?).ok()?;
-        // An older one, or another one, under the name: somebody wrote into the cache.
-        if release.name != name || Some(release.serial) < accepted || wanted.strict {
+        let expected = match wanted.release {
+            Some(serial) => release.serial == serial,
+            // An older one under the name: it was pinned, or somebody wrote into the cache.
+            None => Some(release.serial) >= accepted && !wanted.strict,
+        };
+        if release.name != name || !expected {
             return None;
         }
         let (serial, date) = (release.serial, clock::date(release.published));
-        log::warn!("no mirror answers; going on with what the cache has: release {serial} of {date}");
+        log::warn!("{why}; going on with what the cache has: release {serial} of {date}");
         let list = self.begin_list(&files, None);
         Some(Chosen { release, files, index: Arc::new(index), mirrors: None, list })
     }
 
     /// The release that the person asked for.
     fn pinned(&self, wanted: &Wanted, serial: Serial) -> Result<Release, OriginError> {
+        let mut text = Vec::new();
         let open = |bytes: &[u8]| {
+            text = bytes.to_vec();
             let release = Verified::<Release>::open(bytes, &self.keys).map_err(not_signed)?;
             let name = wanted.name.as_ref().unwrap_or(&release.name);
             release.expect(name, serial).map_err(not_signed)?;
             Ok(release.into_inner())
         };
-        self.file(&MirrorPath::Release(serial), Release::LIMIT, None, open)
+        let release = self.file(&MirrorPath::Release(serial), Release::LIMIT, None, open)?;
+        self.not_revoked(wanted, &release)?;
+        self.keep(&release, &text);
+        Ok(release)
+    }
+
+    /// For when there is no network: this is the release that was used last.
+    fn keep(&self, release: &Release, text: &[u8]) {
+        if let Some(Err(error)) = self.cache.as_deref().map(|cache| cache.save_release(&release.name, text)) {
+            log::warn!("{error}; without a network this release can't be used");
+        }
     }
 
     /// The newest release that a mirror has, the list of mirrors, and what was asked for before it was known.
@@ -287,10 +301,7 @@ impl Origin {
             latest.open_release(bytes, &self.keys).map(Verified::into_inner).map_err(not_signed)
         };
         let release = self.file(&latest.release_path(), Release::LIMIT, Some(latest.release.len), open)?;
-        if let Some(Err(error)) = self.cache.as_deref().map(|cache| cache.save_release(&release.name, &text))
-        {
-            log::warn!("{error}; without a network this release can't be used");
-        }
+        self.keep(&release, &text);
         Ok((release, mirrors, guessed))
     }
 

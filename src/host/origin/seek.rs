@@ -29,6 +29,18 @@ pub(super) struct Round {
     hope: bool,
     /// Whether wrong bytes came.
     wrong: bool,
+    /// Whether a mirror has something that is to be refused.
+    refused: bool,
+    /// Mirrors in whose place a web page answered.
+    pages: usize,
+}
+
+impl Round {
+    /// Several mirrors do not turn into web pages at once: there is a login page in the way to all of them, which is
+    /// like no network at all.
+    fn is_behind_a_page(&self) -> bool {
+        self.pages > 1 && !self.refused
+    }
 }
 
 impl Origin {
@@ -90,13 +102,21 @@ impl Origin {
                 return Ok(());
             }
             fresh |= round.wrong;
-            let offline = *path == MirrorPath::Latest && self.has_release() && start.elapsed() > OFFLINE;
-            if !round.hope || enough() || offline || Instant::now() + pause >= self.until {
+            let first = matches!(path, MirrorPath::Latest | MirrorPath::Release(_));
+            let offline = first && self.has_release() && start.elapsed() > OFFLINE;
+            let behind_a_page = round.is_behind_a_page();
+            if !(round.hope || behind_a_page) || enough() || offline || Instant::now() + pause >= self.until {
                 let hint = match round.hope {
                     true => "; is the network up, and is the address of the mirror right?",
                     false => "",
                 };
-                return Err(OriginError::NoMirror { file: path.to_string(), faults: round.faults, hint });
+                let refused = round.refused;
+                return Err(OriginError::NoMirror {
+                    file: path.to_string(),
+                    faults: round.faults,
+                    hint,
+                    refused,
+                });
             }
             if said.is_none_or(|at| at.elapsed() >= NEWS) {
                 said = Some(Instant::now());
@@ -191,6 +211,8 @@ impl Origin {
             detail!("{mirror}: {path}: {fault}");
             round.hope |= fault.blame() != Blame::File;
             round.wrong |= fault.is_wrong_bytes();
+            round.refused |= fault.is_wrong_bytes() && *fault != Fault::WebPage;
+            round.pages += usize::from(*fault == Fault::WebPage);
             round.faults.push((mirror.clone(), fault.to_string()));
         }
         opened.is_ok()
