@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fetch_support::fault_server::{Act, FaultServer, blackhole, refused};
 use fetch_support::network::{Line, Link, Network};
-use fetch_support::{Mount, Publisher, Tree, cat, disk, imgfetch, scratch, text};
+use fetch_support::{Mount, Publisher, Tree, cat, disk, imgfetch, run, scratch, text};
 use imgfactory::release::{Mirror, MirrorUrl};
 
 struct World {
@@ -246,13 +246,20 @@ fn first_reads_are_recorded_as_a_prefetch_list() {
     let work = scratch();
     let list = work.path().join("dlahead");
     let mount = world.mount(&[&server.url()], &["--record", text(&list)]);
-    for block in [70, 3, 70, 41] {
+    for block in [70, 3, 70] {
         world.read(&mount, block);
     }
+    // What is read after this belongs to the next phase; a millisecond has the one or the other.
+    thread::sleep(Duration::from_millis(20));
+    let phase = |name: &str| run(imgfetch().args(["status", "--phase", name, "--socket"]).arg(&mount.socket));
+    assert_eq!(phase("login"), "host: phase login\n");
+    world.read(&mount, 41);
     mount.kill("-TERM");
     fetch_support::until("written", || list.exists());
     let found = imgfactory::release::Dlahead::decode(&fs::read(&list).unwrap()[..]).unwrap();
     let names: Vec<_> = found.entries.iter().map(|entry| entry.name).collect();
     let want = [70, 3, 41].map(|block| imgfactory::block::BlockName::of(&world.disk[block * 4096..][..4096]));
     assert_eq!(names, want);
+    let phases: Vec<_> = found.entries.iter().map(|entry| entry.phase.to_string()).collect();
+    assert_eq!(phases, ["boot", "boot", "login"]);
 }

@@ -1,7 +1,7 @@
 //! `imgfactory profile`.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::machine::MachineArgs;
 use super::test::{expected, token};
@@ -9,7 +9,7 @@ use super::{Failure, Session, print};
 use crate::build::facts::{Facts, LOGS, MIRROR};
 use crate::build::profile;
 use crate::host::qemu::Screen;
-use crate::host::qemu::timeline::Timeline;
+use crate::host::qemu::timeline::{LOGIN, Timeline};
 use crate::host::qemu::trial::Trial;
 use crate::host::serve::Server;
 use crate::host::store::Store;
@@ -21,7 +21,8 @@ use crate::report::{Exit, elapsed};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Boots without a screen until the console has said all lines that the recipe expects, and notes which \
-                  blocks are fetched in which order. The list goes to OUT/profile; the next build into OUT publishes \
+                  blocks are fetched in which order, before the first prompt for a login (phase boot) and after it \
+                  (phase login). The list goes to OUT/profile; the next build into OUT publishes \
                   it (dlahead) and carries it over through updates."
 )]
 pub(super) struct Args {
@@ -98,16 +99,20 @@ fn one(args: &Args, session: &Session) -> Result<(Facts, Vec<Ahead>), Failure> {
         server.note_blocks();
     }
     let traffic = || prepared.server.as_ref().map(Server::traffic);
+    let mut login = None;
     trial.run(&mut timeline, traffic, |name, at| {
+        if login.is_none() && name.split(", ").any(|stage| stage == LOGIN) {
+            login = Some(Instant::now());
+        }
         session.progress.say(&format!("{:>8}  {name}", elapsed(at)));
     })?;
     let noted = prepared.server.as_ref().map(Server::noted_blocks).unwrap_or_default();
     let Some(&(_, start)) = noted.first() else { return Ok((facts, Vec::new())) };
-    let phase: Phase = "boot".parse().expect("a phase is a word");
-    let ahead = |&(name, at): &(_, std::time::Instant)| {
+    let ahead = |&(name, at): &(_, Instant)| {
+        let phase = if login.is_some_and(|login| at >= login) { Phase::login() } else { Phase::boot() };
         let millis = at.saturating_duration_since(start).as_millis();
         let first_read_ms = u32::try_from(millis).unwrap_or(u32::MAX);
-        Ahead { phase: phase.clone(), name, first_read_ms, reads: 1 }
+        Ahead { phase, name, first_read_ms, reads: 1 }
     };
     Ok((facts, noted.iter().map(ahead).collect()))
 }

@@ -132,6 +132,8 @@ usage:
   imgfetch status [--text | --watch | --metrics] [--socket PATH]...
                              one line of JSON for each client that runs; the same for people, once or every
                              second; in Prometheus' text form
+  imgfetch status --phase NAME [--socket PATH]...
+                             what --record notes from now on is of this phase: login, desktop ...
   imgfetch netselect [--key KEY] [--within TIME] [--json] URL... | --mirrors FILE
                              asks all mirrors at once; the best one first
   imgfetch cache fsck|stats|pin|unpin|evict DIR [--json] [--image NAME] [--keep SIZE]
@@ -228,6 +230,10 @@ fn status(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
             Long("metrics") => form = Form::Metrics,
             Long("text") => form = Form::Text,
             Long("watch") => (form, watch) = (Form::Text, true),
+            Long("phase") => {
+                let phase = parser.value()?.string()?.parse();
+                form = Form::Phase(phase.map_err(|error| value("--phase", &error))?);
+            }
             Long("socket") => sockets.push(parser.value()?.into()),
             Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
             other => return Err(other.unexpected().into()),

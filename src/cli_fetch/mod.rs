@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
             netselect::run(&args).map(|found| if found { Exit::Done } else { Exit::Failed }.into())
         }
         Command::Status { sockets, form, watch } => {
-            status::run(&sockets, form, watch).map(|()| Exit::Done.into())
+            status::run(&sockets, &form, watch).map(|()| Exit::Done.into())
         }
     };
     result.unwrap_or_else(|error| {

@@ -77,8 +77,13 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     let (image, serial) = (chosen.files.name.clone(), chosen.release.serial);
     tell(&engine)?;
     look_ahead(&args, opened, chosen, &engine)?;
-    let recording =
-        args.record.as_deref().map(|path| Recording { path, engine: &engine, image: &image, serial });
+    let recording = args.record.as_deref().map(|path| Recording {
+        path,
+        engine: &engine,
+        image: &image,
+        serial,
+        stage: &stage,
+    });
     wait(&woken, &mounted, &engine, recording.as_ref());
     engine.settle();
     Ok(Exit::Done.into())
@@ -185,12 +190,17 @@ struct Recording<'a> {
     engine: &'a Engine,
     image: &'a ImageName,
     serial: Serial,
+    stage: &'a Mutex<Stage>,
 }
 
 impl Recording<'_> {
     fn save(&self) {
-        let phase: Phase = "boot".parse().expect("a phase is a word");
-        let entry = |(name, first_read_ms, reads)| Ahead { phase: phase.clone(), name, first_read_ms, reads };
+        let phases = lock(self.stage).phases.clone().unwrap_or_default();
+        let entry = |(name, first_read_ms, reads)| {
+            let begun = phases.iter().take_while(|(from, _)| *from <= u64::from(first_read_ms));
+            let phase = begun.last().map_or_else(Phase::boot, |(_, phase)| phase.clone());
+            Ahead { phase, name, first_read_ms, reads }
+        };
         let entries = self.engine.recorded().into_iter().map(entry).collect();
         let list = Dlahead { image: self.image.clone(), serial: self.serial, entries };
         let mut text = Vec::new();
@@ -208,7 +218,7 @@ fn open_status(args: &Mount, stage: &Arc<Mutex<Stage>>) -> Result<Option<StatusS
     let default = status::directory().join(format!("{}.sock", args.source.image));
     let path = std::path::absolute(args.status.clone().unwrap_or(default))?;
     let shown = Arc::clone(stage);
-    match status::serve(&path, move |form| lock(&shown).answer(form)) {
+    match status::serve(&path, move |form| lock(&shown).answer(&form)) {
         Ok(socket) => Ok(Some(socket)),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let path = path.display();
@@ -230,6 +240,9 @@ struct Stage {
     head: Head,
     start: Instant,
     engine: Weak<Engine>,
+    /// Phases after the boot, and the milliseconds of the engine's time from which each lasts; `None`: nothing is
+    /// recorded.
+    phases: Option<Vec<(u64, Phase)>>,
 }
 
 #[derive(Clone, Serialize)]
@@ -272,7 +285,8 @@ impl Stage {
             cache: args.source.cache.clone(),
             pid: std::process::id(),
         };
-        Stage { head, start: Instant::now(), engine: Weak::new() }
+        let phases = args.record.as_ref().map(|_| Vec::new());
+        Stage { head, start: Instant::now(), engine: Weak::new(), phases }
     }
 
     fn serve(&mut self, chosen: &Chosen, engine: &Arc<Engine>) {
@@ -283,7 +297,7 @@ impl Stage {
         self.engine = Arc::downgrade(engine);
     }
 
-    fn answer(&self, form: Form) -> String {
+    fn answer(&mut self, form: &Form) -> String {
         let snapshot = || self.engine.upgrade().map(|engine| engine.snapshot());
         match (form, snapshot()) {
             (Form::Metrics, Some(snapshot)) => snapshot.metrics(&self.head.image),
@@ -295,6 +309,13 @@ impl Stage {
             }
             (Form::Text, None) => format!("{}: {}\n", self.head.image, self.head.state),
             (Form::Json, _) => self.json(),
+            (Form::Phase(phase), now) => {
+                let Some(phases) = &mut self.phases else {
+                    return format!("{}: nothing is recorded\n", self.head.image);
+                };
+                phases.push((now.map_or(0, |now| now.uptime_ms), phase.clone()));
+                format!("{}: phase {phase}\n", self.head.image)
+            }
         }
     }
 

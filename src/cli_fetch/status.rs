@@ -11,7 +11,7 @@ use crate::host::status::{Form, ask, directory, sockets};
 const OF_THE_ROOT: &str = "/run/imgfactory/root/run/imgfetch";
 
 /// Prints it once, or every second until the caller has seen enough.
-pub(super) fn run(given: &[PathBuf], form: Form, watch: bool) -> Result<(), Failure> {
+pub(super) fn run(given: &[PathBuf], form: &Form, watch: bool) -> Result<(), Failure> {
     if !watch {
         return once(given, form);
     }
@@ -24,7 +24,7 @@ pub(super) fn run(given: &[PathBuf], form: Form, watch: bool) -> Result<(), Fail
     }
 }
 
-fn once(given: &[PathBuf], form: Form) -> Result<(), Failure> {
+fn once(given: &[PathBuf], form: &Form) -> Result<(), Failure> {
     let directories = [directory(), OF_THE_ROOT.into()];
     let found = if given.is_empty() { sockets(&directories) } else { given.to_vec() };
     if found.is_empty() {

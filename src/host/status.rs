@@ -1,5 +1,6 @@
 //! `imgfetch status`: a Unix socket that gives every caller one line of JSON and closes, or what it asks for in a
-//! line of its own: `json`, `metrics` (Prometheus) or `text`. It has a thread of its own and takes only what is in
+//! line of its own: `json`, `metrics` (Prometheus) or `text`; `phase NAME` says what is going on from now on, for what
+//! is recorded. It has a thread of its own and takes only what is in
 //! memory, so it answers while the network is dead.
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::threads::start;
+use crate::release::Phase;
 
 /// A caller that does not take its answer is left after this.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,8 +20,11 @@ const QUESTION: Duration = Duration::from_millis(100);
 /// An answer is not longer than this.
 const MAX_ANSWER: u64 = 1 << 20;
 
+/// What a caller says is at most so long.
+const MAX_QUESTION: usize = 32;
+
 /// What a caller wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {
     /// One line of JSON.
     Json,
@@ -27,14 +32,29 @@ pub enum Form {
     Metrics,
     /// For people.
     Text,
+    /// What is going on from now on; the answer says whether anything is recorded.
+    Phase(Phase),
 }
 
 impl Form {
-    fn word(self) -> &'static str {
+    fn word(&self) -> String {
         match self {
-            Form::Json => "json\n",
-            Form::Metrics => "metrics\n",
-            Form::Text => "text\n",
+            Form::Json => "json\n".into(),
+            Form::Metrics => "metrics\n".into(),
+            Form::Text => "text\n".into(),
+            Form::Phase(phase) => format!("phase {phase}\n"),
+        }
+    }
+
+    /// Nothing, or an old caller: JSON.
+    fn of(word: &[u8]) -> Form {
+        match std::str::from_utf8(word).unwrap_or_default().trim_end_matches('\n') {
+            "metrics" => Form::Metrics,
+            "text" => Form::Text,
+            word => {
+                let phase = word.strip_prefix("phase ").and_then(|phase| phase.parse().ok());
+                phase.map_or(Form::Json, Form::Phase)
+            }
         }
     }
 }
@@ -65,13 +85,10 @@ pub fn serve(path: &Path, answer: impl Fn(Form) -> String + Send + 'static) -> i
             let told = caller.and_then(|mut caller| {
                 caller.set_write_timeout(Some(PATIENCE))?;
                 caller.set_read_timeout(Some(QUESTION))?;
-                let mut word = [0; 8];
-                // Nothing, or an old caller: JSON.
+                let mut word = [0; MAX_QUESTION];
                 let len = caller.read(&mut word).unwrap_or(0);
-                let asked = [Form::Metrics, Form::Text]
-                    .into_iter()
-                    .find(|form| word.get(..len) == Some(form.word().as_bytes()));
-                caller.write_all(answer(asked.unwrap_or(Form::Json)).as_bytes())
+                let asked = Form::of(word.get(..len).unwrap_or_default());
+                caller.write_all(answer(asked).as_bytes())
             });
             if let Err(error) = told {
                 detail!("status: {error}");
@@ -94,7 +111,7 @@ impl Drop for StatusSocket {
 ///
 /// # Errors
 /// What the system says; `TimedOut` when nothing comes.
-pub fn ask(path: &Path, form: Form) -> io::Result<String> {
+pub fn ask(path: &Path, form: &Form) -> io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(form.word().as_bytes())?;
@@ -140,7 +157,7 @@ mod tests {
         // One that never reads does not hold up the others.
         let _idle = UnixStream::connect(&path).unwrap();
         for _ in 0..3 {
-            assert_eq!(ask(&path, Form::Json).unwrap(), "{}\n");
+            assert_eq!(ask(&path, &Form::Json).unwrap(), "{}\n");
         }
         let taken = serve(&path, |_| String::new()).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
@@ -151,8 +168,9 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         drop(listener);
         let _socket = serve(&path, |form| format!("{form:?}")).unwrap();
-        for form in [Form::Json, Form::Metrics, Form::Text] {
-            assert_eq!(ask(&path, form).unwrap(), format!("{form:?}"));
+        let phase = Form::Phase("sixteen-letters-".parse().unwrap());
+        for form in [Form::Json, Form::Metrics, Form::Text, phase] {
+            assert_eq!(ask(&path, &form).unwrap(), format!("{form:?}"));
         }
     }
 }

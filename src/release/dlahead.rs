@@ -42,6 +42,18 @@ pub struct Ahead {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Phase(String);
 
+impl Phase {
+    /// From the start on.
+    pub fn boot() -> Phase {
+        Phase("boot".into())
+    }
+
+    /// From the first prompt for a login on.
+    pub fn login() -> Phase {
+        Phase("login".into())
+    }
+}
+
 impl FromStr for Phase {
     type Err = Fault;
     fn from_str(text: &str) -> Result<Self, Fault> {

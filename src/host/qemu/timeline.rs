@@ -27,6 +27,9 @@ impl Sign {
     }
 }
 
+/// The stage at which somebody may log in.
+pub const LOGIN: &str = "login";
+
 /// Stages of every boot, in order. Which of them are seen depends on the entry and on how much is printed: with
 /// `quiet`, the kernel says nothing.
 const STAGES: [(&str, Sign); 6] = [
@@ -35,7 +38,7 @@ const STAGES: [(&str, Sign); 6] = [
     ("kernel", Sign::Contains("Linux version ")),
     ("network", Sign::Begins("imgfactory: network: ")),
     ("root file system", Sign::Begins("imgfactory: starting ")),
-    ("login", Sign::Ends(" login:")),
+    (LOGIN, Sign::Ends(" login:")),
 ];
 
 /// After these, nothing that is waited for comes any more.
