@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fetch_support::fault_server::{Act, FaultServer};
-use fetch_support::{Mount, Publisher, Tree, block_paths, disk, imgfetch, run, scratch, text, until};
+use fetch_support::{Mount, Publisher, Tree, block_paths, cat, disk, imgfetch, run, scratch, text, until};
 use imgfactory::block::Sha256;
 
 const BLOCK: u64 = 4096;
@@ -281,6 +281,26 @@ fn a_full_disk_under_the_cache_costs_requests_and_nothing_else() {
     drop(mount);
     run(Command::new("umount").arg("-l").arg(cache.path()));
     assert!(right, "{counters}");
+}
+
+#[test]
+fn where_no_cache_can_be_made_the_disk_is_served_without_one() {
+    let world = world();
+    let server = FaultServer::honest(world.tree.clone());
+    let place = scratch();
+    // No room for a single directory more; then a medium that can't be written, with nothing on it.
+    for options in ["size=4k,nr_inodes=1", "ro"] {
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(place.path()));
+        let cache = place.path().join("cache");
+        let words = ["--cache", text(&cache)];
+        let found = cat(&[&server.url()], &world.publisher.public(), &words);
+        let strict = cat(&[&server.url()], &world.publisher.public(), &[&words[..], &["--strict"]].concat());
+        run(Command::new("umount").arg("-l").arg(place.path()));
+        assert!(found.output.stdout == world.disk, "{options}: {}", found.errors());
+        assert!(found.errors().contains("; going on without a cache\n"), "{options}: {}", found.errors());
+        // What it would remember is wanted.
+        assert_eq!(strict.output.status.code(), Some(1), "{options}: {}", strict.errors());
+    }
 }
 
 #[test]

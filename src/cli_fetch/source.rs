@@ -1,5 +1,6 @@
 //! Arguments -> what they name: keys, mirrors, client, cache.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use super::args::Source;
 use crate::fetch::{Config, MirrorId};
-use crate::host::cache::Cache;
+use crate::host::cache::{Cache, CacheError};
 use crate::host::engine::{Engine, Known, Parts};
 use crate::host::files::{FileError, read_at_most};
 use crate::host::http::{BadCa, BadProxy, Http, Patience, Proxies};
@@ -77,7 +78,17 @@ impl Opened {
             })?;
         // Later the working directory is another one.
         let root = source.cache.as_ref().map(std::path::absolute).transpose()?;
-        let mut cache = root.map(|root| Cache::open(&root, source.cache_max)).transpose()?;
+        let mut cache = match root.map(|root| Cache::open(&root, source.cache_max)).transpose() {
+            // A disk that fails is no reason not to boot, unless what it remembers is wanted.
+            Err(CacheError::File(error))
+                if error.is_of_the_disk() && !source.strict && source.medium.is_none() =>
+            {
+                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                log::warn!("{error}{cause}; going on without a cache");
+                None
+            }
+            cache => cache?,
+        };
         if let Some(medium) = &source.medium {
             let medium = std::path::absolute(medium)?;
             cache = cache.map(|cache| cache.over(&medium));

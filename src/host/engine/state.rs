@@ -91,6 +91,8 @@ pub(super) struct State {
     errors: VecDeque<LastError>,
     /// Until when each mirror is not spoken of, and how long that was. When a failed read was last spoken of.
     quiet: Vec<(Time, Duration)>,
+    /// Whether the log has a fault of each mirror, and not yet that it is back.
+    told: Vec<bool>,
     spoke_of_reads: Option<Time>,
     /// When the timer wakes by itself.
     wakes_at: Option<Time>,
@@ -128,6 +130,7 @@ impl State {
             counters: Counters::default(),
             errors: VecDeque::new(),
             quiet: vec![(Time::ZERO, Duration::ZERO); parts.mirrors.len()],
+            told: vec![false; parts.mirrors.len()],
             spoke_of_reads: None,
             wakes_at: None,
         }
@@ -366,8 +369,10 @@ impl State {
         self.core.mirrors().get(usize::from(mirror.0)).is_some_and(|health| health.failures > 0)
     }
 
-    fn say_if_back(&self, parts: &Parts, mirror: MirrorId, was_down: bool) {
-        if was_down && !self.is_down(mirror) {
+    /// Of one that only lost races nobody was told.
+    fn say_if_back(&mut self, parts: &Parts, mirror: MirrorId, was_down: bool) {
+        let is_back = was_down && !self.is_down(mirror);
+        if is_back && self.told.get_mut(usize::from(mirror.0)).is_some_and(std::mem::take) {
             log::info!("{}: answers again", url(parts, mirror));
         }
     }
@@ -390,6 +395,7 @@ impl State {
         if let Some((until, length)) = quiet.filter(|(until, _)| now >= *until) {
             *length = if is_down { (2 * *length).clamp(QUIET, QUIET_MAX) } else { QUIET };
             *until = now + *length;
+            self.told.iter_mut().skip(mirror.0.into()).take(1).for_each(|told| *told = true);
             log::warn!("{text}; trying again, or the next mirror");
         } else {
             detail!("{text}");

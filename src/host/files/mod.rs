@@ -74,6 +74,18 @@ impl FileError {
         }
         FileError::Io { path: path.into(), doing, source }
     }
+
+    /// Whether it is the disk that takes nothing, and not a path or an owner that is wrong.
+    pub fn is_of_the_disk(&self) -> bool {
+        match self {
+            FileError::NoSpace { .. } => true,
+            FileError::Io { source, .. } => {
+                source.kind() == io::ErrorKind::ReadOnlyFilesystem
+                    || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            }
+            FileError::Locked { .. } => false,
+        }
+    }
 }
 
 /// For code that writes through [`io::Write`]: the path stays in the error.
