@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench boot-replay -- OUT IMGFETCH [DELAY,BANDWIDTH]... [WAY]...`: OUT is a build that `imgfactory
 //! profile` has looked at (OUT/profile/host.dlahead is the trace), IMGFETCH the static client, WAY one of those in
-//! [`WAYS`]; all without one. One reader, without a pause between reads and without what the kernel reads ahead: what a
+//! [`WAYS`]; all without one; `one-queue` among them: on lines as [`Line::one_queue`] has them. One reader, without a pause between reads and without what the kernel reads ahead: what a
 //! boot waits for, and nothing else. Beside each time are the bytes that came.
 
 #[path = "../tests/fetch_support/mod.rs"]
@@ -149,6 +149,8 @@ const WAYS: [(&str, &[&str]); 5] = [
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let one_queue = words.iter().any(|word| word == "one-queue");
+    let words: Vec<String> = words.into_iter().filter(|word| word != "one-queue").collect();
     let out = PathBuf::from(words.first().map_or("out/demo", String::as_str));
     let client = words.get(1).map_or("target/x86_64-unknown-linux-gnu/client/imgfetch", String::as_str);
     let (ways, lines): (Vec<_>, Vec<_>) =
@@ -181,7 +183,8 @@ fn main() {
         print!("{delay:>5} {bandwidth:>7} {least:>7.2} ");
         let mut figures = HashMap::new();
         for (name, words) in ways() {
-            let network = Network::new(server.address(), Line::new(delay, bandwidth));
+            let network = Line { one_queue, ..Line::new(delay, bandwidth) };
+            let network = Network::new(server.address(), network);
             let (whole, _) = replay(&world, Path::new(client), &network, words);
             let whole = whole.as_secs_f64();
             print!(" {whole:>7.2} {:>6.2} x {:>4}", whole / least, network.passed() / 1_000_000);

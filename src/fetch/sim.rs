@@ -55,6 +55,8 @@ pub(super) struct Sim {
     pub(super) reads: HashMap<ReadId, (Time, BTreeSet<ObjectId>)>,
     pub(super) ends: Vec<(Time, Time, End)>,
     pub(super) cancelled: usize,
+    /// Requests that were held up: when, which block, until when.
+    pub(super) holds: Vec<(Time, u32, Time)>,
     in_flight: HashMap<Ticket, ObjectId>,
     /// In place of the times of replies.
     pub(super) line: Option<Line>,
@@ -78,6 +80,7 @@ impl Sim {
             reads: HashMap::new(),
             ends: Vec::new(),
             cancelled: 0,
+            holds: Vec::new(),
             in_flight: HashMap::new(),
             line: None,
             loads: Vec::new(),
@@ -188,6 +191,17 @@ impl Sim {
                 }
                 self.at(self.now, Event::Fetched(ticket, Err(refused())));
             }
+            Action::Hold { ticket, until } => {
+                // One that is never heard of again may still be held up.
+                let Some(&block) = self.in_flight.get(&ticket) else { return };
+                let is_read = self.reads.values().any(|(_, missing)| missing.contains(&block));
+                assert!(!is_read || until <= self.now, "{block:?} is held up while somebody reads it");
+                assert!(until <= self.now + ms(1000));
+                self.holds.push((self.now, block.0, until));
+                if let Some(line) = &mut self.line {
+                    line.hold(self.now, ticket, until);
+                }
+            }
             Action::Probe { mirror, until } => {
                 let (result, delay) = match self.script(mirror) {
                     Reply::Good(delay) => (Ok(ms(delay)), delay),
@@ -218,9 +232,12 @@ impl Sim {
     }
 }
 
-/// A line that all requests share in equal parts.
+/// A line that all requests share in equal parts. Of one that is held up the sender still sends as much as the client has
+/// room for, and hears a round trip later that it may go on.
 pub(super) struct Line {
     round_trip: Time,
+    /// Bytes that the client has room for, for each request.
+    pub(super) window: u64,
     /// Bytes a millisecond.
     rate: u64,
     at: Time,
@@ -233,16 +250,26 @@ struct OnLine {
     /// When its first byte comes.
     from: Time,
     left: f64,
+    /// It stops when so much is left,
+    stops: f64,
+    /// until then.
+    goes_on: Time,
+}
+
+impl OnLine {
+    fn comes(&self, now: Time) -> bool {
+        self.from <= now && (self.goes_on <= now || self.left > self.stops)
+    }
 }
 
 impl Line {
     pub(super) fn new(round_trip: Time, megabits: u64) -> Self {
-        Line { round_trip, rate: megabits * 125, at: Time::ZERO, under_way: Vec::new() }
+        Line { round_trip, window: 64 << 10, rate: megabits * 125, at: Time::ZERO, under_way: Vec::new() }
     }
 
-    /// Bytes of a block: 20,000 to 200,000.
+    /// Bytes of a block: 20,000 to 200,000, and nothing to do with those of the next.
     pub(super) fn len(block: u32) -> u64 {
-        20_000 + u64::from(block) * 7919 % 180_001
+        20_000 + (u64::from(block + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % 180_001
     }
 
     /// How long the bytes of some blocks take by themselves.
@@ -252,29 +279,45 @@ impl Line {
 
     fn add(&mut self, now: Time, ticket: Ticket, block: ObjectId) {
         let len = Line::len(block.0);
-        self.under_way.push(OnLine { ticket, len, from: now + self.round_trip, left: len as f64 });
+        let (from, left) = (now + self.round_trip, len as f64);
+        self.under_way.push(OnLine { ticket, len, from, left, stops: 0.0, goes_on: Time::ZERO });
+    }
+
+    fn hold(&mut self, now: Time, ticket: Ticket, until: Time) {
+        // A client leaves room for twice of what comes in a round trip.
+        let window = (self.window as f64).max(2.0 * self.share() * self.round_trip.as_secs_f64());
+        let Some(one) = self.under_way.iter_mut().find(|one| one.ticket == ticket) else { return };
+        // Unless it has stopped already.
+        if one.goes_on <= now {
+            one.stops = (one.left - window).max(0.0);
+        }
+        one.goes_on = until + self.round_trip;
     }
 
     /// Bytes a second for each.
     fn share(&self) -> f64 {
-        let active = self.under_way.iter().filter(|one| one.from <= self.at).count();
+        let active = self.under_way.iter().filter(|one| one.comes(self.at)).count();
         self.rate as f64 * 1000.0 / active.max(1) as f64
     }
 
     /// When the next one begins or is whole.
     fn next(&self) -> Option<Time> {
-        let times = self.under_way.iter().map(|one| match one.from <= self.at {
-            true => self.at + Duration::from_secs_f64(one.left / self.share()) + Duration::from_nanos(1),
-            false => one.from,
+        let times = self.under_way.iter().map(|one| match one.comes(self.at) {
+            true => {
+                let end = if one.goes_on > self.at { one.stops } else { 0.0 };
+                self.at + Duration::from_secs_f64((one.left - end) / self.share()) + Duration::from_nanos(1)
+            }
+            false => one.from.max(one.goes_on),
         });
-        times.min()
+        let changes = self.under_way.iter().map(|one| one.goes_on).filter(|at| *at > self.at);
+        times.chain(changes).min()
     }
 
     /// Up to now, with nothing that begins or ends in between; gives those that are whole.
     fn carry(&mut self, now: Time) -> Vec<(Ticket, Arrived)> {
         let sent = (now - self.at).as_secs_f64() * self.share();
         let at = self.at;
-        self.under_way.iter_mut().filter(|one| one.from <= at).for_each(|one| one.left -= sent);
+        self.under_way.iter_mut().filter(|one| one.comes(at)).for_each(|one| one.left -= sent);
         self.at = now;
         let whole = self.under_way.extract_if(.., |one| one.left < 0.01);
         let first_byte = self.round_trip;

@@ -121,9 +121,10 @@ fn reads_go_before_the_prefetch_list_and_one_connection_is_theirs() {
         // At once, also beyond what the pace allows.
         (ms(10), 1, false),
         (ms(20), 2, false),
-        // While somebody waits for what nobody foresaw, the list gets half of the connections beside them.
-        (ms(100), 103, true),
-        (ms(100), 104, true),
+        // Nothing for as long as the line needs for those two. While somebody waits for what nobody foresaw, the list gets
+        // half of the connections beside them.
+        (ms(110), 103, true),
+        (ms(110), 104, true),
     ];
     assert_eq!(order[..7], expected);
 }
@@ -149,23 +150,75 @@ fn who_reads_what_nobody_foresaw_hardly_waits_behind_what_is_fetched_ahead() {
         let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(0)]]);
         let line = Line::new(ms(round_trip), megabits);
         let alone = ms(round_trip) + line.bytes_alone(1000..1020) / 20;
-        let least = line.bytes_alone(0..600) + line.bytes_alone(1000..1020);
+        let least = line.bytes_alone(0..900) + line.bytes_alone(1000..1020);
         sim.line = Some(line);
-        sim.core.prefetch((0..600).map(ObjectId));
+        sim.core.prefetch((0..900).map(ObjectId));
         for n in 0..20 {
-            sim.read_at(ms(1000 + 250 * u64::from(n)), &[1000 + n]);
+            sim.read_at(ms(3000 + 250 * u64::from(n)), &[1000 + n]);
         }
         sim.run(ms(200_000));
         let waited = sim.ends.iter().map(|(began, end, _)| *end - *began).sum::<Time>() / 20;
         let what = format!("{round_trip} ms, {megabits} Mbit/s: {waited:?}, {alone:?} alone");
-        println!("{what}");
-        // One that is under way shares the line with it, and the first such read of all meets with more.
+        // What had been sent before it was asked for comes first, and the first such read of all meets with more.
         assert_eq!(sim.ends.len(), 20, "{what}");
-        assert!(waited <= 2 * alone + ms(40), "{what}");
-        // The list loses nothing but what the reads take.
+
+        // The list loses little but what the reads take.
         let list = sim.fetches.iter().rfind(|fetch| fetch.3).map(|fetch| fetch.0).unwrap();
-        assert!(list <= least * 21 / 20 + ms(20 * round_trip), "{what}: {list:?} of {least:?}");
+        println!("{what}: {list:?} of {least:?}");
+        assert!(waited <= 14 * alone / 10 + ms(30), "{what}");
+        assert!(list <= least * 6 / 5 + ms(20 * round_trip), "{what}: {list:?} of {least:?}");
     }
+}
+
+#[test]
+fn what_is_on_its_way_ahead_stops_for_as_long_as_a_block_takes_and_goes_on_when_it_has_come() {
+    for round_trip in [1, 100] {
+        let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(0)]]);
+        let mut line = Line::new(ms(round_trip), 20);
+        line.window = 16 << 10;
+        sim.line = Some(line);
+        sim.core.prefetch((0..100).map(ObjectId));
+        for (at, block) in [(1000, 1000), (1010, 1001), (2000, 1002)] {
+            sim.read_at(ms(at), &[block]);
+        }
+        sim.run(ms(60_000));
+        let what = format!("{round_trip} ms: {:?}, {:?}", sim.holds, sim.ends);
+        assert_eq!(sim.ends.len(), 3, "{what}");
+        let of = |at| sim.holds.iter().filter(move |hold| hold.0 == ms(at)).collect::<Vec<_>>();
+        // A block is 110 kB on average, 44 ms; two of them leave a gap as long as two.
+        for (at, least, most) in [(1000, 30, 90), (1010, 60, 180), (2000, 30, 90)] {
+            let held = of(at);
+            assert!(!held.is_empty(), "{at}: {what}");
+            let gaps = held.iter().map(|hold| hold.2 - hold.0);
+            assert!(gaps.clone().all(|gap| (ms(least)..ms(most)).contains(&gap)), "{at}: {what}");
+            // Nothing is asked for ahead meanwhile.
+            let gap = ms(at + 1)..sim.ends.iter().find(|end| end.0 == ms(at)).unwrap().1.min(ms(at + least));
+            assert!(!sim.fetches.iter().any(|fetch| fetch.3 && gap.contains(&fetch.0)), "{at}: {what}");
+        }
+        // Sooner, when nobody waits any more; a far mirror's answer comes later than that.
+        let early = sim.holds.iter().filter(|hold| hold.2 == hold.0).count();
+        assert_eq!(early > 0, round_trip == 1, "{what}");
+        assert_eq!(sim.fetches.len(), 103, "nothing is fetched twice: {what}");
+    }
+}
+
+#[test]
+fn who_reads_what_is_held_up_is_not_held_up_and_nothing_is_for_long() {
+    let config = Config { begin: 32, attempt: ms(8000), ..without_cache() };
+    let mut sim = Sim::new(config, vec![vec![Reply::Good(5000)]]);
+    sim.core.prefetch((0..3).map(ObjectId));
+    for n in 0..28 {
+        sim.read_at(ms(100 + 50 * u64::from(n)), &[1000 + n]);
+    }
+    sim.read_at(ms(120), &[1]);
+    sim.run(ms(4000));
+    // Nothing is known of the line: 50 ms for each block. Then somebody reads block 1, and `act` sees to the rest.
+    let first = sim.holds[..4].to_vec();
+    let go_on = (ms(120), 1, ms(120));
+    assert_eq!(first, [(ms(100), 0, ms(150)), (ms(100), 1, ms(150)), (ms(100), 2, ms(150)), go_on]);
+    // One second of the eight that it has.
+    let last = sim.holds.iter().filter(|hold| hold.1 == 0).map(|hold| hold.2).max();
+    assert_eq!(last, Some(ms(1100)), "{:?}", sim.holds);
 }
 
 #[test]
@@ -381,7 +434,30 @@ fn more_connections_are_used_when_they_help_and_a_list_is_fetched_at_the_rate_of
     let last = sim.fetches.last().map(|fetch| fetch.0);
     // 4 at a time would need 13 s (three, as one is kept free).
     assert!(last < Some(ms(2500)), "{last:?}");
-    assert_eq!(sim.core.limit(), 32);
+    // Or a third fewer, to see whether that is enough.
+    assert!(sim.core.limit() >= 22, "{}", sim.core.limit());
+}
+
+#[test]
+fn no_more_connections_are_used_than_fill_the_line_however_much_files_differ() {
+    // 1.0, 1.5, 3.3, 3.3, 12.4 are needed; one is kept free, and half as many again are tried now and then.
+    let (mut wrong, mut all) = (false, Vec::new());
+    for (round_trip, megabits, most) in
+        [(1, 20, 7), (20, 20, 7), (100, 20, 12), (20, 100, 12), (100, 100, 32)]
+    {
+        let mut sim = Sim::new(without_cache(), vec![vec![Reply::Good(0)]]);
+        let line = Line::new(ms(round_trip), megabits);
+        let least = line.bytes_alone(0..1000);
+        sim.line = Some(line);
+        sim.core.prefetch((0..1000).map(ObjectId));
+        sim.run(ms(1_000_000));
+        let (limit, last) = (sim.core.limit(), sim.fetches.last().map(|fetch| fetch.0).unwrap());
+        let what = format!("{round_trip} ms, {megabits} Mbit/s: {limit}, {last:?} of {least:?}");
+        println!("{what}");
+        wrong |= limit > most || last > least * 21 / 20 + ms(20 * round_trip);
+        all.push(what);
+    }
+    assert!(!wrong, "{all:?}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     /// Whether it looks like a web page.
     pub web_page: bool,
-    /// From the request to the head of the answer.
+    /// From the request to the head of the answer, without what we did not want to take it.
     pub first_byte: Duration,
     /// From the request to the end of the body.
     pub whole: Duration,
@@ -333,7 +333,8 @@ fn end(response: Response<Body>) -> HeaderMap {
 
 /// The body, when its head fits.
 fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answer, Fault> {
-    let first_byte = start.elapsed();
+    let waited = get.grip.map_or(Duration::ZERO, |grip| grip.waited());
+    let first_byte = start.elapsed().saturating_sub(waited);
     let headers = response.headers();
     let announced = announced(headers);
     let html = header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));

@@ -58,8 +58,8 @@ impl Core {
         mirror.in_flight = mirror.in_flight.saturating_sub(1);
         match result {
             Ok(Arrived { bytes, first_byte }) => {
-                mirror.brought(now, bytes, first_byte, now.saturating_sub(flight.started));
-                self.pace.delivered(now, flight.started, bytes);
+                mirror.brought(now, bytes, first_byte, now.saturating_sub(flight.began()));
+                self.pace.delivered(now, flight.began(), bytes);
                 self.hedges = (self.hedges + 1).min(HEDGES);
                 self.end_race(now, flight.block);
                 if flight.ahead && self.work.get(&flight.block).is_some_and(|work| work.readers.is_empty()) {
@@ -78,6 +78,7 @@ impl Core {
                 self.flight_failed(now, flight.block, flight.mirror, fault);
             }
         }
+        self.go_on_unless_read(now);
     }
 
     pub(super) fn mark_raced(&mut self, block: ObjectId, raced: bool) {

@@ -1,6 +1,8 @@
-//! The state machine: what it is asked for (here), what happens (`events`), and what it wants done (`poll`).
+//! The state machine: what it is asked for (here), what happens (`events`), what it wants done
+//! (`poll`), and how what is fetched ahead makes room for what is read (`hold`).
 
 mod events;
+mod hold;
 mod poll;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -93,6 +95,13 @@ pub enum Action {
     Cancel {
         /// The request.
         ticket: Ticket,
+    },
+    /// Take no more of what this request brings before then: somebody waits for something else. In the past: go on.
+    Hold {
+        /// The request.
+        ticket: Ticket,
+        /// Until when.
+        until: Time,
     },
     /// Ask the mirror for anything small and say [`Core::probed`]: is it back?
     Probe {
@@ -188,6 +197,16 @@ struct Flight {
     given_up: bool,
     /// There is another request for the same block.
     raced: bool,
+    /// Nothing of it is taken until then, and how long that was in all.
+    held_until: Time,
+    held: Duration,
+}
+
+impl Flight {
+    /// When it would have begun had nobody held it up.
+    fn began(&self) -> Time {
+        self.started + self.held
+    }
 }
 
 /// See the module's text.
@@ -209,6 +228,8 @@ pub struct Core {
     // Blocks that came while there is a list: they need not be prefetched.
     came: HashSet<ObjectId>,
     prefetch_held: bool,
+    // Nothing is fetched ahead before then.
+    hold_until: Time,
     // When a block was last asked for that is read and that nobody foresaw.
     unforeseen_at: Option<Time>,
     // Blocks of which wrong bytes came: they are asked for past caches on the way.
@@ -270,6 +291,7 @@ impl Core {
             prefetch_list: VecDeque::new(),
             came: HashSet::new(),
             prefetch_held: false,
+            hold_until: Time::ZERO,
             unforeseen_at: None,
             suspect: HashSet::new(),
             list: ListUse::default(),
@@ -318,7 +340,7 @@ impl Core {
         let id = ReadId(self.next);
         let missing: BTreeSet<ObjectId> = blocks.into_iter().collect();
         for &block in &missing {
-            self.demand(block, id);
+            self.demand(now, block, id);
         }
         self.reads.insert(id, Read { began: now, missing });
         id
@@ -361,7 +383,7 @@ impl Core {
         }
     }
 
-    fn demand(&mut self, block: ObjectId, read: ReadId) {
+    fn demand(&mut self, now: Time, block: ObjectId, read: ReadId) {
         // The cache may have brought a block while it was also asked for: that request serves the next read.
         let in_flight = self.flights.values().any(|flight| flight.block == block && !flight.given_up);
         let work = self.work.entry(block).or_insert_with(|| {
@@ -384,6 +406,7 @@ impl Core {
             work.not_before = Time::ZERO;
         }
         work.readers.push(read);
+        self.go_on_with(now, block);
     }
 
     /// Blocks that will be read, in this order. What has come meanwhile or is being got is passed over.
@@ -485,17 +508,18 @@ impl Core {
     }
 
     /// Requests that keep the line to the best mirror busy while one more is waited for, if that is known: what it carries
-    /// until the first byte of an answer, and a moment more.
+    /// until the first byte of an answer, a quarter and a moment more, to the nearest file.
     pub(super) fn busy_line(&self) -> Option<usize> {
         let known = self.mirrors.iter().filter(|mirror| mirror.failures == 0 && mirror.good > 0);
         let best =
             known.filter_map(|mirror| Some((mirror.expected()?, mirror))).min_by_key(|(time, _)| *time)?.1;
         // Others in front of it make a first byte late; the quickest tell how far it is.
-        let wait = best.first_byte.quantile(10)? + MOMENT;
+        let wait = best.first_byte.quantile(10)? * 5 / 4 + MOMENT;
         // A mirror's own rate is that of one request among others: too little to go by.
         let rate = Some(self.pace.rate()).filter(|rate| *rate > 0)?;
         let bytes = rate.checked_mul(u64::try_from(wait.as_millis()).ok()?)? / 1000;
-        usize::try_from(bytes.div_ceil((best.bytes / best.good).max(1))).ok()
+        let typical = (best.bytes / best.good).max(1);
+        usize::try_from(((bytes + typical / 2) / typical).max(1)).ok()
     }
 
     /// Requests that may be in flight at once, now.

@@ -23,19 +23,22 @@ impl Core {
         if self.outputs.is_empty() {
             self.expire(now);
         }
+        if let Some(action) = self.outputs.pop_front().or_else(|| self.start_load(now)) {
+            return Some(action);
+        }
+        let limit = self.ahead_limit();
+        let yielded = self.yielded().filter(|most| *most < limit);
+        let most = self.most_ahead(yielded.unwrap_or(limit));
         let next = self
-            .outputs
-            .pop_front()
-            .or_else(|| self.start_load(now))
-            .or_else(|| self.start_fetch(now))
+            .start_fetch(now, most)
             .or_else(|| self.start_hedge(now))
             .or_else(|| self.start_probe(now))
             .or_else(|| self.start_next(now))
-            .or_else(|| self.start_prefetch(now));
+            .or_else(|| self.start_prefetch(now, most));
         // While the cache is looked into there is more to do than is being done.
-        let more = || self.may_prefetch() && !(self.loading.is_empty() && self.prefetched.is_empty());
-        let yields = self.yielded().is_some_and(|most| most < self.ahead_limit());
-        if next.is_none() && (yields || self.active() < self.most_ahead() && !more()) {
+        let more = || self.may_prefetch(most) && !(self.loading.is_empty() && self.prefetched.is_empty());
+        let yields = yielded.is_some() || self.hold_until > now;
+        if next.is_none() && (yields || self.active() < most && !more()) {
             self.pace.idle(now);
         }
         next
@@ -118,7 +121,8 @@ impl Core {
         None
     }
 
-    fn start_fetch(&mut self, now: Time) -> Option<Action> {
+    /// What is read before what is only fetched ahead, for which no more than `most` requests are in flight.
+    fn start_fetch(&mut self, now: Time, most: usize) -> Option<Action> {
         if self.flights.len() >= self.config.connections + SPARE {
             return None;
         }
@@ -129,7 +133,7 @@ impl Core {
             let block = self.demanded.remove(at)?;
             return Some(self.fetch(now, block, mirror, false));
         }
-        if !self.may_prefetch() {
+        if !self.may_prefetch(most) {
             return None;
         }
         let (at, mirror) = self.startable(&self.prefetched, now)?;
@@ -163,26 +167,25 @@ impl Core {
         self.busy_line()
     }
 
-    /// Requests up to which more are made ahead of need. While somebody waits for a block that nobody foresaw, half as
-    /// many as else.
-    fn most_ahead(&self) -> usize {
-        let limit = self.ahead_limit();
-        let most = self.yielded().map_or(limit, |most| most.min(limit));
+    /// Requests up to which more are made ahead of need, `most` at other times: while somebody waits for a block that
+    /// nobody foresaw, half of the connections at most beside those that are waited for.
+    fn most_ahead(&self, most: usize) -> usize {
         let is_read = |flight: &&Flight| {
             let work = || self.work.get(&flight.block);
             let foreseen = flight.ahead || self.list.listed.contains(&flight.block);
             !foreseen && !flight.given_up && work().is_some_and(|work| !work.readers.is_empty())
         };
         let unforeseen = self.flights.values().filter(is_read).count();
-        if unforeseen == 0 { most } else { most.min(limit.div_ceil(2)) + unforeseen }
+        if unforeseen == 0 { most } else { most.min(self.ahead_limit().div_ceil(2)) + unforeseen }
     }
 
-    fn may_prefetch(&self) -> bool {
+    fn may_prefetch(&self, most: usize) -> bool {
         let waiting = || self.demanded.iter().any(|block| self.is_wanted_now(*block));
         let unread = self.unread.len() + self.flights.values().filter(|flight| flight.ahead).count();
         !self.prefetch_held
             && unread < self.config.unread
-            && self.active() < self.most_ahead()
+            && self.hold_until <= self.polled_at
+            && self.active() < most
             && (self.demanded.is_empty() || !waiting())
     }
 
@@ -205,9 +208,21 @@ impl Core {
         if !prefetch && !self.list.listed.contains(&block) {
             self.unforeseen_at = Some(now);
         }
-        let flight =
-            Flight { block, mirror, started: now, until, ahead: prefetch, given_up: false, raced: false };
+        let flight = Flight {
+            block,
+            mirror,
+            started: now,
+            until,
+            ahead: prefetch,
+            given_up: false,
+            raced: false,
+            held_until: Time::ZERO,
+            held: Duration::ZERO,
+        };
         self.flights.insert(ticket, flight);
+        if !prefetch {
+            self.make_room(now);
+        }
         Action::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection }
     }
 
@@ -222,7 +237,7 @@ impl Core {
             let health = &self.mirrors[usize::from(flight.mirror.0)];
             let (other, same) =
                 (health.overdue(&self.config.hedge), health.overdue_alone(&self.config.hedge));
-            (flight, flight.started + other, flight.started + same)
+            (flight, flight.began() + other, flight.began() + same)
         })
     }
 
@@ -296,8 +311,8 @@ impl Core {
         None
     }
 
-    fn start_prefetch(&mut self, now: Time) -> Option<Action> {
-        while self.may_prefetch() && self.work.len() < 2 * self.config.connections {
+    fn start_prefetch(&mut self, now: Time, most: usize) -> Option<Action> {
+        while self.may_prefetch(most) && self.work.len() < 2 * self.config.connections {
             let listed = self.read_ahead.is_empty();
             let queue = if listed { &mut self.prefetch_list } else { &mut self.read_ahead };
             let Some(block) = queue.pop_front() else {
@@ -310,7 +325,7 @@ impl Core {
             if self.config.loaders == 0 {
                 self.work.insert(block, Work { step: Step::ToFetch, listed, ..Work::default() });
                 self.prefetched.push_back(block);
-                return self.start_fetch(now);
+                return self.start_fetch(now, most);
             }
             if self.loading.len() >= self.config.loaders || self.loading.contains_key(&block) {
                 let queue = if listed { &mut self.prefetch_list } else { &mut self.read_ahead };
@@ -329,7 +344,7 @@ impl Core {
     pub fn next_wakeup(&self) -> Option<Time> {
         let reads = self.first_deadline();
         let loads = self.loading.values().map(|&since| since + self.config.load);
-        let flights = self.flights.values().map(|flight| flight.until + GRACE);
+        let flights = self.flights.values().map(|flight| flight.until + GRACE).chain([self.hold_until]);
         let probes = self.mirrors.iter().filter(|m| m.wants_probe()).map(|m| m.rests_until);
         let races = self.races().flat_map(|(_, other, same)| [other, same]);
         let blocks = self.demanded.iter().chain(&self.prefetched).filter_map(|block| {

@@ -468,6 +468,11 @@ impl State {
                     grip.end();
                 }
             }
+            Action::Hold { ticket, until } => {
+                if let Some((_, grip)) = self.grips.get(&ticket) {
+                    grip.hold_up(until.saturating_sub(now));
+                }
+            }
             Action::Probe { mirror, until } => jobs.probes.put(Probe { mirror, until }),
             Action::Deliver { .. } | Action::Finish { .. } | Action::Fail { .. } => {}
         }

@@ -1,12 +1,13 @@
-//! A grip on the connection that a request uses: whoever holds it can end the request from another thread, and
-//! can see whether the connection can still carry anything.
+//! A grip on the connection that a request uses: whoever holds it can end the request from another thread, can hold it up,
+//! and can see whether the connection can still carry anything.
 //!
 //! ureq keeps connections for later requests, so which one a request gets is known only when it writes to it.
 //! Every connection therefore notes itself in the grip of the thread that uses it.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use ureq::Error;
 use ureq::unversioned::transport::{
@@ -19,12 +20,15 @@ thread_local! {
 
 /// One request's grip. It outlives the request and does nothing then.
 #[derive(Default)]
-pub struct Grip(Mutex<Hold>);
+pub struct Grip(Mutex<Hold>, Condvar);
 
 #[derive(Default)]
 struct Hold {
     connection: Option<Arc<Connection>>,
     over: bool,
+    /// Nothing is taken from the connection before then, and how long that was.
+    waits_until: Option<Instant>,
+    waited: Duration,
 }
 
 /// What is to be known of a connection.
@@ -50,6 +54,34 @@ impl Grip {
         let mut hold = self.hold();
         hold.over = true;
         shut(hold.connection.take());
+        self.1.notify_all();
+    }
+
+    /// From now on nothing is taken from the connection for so long, in place of what was said before. What the other side
+    /// sends meanwhile the system keeps, as much as it has room for, and then the other side waits.
+    pub fn hold_up(&self, how_long: Duration) {
+        self.hold().waits_until = Some(Instant::now() + how_long);
+        self.1.notify_all();
+    }
+
+    /// How long it was held up.
+    pub(super) fn waited(&self) -> Duration {
+        self.hold().waited
+    }
+
+    fn wait(&self) {
+        let mut hold = self.hold();
+        let began = Instant::now();
+        loop {
+            let now = Instant::now();
+            let left = hold.waits_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+            if left.is_zero() || hold.over {
+                hold.waits_until = None;
+                hold.waited += now - began;
+                return;
+            }
+            hold = self.1.wait_timeout(hold, left).map_or_else(|p| p.into_inner().0, |woken| woken.0);
+        }
     }
 
     /// Whether it was ended.
@@ -170,6 +202,10 @@ impl<T: Transport> Transport for Held<T> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        // That takes nothing of the mirror's time: what has come meanwhile is there at once.
+        if let Some(grip) = MINE.with_borrow(Clone::clone) {
+            grip.wait();
+        }
         self.transport.await_input(timeout)
     }
 
@@ -179,5 +215,32 @@ impl<T: Transport> Transport for Held<T> {
 
     fn is_tls(&self) -> bool {
         self.transport.is_tls()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_held_up_goes_on_when_told_so_or_when_it_is_over() {
+        for let_go in [|grip: &Grip| grip.hold_up(Duration::ZERO), Grip::end] {
+            let grip = Arc::new(Grip::default());
+            grip.wait();
+            grip.hold_up(Duration::from_secs(3600));
+            let held = Arc::clone(&grip);
+            let waits = std::thread::spawn(move || held.wait());
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waits.is_finished());
+            let_go(&grip);
+            waits.join().unwrap();
+            // Only what was waited counts, and nobody waits twice.
+            assert!(grip.waited() < Duration::from_secs(600));
+            grip.wait();
+        }
+        let grip = Grip::default();
+        grip.hold_up(Duration::from_millis(5));
+        grip.wait();
+        assert!(grip.waited() >= Duration::from_millis(5));
     }
 }
