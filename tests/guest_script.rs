@@ -157,6 +157,44 @@ fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
 }
 
 #[test]
+fn what_is_chosen_in_the_boot_menu_holds_for_the_clients_of_guests_too() {
+    let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd)]);
+    let out = alone(
+        room.path(),
+        r#"
+        CLIENT=/run/imgfactory/root NAME=demo IMAGE=host DISK=
+        mkdir -p $CLIENT/run $CLIENT/etc/imgfactory $CLIENT/bin
+        : >$CLIENT/etc/imgfactory/mirrors
+        printf '#!/bin/sh\nshift; echo "$@"\n' >"$room/fake/chroot"
+        printf '#!/bin/sh\necho "$@"\n' >$CLIENT/bin/imgfetch
+        chmod +x "$room/fake/chroot" $CLIENT/bin/imgfetch
+        . "${lease%/*}/cmdline.sh"
+        . "${lease%/*}/client.sh"
+        say() { :; }
+        guests_client() { (set -a; . /run/imgfactory/environment; guest serve bsd); }
+        for options in '' nodlahead 'dlahead=8 strict netselect' nonetselect; do
+            parse_command_line "nocache $options" && medium=
+            (set +e; start_client)
+            for words in "$(cat $CLIENT/run/imgfetch.log)" "$(guests_client)"; do
+                echo "$words" | grep -o -e '--name .*' | sed 's/ --\(key\|mirrors\) .*//'
+            done
+        done
+        : >$CLIENT/etc/imgfactory/ca.crt
+        guests_client | grep -o -e '--ca [^ ]*'
+        "#,
+    );
+    let words = [
+        "--name demo",
+        "--name demo --no-prefetch",
+        "--name demo --strict --connections 8 --netselect",
+        "--name demo --no-netselect",
+    ];
+    let expected = words.iter().flat_map(|words| [*words; 2]);
+    let expected: Vec<_> = expected.chain(["--ca /run/imgfactory/root/etc/imgfactory/ca.crt"]).collect();
+    assert_eq!(good(&out).lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
     let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
     fs::write(room.path().join("disk"), boot_sector("the disk has booted\n")).unwrap();

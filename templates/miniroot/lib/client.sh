@@ -54,26 +54,33 @@ find_medium() {
   fi
 }
 
+# Sets $words: what was chosen for this boot's clients, the host's and its guests'.
+choose_words() {
+  words="--name $NAME"
+  [ -z "$opt_strict" ] || words="$words --strict"
+  case $opt_dlahead in
+    '') ;;
+    no) words="$words --no-prefetch" ;;
+    *) words="$words --connections $opt_dlahead" ;;
+  esac
+  case $opt_netselect in
+    yes) words="$words --netselect" ;;
+    no) words="$words --no-netselect" ;;
+  esac
+}
+
 start_client() {
-  set -- --root-daemon --name "$NAME" --image "$IMAGE" \
+  choose_words
+  # None of these words has a space in it.
+  set -- --root-daemon --image "$IMAGE" $words \
     --key /etc/imgfactory/release.pub --mirrors /etc/imgfactory/mirrors --start-within "$START_WAIT"
   prepare_cache
   [ -z "$cache" ] || set -- "$@" --cache "/cache/$cache/$IMAGE"
   [ -z "$medium" ] || set -- "$@" --medium "/$medium"
   [ ! -e "$CLIENT/etc/imgfactory/ca.crt" ] || set -- "$@" --ca /etc/imgfactory/ca.crt
   [ -z "$opt_release" ] || set -- "$@" --release "$opt_release"
-  [ -z "$opt_strict" ] || set -- "$@" --strict
   [ -z "$opt_proxy" ] || set -- "$@" --proxy "$opt_proxy"
-  case $opt_dlahead in
-    '') ;;
-    no) set -- "$@" --no-prefetch ;;
-    *) set -- "$@" --connections "$opt_dlahead" ;;
-  esac
   [ -z "$opt_deadline" ] || set -- "$@" --deadline "$opt_deadline"
-  case $opt_netselect in
-    yes) set -- "$@" --netselect ;;
-    no) set -- "$@" --no-netselect ;;
-  esac
   note_for_guests
   say "asking $(tr '\n' ' ' <"$CLIENT/etc/imgfactory/mirrors")for $NAME"
   log=$CLIENT/run/imgfetch.log
@@ -116,6 +123,7 @@ prepare_cache() {
 # What the clients of guests take over: /usr/lib/imgfactory/guest in the host reads it.
 note_for_guests() {
   {
+    echo "IMGFACTORY_WORDS='$words'"
     [ -z "$cache" ] || echo "IMGFACTORY_CACHE=$CLIENT/cache/$cache"
     [ -z "$medium" ] || echo "IMGFACTORY_MEDIUM=$CLIENT/$medium"
     [ -z "$opt_release" ] || echo "IMGFACTORY_RELEASE=$opt_release"
