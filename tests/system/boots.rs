@@ -6,9 +6,10 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{assert_success, demo, imgfactory, trial};
+use crate::fixture::{assert_success, demo, imgfactory, run, trial};
 
 #[track_caller]
 fn boots(args: &[&str]) {
@@ -62,18 +63,40 @@ fn a_stick_with_blocks_boots_with_the_network_unplugged() {
 }
 
 #[test]
-fn uefi_disk_boots_plain_linux_from_nginx() {
+fn uefi_disk_boots_plain_linux_from_nginx_which_is_away_in_the_middle() {
     let demo = demo();
     let nginx = Nginx::serve(&demo.by_root.join("mirror"));
     let mirror = format!("http://10.0.2.2:{}/", nginx.port);
-    let out = trial(&demo.by_root)
-        .args(["--uefi", "--disk", "--entry", "linux", "--mirror", &mirror])
-        .output()
-        .unwrap();
+    let console = demo.by_root.join("logs/console-uefi-disk-linux.log");
+    // Of an earlier run.
+    let _ = fs::remove_file(&console);
+    let said = || String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned();
+    let down = format!("; {mirror} is down for ");
+    let out = thread::scope(|scope| {
+        let boot = scope.spawn(|| {
+            trial(&demo.by_root)
+                .args(["--uefi", "--disk", "--entry", "linux", "--mirror", &mirror])
+                .output()
+                .unwrap()
+        });
+        let until = |so: &dyn Fn() -> bool| {
+            while !so() && !boot.is_finished() {
+                thread::sleep(Duration::from_millis(100));
+            }
+        };
+        until(&|| nginx.blocks_asked() > 40);
+        nginx.signal("-STOP");
+        until(&|| said().contains(&down));
+        nginx.signal("-CONT");
+        boot.join().unwrap()
+    });
     assert_success("imgfactory test through nginx", &out);
-    let log = fs::read_to_string(nginx.dir.path().join("access.log")).unwrap();
-    assert!(log.contains("GET /latest "), "nginx was asked for latest:\n{log}");
-    assert!(log.lines().filter(|line| line.contains("GET /blk/")).count() > 50, "and for the blocks");
+    let said = said();
+    for wanted in [&down, "and the read waits until one answers", "imgfetch: reads go on, after "] {
+        assert!(said.contains(wanted), "the console says `{wanted}`:\n{said}");
+    }
+    assert!(nginx.log().contains("GET /latest "), "nginx was asked for latest:\n{}", nginx.log());
+    assert!(nginx.blocks_asked() > 50, "and for the blocks");
 }
 
 #[test]
@@ -117,9 +140,23 @@ impl Nginx {
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(start.elapsed() < Duration::from_secs(60), "nginx listens within a minute");
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         Nginx { child, port, dir }
+    }
+}
+
+impl Nginx {
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
+    }
+
+    fn blocks_asked(&self) -> usize {
+        self.log().lines().filter(|line| line.contains("GET /blk/")).count()
+    }
+
+    fn signal(&self, signal: &str) {
+        run(Command::new("kill").args([signal, &self.child.id().to_string()]));
     }
 }
 
