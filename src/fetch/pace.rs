@@ -5,7 +5,7 @@
 //! trip and bandwidth, which nobody tells us, so it is tried: as many requests as are allowed are
 //! timed, then more are allowed. If each of those takes as much longer as there are more of them, they brought
 //! nothing and are taken back. A few requests say so within the time that a boot has, but not exactly: files differ. So then it
-//! is counted for longer what comes, and with fewer requests, until that is less.
+//! is counted for longer what comes, and now and then with fewer requests, which are kept unless less comes.
 
 use std::time::Duration;
 
@@ -188,8 +188,8 @@ impl Pace {
             }
             Trying::FewerThan(_) if rate >= self.exact - self.exact / LOSS => {
                 self.exact = self.exact.max(rate);
+                // Not yet fewer again: a boot is to be over before too few are tried.
                 self.trying = Trying::Nothing(2);
-                self.fewer();
             }
             Trying::FewerThan(before) => {
                 self.too_few = (self.limit, self.exact);
