@@ -26,7 +26,7 @@ use imgfactory::ext2::{Changes, InodeSize, LayoutMap, PageHash, Pages, Profile};
 use imgfactory::host::progress::Silent;
 use imgfactory::host::spool::Spools;
 use imgfactory::host::store::Store;
-use imgfactory::index::{BlockSize, Serial};
+use imgfactory::index::{BlockSize, Index, Serial};
 use imgfactory::recipe::Archive;
 use imgfactory::release::{Digest, Stored};
 use imgfactory::tree::{Content, Kind, Node, Tree, tar};
@@ -132,13 +132,15 @@ fn main() -> Result<()> {
         warm(&before)?;
         let mut watch = Watch::start();
         let first = build(&before, Serial::FIRST, None, codec, &mut store)?;
+        let release = Release::of(&first, None)?;
         let first_time = watch.lap();
-        let known = known(&first)?;
-        store.trust(&known.index);
         warm(&after)?;
         watch.lap();
+        let known = known(&release)?;
+        store.trust(&known.index);
         let second =
             build(&after, Serial::FIRST.next().ok_or("no serial")?, Some(&known), codec, &mut store)?;
+        let next = Release::of(&second, Some(&known))?;
         let time = watch.lap();
         let bytes = second.split.figures.written_bytes;
         rows.push((format!("imgfactory, {name}"), bytes, Some(second.split.figures.written)));
@@ -158,9 +160,9 @@ fn main() -> Result<()> {
             changes.dead,
             known.index.header().size >> 20,
             second.split.index.header().size >> 20,
-            first.layout.as_ref().ok_or("no layout")?.encode().len(),
-            second.published_layout(Some(&known)).ok_or("no layout")?.file.len(),
-            second.split.index.to_text().len(),
+            release.layout.len(),
+            next.layout.len(),
+            next.index.len(),
         );
         let mut causes: HashMap<_, (u32, u32)> = HashMap::new();
         for block in &changes.blocks {
@@ -222,7 +224,7 @@ fn side(archive: &Path, epoch: i64) -> Result<Side> {
     let spool = spools.open(archive)?;
     let mut tree = tar::read(File::open(archive)?, spool)?;
     imgfactory::tree::normalise::normalise(&mut tree, &spools, epoch)?;
-    let pages = Pages::read(&tree, &spools, &|_| {})?;
+    let pages = Pages::read(&tree, &spools, None, &|_| {})?;
     Ok(Side { archive: archive.into(), epoch, tree, spools, pages })
 }
 
@@ -349,7 +351,7 @@ fn made(
     let mut watch = Watch::start();
     let prepared = Prepared::new(wanted, tree, spools, before, &Silent)?;
     let read = watch.lap();
-    let planned = prepared.plan(wanted, spools, before, &Silent)?;
+    let planned = prepared.plan(wanted, spools, &Silent)?;
     let decided = watch.lap();
     let made = planned.write(store, &Silent)?;
     if runs("phases") {
@@ -358,15 +360,27 @@ fn made(
     Ok(made)
 }
 
-/// What the next build knows of one.
-fn known(made: &Made) -> Result<Before> {
-    let layout = made.layout.as_ref().ok_or("no layout")?.encode();
-    let map = Arc::new(LayoutMap::decode(&layout)?);
-    let base = Some((Stored { serial: Serial::FIRST, digest: Digest::of(&layout) }, map.clone()));
-    Ok(Before { index: made.split.index.clone(), map, base })
+/// What is published of a build besides its blocks.
+struct Release {
+    index: Vec<u8>,
+    layout: Vec<u8>,
 }
 
-/// From the archive on, as a build does.
+impl Release {
+    fn of(made: &Made, before: Option<&Before>) -> Result<Self> {
+        let layout = made.published_layout(before).ok_or("no layout")?.file;
+        Ok(Release { index: made.split.index.to_text(), layout })
+    }
+}
+
+/// What the next build knows of a first one.
+fn known(Release { index, layout }: &Release) -> Result<Before> {
+    let map = Arc::new(LayoutMap::decode(layout)?);
+    let base = Some((Stored { serial: Serial::FIRST, digest: Digest::of(layout) }, map.clone()));
+    Ok(Before { index: Index::decode(&index[..])?, map, base })
+}
+
+/// From the archive on, as a build does, to blocks, index and layout.
 fn build(
     side: &Side,
     serial: Serial,
@@ -404,7 +418,7 @@ fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
         let codec = Codec::libdeflate(1)?;
         let first = Wanted { choices, ..wanted(before, Serial::FIRST, codec)? };
         let first = made(&first, &before.tree, &before.spools, None, &mut store)?;
-        let known = known(&first)?;
+        let known = known(&Release::of(&first, None)?)?;
         store.trust(&known.index);
         let next = Wanted { choices, ..wanted(after, Serial::FIRST.next().ok_or("no serial")?, codec)? };
         let second = made(&next, &after.tree, &after.spools, Some(&known), &mut store)?;
@@ -472,7 +486,7 @@ fn small(work: &Path, before: &Side, after: &Side) -> Result<()> {
     let mut store = Store::open(&stores)?;
     let codec = Codec::default();
     let first = made(&wanted(before, Serial::FIRST, codec)?, &before.tree, &before.spools, None, &mut store)?;
-    let known = known(&first)?;
+    let known = known(&Release::of(&first, None)?)?;
     store.trust(&known.index);
     let next = wanted(after, Serial::FIRST.next().ok_or("no serial")?, codec)?;
     let second = made(&next, &tree, &before.spools, Some(&known), &mut store)?;

@@ -4,7 +4,8 @@ mod support;
 
 use imgfactory::block::Sha256;
 use imgfactory::ext2::{
-    Census, Image, Label, LayoutError, LayoutMap, Options, PageHash, Pages, Plan, Reader, Sequential, Stable,
+    Census, Image, Label, LayoutError, LayoutMap, Options, PageHash, Pages, Plan, Previous, Reader,
+    Sequential, Stable,
 };
 use imgfactory::tree::{Content, Kind, Node, SpoolId, Time, Tree};
 use proptest::prelude::*;
@@ -58,13 +59,13 @@ fn as_update(base: &LayoutMap, map: LayoutMap) -> LayoutMap {
 
 fn first(tree: &Tree) -> Published {
     let plan = Plan::new(tree, &options(), &mut Sequential::default()).unwrap();
-    let pages = Pages::read(tree, &spools(), &|_| {}).unwrap();
+    let pages = Pages::read(tree, &spools(), None, &|_| {}).unwrap();
     let census = Census::take(&plan, &spools(), &pages).unwrap();
     let mut image = vec![];
     imgfactory::ext2::write(&plan, &spools(), &mut image).unwrap();
     let published = Published {
         image,
-        map: through_the_mirror(LayoutMap::of(&plan, census.into_pages(), labels(), |_| Some(0))),
+        map: through_the_mirror(LayoutMap::of(&plan, &pages, census.into_pages(), labels(), |_| Some(0))),
     };
     check(&published, tree);
     published
@@ -72,8 +73,11 @@ fn first(tree: &Tree) -> Published {
 
 /// Makes only the blocks that the census says have changed, and leaves the others as they were.
 fn update(before: &Published, tree: &Tree) -> Update {
-    let pages = Pages::read(tree, &spools(), &|_| {}).unwrap();
-    let mut allocator = Stable { previous: &before.map, pages: &pages, unit: UNIT, least_run: 1 };
+    let previous = Previous::new(&before.map);
+    let pages = Pages::read(tree, &spools(), Some(&previous), &|_| {}).unwrap();
+    let afresh = Pages::read(tree, &spools(), None, &|_| {}).unwrap();
+    assert!(pages == afresh, "what is known of the release before spares work, and changes nothing");
+    let mut allocator = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run: 1 };
     let plan = Plan::new(tree, &options(), &mut allocator).unwrap();
     let census = Census::take(&plan, &spools(), &pages).unwrap();
     let changed = census.changed(&before.map, UNIT);
@@ -96,7 +100,7 @@ fn update(before: &Published, tree: &Tree) -> Update {
     }
     let mut labels = labels();
     labels.insert(0, Label { name: "a-new-one".to_owned(), version: "2.0".to_owned() });
-    let map = LayoutMap::of(&plan, census.after(&before.map, &changed, UNIT), labels, |_| Some(1));
+    let map = LayoutMap::of(&plan, &pages, census.after(&before.map, &changed, UNIT), labels, |_| Some(1));
     let map = as_update(&before.map, through_the_mirror(map));
     let after = Published { image, map };
     check(&after, tree);
@@ -163,8 +167,9 @@ fn freed_pages_stay_unless_zeros_are_asked_for() {
     let mut tree = library();
     let before = first(&tree);
     assert!(tree.remove(b"usr/lib7/file-7") && tree.remove(b"usr/lib3/file-113"));
-    let pages = Pages::read(&tree, &spools(), &|_| {}).unwrap();
-    let mut allocator = Stable { previous: &before.map, pages: &pages, unit: UNIT, least_run: 1 };
+    let previous = Previous::new(&before.map);
+    let pages = Pages::read(&tree, &spools(), Some(&previous), &|_| {}).unwrap();
+    let mut allocator = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run: 1 };
     let plan = Plan::new(&tree, &options(), &mut allocator).unwrap();
     let census = Census::take(&plan, &spools(), &pages).unwrap();
     let (changed, freed) = (census.changed(&before.map, UNIT), census.freed(&before.map, UNIT));
@@ -179,12 +184,56 @@ fn freed_pages_stay_unless_zeros_are_asked_for() {
     assert!(census.after(&before.map, &changed, UNIT).contains(&secret));
 }
 
-/// The first page of a file.
-fn page_of(map: &LayoutMap, path: &[u8]) -> u32 {
+#[test]
+fn a_mib_that_has_the_sum_it_had_has_the_pages_it_had_and_only_then() {
+    const MIB: u64 = 1 << 20;
+    let size = 3 * MIB + 5000;
+    // The spool is short, so a file is many pieces of it; `other` lies in the one that differs.
+    let full = |from: u64, to: u64, other: u64| -> Vec<(u64, u64)> {
+        let at = (from..to).step_by(4096).map(|at| (at, 4096.min(to - at)));
+        at.flat_map(
+            |(at, len)| if at == other { vec![(at, 50), (at + 51, len - 51)] } else { vec![(at, len)] },
+        )
+        .collect()
+    };
+    let none = u64::MAX;
+    let mut tree = Tree::new(meta(0o755, 1000));
+    put(&mut tree, "large", sparse(size, &full(0, size, none)));
+    put(&mut tree, "small", sparse(7 * 4096, &full(0, 7 * 4096, none)));
+    put(&mut tree, "holes", sparse(size, &[full(0, MIB, none), full(2 * MIB, 3 * MIB, none)].concat()));
+    let mut map = first(&tree).map;
+    let sums = |map: &LayoutMap, path: &[u8]| map.inode(ino_of(map, path)).unwrap().sums.len();
+    assert_eq!([&b"large"[..], b"small", b"holes"].map(|path| sums(&map, path)), [4, 0, 0]);
+
+    // The hashes of the map are taken for a MiB that is the same, so lies in them are seen.
+    let lie = PageHash([7; PageHash::LEN]);
+    let page = page_of(&map, b"large");
+    assert_eq!(map.inode(ino_of(&map, b"large")).unwrap().data.len(), 1);
+    for nth in [0, 300, 600] {
+        map.pages[(page + nth) as usize] = lie;
+    }
+    // The second MiB and the end are others, and there is more of it.
+    let longer = size + 8192;
+    put(&mut tree, "large", sparse(longer, &full(0, longer, MIB + 4096)));
+    let previous = Previous::new(&map);
+    let pages = Pages::read(&tree, &spools(), Some(&previous), &|_| {}).unwrap();
+    let afresh = Pages::read(&tree, &spools(), None, &|_| {}).unwrap();
+    let large = tree.lookup(b"large").unwrap();
+    let lies = pages.of(large).iter().zip(afresh.of(large)).enumerate().filter(|(_, (a, b))| a != b);
+    let lies: Vec<_> = lies.map(|(nth, (found, _))| (nth, *found)).collect();
+    assert_eq!(lies, [(0, lie), (600, lie)]);
+    assert_eq!(pages.sums(large), afresh.sums(large));
+}
+
+fn ino_of(map: &LayoutMap, path: &[u8]) -> u32 {
     let step =
         |ino, name: &[u8]| map.inode(ino).unwrap().entries().find(|entry| entry.name == name).unwrap().ino;
-    let ino = path.split(|&byte| byte == b'/').fold(imgfactory::ext2::ROOT_INO, step);
-    map.inode(ino).unwrap().data[0].physical
+    path.split(|&byte| byte == b'/').fold(imgfactory::ext2::ROOT_INO, step)
+}
+
+/// The first page of a file.
+fn page_of(map: &LayoutMap, path: &[u8]) -> u32 {
+    map.inode(ino_of(map, path)).unwrap().data[0].physical
 }
 
 #[test]
@@ -207,7 +256,7 @@ fn a_layout_that_is_an_update_names_its_base_and_is_small() {
     );
     assert_eq!(
         refused(LayoutMap::decode_update(&before.map.encode(), &before.map, sum)),
-        "this is no layout map of version 1"
+        "this is no layout map of version 2"
     );
     // Any byte of it changed or cut off is an error or another map, never a panic.
     let raw = {

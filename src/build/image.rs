@@ -4,6 +4,7 @@
 //! [`Prepared`] -> [`Planned`] -> [`Made`].
 
 use std::sync::Arc;
+use std::thread;
 
 use super::disks::Disk;
 use super::facts;
@@ -16,8 +17,8 @@ use sha2::Digest as _;
 use crate::block::{Codec, Sha256};
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, LayoutMap, Pages, PlaceError, Plan, PlanError, Profile, Sequential,
-    Stable, WriteError,
+    self, Align, Census, InodeSize, LayoutMap, Pages, PlaceError, Plan, PlanError, Previous, Profile,
+    Sequential, Stable, WriteError,
 };
 use crate::host::progress::{Progress, Unit};
 use crate::host::store::Store;
@@ -239,7 +240,8 @@ pub struct Planned<'a> {
     wanted: &'a Wanted,
     before: Option<&'a Before>,
     contents: &'a dyn Contents,
-    owners: &'a Owners,
+    owners: Owners,
+    pages: &'a Pages,
     digest: Sha256,
     plan: Plan<'a>,
     census: Census,
@@ -247,19 +249,14 @@ pub struct Planned<'a> {
     changed: Option<Vec<bool>>,
 }
 
-/// A system's tree, ready to be planned: what it holds page by page, whom it belongs to, its times.
-pub struct Prepared {
-    /// The tree, with the times that it keeps.
-    pub tree: Tree,
-    /// What its files hold.
-    pub pages: Pages,
-    /// Whom they belong to.
-    pub owners: Owners,
-    /// Of all that was read: paths, metadata, contents.
-    pub digest: Sha256,
+/// A system's tree, ready to be planned: what it holds page by page, with the times that it keeps.
+pub struct Prepared<'a> {
+    tree: Tree,
+    pages: Pages,
+    before: Option<(&'a Before, Previous<'a>)>,
 }
 
-impl Prepared {
+impl<'a> Prepared<'a> {
     /// Reads every file once.
     ///
     /// # Errors
@@ -268,39 +265,59 @@ impl Prepared {
         wanted: &Wanted,
         tree: &Tree,
         contents: &dyn Contents,
-        before: Option<&Before>,
+        before: Option<&'a Before>,
         progress: &dyn Progress,
     ) -> Result<Self, ImageError> {
+        let before = before.map(|before| (before, Previous::new(&before.map)));
+        let previous = before.as_ref().map(|(_, previous)| previous);
         let failed = |source| ImageError::Contents { image: wanted.name.clone(), source };
         let bytes = tree.nodes().iter().map(|node| match &node.kind {
             Kind::File(content) => content.len,
             _ => 0,
         });
         let task = progress.start(&format!("contents of image `{}`", wanted.name), bytes.sum(), Unit::Bytes);
-        let pages = Pages::read(tree, contents, &|bytes| task.advance(bytes)).map_err(failed)?;
+        let read = |bytes| task.advance(bytes);
+        let pages = Pages::read(tree, contents, previous, &read).map_err(failed)?;
         drop(task);
-        let owners = Owners::read(tree, contents)
-            .map_err(|source| failed(WriteError::Contents { path: "/var/lib/dpkg".to_owned(), source }))?;
         let mut tree = tree.clone();
-        if let Some(before) = before {
+        if let Some(previous) = previous {
             let made = Time { secs: i64::try_from(wanted.epoch).unwrap_or(i64::MAX), nanos: 0 };
-            ext2::keep_times(&mut tree, &pages, &before.map, made);
+            ext2::keep_times(&mut tree, &pages, previous, made);
         }
-        let digest = digest(&tree, &pages);
-        Ok(Prepared { tree, pages, owners, digest })
+        Ok(Prepared { tree, pages, before })
     }
 
     /// Decides where everything stands: as in the layout before, if there is one that can be kept.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn plan<'a>(
+    pub fn plan(
         &'a self,
         wanted: &'a Wanted,
         contents: &'a dyn Contents,
-        before: Option<&'a Before>,
         progress: &dyn Progress,
     ) -> Result<Planned<'a>, ImageError> {
+        // Whom files belong to and what the tree is are only told of, so a second core finds out.
+        let (told, placed) = thread::scope(|scope| {
+            let told = scope.spawn(|| (digest(&self.tree, &self.pages), Owners::read(&self.tree, contents)));
+            let placed = self.place(wanted, contents, progress);
+            (told.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), placed)
+        });
+        let (digest, owners) = told;
+        let owners = owners.map_err(|source| ImageError::Contents {
+            image: wanted.name.clone(),
+            source: WriteError::Contents { path: "/var/lib/dpkg".to_owned(), source },
+        })?;
+        let Placed { before, plan, census, changed } = placed?;
+        Ok(Planned { wanted, before, contents, owners, pages: &self.pages, digest, plan, census, changed })
+    }
+
+    fn place(
+        &'a self,
+        wanted: &Wanted,
+        contents: &dyn Contents,
+        progress: &dyn Progress,
+    ) -> Result<Placed<'a>, ImageError> {
         let failed = |source| ImageError::Plan { image: wanted.name.clone(), source };
         let options = ext2::Options {
             free: wanted.free,
@@ -310,9 +327,9 @@ impl Prepared {
         };
         let unit = wanted.block_size.get() / ext2::BLOCK;
         let Choices { aligned, least_run } = wanted.choices;
-        let stable = before.map(|before| {
-            let options = ext2::Options { epoch: before.map.epoch, ..options.clone() };
-            let mut stable = Stable { previous: &before.map, pages: &self.pages, unit, least_run };
+        let stable = self.before.as_ref().map(|(_, previous)| {
+            let options = ext2::Options { epoch: previous.epoch, ..options.clone() };
+            let mut stable = Stable { previous, pages: &self.pages, unit, least_run };
             Plan::new(&self.tree, &options, &mut stable)
         });
         let kept = match stable {
@@ -324,7 +341,7 @@ impl Prepared {
             Some(Err(error)) => return Err(failed(error)),
             None => None,
         };
-        let before = before.filter(|_| kept.is_some());
+        let before = self.before.as_ref().filter(|_| kept.is_some()).map(|(before, _)| *before);
         let plan = match kept {
             Some(plan) => plan,
             None => {
@@ -343,9 +360,16 @@ impl Prepared {
             }
             changed
         });
-        let (owners, digest) = (&self.owners, self.digest);
-        Ok(Planned { wanted, before, contents, owners, digest, plan, census, changed })
+        Ok(Placed { before, plan, census, changed })
     }
+}
+
+/// Where everything stands, and what that changes.
+struct Placed<'a> {
+    before: Option<&'a Before>,
+    plan: Plan<'a>,
+    census: Census,
+    changed: Option<Vec<bool>>,
 }
 
 impl Planned<'_> {
@@ -382,7 +406,9 @@ impl Planned<'_> {
             Some((before, changed)) => self.census.after(&before.map, changed, self.unit()),
             None => self.census.into_pages(),
         };
-        let layout = LayoutMap::of(&self.plan, pages, self.owners.labels(), |node| self.owners.label(node));
+        let layout = LayoutMap::of(&self.plan, self.pages, pages, self.owners.labels(), |node| {
+            self.owners.label(node)
+        });
         let stable = kept.is_some();
         let inputs = wanted.inputs(Some(self.digest));
         Ok(Made { split, layout: Some(Arc::new(layout)), stable, inputs })
@@ -441,7 +467,7 @@ pub fn make(
     progress: &dyn Progress,
 ) -> Result<Made, ImageError> {
     let prepared = Prepared::new(wanted, tree, contents, before, progress)?;
-    let planned = prepared.plan(wanted, contents, before, progress)?;
+    let planned = prepared.plan(wanted, contents, progress)?;
     planned.write(store, progress)
 }
 

@@ -6,10 +6,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use sha2::{Digest, Sha256};
-
 use super::demand::file_runs;
 use super::geometry::BLOCK;
+use super::layout::{MappedKind, Previous};
 use super::ondisk::FAST_SYMLINK;
 use super::shown;
 use super::writer::WriteError;
@@ -19,10 +18,13 @@ use crate::tree::{Content, Contents, Kind, NodeId, Tree};
 /// Bytes of a page, for slices.
 const PAGE: usize = BLOCK as usize;
 
-/// Pages that one thread reads at once: 1 MiB.
+/// Pages that one thread reads at once, and that have one sum: 1 MiB.
 const PIECE: u32 = 256;
 
-/// The first 80 bits of the SHA-256 of a page, or [`PageHash::ZERO`] for a page of zeros.
+/// A file of fewer pages has no sums: to hash its pages takes no longer.
+const SUMMED: usize = 8;
+
+/// The first 80 bits of the BLAKE3 of a page, or [`PageHash::ZERO`] for a page of zeros.
 ///
 /// It decides what is taken for unchanged, so it must not fail by accident nor by a stranger's will. Among 2^20
 /// pages of an update and 2^20 old ones an accident has odds of 1 in 2^40. Who wants page B of somebody else to be
@@ -35,7 +37,7 @@ impl PageHash {
     /// Bytes of one.
     pub const LEN: usize = 10;
 
-    /// That of zeros, whose own SHA-256 it is not.
+    /// That of zeros, whose own BLAKE3 it is not.
     pub const ZERO: PageHash = PageHash([0; PageHash::LEN]);
 
     /// Of the bytes of one page.
@@ -44,8 +46,13 @@ impl PageHash {
         if page == &ZEROS[..page.len().min(PAGE)] {
             return PageHash::ZERO;
         }
+        PageHash::of_any(page)
+    }
+
+    /// Of some bytes, whatever they are.
+    fn of_any(bytes: &[u8]) -> Self {
         let mut first = [0; PageHash::LEN];
-        first.copy_from_slice(&Sha256::digest(page)[..PageHash::LEN]);
+        first.copy_from_slice(&blake3::hash(bytes).as_bytes()[..PageHash::LEN]);
         PageHash(first)
     }
 }
@@ -62,12 +69,30 @@ impl fmt::Debug for PageHash {
     }
 }
 
+/// How many sums a file has: one for each MiB of it, the last perhaps shorter. None if it is small or has holes.
+pub(super) fn sums_of(len: u64, pages: u64) -> usize {
+    let summed = pages >= SUMMED as u64 && pages == len.div_ceil(BLOCK.into());
+    let sums = if summed { pages.div_ceil(PIECE.into()) } else { 0 };
+    usize::try_from(sums).unwrap_or(usize::MAX)
+}
+
 /// The hashes of all pages of a tree's files and long symlinks.
-#[derive(Clone, Debug, Default)]
+///
+/// Large files have a hash of each MiB besides, its *sum*: what has the sum that it had before has the pages that it
+/// had, and one hash of a MiB takes half the time of 256 of pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
-    /// Range in `hashes` of each node, by [`NodeId::index`].
-    nodes: Vec<Range<usize>>,
+    /// Where each node's hashes and sums are, by [`NodeId::index`].
+    nodes: Vec<Held>,
     hashes: Vec<PageHash>,
+    sums: Vec<PageHash>,
+}
+
+/// Where a node's hashes and sums are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Held {
+    hashes: Range<usize>,
+    sums: Range<usize>,
 }
 
 /// Some pages of a file that one thread reads.
@@ -79,31 +104,43 @@ struct Piece<'t> {
     logical: Range<u32>,
     /// Where their hashes belong.
     at: usize,
+    /// Where their sum belongs, if they have one.
+    sum: Option<usize>,
+    /// The sum and the pages that the file had there.
+    before: Option<(PageHash, Vec<PageHash>)>,
 }
 
 impl Pages {
-    /// Reads every file of `tree` once, on all cores. `read` is told of bytes as they are done.
+    /// Reads every file of `tree` once, on all cores. `previous` spares work, as files are the same at the same paths:
+    /// nothing is taken from it but the hashes of pages whose sum is found to be the same. `read` is told of bytes as
+    /// they are done.
     ///
     /// # Errors
     /// [`WriteError::Contents`] for a file that can't be read.
     pub fn read(
         tree: &Tree,
         contents: &dyn Contents,
+        previous: Option<&Previous<'_>>,
         read: &(dyn Fn(u64) + Sync),
     ) -> Result<Self, WriteError> {
         let mut pages = Pages::default();
         let mut pieces = vec![];
-        let mut count = 0;
+        let (mut count, mut sums) = (0, 0);
         for (nth, node) in tree.nodes().iter().enumerate() {
-            let from = count;
+            let (from, sums_from) = (count, sums);
             match &node.kind {
                 Kind::File(content) => {
-                    for run in file_runs(content) {
+                    let runs = file_runs(content);
+                    let all = runs.iter().map(|run| u64::from(run.end - run.start)).sum();
+                    let summed = sums_of(content.len, all) > 0;
+                    for run in runs {
                         let mut first = run.start;
                         while first < run.end {
                             let end = run.end.min(first.saturating_add(PIECE));
-                            pieces.push(Piece { content, node: nth, logical: first..end, at: count });
+                            let (logical, sum) = (first..end, summed.then_some(sums));
+                            pieces.push(Piece { content, node: nth, logical, at: count, sum, before: None });
                             count += (end - first) as usize;
+                            sums += usize::from(summed);
                             first = end;
                         }
                     }
@@ -111,42 +148,91 @@ impl Pages {
                 Kind::Symlink(target) if target.len() >= FAST_SYMLINK => count += 1,
                 _ => {}
             }
-            pages.nodes.push(from..count);
+            pages.nodes.push(Held { hashes: from..count, sums: sums_from..sums });
         }
         pages.hashes.resize(count, PageHash::ZERO);
-        for (node, range) in tree.nodes().iter().zip(&pages.nodes) {
-            if let Kind::Symlink(target) = &node.kind
-                && !range.is_empty()
-            {
-                let mut page = [0; PAGE];
-                // A longer one is refused when the demand is made.
-                let len = target.len().min(PAGE);
-                page[..len].copy_from_slice(&target[..len]);
-                pages.hashes[range.start] = PageHash::of(&page);
-            }
+        pages.sums.resize(sums, PageHash::ZERO);
+        pages.link(tree);
+        if let Some(previous) = previous {
+            expect(&mut pieces, &pages.nodes, tree, previous);
         }
         let hash = |bytes: &mut Vec<u8>, nth: usize| {
-            let Piece { content, node, logical, .. } = &pieces[nth];
+            let Piece { content, node, logical, sum, before, .. } = &pieces[nth];
             let part = &mut bytes[..logical.len() * PAGE];
             let done = content.read_at(contents, u64::from(logical.start) * u64::from(BLOCK), part);
             done.map_err(|error| (*node, error))?;
             read(part.len() as u64);
-            Ok(part.chunks_exact(PAGE).map(PageHash::of).collect::<Vec<_>>())
+            let sum = sum.map(|_| PageHash::of_any(part));
+            let same =
+                before.as_ref().filter(|(before, held)| sum == Some(*before) && held.len() == logical.len());
+            let hashes =
+                same.is_none().then(|| part.chunks_exact(PAGE).map(PageHash::of).collect::<Vec<_>>());
+            Ok((sum, hashes))
         };
         let done = each(pieces.len(), cores(), || vec![0; PIECE as usize * PAGE], hash);
         let done = done.map_err(|(node, source)| {
             let path = tree.walk().find(|(_, id)| id.index() == node).map_or_else(Vec::new, |(path, _)| path);
             WriteError::Contents { path: shown(&path), source }
         })?;
-        for (piece, hashes) in pieces.iter().zip(done) {
+        for (piece, (sum, hashes)) in pieces.into_iter().zip(done) {
+            if let Some((at, sum)) = piece.sum.zip(sum) {
+                pages.sums[at] = sum;
+            }
+            let hashes =
+                hashes.or(piece.before.map(|(_, held)| held)).expect("hashed if they were not known");
             pages.hashes[piece.at..piece.at + hashes.len()].copy_from_slice(&hashes);
         }
         Ok(pages)
     }
 
+    /// Hashes what symlinks hold.
+    fn link(&mut self, tree: &Tree) {
+        for (node, held) in tree.nodes().iter().zip(&self.nodes) {
+            if let Kind::Symlink(target) = &node.kind
+                && !held.hashes.is_empty()
+            {
+                let mut page = [0; PAGE];
+                // A longer one is refused when the demand is made.
+                let len = target.len().min(PAGE);
+                page[..len].copy_from_slice(&target[..len]);
+                self.hashes[held.hashes.start] = PageHash::of(&page);
+            }
+        }
+    }
+
     /// The pages of a node that are not holes, in their order. None for what has no pages.
     pub fn of(&self, node: NodeId) -> &[PageHash] {
-        self.nodes.get(node.index()).map_or(&[], |range| &self.hashes[range.clone()])
+        self.nodes.get(node.index()).map_or(&[], |held| &self.hashes[held.hashes.clone()])
+    }
+
+    /// The sums of a node: of each MiB, the last page filled up with zeros.
+    pub fn sums(&self, node: NodeId) -> &[PageHash] {
+        self.nodes.get(node.index()).map_or(&[], |held| &self.sums[held.sums.clone()])
+    }
+}
+
+/// Tells each piece what the file at its path had there.
+fn expect(pieces: &mut [Piece<'_>], nodes: &[Held], tree: &Tree, previous: &Previous<'_>) {
+    let mut old: Vec<Option<usize>> = vec![None; nodes.len()];
+    for (path, id) in tree.walk() {
+        if !nodes[id.index()].sums.is_empty() {
+            old[id.index()] = old[id.index()].or(previous.at(&path));
+        }
+    }
+    let (mut held, mut of) = (vec![], None);
+    for piece in pieces {
+        let (Some(sum), Some(at)) = (piece.sum, old[piece.node]) else { continue };
+        let mapped = &previous.inodes[at];
+        if of.replace(at) != Some(at) {
+            held = previous.held(mapped).collect();
+        }
+        let Held { hashes, sums } = &nodes[piece.node];
+        let from = piece.at - hashes.start;
+        if let (MappedKind::File(_), Some(sum)) = (&mapped.kind, mapped.sums.get(sum - sums.start))
+            && let Some(pages) = held.get(from..from + piece.logical.len())
+        {
+            piece.before = Some((*sum, pages.to_vec()));
+        }
     }
 }
 
@@ -156,9 +242,9 @@ mod tests {
     use crate::tree::{Extent, Meta, Node, Source, SpoolId};
 
     #[test]
-    fn a_page_is_named_by_the_start_of_its_sha256_and_zeros_by_zeros() {
-        // sha256sum of 4,096 bytes `a`.
-        assert_eq!(PageHash::of(&[b'a'; PAGE]).to_string(), "c93eee2d0db02f10acc7");
+    fn a_page_is_named_by_the_start_of_its_blake3_and_zeros_by_zeros() {
+        // b3sum of 4,096 bytes `a`.
+        assert_eq!(PageHash::of(&[b'a'; PAGE]).to_string(), "cf657d3fd42311a258af");
         assert_eq!(PageHash::of(&[0; PAGE]), PageHash::ZERO);
     }
 
@@ -181,7 +267,7 @@ mod tests {
         let link = vec![b'x'; 70];
         let link = tree.insert(b"link", Node { meta: Meta::default(), kind: Kind::Symlink(link) }).unwrap();
 
-        let pages = Pages::read(&tree, &vec![spool.clone()], &|_| {}).unwrap();
+        let pages = Pages::read(&tree, &vec![spool.clone()], None, &|_| {}).unwrap();
         let expected: Vec<_> = spool.chunks(PAGE).map(PageHash::of).collect();
         assert!(pages.of(big) == expected);
         let mut short = [0; PAGE];
@@ -192,7 +278,7 @@ mod tests {
         target[..70].fill(b'x');
         assert_eq!(pages.of(link), [PageHash::of(&target)]);
 
-        let failed = Pages::read(&tree, &vec![vec![0; 100]], &|_| {}).unwrap_err();
+        let failed = Pages::read(&tree, &vec![vec![0; 100]], None, &|_| {}).unwrap_err();
         assert!(failed.to_string().starts_with("/big: its contents"), "{failed}");
     }
 }

@@ -9,8 +9,8 @@ use super::blocks::{Cut, cut};
 use crate::build::image::{LEAST_RUN, Rendered};
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Profile, Sequential, Stable, WriteError,
-    keep_times,
+    self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Previous, Profile, Sequential, Stable,
+    WriteError, keep_times,
 };
 use crate::host::directory;
 use crate::host::files::{FileError, read_at_most, write_atomic};
@@ -117,16 +117,20 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
         return put(&name, &plan, args, contents, session);
     }
     let owners = Owners::read(tree, contents)?;
-    let pages = Pages::read(tree, contents, &|_| {})?;
+    let previous = args.previous_layout.as_deref().map(|file| {
+        let bytes = read_at_most(file, MAX_LAYOUT)?;
+        LayoutMap::decode(&bytes).map_err(|error| Failure::at(file, error))
+    });
+    let previous = previous.transpose()?;
+    let previous = previous.as_ref().map(Previous::new);
+    let pages = Pages::read(tree, contents, previous.as_ref(), &|_| {})?;
     let mut tree = tree.clone();
-    let plan = match &args.previous_layout {
-        Some(file) => {
-            let bytes = read_at_most(file, MAX_LAYOUT)?;
-            let previous = LayoutMap::decode(&bytes).map_err(|error| Failure::at(file, error))?;
+    let plan = match &previous {
+        Some(previous) => {
             let made = Time { secs: i64::try_from(options.epoch).unwrap_or(i64::MAX), nanos: 0 };
-            keep_times(&mut tree, &pages, &previous, made);
+            keep_times(&mut tree, &pages, previous, made);
             let options = Options { epoch: previous.epoch, ..options };
-            let mut stable = Stable { previous: &previous, pages: &pages, unit, least_run: LEAST_RUN };
+            let mut stable = Stable { previous, pages: &pages, unit, least_run: LEAST_RUN };
             Plan::new(&tree, &options, &mut stable)?
         }
         None => Plan::new(&tree, &options, &mut aligned)?,
@@ -134,7 +138,8 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
     put(&name, &plan, args, contents, session)?;
     if let Some(file) = &args.layout {
         let census = Census::take(&plan, contents, &pages)?;
-        let layout = LayoutMap::of(&plan, census.into_pages(), owners.labels(), |node| owners.label(node));
+        let layout =
+            LayoutMap::of(&plan, &pages, census.into_pages(), owners.labels(), |node| owners.label(node));
         write_atomic(file, &layout.encode())?;
     }
     Ok(())

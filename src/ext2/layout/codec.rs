@@ -1,28 +1,27 @@
 //! `layout.z`: a [`LayoutMap`] as bytes, and back.
 //!
-//! One zlib stream (RFC 1950). In it, after the line `imgfactory-layout 1`, come numbers of variable length (seven
+//! One zlib stream (RFC 1950). In it, after the line `imgfactory-layout 2`, come numbers of variable length (seven
 //! bits a byte, lowest first, the eighth says that more follow; signed ones zigzag), byte strings (length, bytes)
 //! and page hashes; docs/formats.md has the table. Positions are given as differences, which are small.
 //!
 //! Page hashes don't compress, so a map that differs little from one that is published is written as what it changes
 //! of that ([`super::update`]).
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
-use flate2::Compression;
 use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
+use libdeflater::{CompressionLvl, Compressor};
 
 use super::map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind};
 use crate::ext2::blockmap::{Run, needed};
 use crate::ext2::geometry::{Geometry, InodeSize};
-use crate::ext2::pages::PageHash;
+use crate::ext2::pages::{PageHash, sums_of};
 use crate::tree::{Meta, Time};
 
 /// First line of what the stream holds.
-const MAGIC: &[u8] = b"imgfactory-layout 1\n";
+const MAGIC: &[u8] = b"imgfactory-layout 2\n";
 /// The same of an update to a map.
-pub(super) const UPDATE_MAGIC: &[u8] = b"imgfactory-layout-update 1\n";
+pub(super) const UPDATE_MAGIC: &[u8] = b"imgfactory-layout-update 2\n";
 /// What comes last.
 const END: &[u8] = b"end\n";
 /// Most bytes that the stream may hold: 2^29 pages of 10 bytes would be more, but such an image is built anew.
@@ -38,7 +37,7 @@ pub enum LayoutError {
     #[error("the layout map inflates to more than {MAX_INFLATED} bytes")]
     TooLong,
     /// Another version, or something else.
-    #[error("this is no layout map of version 1")]
+    #[error("this is no layout map of version 2")]
     Version,
     /// What changes a map, without that map.
     #[error("the layout map is an update of another one, which is not named")]
@@ -120,8 +119,12 @@ impl Out {
     /// The file.
     pub(super) fn deflate(mut self) -> Vec<u8> {
         self.0.extend(END);
-        let mut stream = ZlibEncoder::new(Vec::new(), Compression::new(6));
-        stream.write_all(&self.0).and_then(|()| stream.finish()).expect("a Vec takes all that is written")
+        let mut compressor = Compressor::new(CompressionLvl::default());
+        let mut file = vec![0; compressor.zlib_compress_bound(self.0.len())];
+        let len =
+            compressor.zlib_compress(&self.0, &mut file).expect("there is room for as much as it can be");
+        file.truncate(len);
+        file
     }
 
     pub(super) fn head(&mut self, map: &LayoutMap) {
@@ -213,7 +216,21 @@ impl Out {
             self.signed(i64::from(at) - i64::from(near.physical));
             near.physical = at;
         }
+        debug_assert_eq!(
+            mapped.sums.len(),
+            sums(&mapped.kind, &mapped.data),
+            "a file's pages say how many it has"
+        );
+        mapped.sums.iter().for_each(|sum| self.0.extend(sum.0));
         self.number(mapped.label.map_or(0, |label| label + 1));
+    }
+}
+
+/// How many sums an inode has.
+fn sums(kind: &MappedKind, data: &[Run]) -> usize {
+    match kind {
+        MappedKind::File(len) => sums_of(*len, data.iter().map(|run| u64::from(run.count)).sum()),
+        _ => 0,
     }
 }
 
@@ -407,10 +424,16 @@ impl In<'_> {
             near.physical = at;
             indirect.push(at);
         }
+        let count = sums(&kind, &data);
+        if count.checked_mul(PageHash::LEN).is_none_or(|bytes| bytes > self.bytes.len() - self.at) {
+            return self.damaged("it has fewer bytes than it says");
+        }
+        let mut sums = Vec::with_capacity(count);
+        self.hashes(count, &mut sums);
         let label = self.number_as::<u32>()?.checked_sub(1);
         if label.is_some_and(|label| label as usize >= labels) {
             return self.damaged("a package that is not in the list");
         }
-        Ok(Mapped { ino, meta, kind, data, indirect, label })
+        Ok(Mapped { ino, meta, kind, data, indirect, sums, label })
     }
 }

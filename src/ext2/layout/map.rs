@@ -1,11 +1,12 @@
 //! What the next build has to know of this one: the layout map.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 
 use crate::ext2::blockmap::{Map, Run, needed};
 use crate::ext2::demand::{Body, Origin};
 use crate::ext2::geometry::Geometry;
-use crate::ext2::pages::PageHash;
+use crate::ext2::pages::{PageHash, Pages};
 use crate::ext2::plan::Plan;
 use crate::tree::{Kind, Meta, NodeId};
 
@@ -23,6 +24,33 @@ pub struct LayoutMap {
     pub labels: Vec<Label>,
     /// What each page of the image holds, in use or not.
     pub pages: Vec<PageHash>,
+}
+
+/// The layout of the release before, and what it has at each path.
+#[derive(Debug)]
+pub struct Previous<'a> {
+    map: &'a LayoutMap,
+    paths: HashMap<Vec<u8>, usize>,
+}
+
+impl<'a> Previous<'a> {
+    /// Of a map.
+    pub fn new(map: &'a LayoutMap) -> Self {
+        Previous { map, paths: map.paths() }
+    }
+
+    /// Place in [`LayoutMap::inodes`] of what is at a path, which has no leading `/`. The root is the empty path.
+    pub(crate) fn at(&self, path: &[u8]) -> Option<usize> {
+        self.paths.get(path).copied()
+    }
+}
+
+impl Deref for Previous<'_> {
+    type Target = LayoutMap;
+
+    fn deref(&self) -> &LayoutMap {
+        self.map
+    }
 }
 
 /// Whom files belong to: a package and its version. It only explains; nothing is placed by it.
@@ -47,6 +75,8 @@ pub struct Mapped {
     pub data: Vec<Run>,
     /// Positions of its indirect blocks, in the order of [`needed`].
     pub indirect: Vec<u32>,
+    /// What each MiB of a large file holds ([`Pages::sums`]).
+    pub sums: Vec<PageHash>,
     /// Whom it belongs to, by place in [`LayoutMap::labels`].
     pub label: Option<u32>,
 }
@@ -102,10 +132,11 @@ impl Mapped {
 }
 
 impl LayoutMap {
-    /// The map of a plan. `pages` says what each page of the image holds once it is written
+    /// The map of a plan. `held` says what files hold, `pages` what each page of the image holds once it is written
     /// ([`crate::ext2::Census::after`]); `label` whom a node belongs to, by place in `labels`.
     pub fn of(
         plan: &Plan<'_>,
+        held: &Pages,
         pages: Vec<PageHash>,
         labels: Vec<Label>,
         label: impl Fn(NodeId) -> Option<u32>,
@@ -147,11 +178,13 @@ impl LayoutMap {
                 }
             };
             let indirect = map.indirect.iter().map(|&(_, at)| at).collect();
-            let label = match wanted.origin {
-                Origin::Node(id) => label(id).filter(|&label| (label as usize) < labels.len()),
-                Origin::LostFound => None,
+            let (label, sums) = match wanted.origin {
+                Origin::Node(id) => {
+                    (label(id).filter(|&label| (label as usize) < labels.len()), held.sums(id).to_vec())
+                }
+                Origin::LostFound => (None, vec![]),
             };
-            Mapped { ino, meta, kind, data: map.data.clone(), indirect, label }
+            Mapped { ino, meta, kind, data: map.data.clone(), indirect, sums, label }
         };
         LayoutMap {
             geometry: plan.geometry(),
@@ -172,9 +205,15 @@ impl LayoutMap {
         self.inodes.binary_search_by_key(&ino, |mapped| mapped.ino).ok()
     }
 
+    /// What the pages of one of the inodes hold, in their order.
+    pub(crate) fn held<'a>(&'a self, mapped: &'a Mapped) -> impl Iterator<Item = PageHash> + 'a {
+        let blocks = mapped.data.iter().flat_map(|run| run.physical..run.physical + run.count);
+        blocks.map(|at| self.pages.get(at as usize).copied().unwrap_or_default())
+    }
+
     /// Every path, without leading `/`, and its inode's place in [`LayoutMap::inodes`]. The root is the empty
     /// path. A map from outside may say nonsense; what can't be reached has no path, and nothing goes round.
-    pub(crate) fn paths(&self) -> HashMap<Vec<u8>, usize> {
+    fn paths(&self) -> HashMap<Vec<u8>, usize> {
         let mut paths = HashMap::with_capacity(self.inodes.len());
         let mut entered = vec![false; self.inodes.len()];
         let mut directories = vec![];

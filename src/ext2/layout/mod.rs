@@ -19,7 +19,7 @@ use super::geometry::Geometry;
 
 pub use changes::{Cause, ChangedBlock, Changes};
 pub use codec::LayoutError;
-pub use map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind};
+pub use map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind, Previous};
 pub use sequential::{Align, Sequential};
 pub use stable::Stable;
 pub use times::keep_times;

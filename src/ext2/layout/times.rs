@@ -2,23 +2,21 @@
 
 use std::collections::HashMap;
 
-use super::map::{LayoutMap, Mapped, MappedKind};
-use super::stable::held;
+use super::map::{LayoutMap, Mapped, MappedKind, Previous};
 use crate::ext2::pages::Pages;
 use crate::tree::{Kind, NodeId, Time, Tree};
 
 /// Gives files their time of the release before, if they differ from it by nothing but `made`: the time that a
 /// build gives to what no package dates (generated files, directories that packages were unpacked into). That time
 /// is the newest date of the archives used, so without this each release would change nearly every inode block.
-pub fn keep_times(tree: &mut Tree, pages: &Pages, previous: &LayoutMap, made: Time) {
-    let paths = previous.paths();
+pub fn keep_times(tree: &mut Tree, pages: &Pages, previous: &Previous<'_>, made: Time) {
     let mut kept: HashMap<NodeId, Time> = HashMap::new();
     for (path, id) in tree.walk() {
         let node = tree.node(id);
         if node.meta.mtime != made {
             continue;
         }
-        let Some(old) = paths.get(&path).map(|&old| &previous.inodes[old]) else { continue };
+        let Some(old) = previous.at(&path).map(|old| &previous.inodes[old]) else { continue };
         let mut meta = node.meta.clone();
         meta.mtime = old.meta.mtime;
         if meta == old.meta && same_contents(&node.kind, pages, id, previous, old) {
@@ -43,7 +41,7 @@ fn same_contents(kind: &Kind, pages: &Pages, id: NodeId, previous: &LayoutMap, o
                 .eq(entries.keys().map(Vec::as_slice).filter(|name| !added(name)))
         }
         (Kind::File(content), MappedKind::File(len)) => {
-            content.len == *len && held(previous, old).eq(pages.of(id).iter().copied())
+            content.len == *len && previous.held(old).eq(pages.of(id).iter().copied())
         }
         (Kind::Symlink(target), MappedKind::Symlink(before)) => target == before,
         (&Kind::CharDevice { major, minor }, &MappedKind::CharDevice(a, b))

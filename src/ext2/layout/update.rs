@@ -1,6 +1,6 @@
 //! `layout.z` as what it changes of a map that is published: lists of edits instead of lists.
 //!
-//! One zlib stream. In it, after the line `imgfactory-layout-update 1`, come the SHA-256 of the other map's file and the
+//! One zlib stream. In it, after the line `imgfactory-layout-update 2`, come the SHA-256 of the other map's file and the
 //! edits of packages, inodes and pages: how many to take over, how many to leave out, how many new ones follow, again
 //! and again until a list is whole. Numbers and records are those of [`super::codec`].
 
@@ -37,9 +37,9 @@ impl LayoutMap {
         let renamed = renamed(base, &self.labels);
         let same = |old: &Mapped, new: &Mapped| {
             let label = old.label.and_then(|label| renamed[label as usize]);
-            let Mapped { ino, meta, kind, data, indirect, label: _ } = new;
-            (&old.meta, &old.kind, &old.data, &old.indirect, old.ino, label)
-                == (meta, kind, data, indirect, *ino, new.label)
+            let Mapped { ino, meta, kind, data, indirect, sums, label: _ } = new;
+            (&old.meta, &old.kind, &old.data, &old.indirect, &old.sums, old.ino, label)
+                == (meta, kind, data, indirect, sums, *ino, new.label)
         };
         let mut near = Near::default();
         out.edits(&edits(&base.inodes, &self.inodes, |inode| inode.ino, same), |out, at| {

@@ -9,7 +9,7 @@ pub(super) const BLOCK: u64 = 512;
 
 /// Bytes read at once. Most files are smaller and are passed over within them; of large ones no more than this is
 /// read in vain.
-const BUFFER: usize = 16 << 10;
+const BUFFER: usize = 4 << 10;
 
 /// An archive read block by block; knows where it is, and which entry it is at for errors.
 pub(super) struct Blocks<R> {

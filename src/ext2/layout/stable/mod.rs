@@ -11,13 +11,11 @@ mod entries;
 mod numbers;
 mod space;
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use self::numbers::Numbers;
-pub(super) use self::numbers::held;
 use self::space::{Room, Space};
-use super::map::{LayoutMap, MappedKind};
+use super::map::{MappedKind, Previous};
 use super::order::positions;
 use super::{Allocator, PlaceError, PlacedInode, Placement};
 use crate::ext2::blockmap::{Indirect, Map, Run, needed};
@@ -30,7 +28,7 @@ use crate::ext2::xattr;
 #[derive(Debug)]
 pub struct Stable<'a> {
     /// The layout before.
-    pub previous: &'a LayoutMap,
+    pub previous: &'a Previous<'a>,
     /// What the tree's files hold.
     pub pages: &'a Pages,
     /// Pages of a block of the disk, e.g. 64 for 256 KiB.
@@ -172,19 +170,14 @@ impl<'a> Work<'a> {
 
     /// Finds pages among those that were freed, now or earlier, and takes them where they lie.
     fn reuse(&mut self) {
-        let mut pool: HashMap<PageHash, Vec<u32>> = HashMap::new();
-        // The last becomes the first to be taken from the end.
-        for page in (0..self.stable.previous.geometry.blocks).rev() {
-            let hash = self.held(page);
-            if hash != PageHash::ZERO && self.space.is_free(page) {
-                pool.entry(hash).or_default().push(page);
-            }
-        }
+        let pages = (0..self.stable.previous.geometry.blocks).zip(&self.stable.previous.pages);
+        let freed = pages.filter(|(page, hash)| **hash != PageHash::ZERO && self.space.is_free(*page));
+        let mut pool = Pool::new(freed.map(|(page, hash)| (*hash, page)).collect());
         for (nth, block) in self.demand.xattr_blocks.iter().enumerate() {
             let mut page = vec![0; BLOCK as usize];
             xattr::encode_block(&block.attrs, block.refcount, &mut page);
-            let found = pool.get_mut(&PageHash::of(&page)).and_then(Vec::pop);
-            if let Some(page) = found.filter(|&page| self.space.take(page)) {
+            if let Some(page) = pool.first_free(PageHash::of(&page), &self.space) {
+                self.space.take(page);
                 self.xattr_blocks[nth] = page;
             }
         }
@@ -198,7 +191,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn reuse_for(&mut self, at: &mut [u32], hashes: &[PageHash], pool: &mut HashMap<PageHash, Vec<u32>>) {
+    fn reuse_for(&mut self, at: &mut [u32], hashes: &[PageHash], pool: &mut Pool) {
         let mut nth = 0;
         while nth < at.len() {
             if at[nth] != NOWHERE {
@@ -210,7 +203,7 @@ impl<'a> Work<'a> {
             let next = next.map(|before| before + 1).filter(|&page| self.wanted(page, hashes[nth]));
             let (found, follows) = match next {
                 Some(page) => (Some(page), true),
-                None => (self.first_free(pool, hashes[nth]), false),
+                None => (pool.first_free(hashes[nth], &self.space), false),
             };
             let Some(first) = found else {
                 nth += 1;
@@ -234,17 +227,6 @@ impl<'a> Work<'a> {
 
     fn wanted(&self, page: u32, hash: PageHash) -> bool {
         hash != PageHash::ZERO && self.space.is_free(page) && self.held(page) == hash
-    }
-
-    fn first_free(&self, pool: &mut HashMap<PageHash, Vec<u32>>, hash: PageHash) -> Option<u32> {
-        let pages = pool.get_mut(&hash)?;
-        while let Some(&page) = pages.last() {
-            if self.space.is_free(page) {
-                return Some(page);
-            }
-            pages.pop();
-        }
-        None
     }
 
     /// Leaves indirect blocks in place that hold what they held. Others go along with the data that moved: to
@@ -388,6 +370,34 @@ impl<'a> Work<'a> {
                 PlacedInode { ino, data, indirect, slots }
             });
         Placement { geometry: self.space.geometry, inodes: placed.collect(), xattr_blocks: self.xattr_blocks }
+    }
+}
+
+/// Freed pages by what they hold. What is taken stays taken.
+struct Pool {
+    /// Ascending.
+    pages: Vec<(PageHash, u32)>,
+    /// By the place of the first page of a hash: how many of them are known to be taken.
+    taken: Vec<u32>,
+}
+
+impl Pool {
+    fn new(mut pages: Vec<(PageHash, u32)>) -> Self {
+        pages.sort_unstable();
+        Pool { taken: vec![0; pages.len()], pages }
+    }
+
+    /// The first page of the image that holds this and is free.
+    fn first_free(&mut self, hash: PageHash, space: &Space) -> Option<u32> {
+        let first = self.pages.partition_point(|(held, _)| *held < hash);
+        let taken = self.taken.get_mut(first)?;
+        let held = self.pages[first..].iter().take_while(|(held, _)| *held == hash);
+        let mut left = held.skip(*taken as usize).map(|(_, page)| *page);
+        left.find(|&page| {
+            let is_free = space.is_free(page);
+            *taken += u32::from(!is_free);
+            is_free
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::ext2::demand::{Body, Demand, Origin};
 use crate::ext2::geometry::Geometry;
-use crate::ext2::layout::map::{LayoutMap, Mapped, MappedKind};
+use crate::ext2::layout::map::{LayoutMap, Mapped, MappedKind, Previous};
 use crate::ext2::layout::order::positions;
 use crate::ext2::pages::{PageHash, Pages};
 use crate::ext2::{FIRST_INO, ROOT_INO};
@@ -21,7 +21,7 @@ pub(super) struct Numbers {
 
 impl Numbers {
     /// Chooses them. `unit` is the number of pages in a block of the disk.
-    pub fn choose(demand: &Demand<'_>, previous: &LayoutMap, pages: &Pages, unit: u32) -> Self {
+    pub fn choose(demand: &Demand<'_>, previous: &Previous<'_>, pages: &Pages, unit: u32) -> Self {
         let mut matching =
             Matching { demand, previous, pages, old: vec![None; demand.wanted.len()], taken: vec![] };
         matching.taken = vec![false; previous.inodes.len()];
@@ -77,7 +77,7 @@ fn same_kind(demand: &Demand<'_>, position: usize, mapped: &Mapped) -> bool {
 
 struct Matching<'a> {
     demand: &'a Demand<'a>,
-    previous: &'a LayoutMap,
+    previous: &'a Previous<'a>,
     pages: &'a Pages,
     old: Vec<Option<usize>>,
     /// Which inodes of the previous layout have found theirs.
@@ -99,10 +99,9 @@ impl Matching<'_> {
     }
 
     fn by_path(&mut self) {
-        let paths = self.previous.paths();
         let demand = self.demand;
         for (position, wanted) in demand.wanted.iter().enumerate() {
-            if let Some(&old) = paths.get(&wanted.path) {
+            if let Some(old) = self.previous.at(&wanted.path) {
                 self.try_match(position, old);
             }
         }
@@ -118,7 +117,7 @@ impl Matching<'_> {
                 } else {
                     [&dir.path, &b"/"[..], entry.name].concat()
                 };
-                if let Some(&old) = paths.get(&path) {
+                if let Some(old) = self.previous.at(&path) {
                     self.try_match(entry.target, old);
                 }
             }
@@ -132,7 +131,7 @@ impl Matching<'_> {
             if let (MappedKind::File(len), false) = (&mapped.kind, self.taken[old])
                 && *len > 0
             {
-                gone.entry(digest(*len, held(self.previous, mapped))).or_default().push(old);
+                gone.entry(digest(*len, self.previous.held(mapped))).or_default().push(old);
             }
         }
         if gone.is_empty() {
@@ -147,24 +146,12 @@ impl Matching<'_> {
             let Some(candidates) = gone.get_mut(&digest(content.len, now.iter().copied())) else { continue };
             if let Some(old) = candidates.pop() {
                 let mapped = &self.previous.inodes[old];
-                if held(self.previous, mapped).eq(now.iter().copied()) {
+                if self.previous.held(mapped).eq(now.iter().copied()) {
                     self.try_match(position, old);
                 }
             }
         }
     }
-}
-
-/// What the pages of a mapped file hold, in their order.
-pub(in crate::ext2::layout) fn held<'a>(
-    previous: &'a LayoutMap,
-    mapped: &'a Mapped,
-) -> impl Iterator<Item = PageHash> + 'a {
-    mapped
-        .data
-        .iter()
-        .flat_map(|run| run.physical..run.physical + run.count)
-        .map(|at| previous.pages.get(at as usize).copied().unwrap_or_default())
 }
 
 fn digest(len: u64, pages: impl Iterator<Item = PageHash>) -> u64 {
@@ -195,7 +182,7 @@ fn dirty_units(
         let mapped = &previous.inodes[old];
         let same = match (&demand.tree.node(node).kind, &mapped.kind) {
             (Kind::File(content), MappedKind::File(len)) => {
-                content.len == *len && held(previous, mapped).eq(pages.of(node).iter().copied())
+                content.len == *len && previous.held(mapped).eq(pages.of(node).iter().copied())
             }
             _ => true,
         };
