@@ -408,6 +408,8 @@ fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
         ("all", all),
         ("large files not aligned", Choices { aligned: false, ..all }),
         ("freed pages: runs of 1", Choices { least_run: 1, ..all }),
+        ("freed pages: runs of 2", Choices { least_run: 2, ..all }),
+        ("freed pages: runs of 3", Choices { least_run: 3, ..all }),
         ("freed pages: runs of 16", Choices { least_run: 16, ..all }),
         ("freed pages: none used again", Choices { least_run: u32::MAX, ..all }),
     ] {

@@ -64,6 +64,8 @@ fn exit_codes_tell_failure_from_wrong_use() {
             1,
             "error: recipes/none.yaml: can't read\n  caused by: No such file",
         ),
+        (&["test", "recipes/good.yaml"], 1, "out/good: "),
+        (&["profile", "recipes/faults.yaml"], 1, "recipes/faults.yaml"),
         (&["check"], 2, "error: the following required arguments were not provided"),
         (&["chekc"], 2, "error: unrecognized subcommand 'chekc'"),
         (&["check", "recipes/good.yaml", "--color", "pink"], 2, "[possible values: auto, always, never]"),

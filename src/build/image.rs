@@ -25,7 +25,7 @@ use crate::host::store::Store;
 use crate::index::{BlockSize, Header, ImageName, Index, Parent, Serial, Target, UnixTime};
 use crate::recipe::{self, Recipe};
 use crate::release::{Layout, Stored};
-use crate::tree::{Contents, Kind, Node, Time, Tree};
+use crate::tree::{Contents, Kind, Meta, Node, Time, Tree};
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -168,12 +168,19 @@ impl Wanted {
 fn digest(tree: &Tree, pages: &Pages) -> Sha256 {
     let mut sum = sha2::Sha256::new();
     for (path, id) in tree.walk() {
-        let Node { meta, kind } = tree.node(id);
+        let Node { meta: Meta { mode, uid, gid, mtime: Time { secs, nanos }, xattrs }, kind } = tree.node(id);
         sum.update((path.len() as u64).to_le_bytes());
         sum.update(&path);
         // Hard links are one node under several names.
         sum.update((id.index() as u64).to_le_bytes());
-        sum.update(format!("{meta:?}"));
+        sum.update(mode.to_le_bytes());
+        [*uid, *gid, *nanos].iter().for_each(|number| sum.update(number.to_le_bytes()));
+        sum.update(secs.to_le_bytes());
+        sum.update((xattrs.len() as u64).to_le_bytes());
+        for bytes in xattrs.iter().flat_map(|(name, value)| [name, value]) {
+            sum.update((bytes.len() as u64).to_le_bytes());
+            sum.update(bytes);
+        }
         match kind {
             Kind::Directory(_) => sum.update(b"directory"),
             Kind::File(content) => {

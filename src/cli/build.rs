@@ -90,7 +90,7 @@ impl Meant {
     pub fn by(args: Common) -> Result<Self, Failure> {
         let (project, recipe) = Project::load(&args.recipe)?;
         let lock = project::lock(&args.recipe)?;
-        let out = args.out.unwrap_or_else(|| Path::new("out").join(recipe.name.as_str()));
+        let out = args.out.unwrap_or_else(|| out_of(&recipe));
         let cache = args.cache.directory()?;
         let mirrors = mirrors(&args.debian_mirror)?;
         let epoch = epoch()?;
@@ -151,6 +151,11 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         print(&summary(&built, &meant.out))?;
     }
     Ok(Exit::Done)
+}
+
+/// Where a recipe is built unless another place is named.
+pub(super) fn out_of(recipe: &Recipe) -> PathBuf {
+    Path::new("out").join(recipe.name.as_str())
 }
 
 fn mirrors(given: &[String]) -> Result<Mirrors, Failure> {

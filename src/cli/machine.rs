@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use super::build::out_of;
 use super::{Failure, Session};
 use crate::build::facts::{Facts, MIRROR};
+use crate::host::project::Project;
 use crate::host::qemu::accel::{self, Accel};
 use crate::host::qemu::{Firmware, Machine, Medium, Nic, Screen};
 use crate::host::serve::Server;
@@ -13,8 +15,8 @@ use crate::host::serve::Server;
 /// Options of the machine.
 #[derive(Debug, clap::Args)]
 pub(super) struct MachineArgs {
-    /// The output directory of a build
-    #[arg(value_name = "OUT")]
+    /// The output directory of a build, or its recipe, which is built in out/NAME
+    #[arg(value_name = "OUT|RECIPE")]
     pub(super) out: PathBuf,
     /// Boot this medium, as `imgfactory iso` makes them [default: the build's]
     #[arg(long, value_name = "FILE")]
@@ -111,6 +113,18 @@ impl MachineArgs {
     /// More words for Linux's command line.
     pub(super) fn add_options<'a>(&mut self, words: impl IntoIterator<Item = &'a str>) {
         self.options.extend(words.into_iter().map(str::to_owned));
+    }
+
+    /// Finds the build of a recipe, if it is that which was named.
+    ///
+    /// # Errors
+    /// Those of a recipe that can't be read.
+    pub(super) fn find(&mut self) -> Result<(), Failure> {
+        if self.out.is_file() {
+            let (_, recipe) = Project::load(&self.out)?;
+            self.out = out_of(&recipe);
+        }
+        Ok(())
     }
 
     /// Reads the build's facts and says what is meant.

@@ -40,6 +40,7 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     if args.machine.has_mirror() {
         return Err(Failure::Usage("--mirror: only our own server knows what is fetched".into()));
     }
+    args.machine.find()?;
     // What nobody reads must not be in the list.
     args.machine.add_options(["nodlahead"]);
     let out = args.machine.out.clone();

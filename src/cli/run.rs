@@ -21,7 +21,8 @@ pub(super) struct Args {
     vnc: Option<String>,
 }
 
-pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
+    args.machine.find()?;
     let screen = args.vnc.map_or(Screen::None, Screen::Vnc);
     let (facts, prepared) = args.machine.prepare(session, None, screen)?;
     if let Some(server) = &prepared.server {

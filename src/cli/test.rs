@@ -31,7 +31,8 @@ pub(super) struct Args {
     timeout: Option<u64>,
 }
 
-pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
+    args.machine.find()?;
     let token = token()?;
     let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;
     let mut templates = args.expect.clone();

@@ -52,9 +52,15 @@ impl Owners {
         }
         for ((package, (list, stem)), number) in lists.into_iter().zip(0..) {
             owners.packages.push(package);
+            // Files of a directory follow each other.
+            let mut last = ("", Some(tree.root()));
             for path in text(tree, contents, list)?.lines() {
-                // Packages name /lib/x; the file is usr/lib/x.
-                let found = tree.real_path(path.as_bytes()).and_then(|path| tree.lookup(&path));
+                let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+                if parent != last.0 {
+                    // Packages name /lib/x; the file is usr/lib/x.
+                    last = (parent, tree.resolve(parent.as_bytes()));
+                }
+                let found = last.1.and_then(|dir| tree.entries(dir)?.get(name.as_bytes()).copied());
                 if let Some(id) = found.filter(|&id| tree.entries(id).is_none()) {
                     owners.owner.entry(id).or_insert(number);
                 }

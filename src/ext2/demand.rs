@@ -261,7 +261,7 @@ impl<'t> Demand<'t> {
             demand: Demand {
                 tree,
                 options: options.clone(),
-                wanted: vec![],
+                wanted: Vec::with_capacity(tree.nodes().len() + 1),
                 xattr_blocks: vec![],
                 lost_found: 0,
             },

@@ -96,7 +96,8 @@ impl LayoutMap {
 }
 
 pub(super) fn inflate(file: &[u8]) -> Result<Vec<u8>, LayoutError> {
-    let mut bytes = Vec::new();
+    // Most of it are hashes, which don't compress.
+    let mut bytes = Vec::with_capacity(file.len().saturating_mul(2));
     let read = ZlibDecoder::new(file).take(MAX_INFLATED + 1).read_to_end(&mut bytes);
     if read.map_err(LayoutError::Stream)? as u64 > MAX_INFLATED {
         return Err(LayoutError::TooLong);
