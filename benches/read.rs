@@ -134,8 +134,10 @@ fn main() {
     let (out, key, client) = (Path::new(out), Path::new(key), Path::new(client));
     let work = tempfile::tempdir().unwrap();
     let work = work.path();
-    let dir = fs::read_dir(out.join("mirror/images/host")).unwrap().flatten().map(|entry| entry.path());
-    let index = Index::decode(&fs::read(dir.max().unwrap().join("index.idx")).unwrap()[..]).unwrap();
+    let dirs = fs::read_dir(out.join("mirror/images/host")).unwrap().flatten();
+    // A release that changed only the prefetch list has no index of its own.
+    let indexes = dirs.map(|entry| entry.path().join("index.idx")).filter(|path| path.exists());
+    let index = Index::decode(&fs::read(indexes.max().unwrap()).unwrap()[..]).unwrap();
     let runs = runs(&index);
     let whole: u64 = runs.iter().map(|(_, len)| len).sum();
     let files: Vec<String> =
