@@ -8,6 +8,7 @@
 
 #[path = "../tests/fetch_support/mod.rs"]
 mod fetch_support;
+mod lines;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -69,15 +70,8 @@ fn main() {
     let imgfactory = words.get(1).map_or("target/release/imgfactory", String::as_str);
     let (lists, lines): (Vec<_>, Vec<_>) = words.iter().skip(2).partition(|word| *word == "no-list");
     let outages: Vec<_> = lines.iter().filter_map(|word| outage(word)).collect();
-    let lines: Vec<(u64, u64)> = lines
-        .iter()
-        .filter(|word| !word.contains('='))
-        .map(|word| {
-            let (delay, bandwidth) = word.split_once(',').expect("DELAY,BANDWIDTH");
-            (delay.parse().unwrap(), bandwidth.parse().unwrap())
-        })
-        .collect();
-    let lines = if lines.is_empty() { vec![(0, 1000), (100, 100)] } else { lines };
+    let lines = lines.into_iter().filter(|word| !word.contains('='));
+    let lines = lines::lines(lines, &[(0, 1000), (100, 100)]);
     let mut first = None;
     for (delay, bandwidth) in lines {
         let server = Server::start(&out.join("mirror"), ([127, 0, 0, 1], 0).into()).unwrap();

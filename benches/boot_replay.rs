@@ -8,12 +8,13 @@
 
 #[path = "../tests/fetch_support/mod.rs"]
 mod fetch_support;
+mod lines;
+mod mounted;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fetch_support::fault_server::FaultServer;
@@ -22,6 +23,7 @@ use fetch_support::{Tree, scratch};
 use imgfactory::block::{BlockName, Object};
 use imgfactory::index::{Index, Target};
 use imgfactory::release::{Dlahead, Document, ImageFiles, Latest, MirrorPath, Release, SigningKey, Stored};
+use mounted::Mounted;
 
 /// A release of the demo's host, signed with a key of ours, with the trace as its prefetch list.
 struct World {
@@ -97,45 +99,20 @@ fn world(out: &Path) -> World {
     }
 }
 
-struct Mounted(
-    PathBuf,
-    #[expect(dead_code, reason = "removed when it is dropped")] imgfactory::host::files::Scratch,
-);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// Mounts and reads the trace: time from the start of the client, and from the first read on.
-fn replay(world: &World, client: &Path, network: &Network, words: &[&str]) -> (Duration, Duration) {
+/// Mounts and reads the trace: time from the start of the client to the last read.
+fn replay(world: &World, client: &Path, network: &Network, words: &[&str]) -> Duration {
     let work = scratch();
-    let mountpoint = work.path().join("mnt");
-    fs::create_dir(&mountpoint).unwrap();
+    let cache = work.path().join("cache").display().to_string();
+    let all = [&["--status", "none", "--cache", &cache], words].concat();
     let start = Instant::now();
-    let status = Command::new(client)
-        .args(["mount", "--mirror", &network.url(), "--key", &world.key.public_base64(), "--image", "host"])
-        .args(["--status", "none", "--cache"])
-        .arg(work.path().join("cache"))
-        .args(words)
-        .arg(&mountpoint)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let mounted = Mounted(mountpoint.clone(), work);
-    let disk = File::open(mountpoint.join("disk")).unwrap();
-    rustix::fs::fadvise(&disk, 0, None, rustix::fs::Advice::Random).unwrap();
-    let reading = Instant::now();
+    let at = work.path().join("mnt");
+    let mounted = Mounted::new(client, &network.url(), world.key.public_base64(), at, &all);
+    let disk = mounted.disk_at_random();
     let mut bytes = vec![0; 4096];
     for &offset in &world.trace {
         disk.read_exact_at(&mut bytes, offset).unwrap();
     }
-    let times = (start.elapsed(), reading.elapsed());
-    drop((disk, mounted));
-    times
+    start.elapsed()
 }
 
 /// How to read it: a name, and the options of the client.
@@ -155,19 +132,8 @@ fn main() {
     let client = words.get(1).map_or("target/x86_64-unknown-linux-gnu/client/imgfetch", String::as_str);
     let (ways, lines): (Vec<_>, Vec<_>) =
         words.iter().skip(2).partition(|word| WAYS.iter().any(|(name, _)| name == word));
-    let lines: Vec<(u64, u64)> = match lines[..] {
-        [] => [0, 20, 100, 200]
-            .iter()
-            .flat_map(|&delay| [20, 100, 1000].map(|bandwidth| (delay, bandwidth)))
-            .collect(),
-        _ => lines
-            .iter()
-            .map(|word| {
-                let (delay, bandwidth) = word.split_once(',').expect("DELAY,BANDWIDTH");
-                (delay.parse().unwrap(), bandwidth.parse().unwrap())
-            })
-            .collect(),
-    };
+    let all = [0, 20, 100, 200].map(|delay| [20, 100, 1000].map(|bandwidth| (delay, bandwidth)));
+    let lines = lines::lines(lines, all.as_flattened());
     let world = world(&out);
     println!("{} blocks, {} bytes", world.blocks, world.bytes);
     println!(
@@ -185,8 +151,7 @@ fn main() {
         for (name, words) in ways() {
             let network = Line { one_queue, ..Line::new(delay, bandwidth) };
             let network = Network::new(server.address(), network);
-            let (whole, _) = replay(&world, Path::new(client), &network, words);
-            let whole = whole.as_secs_f64();
+            let whole = replay(&world, Path::new(client), &network, words).as_secs_f64();
             print!(" {whole:>7.2} {:>6.2} x {:>4}", whole / least, network.passed() / 1_000_000);
             figures.insert(*name, whole);
         }

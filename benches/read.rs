@@ -5,17 +5,20 @@
 //! static client. Wants /usr/sbin/nginx, curl and python3 (its zlib is C). All rates are of bytes of the disk that are
 //! no zeros, in millions a second.
 
+mod mounted;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use imgfactory::block::Fetched;
 use imgfactory::index::{Index, Target};
 use imgfactory::release::MirrorPath;
+use mounted::Mounted;
 
 /// Bytes that a reader asks for at once.
 const STEP: usize = 1 << 20;
@@ -85,43 +88,6 @@ fn read(disk: &File, runs: &[(u64, u64)]) -> (u64, Duration) {
     (total, start.elapsed())
 }
 
-struct Mounted {
-    at: PathBuf,
-}
-
-impl Mounted {
-    fn new(client: &Path, key: &Path, port: u16, at: PathBuf, words: &[&str]) -> Self {
-        fs::create_dir_all(&at).unwrap();
-        let status = Command::new(client)
-            .args(["mount", "--image", "host", "--status", "none", "--mirror"])
-            .arg(format!("http://127.0.0.1:{port}/"))
-            .arg("--key")
-            .arg(key)
-            .args(words)
-            .arg(&at)
-            .stdin(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
-        Mounted { at }
-    }
-
-    fn disk(&self) -> File {
-        File::open(self.at.join("disk")).unwrap()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        for _ in 0..50 {
-            if Command::new("umount").arg(&self.at).status().is_ok_and(|status| status.success()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
 fn said(what: &str, (bytes, time): (u64, Duration)) -> f64 {
     let rate = bytes as f64 / time.as_secs_f64() / 1e6;
     println!("{what:<44} {rate:>6.0} MB/s");
@@ -145,7 +111,7 @@ fn main() {
     let raw: u64 = index.objects().iter().map(|object| u64::from(object.raw_len)).sum();
     println!("{} blocks, {raw} bytes of them, {whole} of the disk", files.len());
     let server = nginx(&out.join("mirror"), work);
-    let port = server.1;
+    let mirror = format!("http://127.0.0.1:{}/", server.1);
 
     // From memory, not from a disk that others use.
     files.iter().for_each(|file| drop(fs::read(out.join("mirror").join(file)).unwrap()));
@@ -158,8 +124,7 @@ fn main() {
     }
     let core = said("one core inflates and hashes", (raw, start.elapsed()));
 
-    let list: String =
-        files.iter().map(|file| format!("url=http://127.0.0.1:{port}/{file}\noutput=-\n")).collect();
+    let list: String = files.iter().map(|file| format!("url={mirror}{file}\noutput=-\n")).collect();
     fs::write(work.join("list"), list).unwrap();
     let start = Instant::now();
     let mut curl = Command::new("curl")
@@ -191,7 +156,7 @@ print(out)";
 
     let start = Instant::now();
     let mut cat = Command::new(client)
-        .args(["cat", "--image", "host", "--mirror", &format!("http://127.0.0.1:{port}/"), "--key"])
+        .args(["cat", "--image", "host", "--mirror", &mirror, "--key"])
         .arg(key)
         .stdout(Stdio::piped())
         .spawn()
@@ -206,15 +171,16 @@ print(out)";
     let cache = work.join("cache");
     let cache = cache.to_str().unwrap();
     {
-        let cold = Mounted::new(client, key, port, work.join("a"), &["--cache", cache]);
+        let cold =
+            Mounted::new(client, &mirror, key, work.join("a"), &["--status", "none", "--cache", cache]);
         let rate = said("cold: imgfetch mount, into a cache", read(&cold.disk(), &runs));
         println!("    {:.2} x", rate / peer);
         // What is not yet written.
         std::thread::sleep(Duration::from_secs(1));
     }
     {
-        let ram = ["--cache", cache, "--ram", "2GiB", "--no-list"];
-        let warm = Mounted::new(client, key, port, work.join("b"), &ram);
+        let ram = ["--status", "none", "--cache", cache, "--ram", "2GiB", "--no-list"];
+        let warm = Mounted::new(client, &mirror, key, work.join("b"), &ram);
         let disk = warm.disk();
         let rate = said("warm: from the cache on disk", read(&disk, &runs));
         println!("    {:.2} x of one core", rate / core);

@@ -7,16 +7,18 @@
 
 #[path = "../tests/fetch_support/mod.rs"]
 mod fetch_support;
+mod lines;
+mod mounted;
 
-use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fetch_support::fault_server::FaultServer;
 use fetch_support::network::{Line, Network};
 use fetch_support::{Publisher, disk, scratch};
+use mounted::Mounted;
 
 /// Milliseconds of a round trip and megabits a second.
 const LINES: [(u64, u64); 5] = [(1, 20), (20, 20), (100, 20), (20, 100), (100, 100)];
@@ -36,23 +38,10 @@ struct Figures {
 
 fn reads(client: &Path, key: &str, network: &Network, words: &[&str], disk: &[u8]) -> Figures {
     let work = scratch();
-    let mountpoint = work.path().join("mnt");
-    fs::create_dir(&mountpoint).unwrap();
-    let socket = work.path().join("status.sock");
-    let status = Command::new(client)
-        .args(["mount", "--mirror", &network.url(), "--key", key, "--image", "host", "--status"])
-        .arg(&socket)
-        .arg("--cache")
-        .arg(work.path().join("cache"))
-        .args(words)
-        .arg(&mountpoint)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let file = File::open(mountpoint.join("disk")).unwrap();
-    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+    let [cache, socket] = ["cache", "status.sock"].map(|name| work.path().join(name).display().to_string());
+    let all = [&["--cache", &cache, "--status", &socket], words].concat();
+    let mounted = Mounted::new(client, &network.url(), key, work.path().join("mnt"), &all);
+    let file = mounted.disk_at_random();
     std::thread::sleep(Duration::from_millis(1500));
     let (began, passed) = (Instant::now(), network.passed());
     let mut bytes = vec![0; 4096];
@@ -73,8 +62,6 @@ fn reads(client: &Path, key: &str, network: &Network, words: &[&str], disk: &[u8
         let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
         assert!(said["prefetch_left"].as_u64().unwrap() > 0, "the list was over before the reads: {said}");
     }
-    drop(file);
-    let _ = Command::new("umount").arg("-l").arg(&mountpoint).status();
     times.sort_by(f64::total_cmp);
     Figures { median: times[READS / 2], most: times[READS - 1], megabits }
 }
@@ -82,21 +69,11 @@ fn reads(client: &Path, key: &str, network: &Network, words: &[&str], disk: &[u8
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let (lines, clients): (Vec<_>, Vec<_>) = words.iter().partition(|word| word.contains(','));
-    let mut lines: Vec<(u64, u64)> = lines
-        .iter()
-        .map(|word| {
-            let (delay, bandwidth) = word.split_once(',').expect("DELAY,BANDWIDTH");
-            (delay.parse().unwrap(), bandwidth.parse().unwrap())
-        })
-        .collect();
-    if lines.is_empty() {
-        lines.extend(LINES);
-    }
     let publisher = Publisher { block_size: BLOCK as u32, ahead: LISTED, ..Publisher::new() };
     let disk = disk(BLOCKS * BLOCK, 1);
     let server = FaultServer::honest(publisher.publish(7, &[("host", &disk)]));
     println!("{:>5} {:>7}", "ms", "Mbit/s");
-    for (delay, bandwidth) in lines {
+    for (delay, bandwidth) in lines::lines(lines, &LINES) {
         let line = Line::new(delay, bandwidth).one_queue();
         let of = |client: &str, words: &[&str]| {
             let network = Network::new(server.address(), line);

@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::process::Output;
 
 use imgfactory::guest::{Guest, Starter};
 use imgfactory::host::files::Scratch;
@@ -118,12 +119,11 @@ fn a_disk_that_xen_still_holds_is_no_failure_of_its_client() {
     assert_eq!(good(&out), "held\n");
 }
 
-#[test]
-fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
+/// What `script` prints in a host with a guest `bsd`: `choose` takes words of the boot menu, `hosts_client` and
+/// `guests_client` say what the two clients are asked for then.
+fn after_the_menu(script: &str) -> Output {
     let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd)]);
-    let out = alone(
-        room.path(),
-        r#"
+    let prelude = r#"
         CLIENT=/run/imgfactory/root NAME=demo IMAGE=host DISK=
         mkdir -p $CLIENT/run $CLIENT/etc/imgfactory $CLIENT/bin
         : >$CLIENT/etc/imgfactory/mirrors
@@ -134,12 +134,25 @@ fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
         . "${lease%/*}/cmdline.sh"
         . "${lease%/*}/client.sh"
         say() { :; }
-        for option in '' deadline=5m deadline=none; do
-            parse_command_line "nocache $option" && medium=
+        choose() {
+            parse_command_line "nocache $1" && medium=
             # As in the miniroot, where what fails is looked at.
             (set +e; start_client)
-            echo "host${option:+ }$option: $(grep -o -e ' --deadline [^ ]*' $CLIENT/run/imgfetch.log)" || true
-            (set -a; . /run/imgfactory/environment; guest serve bsd) | grep -o -e '--deadline .*'
+        }
+        hosts_client() { cat $CLIENT/run/imgfetch.log; }
+        guests_client() { (set -a; . /run/imgfactory/environment; guest serve bsd); }
+        "#;
+    alone(room.path(), &[prelude, script].concat())
+}
+
+#[test]
+fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
+    let out = after_the_menu(
+        r#"
+        for option in '' deadline=5m deadline=none; do
+            choose "$option"
+            echo "host${option:+ }$option: $(hosts_client | grep -o -e ' --deadline [^ ]*')" || true
+            guests_client | grep -o -e '--deadline .*'
         done
         "#,
     );
@@ -158,24 +171,11 @@ fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
 
 #[test]
 fn what_is_chosen_in_the_boot_menu_holds_for_the_clients_of_guests_too() {
-    let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd)]);
-    let out = alone(
-        room.path(),
+    let out = after_the_menu(
         r#"
-        CLIENT=/run/imgfactory/root NAME=demo IMAGE=host DISK=
-        mkdir -p $CLIENT/run $CLIENT/etc/imgfactory $CLIENT/bin
-        : >$CLIENT/etc/imgfactory/mirrors
-        printf '#!/bin/sh\nshift; echo "$@"\n' >"$room/fake/chroot"
-        printf '#!/bin/sh\necho "$@"\n' >$CLIENT/bin/imgfetch
-        chmod +x "$room/fake/chroot" $CLIENT/bin/imgfetch
-        . "${lease%/*}/cmdline.sh"
-        . "${lease%/*}/client.sh"
-        say() { :; }
-        guests_client() { (set -a; . /run/imgfactory/environment; guest serve bsd); }
         for options in '' nodlahead 'dlahead=8 strict netselect' nonetselect; do
-            parse_command_line "nocache $options" && medium=
-            (set +e; start_client)
-            for words in "$(cat $CLIENT/run/imgfetch.log)" "$(guests_client)"; do
+            choose "$options"
+            for words in "$(hosts_client)" "$(guests_client)"; do
                 echo "$words" | grep -o -e '--name .*' | sed 's/ --\(key\|mirrors\) .*//'
             done
         done

@@ -245,15 +245,19 @@ impl Made {
 /// An image that is decided in every position: what [`Planned::write`] will write, and why.
 pub struct Planned<'a> {
     wanted: &'a Wanted,
-    before: Option<&'a Before>,
     contents: &'a dyn Contents,
     owners: Owners,
     pages: &'a Pages,
     digest: Sha256,
+    placed: Placed<'a>,
+}
+
+/// Where everything stands, and what that changes.
+struct Placed<'a> {
     plan: Plan<'a>,
     census: Census,
-    /// Blocks of the disk to be made anew, if the layout before was kept.
-    changed: Option<Vec<bool>>,
+    /// The release whose layout was kept, and the blocks of the disk that are made anew.
+    kept: Option<(&'a Before, Vec<bool>)>,
 }
 
 /// A system's tree, ready to be planned: what it holds page by page, with the times that it keeps.
@@ -315,8 +319,7 @@ impl<'a> Prepared<'a> {
             image: wanted.name.clone(),
             source: WriteError::Contents { path: "/var/lib/dpkg".to_owned(), source },
         })?;
-        let Placed { before, plan, census, changed } = placed?;
-        Ok(Planned { wanted, before, contents, owners, pages: &self.pages, digest, plan, census, changed })
+        Ok(Planned { wanted, contents, owners, pages: &self.pages, digest, placed: placed? })
     }
 
     fn place(
@@ -339,17 +342,15 @@ impl<'a> Prepared<'a> {
             let mut stable = Stable { previous, pages: &self.pages, unit, least_run };
             Plan::new(&self.tree, &options, &mut stable)
         });
-        let kept = match stable {
-            Some(Ok(plan)) => Some(plan),
+        let stable = match stable {
             Some(Err(PlanError::Place(error @ PlaceError::Relayout { .. }))) => {
                 progress.say(&format!("image `{}`: {error}; laying it out anew", wanted.name));
                 None
             }
-            Some(Err(error)) => return Err(failed(error)),
-            None => None,
+            tried => tried.transpose().map_err(failed)?,
         };
-        let before = self.before.as_ref().filter(|_| kept.is_some()).map(|(before, _)| *before);
-        let plan = match kept {
+        let before = self.before.as_ref().filter(|_| stable.is_some()).map(|(before, _)| *before);
+        let plan = match stable {
             Some(plan) => plan,
             None => {
                 let align = aligned.then_some(Align { blocks: unit, from: unit });
@@ -359,30 +360,22 @@ impl<'a> Prepared<'a> {
         let census = Census::take(&plan, contents, &self.pages)
             .map_err(|source| ImageError::Contents { image: wanted.name.clone(), source })?;
         let same_blocks = |before: &&Before| before.index.header().block_size == wanted.block_size;
-        let changed = before.filter(same_blocks).map(|before| {
+        let kept = before.filter(same_blocks).map(|before| {
             let mut changed = census.changed(&before.map, unit);
             if wanted.zero_freed {
                 let freed = census.freed(&before.map, unit);
                 changed.iter_mut().zip(freed).for_each(|(changed, freed)| *changed |= freed);
             }
-            changed
+            (before, changed)
         });
-        Ok(Placed { before, plan, census, changed })
+        Ok(Placed { plan, census, kept })
     }
-}
-
-/// Where everything stands, and what that changes.
-struct Placed<'a> {
-    before: Option<&'a Before>,
-    plan: Plan<'a>,
-    census: Census,
-    changed: Option<Vec<bool>>,
 }
 
 impl Planned<'_> {
     /// The plan.
     pub fn plan(&self) -> &Plan<'_> {
-        &self.plan
+        &self.placed.plan
     }
 
     fn unit(&self) -> u32 {
@@ -394,28 +387,28 @@ impl Planned<'_> {
     /// # Errors
     /// [`ImageError`]. Blocks written by then stay, and the next build finds them.
     pub fn write(self, store: &mut Store, progress: &dyn Progress) -> Result<Made, ImageError> {
-        let wanted = self.wanted;
+        let (wanted, unit) = (self.wanted, self.unit());
+        let Placed { plan, census, kept } = self.placed;
         let header = Header {
             image: wanted.name.clone(),
             serial: wanted.serial,
             block_size: wanted.block_size,
-            size: u64::from(self.plan.geometry().blocks) * u64::from(ext2::BLOCK),
+            size: u64::from(plan.geometry().blocks) * u64::from(ext2::BLOCK),
             published: UnixTime(wanted.epoch),
             parent: wanted.parent,
         };
-        let known = self.before.zip(self.changed.as_deref());
-        let source = Rendered { image: ext2::Image::new(&self.plan, self.contents), known };
+        let known = kept.as_ref().map(|(before, changed)| (*before, &changed[..]));
+        let source = Rendered { image: ext2::Image::new(&plan, self.contents), known };
         let split = split::split(&header, split::Options::new(wanted.codec), store, progress, &source)
             .map_err(|source| ImageError::Split { image: wanted.name.clone(), source })?;
 
         let kept = known.filter(|_| split.index.header().block_size == wanted.block_size);
         let pages = match kept {
-            Some((before, changed)) => self.census.after(&before.map, changed, self.unit()),
-            None => self.census.into_pages(),
+            Some((before, changed)) => census.after(&before.map, changed, unit),
+            None => census.into_pages(),
         };
-        let layout = LayoutMap::of(&self.plan, self.pages, pages, self.owners.labels(), |node| {
-            self.owners.label(node)
-        });
+        let owners = self.owners;
+        let layout = LayoutMap::of(&plan, self.pages, pages, owners.labels(), |node| owners.label(node));
         let stable = kept.is_some();
         let inputs = wanted.inputs(Some(self.digest));
         Ok(Made { split, layout: Some(Arc::new(layout)), stable, inputs })

@@ -123,36 +123,7 @@ impl Pages {
         previous: Option<&Previous<'_>>,
         read: &(dyn Fn(u64) + Sync),
     ) -> Result<Self, WriteError> {
-        let mut pages = Pages::default();
-        let mut pieces = vec![];
-        let (mut count, mut sums) = (0, 0);
-        for (nth, node) in tree.nodes().iter().enumerate() {
-            let (from, sums_from) = (count, sums);
-            match &node.kind {
-                Kind::File(content) => {
-                    let runs = file_runs(content);
-                    let all = runs.iter().map(|run| u64::from(run.end - run.start)).sum();
-                    let summed = sums_of(content.len, all) > 0;
-                    for run in runs {
-                        let mut first = run.start;
-                        while first < run.end {
-                            let end = run.end.min(first.saturating_add(PIECE));
-                            let (logical, sum) = (first..end, summed.then_some(sums));
-                            pieces.push(Piece { content, node: nth, logical, at: count, sum, before: None });
-                            count += (end - first) as usize;
-                            sums += usize::from(summed);
-                            first = end;
-                        }
-                    }
-                }
-                Kind::Symlink(target) if target.len() >= FAST_SYMLINK => count += 1,
-                _ => {}
-            }
-            pages.nodes.push(Held { hashes: from..count, sums: sums_from..sums });
-        }
-        pages.hashes.resize(count, PageHash::ZERO);
-        pages.sums.resize(sums, PageHash::ZERO);
-        pages.link(tree);
+        let (mut pages, mut pieces) = Pages::empty(tree);
         if let Some(previous) = previous {
             expect(&mut pieces, &pages.nodes, tree, previous);
         }
@@ -185,6 +156,36 @@ impl Pages {
         Ok(pages)
     }
 
+    /// Room for the hashes of all that `tree` holds, with those of symlinks in it, and the pieces to be read for the rest.
+    fn empty(tree: &Tree) -> (Self, Vec<Piece<'_>>) {
+        let mut pages = Pages::default();
+        let mut pieces = vec![];
+        let (mut count, mut sums) = (0, 0);
+        for (nth, node) in tree.nodes().iter().enumerate() {
+            let (from, sums_from) = (count, sums);
+            match &node.kind {
+                Kind::File(content) => {
+                    let runs = file_runs(content);
+                    let all = runs.iter().map(|run| u64::from(run.end - run.start)).sum();
+                    let summed = sums_of(content.len, all) > 0;
+                    for logical in runs.into_iter().flat_map(pieces_of) {
+                        let (at, sum) = (count, summed.then_some(sums));
+                        count += logical.len();
+                        sums += usize::from(summed);
+                        pieces.push(Piece { content, node: nth, logical, at, sum, before: None });
+                    }
+                }
+                Kind::Symlink(target) if target.len() >= FAST_SYMLINK => count += 1,
+                _ => {}
+            }
+            pages.nodes.push(Held { hashes: from..count, sums: sums_from..sums });
+        }
+        pages.hashes.resize(count, PageHash::ZERO);
+        pages.sums.resize(sums, PageHash::ZERO);
+        pages.link(tree);
+        (pages, pieces)
+    }
+
     /// Hashes what symlinks hold.
     fn link(&mut self, tree: &Tree) {
         for (node, held) in tree.nodes().iter().zip(&self.nodes) {
@@ -209,6 +210,12 @@ impl Pages {
     pub fn sums(&self, node: NodeId) -> &[PageHash] {
         self.nodes.get(node.index()).map_or(&[], |held| &self.sums[held.sums.clone()])
     }
+}
+
+/// The pages of a run, as many at once as one thread reads.
+fn pieces_of(run: Range<u32>) -> impl Iterator<Item = Range<u32>> {
+    let end = run.end;
+    run.step_by(PIECE as usize).map(move |first| first..end.min(first.saturating_add(PIECE)))
 }
 
 /// Tells each piece what the file at its path had there.

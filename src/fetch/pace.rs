@@ -270,7 +270,6 @@ mod tests {
             let limit = pace.limit();
             assert!((least..=most).contains(&limit), "{round_trip} ms, {bandwidth} B/s: {limit}");
             let rate = pace.rate();
-            println!("{round_trip} ms, {bandwidth} B/s: {limit}, {rate} B/s");
             assert!(
                 rate > bandwidth * 9 / 10 && rate < bandwidth * 11 / 10,
                 "{round_trip} ms, {bandwidth} B/s: {rate}"

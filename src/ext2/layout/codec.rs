@@ -279,11 +279,14 @@ impl In<'_> {
 
     /// How many of something follow, each of which takes `least` bytes at least: bounds what is allocated.
     pub(super) fn count(&mut self, least: usize) -> Result<usize, LayoutError> {
-        let count: usize = self.number_as()?;
-        if count.checked_mul(least).is_none_or(|bytes| bytes > self.bytes.len() - self.at) {
-            return self.damaged("it has fewer bytes than it says");
-        }
-        Ok(count)
+        let count = self.number_as()?;
+        self.all_there(count, least)
+    }
+
+    /// `count`, unless so many things of `least` bytes don't follow.
+    fn all_there(&self, count: usize, least: usize) -> Result<usize, LayoutError> {
+        let bytes = count.checked_mul(least).filter(|&bytes| bytes <= self.bytes.len() - self.at);
+        bytes.map_or_else(|| self.damaged("it has fewer bytes than it says"), |_| Ok(count))
     }
 
     fn bytes(&mut self) -> Result<Vec<u8>, LayoutError> {
@@ -425,10 +428,7 @@ impl In<'_> {
             near.physical = at;
             indirect.push(at);
         }
-        let count = sums(&kind, &data);
-        if count.checked_mul(PageHash::LEN).is_none_or(|bytes| bytes > self.bytes.len() - self.at) {
-            return self.damaged("it has fewer bytes than it says");
-        }
+        let count = self.all_there(sums(&kind, &data), PageHash::LEN)?;
         let mut sums = Vec::with_capacity(count);
         self.hashes(count, &mut sums);
         let label = self.number_as::<u32>()?.checked_sub(1);
