@@ -399,16 +399,23 @@ impl Planned<'_> {
         };
         let known = kept.as_ref().map(|(before, changed)| (*before, &changed[..]));
         let source = Rendered { image: ext2::Image::new(&plan, self.contents), known };
-        let split = split::split(&header, split::Options::new(wanted.codec), store, progress, &source)
-            .map_err(|source| ImageError::Split { image: wanted.name.clone(), source })?;
+        // What each page holds is known when the blocks are; all else of the layout is put down beside them.
+        let owners = self.owners;
+        let (layout, split) = thread::scope(|scope| {
+            let (plan, pages) = (&plan, self.pages);
+            let layout = scope
+                .spawn(|| LayoutMap::of(plan, pages, vec![], owners.labels(), |node| owners.label(node)));
+            let split = split::split(&header, split::Options::new(wanted.codec), store, progress, &source);
+            (layout.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), split)
+        });
+        let split = split.map_err(|source| ImageError::Split { image: wanted.name.clone(), source })?;
 
         let kept = known.filter(|_| split.index.header().block_size == wanted.block_size);
         let pages = match kept {
             Some((before, changed)) => census.after(&before.map, changed, unit),
             None => census.into_pages(),
         };
-        let owners = self.owners;
-        let layout = LayoutMap::of(&plan, self.pages, pages, owners.labels(), |node| owners.label(node));
+        let layout = LayoutMap { pages, ..layout };
         let stable = kept.is_some();
         let inputs = wanted.inputs(Some(self.digest));
         Ok(Made { split, layout: Some(Arc::new(layout)), stable, inputs })

@@ -6,6 +6,7 @@ use super::layout::LayoutMap;
 use super::pages::{PageHash, Pages};
 use super::plan::{Piece, Plan};
 use super::writer::{Image, WriteError};
+use crate::parallel::{cores, each};
 use crate::tree::{Contents, Kind};
 
 /// What each page of a planned image holds. Pages that nothing uses may hold anything.
@@ -29,19 +30,26 @@ impl Census {
             live: vec![false; geometry.blocks as usize],
         };
         let image = Image::new(plan, contents);
-        let mut page = vec![0; BLOCK as usize];
+        let page = || vec![0; BLOCK as usize];
+        let rendered = |page: &mut Vec<u8>, at: u32| {
+            image.fill(at, page)?;
+            Ok::<_, WriteError>(PageHash::of(page))
+        };
+        let group = |page: &mut Vec<u8>, group: usize| {
+            let group = u32::try_from(group).expect("a number of a group");
+            let (start, count) = (geometry.start(group), geometry.overhead(group));
+            let hashes = (start..start + count).map(|at| rendered(page, at));
+            Ok((start, hashes.collect::<Result<Vec<_>, WriteError>>()?))
+        };
+        for (start, hashes) in each(geometry.groups() as usize, cores(), page, group)? {
+            (start..).zip(hashes).for_each(|(at, hash)| census.set(at, hash));
+        }
+        let mut page = page();
         let mut render = |census: &mut Census, at: u32| {
-            image.fill(at, &mut page)?;
-            census.set(at, PageHash::of(&page));
+            census.set(at, rendered(&mut page, at)?);
             Ok::<_, WriteError>(())
         };
-        for group in 0..geometry.groups() {
-            let start = geometry.start(group);
-            for at in start..start + geometry.overhead(group) {
-                render(&mut census, at)?;
-            }
-        }
-        for ((wanted, map), inode) in plan.demand.wanted.iter().zip(&plan.maps).zip(0..) {
+        for (wanted, map) in plan.demand.wanted.iter().zip(&plan.maps) {
             let hashes: &[PageHash] = match wanted.origin {
                 Origin::Node(node) if !matches!(plan.demand.tree.node(node).kind, Kind::Directory(_)) => {
                     pages.of(node)
@@ -58,7 +66,6 @@ impl Census {
                     render(&mut census, at)?;
                 }
             }
-            debug_assert!(inode < u32::MAX, "inodes are counted in 32 bits");
         }
         for used in &plan.used {
             if let Piece::Indirect { .. } | Piece::Xattrs { .. } = used.piece {
@@ -130,8 +137,8 @@ impl Census {
 
     /// What each page holds when the blocks of `changed` have been made anew, with zeros where nothing is in use,
     /// and the others left.
-    pub fn after(&self, previous: &LayoutMap, changed: &[bool], unit: u32) -> Vec<PageHash> {
-        let mut pages = self.pages.clone();
+    pub fn after(self, previous: &LayoutMap, changed: &[bool], unit: u32) -> Vec<PageHash> {
+        let mut pages = self.pages;
         for (block, part) in pages.chunks_mut(unit as usize).enumerate() {
             if !changed[block] {
                 let first = block * unit as usize;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::demand::file_runs;
 use super::geometry::BLOCK;
-use super::layout::{MappedKind, Previous};
+use super::layout::{Mapped, MappedKind, Previous};
 use super::ondisk::FAST_SYMLINK;
 use super::shown;
 use super::writer::WriteError;
@@ -20,6 +20,9 @@ const PAGE: usize = BLOCK as usize;
 
 /// Pages that one thread reads at once, and that have one sum: 1 MiB.
 const PIECE: u32 = 256;
+
+/// The sum of what is known page by page alone.
+const UNKNOWN: PageHash = PageHash::ZERO;
 
 /// A file of fewer pages has no sums: to hash its pages takes no longer.
 const SUMMED: usize = 8;
@@ -79,7 +82,8 @@ pub(super) fn sums_of(len: u64, pages: u64) -> usize {
 /// The hashes of all pages of a tree's files and long symlinks.
 ///
 /// Large files have a hash of each MiB besides, its *sum*: what has the sum that it had before has the pages that it
-/// had, and one hash of a MiB takes half the time of 256 of pages.
+/// had, and one hash of a MiB takes less than half the time of 256 of pages. What an update has changed has none: it
+/// is likely to change again, and then both would be taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     /// Where each node's hashes and sums are, by [`NodeId::index`].
@@ -106,8 +110,8 @@ struct Piece<'t> {
     at: usize,
     /// Where their sum belongs, if they have one.
     sum: Option<usize>,
-    /// The sum and the pages that the file had there.
-    before: Option<(PageHash, Vec<PageHash>)>,
+    /// The sum that the file had there, whose pages are expected where their hashes belong.
+    before: Option<PageHash>,
 }
 
 impl Pages {
@@ -125,20 +129,27 @@ impl Pages {
     ) -> Result<Self, WriteError> {
         let (mut pages, mut pieces) = Pages::empty(tree);
         if let Some(previous) = previous {
-            expect(&mut pieces, &pages.nodes, tree, previous);
+            pages.expect(&mut pieces, tree, previous);
         }
         let hash = |bytes: &mut Vec<u8>, nth: usize| {
-            let Piece { content, node, logical, sum, before, .. } = &pieces[nth];
+            let Piece { content, node, logical, at, sum, before } = &pieces[nth];
             let part = &mut bytes[..logical.len() * PAGE];
             let done = content.read_at(contents, u64::from(logical.start) * u64::from(BLOCK), part);
             done.map_err(|error| (*node, error))?;
             read(part.len() as u64);
-            let sum = sum.map(|_| PageHash::of_any(part));
-            let same =
-                before.as_ref().filter(|(before, held)| sum == Some(*before) && held.len() == logical.len());
-            let hashes =
-                same.is_none().then(|| part.chunks_exact(PAGE).map(PageHash::of).collect::<Vec<_>>());
-            Ok((sum, hashes))
+            let hashes = || part.chunks_exact(PAGE).map(PageHash::of).collect::<Vec<_>>();
+            let whole = || PageHash::of_any(part);
+            Ok(match before {
+                None => (sum.map(|_| whole()), Some(hashes())),
+                Some(UNKNOWN) => (Some(UNKNOWN), Some(hashes())),
+                Some(_) if PageHash::of(&part[..PAGE]) != pages.hashes[*at] => {
+                    (Some(UNKNOWN), Some(hashes()))
+                }
+                Some(before) => {
+                    let sum = whole();
+                    (Some(sum), (sum != *before).then(hashes))
+                }
+            })
         };
         let done = each(pieces.len(), cores(), || vec![0; PIECE as usize * PAGE], hash);
         let done = done.map_err(|(node, source)| {
@@ -149,9 +160,9 @@ impl Pages {
             if let Some((at, sum)) = piece.sum.zip(sum) {
                 pages.sums[at] = sum;
             }
-            let hashes =
-                hashes.or(piece.before.map(|(_, held)| held)).expect("hashed if they were not known");
-            pages.hashes[piece.at..piece.at + hashes.len()].copy_from_slice(&hashes);
+            if let Some(hashes) = hashes {
+                pages.hashes[piece.at..piece.at + hashes.len()].copy_from_slice(&hashes);
+            }
         }
         Ok(pages)
     }
@@ -201,12 +212,35 @@ impl Pages {
         }
     }
 
+    /// Puts what the file at a piece's path had there where the hashes of the piece belong, and tells the piece its sum.
+    fn expect(&mut self, pieces: &mut [Piece<'_>], tree: &Tree, previous: &Previous<'_>) {
+        let mut old: Vec<Option<&Mapped>> = vec![None; self.nodes.len()];
+        for (id, place) in previous.at_paths_of(tree) {
+            let (held, old) = (&self.nodes[id.index()], &mut old[id.index()]);
+            if held.sums.is_empty() || old.is_some() {
+                continue;
+            }
+            let mapped = old.insert(&previous.inodes[place]);
+            let hashes = &mut self.hashes[held.hashes.clone()];
+            hashes.iter_mut().zip(previous.held(mapped)).for_each(|(hash, held)| *hash = held);
+        }
+        for piece in pieces {
+            let (Some(sum), Some(mapped)) = (piece.sum, old[piece.node]) else { continue };
+            let Held { hashes, sums } = &self.nodes[piece.node];
+            let had: usize = mapped.data.iter().map(|run| run.count as usize).sum();
+            let is_file = matches!(mapped.kind, MappedKind::File(_));
+            if is_file && piece.at - hashes.start + piece.logical.len() <= had {
+                piece.before = mapped.sums.get(sum - sums.start).copied();
+            }
+        }
+    }
+
     /// The pages of a node that are not holes, in their order. None for what has no pages.
     pub fn of(&self, node: NodeId) -> &[PageHash] {
         self.nodes.get(node.index()).map_or(&[], |held| &self.hashes[held.hashes.clone()])
     }
 
-    /// The sums of a node: of each MiB, the last page filled up with zeros.
+    /// The sums of a node: of each MiB, the last page filled up with zeros; zeros where it is not known.
     pub fn sums(&self, node: NodeId) -> &[PageHash] {
         self.nodes.get(node.index()).map_or(&[], |held| &self.sums[held.sums.clone()])
     }
@@ -216,31 +250,6 @@ impl Pages {
 fn pieces_of(run: Range<u32>) -> impl Iterator<Item = Range<u32>> {
     let end = run.end;
     run.step_by(PIECE as usize).map(move |first| first..end.min(first.saturating_add(PIECE)))
-}
-
-/// Tells each piece what the file at its path had there.
-fn expect(pieces: &mut [Piece<'_>], nodes: &[Held], tree: &Tree, previous: &Previous<'_>) {
-    let mut old: Vec<Option<usize>> = vec![None; nodes.len()];
-    for (path, id) in tree.walk() {
-        if !nodes[id.index()].sums.is_empty() {
-            old[id.index()] = old[id.index()].or(previous.at(&path));
-        }
-    }
-    let (mut held, mut of) = (vec![], None);
-    for piece in pieces {
-        let (Some(sum), Some(at)) = (piece.sum, old[piece.node]) else { continue };
-        let mapped = &previous.inodes[at];
-        if of.replace(at) != Some(at) {
-            held = previous.held(mapped).collect();
-        }
-        let Held { hashes, sums } = &nodes[piece.node];
-        let from = piece.at - hashes.start;
-        if let (MappedKind::File(_), Some(sum)) = (&mapped.kind, mapped.sums.get(sum - sums.start))
-            && let Some(pages) = held.get(from..from + piece.logical.len())
-        {
-            piece.before = Some((*sum, pages.to_vec()));
-        }
-    }
 }
 
 #[cfg(test)]

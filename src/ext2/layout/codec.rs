@@ -7,10 +7,7 @@
 //! Page hashes don't compress, so a map that differs little from one that is published is written as what it changes
 //! of that ([`super::update`]).
 
-use std::io::{self, Read};
-
-use flate2::read::ZlibDecoder;
-use libdeflater::{CompressionLvl, Compressor};
+use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor};
 
 use super::map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind};
 use crate::ext2::blockmap::{Run, needed};
@@ -25,14 +22,14 @@ pub(super) const UPDATE_MAGIC: &[u8] = b"imgfactory-layout-update 2\n";
 /// What comes last.
 const END: &[u8] = b"end\n";
 /// Most bytes that the stream may hold: 2^29 pages of 10 bytes would be more, but such an image is built anew.
-const MAX_INFLATED: u64 = 1 << 30;
+const MAX_INFLATED: usize = 1 << 30;
 
 /// Why some bytes are no layout map. Images are then laid out anew.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// Not a zlib stream, or a torn one.
     #[error("the layout map is no whole zlib stream")]
-    Stream(#[source] io::Error),
+    Stream,
     /// Longer than any.
     #[error("the layout map inflates to more than {MAX_INFLATED} bytes")]
     TooLong,
@@ -96,13 +93,23 @@ impl LayoutMap {
 }
 
 pub(super) fn inflate(file: &[u8]) -> Result<Vec<u8>, LayoutError> {
+    let mut decompressor = Decompressor::new();
     // Most of it are hashes, which don't compress.
-    let mut bytes = Vec::with_capacity(file.len().saturating_mul(2));
-    let read = ZlibDecoder::new(file).take(MAX_INFLATED + 1).read_to_end(&mut bytes);
-    if read.map_err(LayoutError::Stream)? as u64 > MAX_INFLATED {
-        return Err(LayoutError::TooLong);
+    let mut room = file.len().saturating_mul(2).clamp(1 << 16, MAX_INFLATED);
+    loop {
+        let mut bytes = vec![0; room];
+        match decompressor.zlib_decompress(file, &mut bytes) {
+            Ok(len) => {
+                bytes.truncate(len);
+                return Ok(bytes);
+            }
+            Err(DecompressionError::InsufficientSpace) if room < MAX_INFLATED => {
+                room = room.saturating_mul(4).min(MAX_INFLATED);
+            }
+            Err(DecompressionError::InsufficientSpace) => return Err(LayoutError::TooLong),
+            Err(DecompressionError::BadData) => return Err(LayoutError::Stream),
+        }
     }
-    Ok(bytes)
 }
 
 /// What numbers of inodes are given as differences to: what the inode before in the file had.
@@ -341,8 +348,9 @@ impl In<'_> {
         for _ in 0..count {
             inodes.push(self.inode(geometry, labels.len(), &mut near)?);
         }
-        let mut pages = vec![];
         let whole = geometry.blocks as usize;
+        // As many as there may be, unless most of them are zeros.
+        let mut pages = Vec::with_capacity(whole.min(2 * (self.bytes.len() - self.at) / PageHash::LEN));
         while pages.len() < whole {
             let zeros: usize = self.number_as()?;
             let count = self.count(PageHash::LEN)?;

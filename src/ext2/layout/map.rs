@@ -1,6 +1,5 @@
 //! What the next build has to know of this one: the layout map.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 
 use crate::ext2::blockmap::{Map, Run, needed};
@@ -8,7 +7,7 @@ use crate::ext2::demand::{Body, Origin};
 use crate::ext2::geometry::Geometry;
 use crate::ext2::pages::{PageHash, Pages};
 use crate::ext2::plan::Plan;
-use crate::tree::{Kind, Meta, NodeId};
+use crate::tree::{Kind, Meta, NodeId, Tree};
 
 /// Where everything of an image stands and what its pages hold: the image without its contents. It is published
 /// with a release as `layout.z`, signed like the rest of it, and is all that the next build needs of this one.
@@ -26,22 +25,48 @@ pub struct LayoutMap {
     pub pages: Vec<PageHash>,
 }
 
-/// The layout of the release before, and what it has at each path.
+/// The layout of the release before, and what it has under each name.
 #[derive(Debug)]
 pub struct Previous<'a> {
     map: &'a LayoutMap,
-    paths: HashMap<Vec<u8>, usize>,
+    /// By place in [`LayoutMap::inodes`]: the entries of a directory, ascending by name, and the places of what they name.
+    names: Vec<Vec<(&'a [u8], usize)>>,
 }
 
 impl<'a> Previous<'a> {
-    /// Of a map.
+    /// Of a map. Entries of inodes that it does not have are left out.
     pub fn new(map: &'a LayoutMap) -> Self {
-        Previous { map, paths: map.paths() }
+        let numbers: Vec<u32> = map.inodes.iter().map(|mapped| mapped.ino).collect();
+        let place = |entry: &'a MappedEntry| Some((&entry.name[..], numbers.binary_search(&entry.ino).ok()?));
+        let names = map.inodes.iter().map(|mapped| {
+            let mut names: Vec<_> = mapped.entries().filter_map(place).collect();
+            names.sort_unstable();
+            names
+        });
+        Previous { map, names: names.collect() }
     }
 
-    /// Place in [`LayoutMap::inodes`] of what is at a path, which has no leading `/`. The root is the empty path.
-    pub(crate) fn at(&self, path: &[u8]) -> Option<usize> {
-        self.paths.get(path).copied()
+    /// Place of the root in [`LayoutMap::inodes`].
+    pub(crate) fn root(&self) -> Option<usize> {
+        self.map.inodes.binary_search_by_key(&crate::ext2::ROOT_INO, |mapped| mapped.ino).ok()
+    }
+
+    /// Place of what a directory has under a name. Nothing for what is no directory.
+    pub(crate) fn child(&self, dir: usize, name: &[u8]) -> Option<usize> {
+        let names = &self.names[dir];
+        Some(names[names.binary_search_by(|(had, _)| (*had).cmp(name)).ok()?].1)
+    }
+
+    /// Nodes of a tree with the places of what the layout has at their paths, in the order of [`Tree::walk`].
+    pub(crate) fn at_paths_of(&self, tree: &Tree) -> Vec<(NodeId, usize)> {
+        let mut found = Vec::with_capacity(self.map.inodes.len());
+        let mut next: Vec<_> = self.root().map(|root| (tree.root(), root)).into_iter().collect();
+        while let Some((node, place)) = next.pop() {
+            found.push((node, place));
+            let entries = tree.entries(node).into_iter().flatten().rev();
+            next.extend(entries.filter_map(|(name, &child)| Some((child, self.child(place, name)?))));
+        }
+        found
     }
 }
 
@@ -197,48 +222,14 @@ impl LayoutMap {
 
     /// The inode of that number.
     pub fn inode(&self, ino: u32) -> Option<&Mapped> {
-        self.position(ino).map(|position| &self.inodes[position])
-    }
-
-    /// Place in [`LayoutMap::inodes`] of the inode of that number.
-    pub(crate) fn position(&self, ino: u32) -> Option<usize> {
-        self.inodes.binary_search_by_key(&ino, |mapped| mapped.ino).ok()
+        let place = self.inodes.binary_search_by_key(&ino, |mapped| mapped.ino).ok()?;
+        Some(&self.inodes[place])
     }
 
     /// What the pages of one of the inodes hold, in their order.
     pub(crate) fn held<'a>(&'a self, mapped: &'a Mapped) -> impl Iterator<Item = PageHash> + 'a {
         let blocks = mapped.data.iter().flat_map(|run| run.physical..run.physical + run.count);
         blocks.map(|at| self.pages.get(at as usize).copied().unwrap_or_default())
-    }
-
-    /// Every path, without leading `/`, and its inode's place in [`LayoutMap::inodes`]. The root is the empty
-    /// path. A map from outside may say nonsense; what can't be reached has no path, and nothing goes round.
-    fn paths(&self) -> HashMap<Vec<u8>, usize> {
-        let mut paths = HashMap::with_capacity(self.inodes.len());
-        let mut entered = vec![false; self.inodes.len()];
-        let mut directories = vec![];
-        if let Some(root) = self.position(crate::ext2::ROOT_INO) {
-            paths.insert(vec![], root);
-            directories.push((vec![], root));
-        }
-        while let Some((path, at)) = directories.pop() {
-            if std::mem::replace(&mut entered[at], true) {
-                continue;
-            }
-            for entry in self.inodes[at].entries() {
-                let Some(child) = self.position(entry.ino) else { continue };
-                let name = if path.is_empty() {
-                    entry.name.clone()
-                } else {
-                    [&path, &b"/"[..], &entry.name].concat()
-                };
-                if let MappedKind::Directory(_) = self.inodes[child].kind {
-                    directories.push((name.clone(), child));
-                }
-                paths.insert(name, child);
-            }
-        }
-        paths
     }
 
     /// Which pages of the image are in use: group metadata, data, indirect blocks. Attribute blocks are not known

@@ -11,12 +11,11 @@ use crate::tree::{Kind, NodeId, Time, Tree};
 /// is the newest date of the archives used, so without this each release would change nearly every inode block.
 pub fn keep_times(tree: &mut Tree, pages: &Pages, previous: &Previous<'_>, made: Time) {
     let mut kept: HashMap<NodeId, Time> = HashMap::new();
-    for (path, id) in tree.walk() {
-        let node = tree.node(id);
+    for (id, old) in previous.at_paths_of(tree) {
+        let (node, old) = (tree.node(id), &previous.inodes[old]);
         if node.meta.mtime != made {
             continue;
         }
-        let Some(old) = previous.at(&path).map(|old| &previous.inodes[old]) else { continue };
         let mut meta = node.meta.clone();
         meta.mtime = old.meta.mtime;
         if meta == old.meta && same_contents(&node.kind, pages, id, previous, old) {

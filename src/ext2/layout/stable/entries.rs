@@ -1,6 +1,6 @@
 //! Directory entries: kept where they are, new ones in the gaps.
 
-use std::collections::HashMap;
+use std::mem;
 
 use crate::ext2::demand::Entry;
 use crate::ext2::dirent::{DOTS, Slot, fits, pack, record_len};
@@ -9,18 +9,21 @@ use crate::ext2::layout::map::MappedEntry;
 /// End of a block.
 const END: u16 = 4096;
 
-/// Places of a directory's entries when `old` are those that it had, block by block. Names that were there stay in
+/// Places of a directory's entries, ascending by name, when `old` are those that it had, block by block. Names that were there stay in
 /// place. New ones go into the first gap of a block that has lost an entry, or else of any; then come new blocks.
 /// Blocks at the end that have nothing left are dropped, down to `least`.
 pub(super) fn keep(old: &[Vec<MappedEntry>], entries: &[Entry<'_>], least: usize) -> Vec<Vec<Slot>> {
-    let mut left: HashMap<&[u8], u32> = entries.iter().map(|entry| entry.name).zip(0..).collect();
+    // By their names, as they stand in it.
+    let mut left: Vec<bool> = vec![true; entries.len()];
     let mut blocks: Vec<Vec<Slot>> = Vec::with_capacity(old.len());
     let mut lost = Vec::with_capacity(old.len());
     for block in old {
         let kept: Vec<Slot> = block
             .iter()
             .filter_map(|entry| {
-                left.remove(&entry.name[..]).map(|nth| Slot { offset: entry.offset, entry: nth })
+                let nth = entries.binary_search_by(|now| now.name.cmp(&entry.name)).ok()?;
+                let nth = mem::take(&mut left[nth]).then_some(nth)?;
+                Some(Slot { offset: entry.offset, entry: u32::try_from(nth).expect("one of 2^29 inodes") })
             })
             .collect();
         lost.push(kept.len() < block.len());
@@ -35,8 +38,7 @@ pub(super) fn keep(old: &[Vec<MappedEntry>], entries: &[Entry<'_>], least: usize
         return blocks;
     }
 
-    let mut new: Vec<u32> = left.into_values().collect();
-    new.sort_unstable();
+    let new = (0..).zip(left).filter_map(|(entry, left)| left.then_some(entry));
     let mut search: Vec<usize> = (0..blocks.len()).collect();
     search.sort_by_key(|&nth| !lost[nth]);
     for entry in new {

@@ -11,6 +11,8 @@ mod entries;
 mod numbers;
 mod space;
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use self::numbers::Numbers;
@@ -34,7 +36,7 @@ pub struct Stable<'a> {
     /// Pages of a block of the disk, e.g. 64 for 256 KiB.
     pub unit: u32,
     /// Fewest freed pages that lie together to be used again where they lie. Shorter runs save less than they cost
-    /// who reads the file: a block to fetch for each run.
+    /// who reads the file, a block to fetch for each run, unless the file has other pages in that block.
     pub least_run: u32,
 }
 
@@ -58,13 +60,33 @@ impl Allocator for Stable<'_> {
     }
 }
 
-/// Pages of an inode: which of its blocks, what they hold if that is known, where they are.
+/// Pages of an inode.
 #[derive(Default)]
-struct Pieces {
-    logical: Vec<u32>,
+struct Pieces<'a> {
+    /// Which blocks of it they are, ascending.
+    runs: Cow<'a, [Range<u32>]>,
+    /// Where each of them is.
     at: Vec<u32>,
     /// Indirect blocks and where they are.
     indirect: Vec<(Indirect, u32)>,
+}
+
+impl Pieces<'_> {
+    /// Which block of the inode each page is.
+    fn logical(&self) -> impl Iterator<Item = u32> + '_ {
+        self.runs.iter().cloned().flatten()
+    }
+
+    /// How many pages lie before a block of the inode.
+    fn before(&self, logical: u32) -> usize {
+        let count = |run: &Range<u32>| (run.end.min(logical).saturating_sub(run.start)) as usize;
+        self.runs.iter().map(count).sum()
+    }
+
+    /// Pages that have a place.
+    fn placed(&self) -> Vec<Run> {
+        runs(self.logical(), &self.at)
+    }
 }
 
 struct Work<'a> {
@@ -73,7 +95,7 @@ struct Work<'a> {
     numbers: &'a Numbers,
     space: Space,
     slots: Vec<Vec<Vec<crate::ext2::dirent::Slot>>>,
-    pieces: Vec<Pieces>,
+    pieces: Vec<Pieces<'a>>,
     xattr_blocks: Vec<u32>,
     /// Positions in the order in which new pages are placed.
     order: Vec<usize>,
@@ -114,21 +136,21 @@ impl<'a> Work<'a> {
     fn directories(&mut self) {
         for (position, wanted) in self.demand.wanted.iter().enumerate() {
             let mut slots = vec![];
-            let runs: Vec<Range<u32>> = match &wanted.body {
-                Body::None => vec![],
-                Body::Blocks(runs) => runs.clone(),
+            let runs: Cow<'a, [Range<u32>]> = match &wanted.body {
+                Body::None => Cow::default(),
+                Body::Blocks(runs) => runs.into(),
                 Body::Directory { entries, blocks } => {
                     let old: &[_] = match self.old(position).map(|old| &old.kind) {
                         Some(MappedKind::Directory(old)) => old,
                         _ => &[],
                     };
                     slots = entries::keep(old, entries, *blocks as usize);
-                    vec![0..u32::try_from(slots.len()).expect("2^29 entries of 264 bytes at most")]
+                    vec![0..u32::try_from(slots.len()).expect("2^29 entries of 264 bytes at most")].into()
                 }
             };
             let indirect = needed(&runs).into_iter().map(|indirect| (indirect, NOWHERE)).collect();
-            let logical: Vec<u32> = runs.into_iter().flatten().collect();
-            self.pieces.push(Pieces { at: vec![NOWHERE; logical.len()], logical, indirect });
+            let at = vec![NOWHERE; runs.iter().map(Range::len).sum()];
+            self.pieces.push(Pieces { runs, at, indirect });
             self.slots.push(slots);
         }
     }
@@ -141,7 +163,8 @@ impl<'a> Work<'a> {
             let is_directory = matches!(self.demand.wanted[position].body, Body::Directory { .. });
             let mut runs = old.data.iter().peekable();
             let mut pieces = std::mem::take(&mut self.pieces[position]);
-            for (nth, (&logical, at)) in pieces.logical.iter().zip(&mut pieces.at).enumerate() {
+            let logical = pieces.runs.iter().cloned().flatten();
+            for (nth, (logical, at)) in logical.zip(&mut pieces.at).enumerate() {
                 while runs.peek().is_some_and(|run| run.logical_end() <= logical) {
                     runs.next();
                 }
@@ -192,6 +215,9 @@ impl<'a> Work<'a> {
     }
 
     fn reuse_for(&mut self, at: &mut [u32], hashes: &[PageHash], pool: &mut Pool) {
+        let unit = self.stable.unit;
+        // Blocks of the disk that are read for this file anyway.
+        let mut read: HashSet<u32> = at.iter().filter(|at| **at != NOWHERE).map(|at| at / unit).collect();
         let mut nth = 0;
         while nth < at.len() {
             if at[nth] != NOWHERE {
@@ -215,9 +241,11 @@ impl<'a> Work<'a> {
                 .take_while(|((more, hash), at)| **at == NOWHERE && self.wanted(first + more, **hash))
                 .count();
             let whole = run == at.len();
-            if follows || whole || run >= self.stable.least_run as usize {
+            let read_anyway = (first..).take(run).all(|page| read.contains(&(page / unit)));
+            if follows || whole || read_anyway || run >= self.stable.least_run as usize {
                 for (page, at) in (first..).zip(&mut at[nth..nth + run]) {
                     self.space.take(page);
+                    read.insert(page / unit);
                     *at = page;
                 }
             }
@@ -239,7 +267,7 @@ impl<'a> Work<'a> {
             }
             let before = old.map();
             let pieces = &self.pieces[position];
-            let mut now = Map { data: runs(&pieces.logical, &pieces.at), indirect: pieces.indirect.clone() };
+            let mut now = Map { data: pieces.placed(), indirect: pieces.indirect.clone() };
             let (mut was, mut is) = (vec![0; BLOCK as usize], vec![0; BLOCK as usize]);
             // From the leaves up: what points to a block that moves changes too.
             for level in 1..=3 {
@@ -273,9 +301,7 @@ impl<'a> Work<'a> {
             return below.into_iter().all(|(below, at)| below.level + 1 != indirect.level || *at != NOWHERE);
         }
         let pieces = &self.pieces[position];
-        let from = pieces.logical.partition_point(|&logical| logical < covered.start);
-        let to = pieces.logical.partition_point(|&logical| logical < covered.end);
-        !pieces.at[from..to].contains(&NOWHERE)
+        !pieces.at[pieces.before(covered.start)..pieces.before(covered.end)].contains(&NOWHERE)
     }
 
     /// Places all that has no place yet.
@@ -365,7 +391,7 @@ impl<'a> Work<'a> {
     fn finish(self) -> Placement {
         let placed =
             self.pieces.into_iter().zip(self.slots).zip(&self.numbers.ino).map(|((pieces, slots), &ino)| {
-                let data = runs(&pieces.logical, &pieces.at);
+                let data = pieces.placed();
                 let indirect = pieces.indirect.into_iter().map(|(_, at)| at).collect();
                 PlacedInode { ino, data, indirect, slots }
             });
@@ -377,6 +403,8 @@ impl<'a> Work<'a> {
 struct Pool {
     /// Ascending.
     pages: Vec<(PageHash, u32)>,
+    /// By the first two bytes of a hash: where those of its kind begin, and at the end how many pages there are.
+    begin: Vec<u32>,
     /// By the place of the first page of a hash: how many of them are known to be taken.
     taken: Vec<u32>,
 }
@@ -384,14 +412,21 @@ struct Pool {
 impl Pool {
     fn new(mut pages: Vec<(PageHash, u32)>) -> Self {
         pages.sort_unstable();
-        Pool { taken: vec![0; pages.len()], pages }
+        let mut begin = vec![0; KINDS + 1];
+        pages.iter().for_each(|(hash, _)| begin[kind(*hash) + 1] += 1);
+        for at in 0..KINDS {
+            begin[at + 1] += begin[at];
+        }
+        Pool { taken: vec![0; pages.len()], begin, pages }
     }
 
     /// The first page of the image that holds this and is free.
     fn first_free(&mut self, hash: PageHash, space: &Space) -> Option<u32> {
-        let first = self.pages.partition_point(|(held, _)| *held < hash);
-        let taken = self.taken.get_mut(first)?;
-        let held = self.pages[first..].iter().take_while(|(held, _)| *held == hash);
+        let [from, to] = [0, 1].map(|more| self.begin[kind(hash) + more] as usize);
+        let pages = &self.pages[from..to];
+        let before = pages.iter().take_while(|(held, _)| *held < hash).count();
+        let held = pages[before..].iter().take_while(|(held, _)| *held == hash);
+        let taken = self.taken.get_mut(from + before)?;
         let mut left = held.skip(*taken as usize).map(|(_, page)| *page);
         left.find(|&page| {
             let is_free = space.is_free(page);
@@ -401,10 +436,17 @@ impl Pool {
     }
 }
 
+/// How many kinds of hashes there are for [`Pool::begin`].
+const KINDS: usize = 1 << 16;
+
+fn kind(hash: PageHash) -> usize {
+    usize::from(u16::from_be_bytes([hash.0[0], hash.0[1]]))
+}
+
 /// Pages that follow each other in file and image, as runs. Those that have no place are left out.
-fn runs(logical: &[u32], at: &[u32]) -> Vec<Run> {
+fn runs(logical: impl Iterator<Item = u32>, at: &[u32]) -> Vec<Run> {
     let mut runs: Vec<Run> = vec![];
-    for (&logical, &physical) in logical.iter().zip(at).filter(|(_, at)| **at != NOWHERE) {
+    for (logical, &physical) in logical.zip(at).filter(|(_, at)| **at != NOWHERE) {
         match runs.last_mut() {
             Some(run) if run.logical_end() == logical && run.physical + run.count == physical => {
                 run.count += 1;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::ext2::demand::{Body, Demand, Origin};
+use crate::ext2::demand::{Body, Demand, Entry, Origin};
 use crate::ext2::geometry::Geometry;
 use crate::ext2::layout::map::{LayoutMap, Mapped, MappedKind, Previous};
 use crate::ext2::layout::order::positions;
@@ -100,28 +100,31 @@ impl Matching<'_> {
 
     fn by_path(&mut self) {
         let demand = self.demand;
-        for (position, wanted) in demand.wanted.iter().enumerate() {
-            if let Some(old) = self.previous.at(&wanted.path) {
-                self.try_match(position, old);
+        // What the layout has where a directory is; which inodes have been met; what it has at their other paths.
+        let mut places = vec![None; demand.wanted.len()];
+        let mut seen = vec![false; demand.wanted.len()];
+        let mut others = vec![];
+        places[0] = self.previous.root();
+        if let Some(root) = places[0] {
+            self.try_match(0, root);
+        }
+        for (dir, wanted) in demand.wanted.iter().enumerate() {
+            let (Body::Directory { entries, .. }, Some(place)) = (&wanted.body, places[dir]) else {
+                continue;
+            };
+            for &Entry { name, target } in entries {
+                let is_first = !std::mem::replace(&mut seen[target], true);
+                let Some(old) = self.previous.child(place, name) else { continue };
+                places[target] = Some(old);
+                if is_first {
+                    self.try_match(target, old);
+                } else {
+                    others.push((target, old));
+                }
             }
         }
         // Another link may have been there before.
-        for dir in &demand.wanted {
-            let Body::Directory { entries, .. } = &dir.body else { continue };
-            for entry in entries {
-                if self.old[entry.target].is_some() || demand.wanted[entry.target].links < 2 {
-                    continue;
-                }
-                let path = if dir.path.is_empty() {
-                    entry.name.to_vec()
-                } else {
-                    [&dir.path, &b"/"[..], entry.name].concat()
-                };
-                if let Some(old) = self.previous.at(&path) {
-                    self.try_match(entry.target, old);
-                }
-            }
-        }
+        others.into_iter().for_each(|(target, old)| self.try_match(target, old));
     }
 
     /// Files that moved: the same contents under another name.
