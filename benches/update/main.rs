@@ -8,21 +8,22 @@
 //! `IMGFACTORY_BENCH` names the parts to run, with commas: [`PARTS`] without it, and [`MORE`]. `phases` adds the times
 //! of each step.
 
+#[path = "../files/mod.rs"]
 mod files;
+mod floors;
+mod others;
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use files::size;
-use imgfactory::block::{Block, Codec, Compressor};
+use imgfactory::block::Codec;
 use imgfactory::build::image::{Before, Choices, Made, Prepared, Wanted};
-use imgfactory::ext2::{Changes, InodeSize, LayoutMap, PageHash, Pages, Profile};
+use imgfactory::ext2::{Changes, InodeSize, LayoutMap, Mapped, Pages, Profile};
 use imgfactory::host::progress::Silent;
 use imgfactory::host::spool::Spools;
 use imgfactory::host::store::Store;
@@ -37,6 +38,12 @@ curl,wget,git,vim,xfce4,xorg,lightdm,gimp,evince,network-manager,cups,ghostscrip
 libreoffice-writer,ca-certificates,sudo,less,man-db,locales,console-setup,e2fsprogs,iproute2,file,rsync,gnupg";
 
 const BLOCK: usize = 256 << 10;
+/// Pages of one.
+const PAGES: u32 = (BLOCK / 4096) as u32;
+
+/// How often both builds are timed, one right after the other. The middle one of their ratios counts: on a machine with
+/// other tenants any one of them may be a tenth off.
+const ROUNDS: usize = 5;
 
 /// What is run if nothing is asked for: floors, our two codecs, the small update, the two other ways.
 const PARTS: &str = "floors,zlib,libdeflate,small,plain,casync";
@@ -115,63 +122,23 @@ fn main() -> Result<()> {
     let mut rows = vec![];
     let mut floor = None;
     if runs("floors") {
-        let (bytes, new_pages) = new_pages(&before, &after)?;
+        let (bytes, new_pages) = floors::new_pages(&before, &after)?;
         floor = Some(bytes);
-        rows.push(("floor: changed files alone, zlib 6".to_owned(), changed_files(&before, &after)?, None));
+        rows.push((
+            "floor: changed files alone, zlib 6".to_owned(),
+            floors::changed_files(&before, &after)?,
+            None,
+        ));
         rows.push((format!("floor: the {new_pages} new pages alone, zlib 6"), bytes, None));
     }
     let codecs = [
-        ("zlib", "zlib 6", Codec::zlib(6)?),
-        ("libdeflate", "libdeflate 5, the default", Codec::default()),
-        ("libdeflate6", "libdeflate 6", Codec::libdeflate(6)?),
+        ("zlib", "zlib 6", Codec::zlib(6)?, 1),
+        ("libdeflate", "libdeflate 5, the default", Codec::default(), ROUNDS),
+        ("libdeflate6", "libdeflate 6", Codec::libdeflate(6)?, 1),
     ];
-    for (_, name, codec) in codecs.into_iter().filter(|(part, ..)| runs(part)) {
-        let stores = work.join("ours");
-        let _ = fs::remove_dir_all(&stores);
-        let mut store = Store::open(&stores)?;
-        warm(&before)?;
-        let mut watch = Watch::start();
-        let first = build(&before, Serial::FIRST, None, codec, &mut store)?;
-        let release = Release::of(&first, None)?;
-        let first_time = watch.lap();
-        warm(&after)?;
-        watch.lap();
-        let known = known(&release)?;
-        store.trust(&known.index);
-        let second =
-            build(&after, Serial::FIRST.next().ok_or("no serial")?, Some(&known), codec, &mut store)?;
-        let next = Release::of(&second, Some(&known))?;
-        let time = watch.lap();
-        let bytes = second.split.figures.written_bytes;
-        rows.push((format!("imgfactory, {name}"), bytes, Some(second.split.figures.written)));
-        let after_map = second.layout.as_ref().ok_or("no layout")?;
-        let changes = Changes::between(&known.map, after_map, (BLOCK / 4096) as u32);
-        println!(
-            "imgfactory, {name}: first build {first_time}, update {time}: {:.3} x, by CPU time {:.3} x (bar: 0.35)",
-            time.wall / first_time.wall,
-            time.cpu / first_time.cpu,
-        );
-        println!(
-            "  first: {} blocks, {} bytes; update: {} new pages, {} live, {} dead; disk {} -> {} MiB; layout.z {} -> {} bytes; index {} bytes",
-            first.split.figures.written,
-            first.split.figures.written_bytes,
-            changes.new,
-            changes.live,
-            changes.dead,
-            known.index.header().size >> 20,
-            second.split.index.header().size >> 20,
-            release.layout.len(),
-            next.layout.len(),
-            next.index.len(),
-        );
-        let mut causes: HashMap<_, (u32, u32)> = HashMap::new();
-        for block in &changes.blocks {
-            let entry = causes.entry(block.cause().map_or("length", |cause| cause.name())).or_default();
-            entry.0 += 1;
-            entry.1 += block.again;
-        }
-        println!("  blocks (and unchanged pages sent again) by cause: {causes:?}\n");
-        fs::remove_dir_all(&stores)?;
+    for (_, name, codec, rounds) in codecs.into_iter().filter(|(part, ..)| runs(part)) {
+        let (bytes, blocks) = ours(&work, &before, &after, name, codec, rounds)?;
+        rows.push((format!("imgfactory, {name}"), bytes, Some(blocks)));
     }
     if runs("small") {
         small(&work, &before, &after)?;
@@ -180,10 +147,10 @@ fn main() -> Result<()> {
         choices(&work, &before, &after)?;
     }
     if runs("plain") || runs("casync") {
-        rows.push(plain(&work, &before, &after)?);
+        rows.push(others::plain(&work, &before, &after)?);
     }
     if runs("casync") {
-        rows.push(casync(&work)?);
+        rows.push(others::casync(&work)?);
     }
     println!("{:52} {:>12} {:>8} {:>8}", "way", "bytes", "blocks", "ratio");
     for (name, bytes, blocks) in rows {
@@ -192,6 +159,92 @@ fn main() -> Result<()> {
         println!("{name:52} {bytes:>12} {blocks:>8} {ratio:>8}");
     }
     Ok(())
+}
+
+/// Both builds, in blocks, `rounds` times: what the second one writes, in bytes and blocks.
+fn ours(
+    work: &Path,
+    before: &Side,
+    after: &Side,
+    name: &str,
+    codec: Codec,
+    rounds: usize,
+) -> Result<(u64, u64)> {
+    let (mut walls, mut cpus) = (vec![], vec![]);
+    let mut last = None;
+    for _ in 0..rounds {
+        let pair = Pair::build(work, before, after, codec)?;
+        let [first, update] = pair.times;
+        walls.push(update.wall / first.wall);
+        cpus.push(update.cpu / first.cpu);
+        println!("imgfactory, {name}: first build {first}, update {update}");
+        last = Some(pair);
+    }
+    let Pair { first, known, second, next, .. } = last.ok_or("no rounds")?;
+    println!("  update / first: {} (bar: 0.35), by CPU time {}", middle(walls), middle(cpus));
+    let (first, figures) = (first.split.figures, second.split.figures);
+    let changes = Changes::between(&known.map, second.layout.as_ref().ok_or("no layout")?, PAGES);
+    println!(
+        "  first: {} blocks, {} bytes; update: {} new pages, {} live, {} dead; disk {} -> {} MiB; layout.z {} -> {} bytes; index {} bytes",
+        first.written,
+        first.written_bytes,
+        changes.new,
+        changes.live,
+        changes.dead,
+        known.index.header().size >> 20,
+        second.split.index.header().size >> 20,
+        known.base.as_ref().map_or(0, |(stored, _)| stored.digest.len),
+        next.layout.len(),
+        next.index.len(),
+    );
+    let mut causes: HashMap<_, (u32, u32)> = HashMap::new();
+    for block in &changes.blocks {
+        let entry = causes.entry(block.cause().map_or("length", |cause| cause.name())).or_default();
+        entry.0 += 1;
+        entry.1 += block.again;
+    }
+    println!("  blocks (and unchanged pages sent again) by cause: {causes:?}\n");
+    Ok((figures.written_bytes, figures.written))
+}
+
+fn middle(mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    let [least, middle, most] = [0, ratios.len() / 2, ratios.len() - 1].map(|at| ratios[at]);
+    format!("{middle:.3} x ({least:.3} to {most:.3})")
+}
+
+/// A first build, and the one that updates it.
+struct Pair {
+    first: Made,
+    /// What the second one knows of it.
+    known: Before,
+    second: Made,
+    next: Release,
+    /// Of both, each from the archive to blocks, index and layout; of the second from the index and layout before.
+    times: [Time; 2],
+}
+
+impl Pair {
+    fn build(work: &Path, before: &Side, after: &Side, codec: Codec) -> Result<Self> {
+        let stores = work.join("ours");
+        let _ = fs::remove_dir_all(&stores);
+        let mut store = Store::open(&stores)?;
+        warm(before)?;
+        let mut watch = Watch::start();
+        let first = build(before, Serial::FIRST, None, codec, &mut store)?;
+        let release = Release::of(&first, None)?;
+        let first_time = watch.lap();
+        warm(after)?;
+        watch.lap();
+        let known = known(&release)?;
+        store.trust(&known.index);
+        let serial = Serial::FIRST.next().ok_or("no serial")?;
+        let second = build(after, serial, Some(&known), codec, &mut store)?;
+        let next = Release::of(&second, Some(&known))?;
+        let times = [first_time, watch.lap()];
+        fs::remove_dir_all(&stores)?;
+        Ok(Pair { first, known, second, next, times })
+    }
 }
 
 fn archive(work: &Path, name: &str, security: bool) -> Result<PathBuf> {
@@ -244,85 +297,6 @@ fn files(side: &Side) -> impl Iterator<Item = (Vec<u8>, imgfactory::tree::NodeId
 fn describe(side: &Side) -> String {
     let (count, bytes) = files(side).fold((0, 0), |(count, bytes), (_, _, len)| (count + 1, bytes + len));
     format!("{}: {count} files, {} MB", side.archive.display(), bytes / 1_000_000)
-}
-
-/// Adds up what blocks of what it is given compress to.
-struct Floor {
-    compressor: Compressor,
-    raw: Vec<u8>,
-    bytes: u64,
-}
-
-impl Floor {
-    fn new() -> Result<Self> {
-        Ok(Floor { compressor: Compressor::new(Codec::zlib(6)?), raw: vec![], bytes: 0 })
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        self.raw.extend_from_slice(bytes);
-        while self.raw.len() >= BLOCK {
-            let rest = self.raw.split_off(BLOCK);
-            self.end();
-            self.raw = rest;
-        }
-    }
-
-    fn end(&mut self) {
-        if !self.raw.is_empty() {
-            self.bytes += self.compressor.compress(&self.raw).len() as u64;
-            self.raw.clear();
-        }
-    }
-}
-
-fn changed_files(before: &Side, after: &Side) -> Result<u64> {
-    let old: HashMap<_, _> =
-        files(before).map(|(path, id, len)| (path, (len, before.pages.of(id)))).collect();
-    let mut floor = Floor::new()?;
-    let mut buffer = vec![0; 1 << 20];
-    for (path, id, len) in files(after) {
-        let Kind::File(content) = &after.tree.node(id).kind else { continue };
-        if old.get(&path) == Some(&(len, after.pages.of(id))) {
-            continue;
-        }
-        let mut at = 0;
-        while at < len {
-            let part = (len - at).min(buffer.len() as u64) as usize;
-            content.read_at(&after.spools, at, &mut buffer[..part])?;
-            floor.add(&buffer[..part]);
-            at += part as u64;
-        }
-    }
-    floor.end();
-    Ok(floor.bytes)
-}
-
-fn new_pages(before: &Side, after: &Side) -> Result<(u64, u64)> {
-    let mut known: HashSet<PageHash> =
-        files(before).flat_map(|(_, id, _)| before.pages.of(id).iter().copied()).collect();
-    known.insert(PageHash::ZERO);
-    let mut floor = Floor::new()?;
-    let mut count = 0;
-    let mut page = vec![0; 4096];
-    for (_, id, _) in files(after) {
-        let Kind::File(content) = &after.tree.node(id).kind else { continue };
-        let runs = content
-            .extents
-            .iter()
-            .flat_map(|extent| extent.at / 4096..(extent.at + extent.len).div_ceil(4096));
-        let mut last = None;
-        let logical = runs.filter(|page| last.replace(*page) != Some(*page));
-        for (logical, hash) in logical.zip(after.pages.of(id)) {
-            // The same new page twice has to be there twice: ext2 shares nothing.
-            if !known.contains(hash) {
-                content.read_at(&after.spools, logical * 4096, &mut page)?;
-                floor.add(&page);
-                count += 1;
-            }
-        }
-    }
-    floor.end();
-    Ok((floor.bytes, count))
 }
 
 fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
@@ -403,7 +377,10 @@ fn build(
 /// What each choice of a layout gains: new blocks and bytes of the update, pieces of files and holes after it.
 fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
     let all = Choices::default();
-    println!("{:32} {:>8} {:>12} {:>16} {:>8}", "choices", "blocks", "bytes", "pieces of files", "in use");
+    println!(
+        "{:52} {:>8} {:>12} {:>16} {:>16} {:>8}",
+        "choices", "blocks", "bytes", "pieces of files", "their blocks", "in use"
+    );
     for (name, choices) in [
         ("all", all),
         ("large files not aligned", Choices { aligned: false, ..all }),
@@ -411,7 +388,7 @@ fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
         ("freed pages: runs of 2", Choices { least_run: 2, ..all }),
         ("freed pages: runs of 3", Choices { least_run: 3, ..all }),
         ("freed pages: runs of 16", Choices { least_run: 16, ..all }),
-        ("freed pages: none used again", Choices { least_run: u32::MAX, ..all }),
+        ("freed pages: none but in blocks that are read anyway", Choices { least_run: u32::MAX, ..all }),
     ] {
         let stores = work.join("choices");
         let _ = fs::remove_dir_all(&stores);
@@ -426,10 +403,22 @@ fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
         let second = made(&next, &after.tree, &after.spools, Some(&known), &mut store)?;
         let layout = second.layout.as_ref().ok_or("no layout")?;
         let pieces: usize = layout.inodes.iter().map(|inode| inode.data.len()).sum();
+        // What a reader of each file fetches.
+        let blocks = |inode: &Mapped| {
+            let blocks = inode
+                .data
+                .iter()
+                .flat_map(|run| run.physical / PAGES..(run.physical + run.count).div_ceil(PAGES));
+            blocks.collect::<HashSet<_>>().len()
+        };
+        let read: usize = layout.inodes.iter().map(blocks).sum();
         let figures = second.split.figures;
         // Of what blocks hold then: the rest is holes.
-        let in_use = Changes::between(&known.map, layout, (BLOCK / 4096) as u32).in_use();
-        println!("{name:32} {:>8} {:>12} {pieces:>16} {in_use:>8.4}", figures.written, figures.written_bytes);
+        let in_use = Changes::between(&known.map, layout, PAGES).in_use();
+        println!(
+            "{name:52} {:>8} {:>12} {pieces:>16} {read:>16} {in_use:>8.4}",
+            figures.written, figures.written_bytes
+        );
         fs::remove_dir_all(&stores)?;
     }
     println!();
@@ -500,65 +489,4 @@ fn small(work: &Path, before: &Side, after: &Side) -> Result<()> {
     );
     fs::remove_dir_all(&stores)?;
     Ok(())
-}
-
-/// `mke2fs -d` again: fixed blocks, zlib 6.
-fn plain(work: &Path, before: &Side, after: &Side) -> Result<(String, u64, Option<u64>)> {
-    let mut known = HashSet::new();
-    let mut result = (0, 0);
-    for (name, side) in [("plain-before", before), ("plain-after", after)] {
-        let root = work.join("root");
-        let _ = fs::remove_dir_all(&root);
-        fs::create_dir_all(&root)?;
-        run(Command::new("tar")
-            .arg("-C")
-            .arg(&root)
-            .args(["--xattrs", "--xattrs-include=*", "-xf"])
-            .arg(&side.archive))?;
-        let image = work.join(format!("{name}.ext2"));
-        let _ = fs::remove_file(&image);
-        run(Command::new("mke2fs")
-            .args(["-q", "-t", "ext2", "-m", "0", "-d"])
-            .arg(&root)
-            .arg(&image)
-            .arg("4G"))?;
-        fs::remove_dir_all(&root)?;
-        let mut compressor = Compressor::new(Codec::zlib(6)?);
-        let mut file = File::open(&image)?;
-        let mut raw = vec![0; BLOCK];
-        result = (0, 0);
-        while file.read_exact(&mut raw).is_ok() {
-            let block = Block::seal(raw.clone());
-            if raw.iter().any(|byte| *byte != 0)
-                && known.insert(block.name())
-                && side.archive == after.archive
-            {
-                result.0 += compressor.compress(&raw).len() as u64;
-                result.1 += 1;
-            }
-        }
-    }
-    Ok(("mke2fs -d again, 256 KiB blocks, zlib 6".to_owned(), result.0, Some(result.1)))
-}
-
-fn casync(work: &Path) -> Result<(String, u64, Option<u64>)> {
-    let store = work.join("casync.castr");
-    let _ = fs::remove_dir_all(&store);
-    let make = |name: &str| -> Result<()> {
-        let (index, image) = (work.join(format!("{name}.caibx")), work.join(format!("plain-{name}.ext2")));
-        run(Command::new("casync").arg("make").arg("--store").arg(&store).arg(index).arg(image))
-    };
-    make("before")?;
-    let first = size(&store)?;
-    make("after")?;
-    let bytes = size(&store)? - first;
-    for name in ["before", "after"] {
-        fs::remove_file(work.join(format!("plain-{name}.ext2")))?;
-    }
-    Ok(("casync make on the same images".to_owned(), bytes, None))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.stdout(std::process::Stdio::null()).status()?;
-    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}").into()) }
 }
