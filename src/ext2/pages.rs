@@ -167,7 +167,8 @@ impl Pages {
         Ok(pages)
     }
 
-    /// Room for the hashes of all that `tree` holds, with those of symlinks in it, and the pieces to be read for the rest.
+    /// Room for the hashes of all that `tree` holds, with those of symlinks in it, and the pieces to be read for the
+    /// rest.
     fn empty(tree: &Tree) -> (Self, Vec<Piece<'_>>) {
         let mut pages = Pages::default();
         let mut pieces = vec![];

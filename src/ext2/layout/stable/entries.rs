@@ -9,9 +9,9 @@ use crate::ext2::layout::map::MappedEntry;
 /// End of a block.
 const END: u16 = 4096;
 
-/// Places of a directory's entries, ascending by name, when `old` are those that it had, block by block. Names that were there stay in
-/// place. New ones go into the first gap of a block that has lost an entry, or else of any; then come new blocks.
-/// Blocks at the end that have nothing left are dropped, down to `least`.
+/// Places of a directory's entries, ascending by name, when `old` are those that it had, block by block. Names that were
+/// there stay in place. New ones go into the first gap of a block that has lost an entry, or else of any; then come new
+/// blocks. Blocks at the end that have nothing left are dropped, down to `least`.
 pub(super) fn keep(old: &[Vec<MappedEntry>], entries: &[Entry<'_>], least: usize) -> Vec<Vec<Slot>> {
     // By their names, as they stand in it.
     let mut left: Vec<bool> = vec![true; entries.len()];

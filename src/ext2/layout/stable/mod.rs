@@ -424,7 +424,7 @@ impl Pool {
     fn first_free(&mut self, hash: PageHash, space: &Space) -> Option<u32> {
         let [from, to] = [0, 1].map(|more| self.begin[kind(hash) + more] as usize);
         let pages = &self.pages[from..to];
-        let before = pages.iter().take_while(|(held, _)| *held < hash).count();
+        let before = pages.partition_point(|(held, _)| *held < hash);
         let held = pages[before..].iter().take_while(|(held, _)| *held == hash);
         let taken = self.taken.get_mut(from + before)?;
         let mut left = held.skip(*taken as usize).map(|(_, page)| *page);
