@@ -21,7 +21,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use imgfactory::block::Codec;
+use imgfactory::block::{Codec, Object};
 use imgfactory::build::image::{Before, Choices, Made, Prepared, Wanted};
 use imgfactory::ext2::{Changes, InodeSize, LayoutMap, Mapped, Pages, Profile};
 use imgfactory::host::progress::Silent;
@@ -47,9 +47,9 @@ const ROUNDS: usize = 5;
 
 /// What is run if nothing is asked for: floors, our two codecs, the small update, the two other ways.
 const PARTS: &str = "floors,zlib,libdeflate,small,plain,casync";
-/// What is run if it is asked for: the choices of a layout, each against the others; the times of each step; the level
-/// above the default.
-const MORE: [&str; 3] = ["choices", "phases", "libdeflate6"];
+/// What is run if it is asked for: the choices of a layout, each against the others; what the two trees have in common
+/// as two images of one release; the times of each step; the level above the default.
+const MORE: [&str; 4] = ["choices", "shared", "phases", "libdeflate6"];
 
 /// Whether a part is to be run.
 fn runs(part: &str) -> bool {
@@ -145,6 +145,9 @@ fn main() -> Result<()> {
     }
     if runs("choices") {
         choices(&work, &before, &after)?;
+    }
+    if runs("shared") {
+        shared(&work, &before, &after)?;
     }
     if runs("plain") || runs("casync") {
         rows.push(others::plain(&work, &before, &after)?);
@@ -418,6 +421,36 @@ fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
         println!(
             "{name:52} {:>8} {:>12} {pieces:>16} {read:>16} {in_use:>8.4}",
             figures.written, figures.written_bytes
+        );
+        fs::remove_dir_all(&stores)?;
+    }
+    println!();
+    Ok(())
+}
+
+/// Blocks that two images have in common that were laid out without regard to each other.
+fn shared(work: &Path, one: &Side, other: &Side) -> Result<()> {
+    for (name, aligned) in [("large files aligned", true), ("large files not aligned", false)] {
+        let stores = work.join("shared");
+        let _ = fs::remove_dir_all(&stores);
+        let mut store = Store::open(&stores)?;
+        let mut objects = |side: &Side| -> Result<Vec<Object>> {
+            let wanted = wanted(side, Serial::FIRST, Codec::default())?;
+            let wanted = Wanted { choices: Choices { aligned, ..Choices::default() }, ..wanted };
+            let made = made(&wanted, &side.tree, &side.spools, None, &mut store)?;
+            Ok(made.split.index.objects().to_vec())
+        };
+        let had: HashSet<_> = objects(one)?.iter().map(|object| object.name).collect();
+        let has = objects(other)?;
+        let (both, new): (Vec<&Object>, Vec<_>) = has.iter().partition(|object| had.contains(&object.name));
+        let bytes =
+            |objects: &[&Object]| objects.iter().map(|object| u64::from(object.file_len)).sum::<u64>();
+        println!(
+            "{name}: {} blocks in both, {} bytes; {} blocks, {} bytes only in the second",
+            both.len(),
+            bytes(&both),
+            new.len(),
+            bytes(&new)
         );
         fs::remove_dir_all(&stores)?;
     }
