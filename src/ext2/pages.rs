@@ -82,8 +82,8 @@ pub(super) fn sums_of(len: u64, pages: u64) -> usize {
 /// The hashes of all pages of a tree's files and long symlinks.
 ///
 /// Large files have a hash of each MiB besides, its *sum*: what has the sum that it had before has the pages that it
-/// had, and one hash of a MiB takes less than half the time of 256 of pages. What an update has changed has none: it
-/// is likely to change again, and then both would be taken.
+/// had, and one hash of a MiB takes less than half the time of 256 of pages. One whose first page an update has changed
+/// has none: it is likely to change again, and then both would be taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     /// Where each node's hashes and sums are, by [`NodeId::index`].

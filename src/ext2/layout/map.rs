@@ -29,7 +29,8 @@ pub struct LayoutMap {
 #[derive(Debug)]
 pub struct Previous<'a> {
     map: &'a LayoutMap,
-    /// By place in [`LayoutMap::inodes`]: the entries of a directory, ascending by name, and the places of what they name.
+    /// By place in [`LayoutMap::inodes`]: the entries of a directory, ascending by name, and the places of what they
+    /// name.
     names: Vec<Vec<(&'a [u8], usize)>>,
 }
 
@@ -48,7 +49,7 @@ impl<'a> Previous<'a> {
 
     /// Place of the root in [`LayoutMap::inodes`].
     pub(crate) fn root(&self) -> Option<usize> {
-        self.map.inodes.binary_search_by_key(&crate::ext2::ROOT_INO, |mapped| mapped.ino).ok()
+        self.map.place(crate::ext2::ROOT_INO)
     }
 
     /// Place of what a directory has under a name. Nothing for what is no directory.
@@ -222,8 +223,12 @@ impl LayoutMap {
 
     /// The inode of that number.
     pub fn inode(&self, ino: u32) -> Option<&Mapped> {
-        let place = self.inodes.binary_search_by_key(&ino, |mapped| mapped.ino).ok()?;
-        Some(&self.inodes[place])
+        self.place(ino).map(|place| &self.inodes[place])
+    }
+
+    /// Place in [`LayoutMap::inodes`] of the inode of that number.
+    fn place(&self, ino: u32) -> Option<usize> {
+        self.inodes.binary_search_by_key(&ino, |mapped| mapped.ino).ok()
     }
 
     /// What the pages of one of the inodes hold, in their order.

@@ -72,21 +72,30 @@ struct Pieces<'a> {
 }
 
 impl Pieces<'_> {
-    /// Which block of the inode each page is.
-    fn logical(&self) -> impl Iterator<Item = u32> + '_ {
-        self.runs.iter().cloned().flatten()
-    }
-
     /// How many pages lie before a block of the inode.
     fn before(&self, logical: u32) -> usize {
         let count = |run: &Range<u32>| (run.end.min(logical).saturating_sub(run.start)) as usize;
         self.runs.iter().map(count).sum()
     }
 
-    /// Pages that have a place.
+    /// Pages that follow each other in file and image, as runs. Those that have no place are left out.
     fn placed(&self) -> Vec<Run> {
-        runs(self.logical(), &self.at)
+        let mut placed: Vec<Run> = vec![];
+        for (logical, &physical) in logical(&self.runs).zip(&self.at).filter(|(_, at)| **at != NOWHERE) {
+            match placed.last_mut() {
+                Some(run) if run.logical_end() == logical && run.physical + run.count == physical => {
+                    run.count += 1;
+                }
+                _ => placed.push(Run { logical, physical, count: 1 }),
+            }
+        }
+        placed
     }
+}
+
+/// Which block of an inode each of its pages is.
+fn logical(runs: &[Range<u32>]) -> impl Iterator<Item = u32> + '_ {
+    runs.iter().cloned().flatten()
 }
 
 struct Work<'a> {
@@ -163,8 +172,7 @@ impl<'a> Work<'a> {
             let is_directory = matches!(self.demand.wanted[position].body, Body::Directory { .. });
             let mut runs = old.data.iter().peekable();
             let mut pieces = std::mem::take(&mut self.pieces[position]);
-            let logical = pieces.runs.iter().cloned().flatten();
-            for (nth, (logical, at)) in logical.zip(&mut pieces.at).enumerate() {
+            for (nth, (logical, at)) in logical(&pieces.runs).zip(&mut pieces.at).enumerate() {
                 while runs.peek().is_some_and(|run| run.logical_end() <= logical) {
                     runs.next();
                 }
@@ -441,18 +449,4 @@ const KINDS: usize = 1 << 16;
 
 fn kind(hash: PageHash) -> usize {
     usize::from(u16::from_be_bytes([hash.0[0], hash.0[1]]))
-}
-
-/// Pages that follow each other in file and image, as runs. Those that have no place are left out.
-fn runs(logical: impl Iterator<Item = u32>, at: &[u32]) -> Vec<Run> {
-    let mut runs: Vec<Run> = vec![];
-    for (logical, &physical) in logical.zip(at).filter(|(_, at)| **at != NOWHERE) {
-        match runs.last_mut() {
-            Some(run) if run.logical_end() == logical && run.physical + run.count == physical => {
-                run.count += 1;
-            }
-            _ => runs.push(Run { logical, physical, count: 1 }),
-        }
-    }
-    runs
 }
