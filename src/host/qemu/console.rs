@@ -85,7 +85,11 @@ pub struct Said {
     pub ended: bool,
 }
 
-/// A console under way: read by a thread of its own, logged, and told to us line by line.
+/// How long the last lines may take to the log, once nobody says more.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// A console under way: read by a thread of its own, logged, and told to us line by line. Dropped after what it listens
+/// to, it leaves a log that is whole, also of a line that never ended.
 #[derive(Debug)]
 pub struct Console {
     said: Receiver<Said>,
@@ -135,6 +139,14 @@ impl Console {
     }
 }
 
+impl Drop for Console {
+    /// What is told has been logged, so the end of what is told is the end of the log.
+    fn drop(&mut self) {
+        let until = Instant::now() + LAST_LINES;
+        while let Ok(Some(_)) = self.next(until) {}
+    }
+}
+
 /// Nothing was said in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLate;
@@ -180,6 +192,8 @@ fn follow(mut from: impl Read, mut log: impl Write, start: Instant, sender: &Sen
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     fn lines(bytes: &[u8]) -> Vec<String> {
@@ -232,9 +246,40 @@ mod tests {
 
     #[test]
     fn a_silent_console_does_not_hold_us_up() {
-        let (reader, _writer) = io::pipe().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
         let mut console = Console::start(reader, io::sink(), Instant::now()).unwrap();
         assert_eq!(console.next(Instant::now() + Duration::from_millis(20)), Err(TooLate));
+        drop(writer);
+    }
+
+    /// A log whose writer takes its time.
+    struct Slow(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            thread::sleep(Duration::from_millis(20));
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_told_is_in_the_log_when_the_console_is_gone_though_it_never_ended() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let log = Slow(Arc::clone(&written));
+        let mut console = Console::start(reader, log, Instant::now()).unwrap();
+        writer.write_all(b"demo login: ").unwrap();
+        let told = console.next(Instant::now() + Duration::from_secs(20)).unwrap().unwrap();
+        assert_eq!((told.text.as_str(), told.ended), ("demo login:", false));
+        drop(writer);
+        drop(console);
+        let log = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        assert!(log.ends_with("] demo login:\n"), "{log:?}");
     }
 
     #[test]

@@ -208,9 +208,10 @@ fn option(before: &str, value: impl AsRef<OsStr>) -> OsString {
     OsString::from_vec(option)
 }
 
-/// A machine that runs. Dropped, it is ended.
+/// A machine that runs. Dropped, it is ended; then its console's log is whole.
 #[derive(Debug)]
 pub struct Started {
+    // Before the console, whose end is that of what it listens to.
     running: Running,
     /// What it says.
     pub console: Console,
