@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fetch_support::fault_server::{Act, FaultServer, blackhole, refused};
 use fetch_support::network::{Line, Link, Network};
 use fetch_support::{Mount, Publisher, Tree, cat, disk, imgfetch, run, scratch, text};
-use imgfactory::release::{Mirror, MirrorUrl};
+use imgfactory::release::{Mirror, MirrorUrl, Reads};
 
 struct World {
     publisher: Publisher,
@@ -237,6 +237,23 @@ fn no_mirror_gets_more_connections_than_the_signed_list_allows() {
     // Two, and one that the client may have given up while the server still thinks of it.
     let most = most.load(Ordering::SeqCst);
     assert!((1..=3).contains(&most), "{most} requests for blocks at once");
+}
+
+#[test]
+fn pages_are_recorded_as_they_are_read_and_none_that_are_read_ahead() {
+    let world = world(100);
+    let server = FaultServer::honest(world.tree.clone());
+    let work = scratch();
+    let dir = work.path().join("reads");
+    let mount = world.mount(&[&server.url()], &["--record-reads", text(&dir)]);
+    for block in [70, 3, 4, 5, 70] {
+        world.read(&mount, block);
+    }
+    // Written while the machine runs, which nobody shuts down.
+    let recorded = || fs::read(dir.join("host")).map(|text| Reads::decode(&text[..]).unwrap());
+    fetch_support::until("written", || recorded().is_ok_and(|reads| reads.runs.len() > 1));
+    let found = recorded().unwrap();
+    assert_eq!((found.image.as_str(), found.runs), ("host", vec![70..71, 3..6]));
 }
 
 #[test]

@@ -23,7 +23,8 @@ use imgfactory::host::cache::Cache;
 use imgfactory::host::http::{Get, Http, Patience, Proxies};
 use imgfactory::index::{ImageName, Index};
 use imgfactory::release::{
-    Dlahead, Document, Latest, MirrorPath, MirrorUrl, Mirrors, Release, Successors, TrustedKeys, Verified,
+    Dlahead, Document, Latest, MirrorPath, MirrorUrl, Mirrors, Reads, Release, Successors, TrustedKeys,
+    Verified,
 };
 
 /// Counts what this thread asks for.
@@ -272,6 +273,20 @@ fn fuzz_dlahead() {
             let mut text = Vec::new();
             list.encode(&mut text).unwrap();
             assert_eq!(Dlahead::decode(&text[..]).unwrap(), list);
+            "accepted".into()
+        }
+        Err(error) => error.to_string(),
+    });
+}
+
+#[test]
+fn fuzz_reads() {
+    let seed = b"imgfactory-reads 1\nimage: host\nserial: 42\n# what for\n10 2\n0 2\n12 2\nend\n";
+    fuzz("reads", vec![seed.to_vec()], |bytes| match Reads::decode(bytes) {
+        Ok(reads) => {
+            let mut text = Vec::new();
+            reads.encode(&mut text).unwrap();
+            assert_eq!(Reads::decode(&text[..]).unwrap(), reads);
             "accepted".into()
         }
         Err(error) => error.to_string(),

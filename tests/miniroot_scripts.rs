@@ -77,6 +77,7 @@ fn good_options_set_what_they_say() {
         ("ip=192.0.2.7:::28", &[("ip", "static"), ("ip_address", "192.0.2.7"), ("ip_prefix", "28")]),
         ("staticipaddress strict rescue", &[("ip", "ask"), ("strict", "yes"), ("rescue", "yes")]),
         ("imgfactory.disk=/dev/vda init=/bin/sh", &[("disk", "/dev/vda"), ("init", "/bin/sh")]),
+        ("imgfactory.reads", &[("reads", "yes")]),
         ("init=relative", &[]),
     ] {
         let expected = expected.iter().map(|&(name, value)| (name.into(), value.into())).collect();
@@ -133,6 +134,7 @@ fn each_wrong_value_gets_one_line_that_says_what_is_allowed() {
         ("ip=192.0.2.7:::0.0.0.0", format!("0.0.0.0 is no netmask; {IP}")),
         ("ip=192.0.2.7:::255.255.255.0::eth0:bootp", IP.into()),
         ("ip=::::::off", IP.into()),
+        ("imgfactory.reads=all", "imgfactory.reads takes no value".into()),
         ("imgfactory.disk=vda", "allowed are LABEL=x, UUID=x, /dev/x".into()),
     ] {
         let line = format!("quiet {word} strict");

@@ -64,6 +64,7 @@ pub(super) struct Mount {
     pub(super) status: Option<PathBuf>,
     pub(super) no_status: bool,
     pub(super) record: Option<PathBuf>,
+    pub(super) record_reads: Option<PathBuf>,
     pub(super) foreground: bool,
     pub(super) report_ready: bool,
     pub(super) root_daemon: bool,
@@ -170,6 +171,8 @@ mount:
   --foreground               do not go into the background
   --root-daemon              serve the root file system: systemd leaves the process alone, signals are ignored
   --record FILE              keep a list of the blocks read, in order: a prefetch list for the next build
+  --record-reads DIR         keep there, named as the image, which pages are read, in order; the kernel caches nothing
+                             then, so that it is what was asked for (`imgfactory profile --files`)
   --allow-other              every user may read the disk
   --status PATH|none         status socket [/run/imgfetch/NAME.sock]
 
@@ -205,7 +208,8 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
     }
     let words = all.into_iter().skip(1).collect();
     let (mountpoint, status) = (raw.mountpoint.clone(), raw.status.clone());
-    let (foreground, report_ready, record) = (raw.foreground, raw.report_ready, raw.record.clone());
+    let (foreground, report_ready) = (raw.foreground, raw.report_ready);
+    let (record, record_reads) = (raw.record.clone(), raw.record_reads.clone());
     let (root_daemon, allow_other) = (raw.root_daemon, raw.allow_other);
     let no_status = status.as_ref().is_some_and(|path| path.as_os_str() == "none");
     Ok(Command::Mount(Mount {
@@ -214,6 +218,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
         status: status.filter(|_| !no_status),
         no_status,
         record,
+        record_reads,
         foreground,
         report_ready,
         root_daemon,
@@ -321,6 +326,7 @@ struct Raw {
     no_list: bool,
     netselect: Option<bool>,
     record: Option<PathBuf>,
+    record_reads: Option<PathBuf>,
     proxy: Option<String>,
     ca: Option<PathBuf>,
     verbose: bool,
@@ -359,6 +365,7 @@ fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
             Long("netselect") => raw.netselect = Some(true),
             Long("no-netselect") => raw.netselect = Some(false),
             Long("record") if mount => raw.record = Some(parser.value()?.into()),
+            Long("record-reads") if mount => raw.record_reads = Some(parser.value()?.into()),
             Long("proxy") => raw.proxy = Some(parser.value()?.string()?),
             Long("ca") => raw.ca = Some(parser.value()?.into()),
             Long("verbose") | Short('v') => raw.verbose = true,

@@ -14,13 +14,13 @@ use super::source::Opened;
 use crate::host::daemon;
 use crate::host::detail;
 use crate::host::engine::{Engine, Snapshot, millis};
-use crate::host::files::write_atomic;
+use crate::host::files::{create_dir_all, write_atomic};
 use crate::host::fuse::{DISK, Mounted, mount};
 use crate::host::origin::Chosen;
 use crate::host::status::{self, Form, StatusSocket};
 use crate::host::threads::{self, Queue};
 use crate::index::{ImageName, Serial};
-use crate::release::{Ahead, Dlahead, Phase};
+use crate::release::{Ahead, Dlahead, Phase, Reading, Reads};
 use crate::report::Exit;
 
 /// What wakes the main thread.
@@ -41,6 +41,10 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     }
     let mountpoint = std::path::absolute(&args.mountpoint)?;
     args.record = args.record.map(std::path::absolute).transpose()?;
+    if let Some(dir) = args.record_reads.take() {
+        create_dir_all(&dir)?;
+        args.record_reads = Some(std::path::absolute(dir)?.join(args.source.image.as_str()));
+    }
     let opened = Arc::new(Opened::open(&args.source)?);
     let stage = Arc::new(Mutex::new(Stage::starting(&args, &mountpoint, &opened)));
     let _socket = open_status(&args, &stage)?;
@@ -54,7 +58,8 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     let woken = Arc::<Queue<Event>>::default();
     let (events, unmounted) = (Arc::clone(&woken), Arc::clone(&woken));
     let ended = move || unmounted.put(Event::Unmounted);
-    let mounted = mount(Arc::clone(&engine), &mountpoint, args.allow_other, ended)?;
+    let reading = args.record_reads.as_ref().map(|_| Arc::<Mutex<Reading>>::default());
+    let mounted = mount(Arc::clone(&engine), &mountpoint, args.allow_other, reading.clone(), ended)?;
     lock(&stage).serve(&chosen, &engine);
     daemon::signals(args.root_daemon, move || {
         events.put(Event::End);
@@ -77,14 +82,15 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     let (image, serial) = (chosen.files.name.clone(), chosen.release.serial);
     tell(&engine)?;
     look_ahead(&args, opened, chosen, &engine)?;
-    let recording = args.record.as_deref().map(|path| Recording {
-        path,
+    let recording = Recording {
+        blocks: args.record.as_deref(),
+        reads: args.record_reads.as_deref().zip(reading.as_deref()),
         engine: &engine,
         image: &image,
         serial,
         stage: &stage,
-    });
-    wait(&woken, &mounted, &engine, recording.as_ref());
+    };
+    wait(&woken, &mounted, &engine, &recording);
     engine.settle();
     Ok(Exit::Done.into())
 }
@@ -142,10 +148,10 @@ fn is_told(second: u64) -> bool {
 
 /// Until the disk is unmounted. A signal unmounts it, if nobody uses it; without a network, whoever waits for a read is
 /// let go of first.
-fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: Option<&Recording<'_>>) {
+fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: &Recording<'_>) {
     let mut is_ending = false;
     loop {
-        let pause = if is_ending { Some(TRY_EVERY) } else { recording.map(|_| SAVE_EVERY) };
+        let pause = if is_ending { Some(TRY_EVERY) } else { recording.pause() };
         let event = match pause {
             Some(pause) => woken.take_until(Instant::now() + pause),
             None => woken.take(),
@@ -166,12 +172,12 @@ fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: Opt
             },
             None if pause.is_none() => true,
             None => {
-                recording.into_iter().for_each(Recording::save);
+                recording.save();
                 is_ending && mounted.unmount().is_ok()
             }
         };
         if ended {
-            return recording.into_iter().for_each(Recording::save);
+            return recording.save();
         }
     }
 }
@@ -182,11 +188,14 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// How often what was recorded is written: a machine may be switched off.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
+const SAVE_EVERY: Duration = Duration::from_secs(2);
 
-/// Where first reads are recorded, as a prefetch list.
+/// Where what is read is recorded.
 struct Recording<'a> {
-    path: &'a Path,
+    /// Blocks, as a prefetch list.
+    blocks: Option<&'a Path>,
+    /// Pages.
+    reads: Option<(&'a Path, &'a Mutex<Reading>)>,
     engine: &'a Engine,
     image: &'a ImageName,
     serial: Serial,
@@ -194,7 +203,26 @@ struct Recording<'a> {
 }
 
 impl Recording<'_> {
+    fn pause(&self) -> Option<Duration> {
+        (self.blocks.is_some() || self.reads.is_some()).then_some(SAVE_EVERY)
+    }
+
     fn save(&self) {
+        let mut text = Vec::new();
+        if let Some(path) = self.blocks {
+            self.list().encode(&mut text).expect("a Vec takes all that is written");
+            write("--record", path, &text);
+        }
+        if let Some((path, reading)) = self.reads {
+            let runs = reading.lock().unwrap_or_else(PoisonError::into_inner).runs().to_vec();
+            let reads = Reads { image: self.image.clone(), serial: self.serial, runs };
+            text.clear();
+            reads.encode(&mut text).expect("a Vec takes all that is written");
+            write("--record-reads", path, &text);
+        }
+    }
+
+    fn list(&self) -> Dlahead {
         let phases = lock(self.stage).phases.clone().unwrap_or_default();
         let entry = |(name, first_read_ms, reads)| {
             let begun = phases.iter().take_while(|(from, _)| *from <= u64::from(first_read_ms));
@@ -202,12 +230,13 @@ impl Recording<'_> {
             Ahead { phase, name, first_read_ms, reads }
         };
         let entries = self.engine.recorded().into_iter().map(entry).collect();
-        let list = Dlahead { image: self.image.clone(), serial: self.serial, entries };
-        let mut text = Vec::new();
-        list.encode(&mut text).expect("a Vec takes all that is written");
-        if let Err(error) = write_atomic(self.path, &text) {
-            log::warn!("--record: {error}");
-        }
+        Dlahead { image: self.image.clone(), serial: self.serial, entries }
+    }
+}
+
+fn write(option: &str, path: &Path, text: &[u8]) {
+    if let Err(error) = write_atomic(path, text) {
+        log::warn!("{option}: {error}");
     }
 }
 

@@ -10,8 +10,8 @@ use std::io;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::host::engine::Engine;
+use crate::release::Reading;
 
 /// The file's name.
 pub const DISK: &str = "disk";
@@ -82,7 +83,8 @@ pub struct Mounted {
 }
 
 /// Mounts the disk of this engine on a directory, for our own user or for all. `ended` is called when it is
-/// unmounted, by whomever.
+/// unmounted, by whomever. With `reading`, pages are noted there as they are read, and the kernel keeps none and reads
+/// none ahead.
 ///
 /// # Errors
 /// [`MountError`].
@@ -90,6 +92,7 @@ pub fn mount(
     engine: Arc<Engine>,
     mountpoint: &Path,
     allow_other: bool,
+    reading: Option<Arc<Mutex<Reading>>>,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Mounted, MountError> {
     let shown = mountpoint.display().to_string();
@@ -116,7 +119,7 @@ pub fn mount(
     config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
     // Reads are only handed on; a second thread is for those that RAM can answer.
     config.n_threads = Some(2);
-    let session = Session::new(Disk::new(engine), mountpoint, &config).map_err(refused)?;
+    let session = Session::new(Disk::new(engine, reading), mountpoint, &config).map_err(refused)?;
     let over = Arc::new(AtomicBool::new(false));
     let mounted = Mounted { mountpoint: mountpoint.into(), over: Arc::clone(&over) };
     let serve = move || {
@@ -191,12 +194,13 @@ impl Drop for Mounted {
 #[derive(Debug)]
 struct Disk {
     engine: Arc<Engine>,
+    reading: Option<Arc<Mutex<Reading>>>,
     directory: FileAttr,
     disk: FileAttr,
 }
 
 impl Disk {
-    fn new(engine: Arc<Engine>) -> Self {
+    fn new(engine: Arc<Engine>, reading: Option<Arc<Mutex<Reading>>>) -> Self {
         let header = engine.index().header();
         let made =
             UNIX_EPOCH.checked_add(Duration::from_secs(header.published.0)).unwrap_or(SystemTime::now());
@@ -226,7 +230,7 @@ impl Disk {
             nlink: 1,
             ..directory
         };
-        Disk { engine, directory, disk }
+        Disk { engine, reading, directory, disk }
     }
 
     fn attr(&self, ino: INodeNo) -> Option<&FileAttr> {
@@ -269,7 +273,12 @@ impl Filesystem for Disk {
         } else if flags.acc_mode() != OpenAccMode::O_RDONLY {
             reply.error(fuser::Errno::EROFS);
         } else {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            // What is noted is to be what somebody reads, not what the kernel reads ahead.
+            let how = match self.reading {
+                Some(_) => FopenFlags::FOPEN_DIRECT_IO,
+                None => FopenFlags::FOPEN_KEEP_CACHE,
+            };
+            reply.opened(FileHandle(0), how | FopenFlags::FOPEN_NOFLUSH);
         }
     }
 
@@ -286,6 +295,10 @@ impl Filesystem for Disk {
     ) {
         if ino != DISK_INO {
             return reply.error(fuser::Errno::EISDIR);
+        }
+        if let Some(reading) = &self.reading {
+            // Whole after every page.
+            reading.lock().unwrap_or_else(PoisonError::into_inner).add(offset, size);
         }
         // What went wrong is in the log and the status; the reader can only be told that it did.
         let answer = |result: Result<&[u8], &_>| match result {

@@ -4,7 +4,7 @@
 //! anew each time. Files are sent as they are, never compressed: block files are compressed already, and the
 //! sizes of the others are signed. There are no directory listings.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -17,19 +17,21 @@ use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use http_body_util::BodyExt;
-use hyper::body::{Body, Bytes, Incoming};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::oneshot;
 use tower_http::services::ServeDir;
 
 use crate::block::BlockName;
-use crate::release::MirrorPath;
+use crate::index::ImageName;
+use crate::release::{MAX_READS, MirrorPath};
 
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,8 @@ struct Counters {
     bytes: AtomicU64,
     /// First requests for blocks, in order; `None` while nobody wants to know.
     first: Mutex<Option<FirstRequests>>,
+    /// What clients say that they read, by image; `None` while nobody wants to know.
+    reads: Mutex<Option<BTreeMap<ImageName, Vec<u8>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +87,17 @@ impl Counters {
     fn first(&self) -> std::sync::MutexGuard<'_, Option<FirstRequests>> {
         // One insertion at a time: it is whole whatever panicked.
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reads(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<ImageName, Vec<u8>>>> {
+        // As above.
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The image whose reads are sent with this request, if somebody wants to know.
+    fn image(&self, method: &Method, path: &str) -> Option<ImageName> {
+        let image = path.strip_prefix("/reads/").filter(|_| *method == Method::POST)?;
+        self.reads().as_ref().and_then(|_| image.parse().ok())
     }
 
     fn asked(&self, path: &str) {
@@ -145,6 +160,16 @@ impl Server {
     /// Blocks in the order in which each was first asked for since [`Server::note_blocks`].
     pub fn noted_blocks(&self) -> Vec<(BlockName, Instant)> {
         self.counters.first().as_ref().map(|first| first.order.clone()).unwrap_or_default()
+    }
+
+    /// Takes from now on what machines of ours send of their reads (`imgfactory.reads` on their command line).
+    pub fn take_reads(&self) {
+        *self.counters.reads() = Some(BTreeMap::new());
+    }
+
+    /// What was sent last of each image since [`Server::take_reads`], as it came.
+    pub fn taken_reads(&self) -> BTreeMap<ImageName, Vec<u8>> {
+        self.counters.reads().clone().unwrap_or_default()
     }
 
     /// How much was asked of it up to now.
@@ -221,14 +246,20 @@ async fn accept(
     }
 }
 
+/// What goes back: a file's contents as they are read, or nothing.
+type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
+
 /// Answers one request and counts it.
 async fn answer(
     mut files: ServeDir,
     counters: Arc<Counters>,
     request: Request<Incoming>,
-) -> Result<Response<impl Body<Data = Bytes, Error = io::Error>>, Infallible> {
+) -> Result<Answer, Infallible> {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
+    if let Some(image) = counters.image(&method, &path) {
+        return Ok(take(&counters, image, request.into_body()).await);
+    }
     counters.asked(&path);
     let mut response = match files.try_call(request).await {
         Ok(response) => response.map(BodyExt::boxed_unsync),
@@ -240,10 +271,7 @@ async fn answer(
                     StatusCode::INTERNAL_SERVER_ERROR
                 }
             };
-            let body = http_body_util::Empty::new().map_err(|never: Infallible| match never {});
-            let mut response = Response::new(body.boxed_unsync());
-            *response.status_mut() = status;
-            response
+            empty(status)
         }
     };
     let status = response.status();
@@ -256,12 +284,38 @@ async fn answer(
     }
     counters.requests.fetch_add(1, Ordering::Relaxed);
     Ok(response.map(|body| {
-        body.map_frame(move |frame| {
+        let counted = body.map_frame(move |frame| {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
             counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             frame
-        })
+        });
+        counted.boxed_unsync()
     }))
+}
+
+/// An answer without contents.
+fn empty(status: StatusCode) -> Answer {
+    let body = http_body_util::Empty::new().map_err(|never: Infallible| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// Takes what was read of an image.
+async fn take(counters: &Counters, image: ImageName, body: Incoming) -> Answer {
+    let limit = usize::try_from(MAX_READS).unwrap_or(usize::MAX);
+    match Limited::new(body, limit).collect().await {
+        Ok(sent) => {
+            if let Some(reads) = &mut *counters.reads() {
+                reads.insert(image, sent.to_bytes().to_vec());
+            }
+            empty(StatusCode::NO_CONTENT)
+        }
+        Err(error) => {
+            log::warn!("web server: reads of {image}: {error}");
+            empty(StatusCode::BAD_REQUEST)
+        }
+    }
 }
 
 /// Ask again each time.
@@ -356,6 +410,30 @@ mod tests {
         assert_eq!(body, "234");
         let (head, _) = ask(&server, "GET /blk/ec/ec87", "range: bytes=20-\r\n");
         assert!(head.starts_with("http/1.1 416 "), "{head}");
+    }
+
+    #[test]
+    fn what_a_machine_reads_is_taken_when_somebody_wants_to_know() {
+        let (_dir, server) = server();
+        let send = |path: &str, body: &str| {
+            let headers = format!("content-length: {}\r\n\r\n{body}", body.len());
+            ask(&server, &format!("POST {path}"), &headers).0.lines().next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(send("/reads/host", "early"), "http/1.1 405 method not allowed");
+        assert!(server.taken_reads().is_empty());
+        server.take_reads();
+        for body in ["first", "last"] {
+            assert_eq!(send("/reads/host", body), "http/1.1 204 no content");
+        }
+        assert_eq!(send("/reads/guest", "other"), "http/1.1 204 no content");
+        for path in ["/reads/../host", "/reads/", "/reads/Host", "/latest"] {
+            assert_eq!(send(path, "?"), "http/1.1 405 method not allowed", "{path}");
+        }
+        let taken: Vec<_> =
+            server.taken_reads().into_iter().map(|(image, text)| (image.to_string(), text)).collect();
+        assert_eq!(taken, [("guest".into(), b"other".to_vec()), ("host".into(), b"last".to_vec())]);
+        let long = "x".repeat(usize::try_from(MAX_READS).unwrap() + 1);
+        assert_eq!(send("/reads/host", &long), "http/1.1 400 bad request");
     }
 
     #[test]

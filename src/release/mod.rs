@@ -13,6 +13,7 @@ mod latest;
 mod mirrors;
 mod numbered;
 mod path;
+mod reads;
 #[cfg(feature = "builder")]
 mod sign;
 mod signed;
@@ -29,6 +30,7 @@ pub use latest::Latest;
 pub use mirrors::{BadUrl, Mirror, MirrorUrl, Mirrors};
 pub use numbered::{ImageFiles, Release, Stored};
 pub use path::{BadPath, Leaf, MirrorPath};
+pub use reads::{Reading, Reads};
 #[cfg(feature = "builder")]
 pub use sign::{KeyError, SignElsewhere, SigningKey};
 pub use signed::{BadKey, Document, Error, KeyId, TrustedKeys, Verified};
@@ -47,6 +49,8 @@ pub const MAX_RELEASE: u64 = 1 << 20;
 pub const MAX_MIRRORS: u64 = 64 << 10;
 /// Longest prefetch list: 64 MiB.
 pub const MAX_DLAHEAD: u64 = 64 << 20;
+/// Longest list of what a boot read: 16 MiB.
+pub const MAX_READS: u64 = 16 << 20;
 /// Longest `layout.z`: 256 MiB.
 pub const MAX_LAYOUT: u64 = 256 << 20;
 

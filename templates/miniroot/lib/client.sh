@@ -20,7 +20,7 @@ prepare_client() {
     mkdir -p @ bin cache dev etc/imgfactory lib/imgfactory mnt/host run tmp
     cp /bin/busybox /bin/imgfetch bin/
     # There is no /proc here, by which busybox's shell would find the others in itself.
-    for applet in cat ip mkdir mv rm sh; do
+    for applet in cat ip mkdir mv rm sh sleep wget; do
       ln -s busybox "bin/$applet"
     done
     ln -s ../bin/busybox @/udhcpc
@@ -81,6 +81,7 @@ start_client() {
   [ -z "$opt_release" ] || set -- "$@" --release "$opt_release"
   [ -z "$opt_proxy" ] || set -- "$@" --proxy "$opt_proxy"
   [ -z "$opt_deadline" ] || set -- "$@" --deadline "$opt_deadline"
+  [ -z "$opt_reads" ] || set -- "$@" --record-reads /run/reads
   note_for_guests
   say "asking $(tr '\n' ' ' <"$CLIENT/etc/imgfactory/mirrors")for $NAME"
   log=$CLIENT/run/imgfetch.log
@@ -95,7 +96,19 @@ start_client() {
   status=$?
   kill "$watcher"
   [ "$status" = 0 ] || fail "no root file system: $(tail -n 1 "$log")" "mirror=URL, or ip= if the network is wrong"
+  [ -z "$opt_reads" ] || send_reads
   [ -z "$opt_toram" ] || fetch_all
+}
+
+# `imgfactory.reads`: the first mirror is sent what the clients of host and guests note, for as long as the system runs.
+send_reads() {
+  read -r mirror <"$CLIENT/etc/imgfactory/mirrors"
+  chroot "$CLIENT" sh -c '
+    while sleep 1; do
+      for file in run/reads/*; do
+        [ ! -e "$file" ] || wget -q -O /dev/null --post-file "$file" "$0reads/${file##*/}"
+      done
+    done' "$mirror" </dev/null >/dev/null 2>&1 &
 }
 
 # Sets $cache: directory below /cache of the client, for the host and its guests; empty for none.
@@ -128,6 +141,7 @@ note_for_guests() {
     [ -z "$medium" ] || echo "IMGFACTORY_MEDIUM=$CLIENT/$medium"
     [ -z "$opt_release" ] || echo "IMGFACTORY_RELEASE=$opt_release"
     [ -z "$opt_deadline" ] || echo "IMGFACTORY_DEADLINE=$opt_deadline"
+    [ -z "$opt_reads" ] || echo "IMGFACTORY_READS=$CLIENT/run/reads"
     [ -z "$opt_proxy" ] || printf 'http_proxy=%s\nhttps_proxy=%s\n' "$opt_proxy" "$opt_proxy"
   } >/run/imgfactory/environment
 }

@@ -18,6 +18,7 @@ parse_command_line() {
   opt_ip_address= opt_ip_prefix= opt_ip_gateway= opt_ip_hostname= opt_ip_dns=
   opt_strict=           # yes
   opt_rescue=           # yes
+  opt_reads=            # yes: the first mirror is told what is read
   opt_disk=$DISK        # block device with the root file system; empty: the client fetches it
   opt_init=/sbin/init
   set -f
@@ -76,6 +77,7 @@ set_option() {
     staticipaddress) opt_ip=ask ;;
     strict) opt_strict=yes ;;
     rescue) opt_rescue=yes ;;
+    imgfactory.reads) opt_reads=yes ;;
     imgfactory.disk=*)
       is_device "$value" || wrong "allowed are LABEL=x, UUID=x, /dev/x"
       opt_disk=$value
@@ -84,7 +86,7 @@ set_option() {
     mirror | fuse_uri | release | dlahead | deadline | cache | blocks | cow | http_proxy | ip)
       wrong "it needs a value: $1=..."
       ;;
-    netselect=* | nonetselect=* | nodlahead=* | memcache=* | nocache=* | toram=* | staticipaddress=* | strict=* | rescue=*)
+    netselect=* | nonetselect=* | nodlahead=* | memcache=* | nocache=* | toram=* | staticipaddress=* | strict=* | rescue=* | imgfactory.reads=*)
       wrong "${1%%=*} takes no value"
       ;;
   esac
