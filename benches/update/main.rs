@@ -6,7 +6,8 @@
 //! are new, alone, compressed.
 //!
 //! `IMGFACTORY_BENCH` names the parts to run, with commas: [`PARTS`] without it, and [`MORE`]. `phases` adds the times
-//! of each step.
+//! of each step. `IMGFACTORY_BENCH_ORDER` names a build's output directory with an order of files that `imgfactory profile
+//! --files` made: first layouts put these together.
 
 #[path = "../files/mod.rs"]
 mod files;
@@ -302,6 +303,12 @@ fn describe(side: &Side) -> String {
     format!("{}: {count} files, {} MB", side.archive.display(), bytes / 1_000_000)
 }
 
+/// What first layouts put together.
+fn first_read() -> Result<Vec<Vec<u8>>> {
+    let Some(out) = std::env::var_os("IMGFACTORY_BENCH_ORDER") else { return Ok(Vec::new()) };
+    Ok(imgfactory::build::order::read(Path::new(&out), &"host".parse()?)?)
+}
+
 fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
     Ok(Wanted {
         name: "host".parse()?,
@@ -314,6 +321,7 @@ fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
         inode_size: InodeSize::Large,
         profile: Profile::default(),
         parent: None,
+        first: first_read()?,
         choices: Choices::default(),
     })
 }

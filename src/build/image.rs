@@ -87,6 +87,8 @@ pub struct Wanted {
     pub profile: Profile,
     /// The image's index before.
     pub parent: Option<Parent>,
+    /// Paths of what is read first ([`ext2::Options::first`]).
+    pub first: Vec<Vec<u8>>,
     /// How files are laid out.
     pub choices: Choices,
 }
@@ -145,6 +147,7 @@ impl Wanted {
             inode_size: InodeSize::default(),
             profile: Profile::default(),
             parent: last.parent(name),
+            first: Vec::new(),
             choices: Choices::default(),
         }
     }
@@ -159,6 +162,13 @@ impl Wanted {
             format!("free space {}{}", self.free, if self.zero_freed { ", zeros" } else { "" }),
             format!("inodes of {} bytes, for {:?}", self.inode_size.bytes(), self.profile),
         ];
+        if !self.first.is_empty() {
+            inputs.push(format!(
+                "{} paths first: {}",
+                self.first.len(),
+                Sha256::of(&self.first.join(&b'\n'))
+            ));
+        }
         inputs.extend(contents.map(|sum| format!("tree {sum}")));
         inputs
     }
@@ -227,6 +237,12 @@ impl Made {
         let cached =
             self.stable && figures.carried + figures.zero == u64::from(self.split.index.block_count());
         Told { cached, inputs: self.inputs.clone() }
+    }
+
+    /// The image, if files were laid out anew: then nothing stands where it stood.
+    pub fn anew(&self) -> Option<ImageName> {
+        let anew = self.layout.is_some() && !self.stable;
+        anew.then(|| self.split.index.header().image.clone())
     }
 
     /// The layout as it is published: what changed of a published one, or all of it.
@@ -333,6 +349,7 @@ impl<'a> Prepared<'a> {
             free: wanted.free,
             inode_size: wanted.inode_size,
             profile: wanted.profile,
+            first: wanted.first.clone(),
             ..ext2::Options::new(wanted.name.as_str(), wanted.epoch)
         };
         let unit = wanted.block_size.get() / ext2::BLOCK;

@@ -58,6 +58,8 @@ pub struct Options {
     pub reserved_percent: u8,
     /// Which system reads it.
     pub profile: Profile,
+    /// Paths, without leading `/`, of what is read first, in that order: a layout places it together, before all else.
+    pub first: Vec<Vec<u8>>,
 }
 
 impl Options {
@@ -71,6 +73,7 @@ impl Options {
             inode_size: InodeSize::default(),
             reserved_percent: 0,
             profile: Profile::default(),
+            first: vec![],
         }
     }
 }
@@ -249,7 +252,12 @@ pub struct Demand<'t> {
     pub xattr_blocks: Vec<XattrBlock>,
     /// Position of lost+found in `wanted`.
     pub lost_found: usize,
+    /// By position: which of [`Options::first`] it is, [`NOT_FIRST`] if none.
+    pub rank: Vec<u32>,
 }
+
+/// The rank of what is not read first.
+pub const NOT_FIRST: u32 = u32::MAX;
 
 impl<'t> Demand<'t> {
     /// What `tree` asks for. Nodes that no directory refers to are left out.
@@ -264,12 +272,14 @@ impl<'t> Demand<'t> {
                 wanted: Vec::with_capacity(tree.nodes().len() + 1),
                 xattr_blocks: vec![],
                 lost_found: 0,
+                rank: vec![],
             },
             seen: vec![None; tree.nodes().len()],
             links: vec![],
             shared: HashMap::new(),
         };
         survey.root()?;
+        survey.rank();
         Ok(survey.demand)
     }
 }
@@ -285,6 +295,17 @@ struct Survey<'t> {
 }
 
 impl<'t> Survey<'t> {
+    /// Finds what is read first. Paths that the tree does not have are of an earlier one.
+    fn rank(&mut self) {
+        let Demand { tree, options, wanted, rank, .. } = &mut self.demand;
+        *rank = vec![NOT_FIRST; wanted.len()];
+        for (nth, path) in (0..NOT_FIRST).zip(&options.first) {
+            if let Some(position) = tree.lookup(path).and_then(|node| self.seen[node.index()]) {
+                rank[position] = rank[position].min(nth);
+            }
+        }
+    }
+
     fn root(&mut self) -> Result<(), DemandError> {
         let tree = self.demand.tree;
         let root = self.add(tree.root(), vec![], 0)?;

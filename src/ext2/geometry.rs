@@ -133,6 +133,12 @@ impl Geometry {
         self.inode_size.per_block()
     }
 
+    /// The block of an inode table that an inode is in.
+    pub fn inode_page(&self, ino: u32) -> u32 {
+        let (group, nth) = ((ino - 1) / self.inodes_per_group, (ino - 1) % self.inodes_per_group);
+        self.descriptor(group).bg_inode_table + nth / self.inodes_per_block()
+    }
+
     /// First block of a group.
     pub fn start(&self, group: u32) -> u32 {
         group * BLOCKS_PER_GROUP

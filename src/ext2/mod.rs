@@ -42,7 +42,7 @@ pub use dump::{dump, stat};
 pub use geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry, InodeSize, MAX_BLOCKS};
 pub use layout::{
     Align, Allocator, Cause, ChangedBlock, Changes, Label, LayoutError, LayoutMap, Mapped, MappedEntry,
-    MappedKind, PlaceError, PlacedInode, Placement, Previous, Sequential, Stable, keep_times,
+    MappedKind, PlaceError, PlacedInode, Placement, Previous, Sequential, Spread, Stable, keep_times,
 };
 pub use pages::{PageHash, Pages};
 pub use plan::{Plan, PlanError};

@@ -227,7 +227,7 @@ impl LayoutMap {
     }
 
     /// Place in [`LayoutMap::inodes`] of the inode of that number.
-    fn place(&self, ino: u32) -> Option<usize> {
+    pub(super) fn place(&self, ino: u32) -> Option<usize> {
         self.inodes.binary_search_by_key(&ino, |mapped| mapped.ino).ok()
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::order::positions;
 use super::{Allocator, PlaceError, PlacedInode, Placement};
 use crate::ext2::blockmap::{Run, needed};
-use crate::ext2::demand::{Body, Demand, Origin, Wanted};
+use crate::ext2::demand::{Body, Demand, NOT_FIRST, Origin, Wanted};
 use crate::ext2::dirent::pack;
 use crate::ext2::geometry::{Geometry, Need};
 use crate::ext2::{FIRST_INO, ROOT_INO};
@@ -21,7 +21,8 @@ pub struct Align {
 }
 
 /// A first layout. Inodes are numbered and blocks given out first to all directories, then to attributes and
-/// symlinks, then to files, each directory by directory. A file's indirect blocks stand right before its data, which is in one
+/// symlinks, then to files, each directory by directory, but for what is read first ([`crate::ext2::Options::first`]). Gaps between
+/// that stay empty: who reads it should not have to fetch anything else. A file's indirect blocks stand right before its data, which is in one
 /// piece but for the metadata at the start of groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequential {
@@ -79,8 +80,14 @@ impl Allocator for Sequential {
         let mut xattr_blocks = vec![0; demand.xattr_blocks.len()];
         for zone in [Zone::Directories, Zone::Symlinks, Zone::Files] {
             let align = self.align.filter(|_| zone == Zone::Files);
+            let mut follows_first = false;
             for &position in &order {
                 if Zone::of(demand, &demand.wanted[position]) == zone {
+                    let is_first = demand.rank[position] != NOT_FIRST;
+                    if follows_first && !is_first {
+                        space.leave(align);
+                    }
+                    follows_first = is_first;
                     space.place(&mut inodes[position], &bodies[position], align);
                 }
             }
@@ -191,6 +198,14 @@ impl Space {
         }
         self.need -= u64::from(count);
         Some(start)
+    }
+
+    /// Begins anew where a block begins; what was left out before stays so.
+    fn leave(&mut self, align: Option<Align>) {
+        if let Some(align) = align {
+            self.align(0, align.blocks);
+        }
+        self.gaps.clear();
     }
 
     /// Moves on so that the block after `above` more is a multiple of `multiple`. Stays where it is if what

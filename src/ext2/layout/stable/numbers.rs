@@ -166,9 +166,7 @@ fn digest(len: u64, pages: impl Iterator<Item = PageHash>) -> u64 {
 
 /// Block of the disk that has an inode.
 fn unit_of(geometry: Geometry, ino: u32, unit: u32) -> u32 {
-    let group = (ino - 1) / geometry.inodes_per_group;
-    let within = (ino - 1) % geometry.inodes_per_group / geometry.inodes_per_block();
-    (geometry.descriptor(group).bg_inode_table + within) / unit
+    geometry.inode_page(ino) / unit
 }
 
 /// Blocks of the disk with inodes that will change, as far as is known before anything is placed.
