@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::layouts::{self, LayoutFault};
 use crate::block::BlockName;
-use crate::ext2::{self, Cause, Changes, LayoutMap};
+use crate::ext2::{self, Cause, Changes, LayoutMap, Spread};
 use crate::index::{ImageName, Index, ObjectId, Serial, Target};
 use crate::publish::{Files, StateError, read_indexes, read_latest};
 use crate::release::{Error as Untrusted, ImageFiles, Leaf, MirrorPath, Release, TrustedKeys, Verified};
@@ -16,6 +16,10 @@ use crate::report::size;
 
 /// Below this share of pages in use a fresh layout is worth a thought.
 const SPARSE: f64 = 0.7;
+
+/// A boot that finds what it reads in more blocks than so many times what would do, and in so many more, is worth a thought
+/// too.
+const SCATTERED: (f64, u64) = (1.5, 16);
 
 /// Packages that the text lists for each image.
 const LISTED: usize = 20;
@@ -147,6 +151,31 @@ impl ReleaseChanges {
     }
 }
 
+impl ReleaseChanges {
+    /// With how spread out what boots read is; `first` has it of an image, in order.
+    ///
+    /// # Errors
+    /// Those of `first`.
+    pub fn with_boots<E>(
+        mut self,
+        new: &Publication,
+        first: impl Fn(&ImageName) -> Result<Vec<Vec<u8>>, E>,
+    ) -> Result<Self, E> {
+        for (changes, (index, layout)) in self.images.iter_mut().zip(&new.images) {
+            let header = index.header();
+            let paths = first(&header.image)?;
+            let Some(layout) = layout.as_ref().filter(|_| !paths.is_empty()) else { continue };
+            let Spread { blocks, least } = layout.spread(&paths, header.block_size.get() / ext2::BLOCK);
+            let (blocks, least) = (u64::from(blocks), u64::from(least));
+            let (times, more) = SCATTERED;
+            let repack_advised = blocks as f64 > least as f64 * times && blocks > least + more;
+            let repack_bytes = index.objects().iter().map(|object| u64::from(object.file_len)).sum();
+            changes.boot = Some(Boot { blocks, least, repack_advised, repack_bytes });
+        }
+        Ok(self)
+    }
+}
+
 /// What a release changes of one image.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -165,6 +194,22 @@ pub struct ImageChanges {
     pub same: bool,
     /// What is known of a changed image when both releases have a layout.
     pub detail: Option<Detail>,
+    /// How spread out the small files are that a boot reads, where `imgfactory profile --files` has seen one.
+    pub boot: Option<Boot>,
+}
+
+/// Where what a boot reads lies; files of a block and more, which have blocks of their own, aside.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Boot {
+    /// Blocks that have some of it.
+    pub blocks: u64,
+    /// Blocks that would hold it.
+    pub least: u64,
+    /// A fresh layout (`build --repack`) would spare boots so many blocks that it is worth its upload.
+    pub repack_advised: bool,
+    /// Bytes that would be uploaded then.
+    pub repack_bytes: u64,
 }
 
 /// Why an image changes.
@@ -234,7 +279,7 @@ impl ImageChanges {
         let changed = old.filter(|_| !same);
         let detail = changed.and_then(|(_, old)| Some(detail(old?, layout?, index, &fresh)));
         let (image, bytes) = (header.image.to_string(), header.size);
-        ImageChanges { image, bytes, blocks, new_blocks, new_bytes, same, detail }
+        ImageChanges { image, bytes, blocks, new_blocks, new_bytes, same, detail, boot: None }
     }
 }
 
@@ -345,9 +390,23 @@ impl ImageChanges {
         let ImageChanges { image, blocks, new_blocks, new_bytes, .. } = self;
         if self.same {
             line(format!("\nimage {image}: nothing changes"));
+        } else {
+            line(format!("\nimage {image}: {new_blocks} new blocks of {blocks}, {}", size(*new_bytes)));
+        }
+        if let Some(Boot { blocks, least, repack_advised, repack_bytes }) = self.boot {
+            let advice = match repack_advised {
+                true => {
+                    format!("; `build --repack` puts them together and sends {} once", size(repack_bytes))
+                }
+                false => String::new(),
+            };
+            line(format!(
+                "  small files that a boot reads lie in {blocks} blocks, {least} would hold them{advice}"
+            ));
+        }
+        if self.same {
             return;
         }
-        line(format!("\nimage {image}: {new_blocks} new blocks of {blocks}, {}", size(*new_bytes)));
         let Some(detail) = &self.detail else {
             line("  there is no layout of it before".to_owned());
             return;
@@ -432,6 +491,7 @@ mod tests {
             inode_size: InodeSize::default(),
             profile: Profile::default(),
             parent: None,
+            first: Vec::new(),
             choices: Choices::default(),
         };
         let contents: Vec<Vec<u8>> = vec![vec![]];
@@ -500,5 +560,37 @@ mod tests {
         let same = ReleaseChanges::between(Some(&second), &second);
         assert_eq!((same.new_blocks, same.other_bytes), (0, 500));
         assert!(same.text().contains("image host: nothing changes"), "{}", same.text());
+    }
+
+    #[test]
+    fn a_boot_that_reads_here_and_there_is_told_what_a_fresh_layout_would_spare_it() {
+        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut many = Tree::new(Meta::default());
+        let name = |nth: u32| format!("srv/{nth:03}").into_bytes();
+        for nth in 0..400_u32 {
+            let kind = Kind::File(Content::inline(nth.to_le_bytes().repeat(500)));
+            many.insert(&name(nth), Node { meta: Meta::default(), kind }).unwrap();
+        }
+        let (_, publication) = release(&many, 1, None, &mut store);
+        let told = |first: &[Vec<u8>]| {
+            let changes = ReleaseChanges::between(Some(&publication), &publication);
+            let changes = changes.with_boots(&publication, |_| Ok::<_, ()>(first.to_vec())).unwrap();
+            (changes.images[0].boot, changes.text())
+        };
+        assert_eq!(told(&[]).0, None);
+        let scattered: Vec<_> = (0..400).step_by(10).map(name).collect();
+        let (boot, text) = told(&scattered);
+        let boot = boot.unwrap();
+        assert!(boot.repack_advised && boot.blocks > boot.least * 3 / 2, "{boot:?}");
+        let advice = format!(
+            "lie in {} blocks, {} would hold them; `build --repack` puts them together and sends {} once\n",
+            boot.blocks,
+            boot.least,
+            size(boot.repack_bytes)
+        );
+        assert!(text.contains(&advice), "{text}");
+        let (boot, text) = told(&(0..400).map(name).collect::<Vec<_>>());
+        assert!(!boot.unwrap().repack_advised && !text.contains("--repack"), "{text}");
     }
 }

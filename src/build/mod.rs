@@ -16,6 +16,7 @@ pub mod miniroot;
 pub mod netbsd;
 pub mod offline;
 pub mod plan9;
+pub mod order;
 pub mod profile;
 pub mod release;
 pub mod split;
@@ -112,6 +113,9 @@ pub enum BuildError {
     /// build.json.
     #[error(transparent)]
     Facts(#[from] facts::FactsError),
+    /// The order of an image's files.
+    #[error(transparent)]
+    Order(#[from] order::OrderError),
     /// A prefetch list.
     #[error(transparent)]
     Profile(#[from] profile::ProfileError),
@@ -141,13 +145,14 @@ pub fn build(request: &Request<'_>, signer: &Signer<'_>) -> Result<Built, BuildE
     let last = release::Last::read(&mut store, request.previous, &name, &keys)?;
 
     let (systems, boot) = assemble(request, &out, &mut steps)?;
-    let made = images(request, &systems, &last, &mut store, &mut steps)?;
+    let made = images(request, &systems, &last, &out.dir, &mut store, &mut steps)?;
 
     let target = out.dir.join(format!("{name}.iso"));
     let parts = steps.run("iso", Told::nothing, || iso::of_build(request, &systems, &boot, &target, &out))?;
     let figures = made.iter().map(|made| image::figures(&made.split)).collect();
+    let anew = made.iter().filter_map(image::Made::anew).collect();
     let draft = request.draft(name, &last, made);
-    let lists = profile::lists(&out.dir, last.previous.as_ref(), &draft.indexes)?;
+    let lists = profile::lists(&out.dir, last.previous.as_ref(), &draft.indexes, &anew)?;
     let draft = Draft { lists, ..draft };
     let upload = steps.run("release", Told::nothing, || {
         release::publish(&store, &out.manifest(), draft, &last, signer.key)
@@ -162,7 +167,7 @@ pub fn build(request: &Request<'_>, signer: &Signer<'_>) -> Result<Built, BuildE
 
 /// What a build would change of the release before, to the byte. Blocks are made for it, in a directory of the
 /// cache that is emptied again; no secret key is needed. `target` is the output directory that the build would have: the
-/// prefetch lists beside it count, and nothing is written to it.
+/// prefetch lists and orders of files beside it count, and nothing is written to it.
 ///
 /// # Errors
 /// [`BuildError`].
@@ -175,12 +180,13 @@ pub fn plan(request: &Request<'_>, target: &Path) -> Result<ReleaseChanges, Buil
     let keys = TrustedKeys::parse(request.public).map_err(release::ReleaseError::from)?;
     let last = release::Last::read(&mut store, request.previous, &name, &keys)?;
     let systems = systems(request, &out, &mut steps)?;
-    let made = images(request, &systems, &last, &mut store, &mut steps)?;
+    let made = images(request, &systems, &last, target, &mut store, &mut steps)?;
 
     let images = made.iter().map(|made| (made.split.index.clone(), made.layout.clone())).collect();
     let before = last.publication();
+    let anew = made.iter().filter_map(image::Made::anew).collect();
     let draft = request.draft(name.clone(), &last, made);
-    let lists = profile::lists(target, last.previous.as_ref(), &draft.indexes)?;
+    let lists = profile::lists(target, last.previous.as_ref(), &draft.indexes, &anew)?;
     let draft = Draft { lists, ..draft };
     // Signatures of all keys are equally long.
     let any = SigningKey::generate().map_err(release::ReleaseError::from)?;
@@ -190,20 +196,22 @@ pub fn plan(request: &Request<'_>, target: &Path) -> Result<ReleaseChanges, Buil
     let files = ready.files.iter().map(|(path, bytes)| (path.clone(), bytes));
     let files = files.chain(texts).map(|(path, bytes)| (path, bytes.len() as u64)).collect();
     let new = Publication { name, serial: ready.serial, images, files };
-    Ok(ReleaseChanges::between(before.as_ref(), &new))
+    Ok(ReleaseChanges::between(before.as_ref(), &new).with_boots(&new, |image| order::read(target, image))?)
 }
 
-/// All images of a build, in blocks.
+/// All images of a build, in blocks. `target` is the output directory with the orders of files.
 fn images(
     request: &Request<'_>,
     systems: &Systems,
     last: &release::Last,
+    target: &Path,
     store: &mut Store,
     steps: &mut Steps,
 ) -> Result<Vec<image::Made>, BuildError> {
     let mut made = Vec::new();
     for system in systems.all() {
         let wanted = image::Wanted::of(request.recipe, system, systems.epoch, last);
+        let wanted = image::Wanted { first: order::read(target, &wanted.name)?, ..wanted };
         let before = last.before.get(&wanted.name).filter(|_| !request.repack);
         made.push(steps.run(format!("image {}", wanted.name), image::Made::told, || {
             image::make(&wanted, &system.tree, &systems.spools, before, store, request.progress)

@@ -1,6 +1,7 @@
 //! Prefetch lists: what `imgfactory profile` saw a boot read, kept beside the build, published by the next one and
 //! carried over by those after it.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -46,15 +47,21 @@ pub fn save(out: &Path, list: &Dlahead) -> Result<(), FileError> {
 }
 
 /// The lists for the images of a release: those that were kept here, and else those of the release before, each
-/// carried over to the new disk.
+/// carried over to the new disk. On the disks of `anew` nothing stands where it stood, so there only blocks that are the
+/// same stay in a list.
 ///
 /// # Errors
 /// [`ProfileError`] for one that can't be read.
-pub fn lists(out: &Path, previous: Option<&Previous>, to: &[Index]) -> Result<Vec<Dlahead>, ProfileError> {
+pub fn lists(
+    out: &Path,
+    previous: Option<&Previous>,
+    to: &[Index],
+    anew: &HashSet<ImageName>,
+) -> Result<Vec<Dlahead>, ProfileError> {
     let mut lists = Vec::new();
     for index in to {
         let image = &index.header().image;
-        let old = previous.and_then(|previous| previous.index(image));
+        let old = previous.and_then(|previous| previous.index(image)).filter(|_| !anew.contains(image));
         let published = previous.and_then(|previous| previous.lists.iter().find(|list| list.image == *image));
         let kept = kept(&path(out, image))?;
         // The newer one: a list that was published has gone through the updates since it was made.

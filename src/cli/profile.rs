@@ -1,22 +1,27 @@
 //! `imgfactory profile`.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::machine::MachineArgs;
 use super::test::{expected, token};
 use super::{Failure, Session, print};
+use crate::build::changes::Publication;
 use crate::build::facts::{Facts, LOGS, MIRROR};
-use crate::build::profile;
+use crate::build::{order, profile};
+use crate::ext2;
+use crate::host::mirror::trusted;
 use crate::host::qemu::Screen;
 use crate::host::qemu::timeline::{LOGIN, Timeline};
 use crate::host::qemu::trial::Trial;
+use crate::host::remote::LocalTree;
 use crate::host::serve::Server;
 use crate::host::store::Store;
-use crate::index::{Index, Serial};
+use crate::index::{ImageName, Index, Serial, Target};
 use crate::recipe::Entry;
-use crate::release::{Ahead, Dlahead, Leaf, MirrorPath, Phase, merge};
-use crate::report::{Exit, elapsed};
+use crate::release::{Ahead, Dlahead, Leaf, MirrorPath, Phase, Reads, merge};
+use crate::report::{self, Exit, elapsed};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -31,6 +36,10 @@ pub(super) struct Args {
     /// Boot so often; a block belongs to the list when half of the boots read it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: u32,
+    /// Note files, not blocks: which are read, in which order. The next fresh layout (build --repack) puts them together,
+    /// so that a boot fetches fewer blocks. It is in OUT/profile too
+    #[arg(long, conflicts_with = "runs")]
+    files: bool,
     /// Give up a boot after so many seconds [default: the recipe's]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -43,16 +52,19 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     args.machine.find()?;
     // What nobody reads must not be in the list.
     args.machine.add_options(["nodlahead"]);
+    if args.files {
+        return files(args, session);
+    }
     let out = args.machine.out.clone();
     let mut runs = Vec::new();
     let mut images = Vec::new();
     for number in 1..=args.runs {
         session.progress.say(&format!("boot {number} of {}", args.runs));
-        let (facts, boot) = one(&args, session)?;
+        let (facts, boot) = boot(&args, session)?;
         if images.is_empty() {
             images = indexes(&out, &facts)?;
         }
-        runs.push(boot);
+        runs.push(boot.blocks);
     }
     let merged = merge(&runs);
     let mut text = String::new();
@@ -79,8 +91,71 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// One boot: what it read.
-fn one(args: &Args, session: &Session) -> Result<(Facts, Vec<Ahead>), Failure> {
+/// Gives the clients' last words of a boot, which are sent every few seconds, time to come.
+const LAST_READS: Duration = Duration::from_secs(6);
+
+/// Notes which files a boot reads.
+fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
+    args.machine.add_options(["imgfactory.reads"]);
+    let out = &args.machine.out;
+    let (facts, boot) = boot(&args, session)?;
+    let keys = trusted(&facts.publish.keys)?;
+    let read = |serial| {
+        let tree = LocalTree(out.join(MIRROR));
+        Publication::read(&tree, &keys, Some(serial)).map_err(|error| Failure::at(out, error))
+    };
+    let mut text = String::new();
+    for (image, sent) in boot.reads {
+        let reads = Reads::decode(&sent[..]).map_err(|error| Failure::at(image.as_str(), error))?;
+        let release = read(reads.serial)?;
+        let found = release.images.iter().find(|(index, _)| index.header().image == image);
+        // A disk that was taken as it was has no files that we know of.
+        let Some((index, Some(layout))) = found else { continue };
+        let size = u64::from(index.header().block_size.get());
+        let paths = layout.paths_of(reads.runs.iter().cloned());
+        let pages: u64 = reads.runs.iter().map(|run| u64::from(run.end - run.start)).sum();
+        let blocks: HashSet<u64> = reads
+            .runs
+            .iter()
+            .cloned()
+            .flatten()
+            .map(|page| u64::from(page) * u64::from(ext2::BLOCK) / size)
+            .collect();
+        let mut objects: Vec<_> = blocks
+            .iter()
+            .filter_map(|&block| match index.target(u32::try_from(block).ok()?)? {
+                Target::Object(id) => Some(id),
+                Target::Zero => None,
+            })
+            .collect();
+        objects.sort_unstable();
+        objects.dedup();
+        let bytes: u64 =
+            objects.iter().filter_map(|&id| index.object(id)).map(|object| u64::from(object.file_len)).sum();
+        text.push_str(&format!(
+            "{image}: {} files and directories, {} in {} blocks of {}: {}\n",
+            paths.len(),
+            report::size(pages * u64::from(ext2::BLOCK)),
+            objects.len(),
+            report::size(bytes),
+            order::path(out, &image).display()
+        ));
+        order::save(out, &image, &paths)?;
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// What a boot was seen to read.
+struct Boot {
+    /// Blocks, in order of first request.
+    blocks: Vec<Ahead>,
+    /// What the clients said, by image.
+    reads: BTreeMap<ImageName, Vec<u8>>,
+}
+
+/// One boot.
+fn boot(args: &Args, session: &Session) -> Result<(Facts, Boot), Failure> {
     let token = token()?;
     let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;
     let mut templates = facts.expect.lines.clone();
@@ -95,9 +170,11 @@ fn one(args: &Args, session: &Session) -> Result<(Facts, Vec<Ahead>), Failure> {
         console_log: &console_log,
         qemu_log: &logs.join(format!("qemu-{}.log", prepared.kind)),
         limit: args.timeout.map_or(facts.expect.timeout(), Duration::from_secs),
+        linger: if args.files { LAST_READS } else { Duration::ZERO },
     };
     if let Some(server) = &prepared.server {
         server.note_blocks();
+        server.take_reads();
     }
     let traffic = || prepared.server.as_ref().map(Server::traffic);
     let mut login = None;
@@ -108,14 +185,15 @@ fn one(args: &Args, session: &Session) -> Result<(Facts, Vec<Ahead>), Failure> {
         session.progress.say(&format!("{:>8}  {name}", elapsed(at)));
     })?;
     let noted = prepared.server.as_ref().map(Server::noted_blocks).unwrap_or_default();
-    let Some(&(_, start)) = noted.first() else { return Ok((facts, Vec::new())) };
+    let reads = prepared.server.as_ref().map(Server::taken_reads).unwrap_or_default();
+    let start = noted.first().map(|&(_, at)| at);
     let ahead = |&(name, at): &(_, Instant)| {
         let phase = if login.is_some_and(|login| at >= login) { Phase::login() } else { Phase::boot() };
-        let millis = at.saturating_duration_since(start).as_millis();
+        let millis = start.map_or(0, |start| at.saturating_duration_since(start).as_millis());
         let first_read_ms = u32::try_from(millis).unwrap_or(u32::MAX);
         Ahead { phase, name, first_read_ms, reads: 1 }
     };
-    Ok((facts, noted.iter().map(ahead).collect()))
+    Ok((facts, Boot { blocks: noted.iter().map(ahead).collect(), reads }))
 }
 
 /// The newest map of each image of the build.

@@ -51,6 +51,7 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
         console_log: &console_log,
         qemu_log: &logs.join(format!("qemu-{}.log", prepared.kind)),
         limit: args.timeout.map_or(facts.expect.timeout(), Duration::from_secs),
+        linger: Duration::ZERO,
     };
     let traffic = || prepared.server.as_ref().map(Server::traffic);
     let tell = |name: &str, at| session.progress.say(&format!("{:>8}  {name}", elapsed(at)));

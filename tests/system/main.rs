@@ -11,5 +11,6 @@ mod builds;
 mod fixture;
 mod guests;
 mod knoppix;
+mod profiles;
 mod real;
 mod updates;

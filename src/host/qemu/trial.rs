@@ -18,6 +18,8 @@ pub struct Trial<'a> {
     pub qemu_log: &'a Path,
     /// Time from the start.
     pub limit: Duration,
+    /// How long it may go on once it has said all.
+    pub linger: Duration,
 }
 
 /// Why a boot was no success.
@@ -118,6 +120,8 @@ impl Trial<'_> {
                 log: self.console_log.to_owned(),
             });
         }
+        let until = Instant::now() + self.linger;
+        while let Ok(Some(_)) = started.console.next(until) {}
         Ok(())
     }
 }
