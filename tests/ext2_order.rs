@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imgfactory::ext2::{Align, Census, LayoutMap, Options, Pages, Plan, Sequential};
+use imgfactory::ext2::{Align, Census, LayoutMap, Options, Pages, Plan, Previous, Sequential, Stable};
 use imgfactory::tree::Tree;
 use support::judges::{assert_fsck_is_silent, compare_mount_with_tree};
 use support::packed_to;
@@ -94,6 +94,32 @@ fn what_is_read_first_lies_together_and_nothing_else_beside_it() {
         let consecutive: Vec<u32> = (numbers[0]..).take(numbers.len()).collect();
         assert_eq!(numbers, consecutive);
     }
+}
+
+#[test]
+fn what_an_update_has_anew_of_it_comes_before_all_else_that_is_new() {
+    let old = many();
+    let options = Options { free: 4 << 20, ..Options::new("order", 0) };
+    let before = Plan::new(&old, &options, &mut aligned()).unwrap();
+    let before = map(&before, &old);
+    let mut tree = old.clone();
+    for dir in 0..100 {
+        let path = format!("d{dir:02}/f05");
+        assert!(tree.remove(path.as_bytes()));
+        put(&mut tree, &path, file(format!("{dir} is new ").repeat(1000).as_bytes()));
+    }
+    let first: Vec<String> = [99, 0, 42, 17].map(|dir| format!("d{dir:02}/f05")).to_vec();
+    let options = Options { first: paths(&first), ..options };
+    let (previous, pages) = (Previous::new(&before), Pages::read(&tree, &spools(), None, &|_| {}).unwrap());
+    let mut stable = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run: 4 };
+    let plan = Plan::new(&tree, &options, &mut stable).unwrap();
+    let start = |path: &[u8]| {
+        let (_, _, map) = plan.inodes().find(|(wanted, _, _)| wanted.path == path).unwrap();
+        map.data[0].physical
+    };
+    let mut new: Vec<_> = (0..100).map(|dir| format!("d{dir:02}/f05")).collect();
+    new.sort_by_key(|path| start(path.as_bytes()));
+    assert_eq!(new[..first.len()], first);
 }
 
 #[test]

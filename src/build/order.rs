@@ -1,12 +1,15 @@
 //! Which files a boot reads, in order: what `imgfactory profile --files` saw, kept beside the build, for its next fresh
 //! layout. Paths and not places, so that it outlives every layout.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::profile::DIR;
+use crate::ext2::{self, LayoutMap};
 use crate::host::files::{FileError, create_dir_all, read_at_most, write_atomic};
-use crate::index::ImageName;
+use crate::index::{ImageName, Index, Target};
+use crate::release::Reads;
 
 /// Longest file.
 const LIMIT: u64 = 64 << 20;
@@ -31,6 +34,42 @@ pub enum OrderError {
     /// The system refuses.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// What a boot was seen to read of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Whose pages they are, in order of first read ([`LayoutMap::paths_of`]).
+    pub paths: Vec<Vec<u8>>,
+    /// Bytes of the disk that were read, in pages.
+    pub read_bytes: u64,
+    /// Block files that have them.
+    pub blocks: usize,
+    /// Bytes of these files.
+    pub block_bytes: u64,
+}
+
+impl Seen {
+    /// Finds out by the image's map and layout. Pages that it does not have are passed over.
+    pub fn of(reads: &Reads, index: &Index, layout: &LayoutMap) -> Self {
+        let runs = || reads.runs.iter().map(|run| run.start..run.end.min(layout.geometry.blocks));
+        let unit = index.header().block_size.get() / ext2::BLOCK;
+        let pages: u64 = runs().map(|run| run.len() as u64).sum();
+        let targets = runs().flatten().filter_map(|page| index.target(page / unit));
+        let objects: BTreeSet<_> = targets
+            .filter_map(|target| match target {
+                Target::Object(id) => Some(id),
+                Target::Zero => None,
+            })
+            .collect();
+        let files = objects.iter().filter_map(|&id| index.object(id));
+        Seen {
+            paths: layout.paths_of(runs()),
+            read_bytes: pages * u64::from(ext2::BLOCK),
+            blocks: objects.len(),
+            block_bytes: files.map(|object| u64::from(object.file_len)).sum(),
+        }
+    }
 }
 
 /// Where the order of an image is kept.
@@ -100,6 +139,11 @@ fn decode(image: &ImageName, text: &[u8]) -> Result<Vec<Vec<u8>>, (usize, String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::{BlockName, Object, Sha256};
+    use crate::ext2::blockmap::Run;
+    use crate::ext2::{Geometry, InodeSize, Mapped, MappedEntry, MappedKind};
+    use crate::index::{BlockSize, Header, Serial, UnixTime};
+    use crate::tree::Meta;
 
     fn host() -> ImageName {
         "host".parse().unwrap()
@@ -113,6 +157,51 @@ mod tests {
         save(dir.path(), &host(), &paths).unwrap();
         let kept: Vec<_> = paths.iter().filter(|path| !path.contains(&b'\n')).cloned().collect();
         assert_eq!(read(dir.path(), &host()).unwrap(), kept);
+    }
+
+    #[test]
+    fn pages_that_were_read_are_told_by_whose_they_are_and_what_they_cost() {
+        let object = |byte: u8| {
+            let name = BlockName([byte; 16]);
+            Some(Object { name, sha256: Sha256([byte; 32]), raw_len: 8192, file_len: 100 + u32::from(byte) })
+        };
+        let header = Header {
+            image: host(),
+            serial: Serial::FIRST,
+            block_size: BlockSize::new(8192).unwrap(),
+            size: 16 << 12,
+            published: UnixTime(1),
+            parent: None,
+        };
+        let blocks = [object(1), object(2), None, object(2), object(3), object(4), object(5), object(6)];
+        let index = Index::assemble(header, blocks).unwrap();
+        let geometry = Geometry { blocks: 16, inodes_per_group: 16, inode_size: InodeSize::Large };
+        let inode = |ino, kind, physical, count| Mapped {
+            ino,
+            meta: Meta::default(),
+            kind,
+            data: vec![Run { logical: 0, physical, count }],
+            indirect: vec![],
+            sums: vec![],
+            label: None,
+        };
+        let entry = MappedEntry { offset: 24, ino: 12, name: b"init".to_vec() };
+        let inodes = vec![
+            inode(2, MappedKind::Directory(vec![vec![entry]]), 8, 1),
+            inode(12, MappedKind::File(8192), 5, 2),
+        ];
+        let layout = LayoutMap { geometry, epoch: 0, inodes, labels: vec![], pages: vec![] };
+        // Nobody's, twice the same block, zeros, and what the disk does not have.
+        let reads = Reads { image: host(), serial: Serial::FIRST, runs: vec![0..2, 4..9, 15..u32::MAX] };
+        assert_eq!(
+            Seen::of(&reads, &index, &layout),
+            Seen {
+                paths: vec![b"init".to_vec(), vec![]],
+                read_bytes: 8 * 4096,
+                blocks: 4,
+                block_bytes: 101 + 102 + 103 + 106
+            }
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `imgfactory profile`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use super::test::{expected, token};
 use super::{Failure, Session, print};
 use crate::build::changes::Publication;
 use crate::build::facts::{Facts, LOGS, MIRROR};
-use crate::build::{order, profile};
-use crate::ext2;
+use crate::build::order::{self, Seen};
+use crate::build::profile;
 use crate::host::mirror::trusted;
 use crate::host::qemu::Screen;
 use crate::host::qemu::timeline::{LOGIN, Timeline};
@@ -18,10 +18,10 @@ use crate::host::qemu::trial::Trial;
 use crate::host::remote::LocalTree;
 use crate::host::serve::Server;
 use crate::host::store::Store;
-use crate::index::{ImageName, Index, Serial, Target};
+use crate::index::{ImageName, Index, Serial};
 use crate::recipe::Entry;
 use crate::release::{Ahead, Dlahead, Leaf, MirrorPath, Phase, Reads, merge};
-use crate::report::{self, Exit, elapsed};
+use crate::report::{Exit, elapsed, size};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -104,40 +104,26 @@ fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
         let tree = LocalTree(out.join(MIRROR));
         Publication::read(&tree, &keys, Some(serial)).map_err(|error| Failure::at(out, error))
     };
+    if boot.reads.is_empty() {
+        return Err(Failure::at(&args.machine.out, NoReads));
+    }
     let mut text = String::new();
     for (image, sent) in boot.reads {
         let reads = Reads::decode(&sent[..]).map_err(|error| Failure::at(image.as_str(), error))?;
         let release = read(reads.serial)?;
         let found = release.images.iter().find(|(index, _)| index.header().image == image);
-        // A disk that was taken as it was has no files that we know of.
-        let Some((index, Some(layout))) = found else { continue };
-        let size = u64::from(index.header().block_size.get());
-        let paths = layout.paths_of(reads.runs.iter().cloned());
-        let pages: u64 = reads.runs.iter().map(|run| u64::from(run.end - run.start)).sum();
-        let blocks: HashSet<u64> = reads
-            .runs
-            .iter()
-            .cloned()
-            .flatten()
-            .map(|page| u64::from(page) * u64::from(ext2::BLOCK) / size)
-            .collect();
-        let mut objects: Vec<_> = blocks
-            .iter()
-            .filter_map(|&block| match index.target(u32::try_from(block).ok()?)? {
-                Target::Object(id) => Some(id),
-                Target::Zero => None,
-            })
-            .collect();
-        objects.sort_unstable();
-        objects.dedup();
-        let bytes: u64 =
-            objects.iter().filter_map(|&id| index.object(id)).map(|object| u64::from(object.file_len)).sum();
+        let Some((index, Some(layout))) = found else {
+            text.push_str(&format!(
+                "{image}: a disk that is taken as it is, so none of its files can be moved\n"
+            ));
+            continue;
+        };
+        let Seen { paths, read_bytes, blocks, block_bytes } = Seen::of(&reads, index, layout);
         text.push_str(&format!(
-            "{image}: {} files and directories, {} in {} blocks of {}: {}\n",
+            "{image}: {} files and directories, {} in {blocks} blocks of {}: {}\n",
             paths.len(),
-            report::size(pages * u64::from(ext2::BLOCK)),
-            objects.len(),
-            report::size(bytes),
+            size(read_bytes),
+            size(block_bytes),
             order::path(out, &image).display()
         ));
         order::save(out, &image, &paths)?;
@@ -145,6 +131,14 @@ fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     print(&text)?;
     Ok(Exit::Done)
 }
+
+/// No client has said anything.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nobody said what the boot reads; `imgfactory build` makes a medium that does, and below Xen or plain Linux the host must \
+     have come to its root file system"
+)]
+struct NoReads;
 
 /// What a boot was seen to read.
 struct Boot {
