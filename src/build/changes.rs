@@ -19,7 +19,7 @@ const SPARSE: f64 = 0.7;
 
 /// A boot that finds what it reads in more blocks than so many times what would do, and in so many more, is worth a thought
 /// too.
-const SCATTERED: (f64, u64) = (1.5, 16);
+const SCATTERED: (u64, u64) = (2, 16);
 
 /// Packages that the text lists for each image.
 const LISTED: usize = 20;
@@ -168,7 +168,7 @@ impl ReleaseChanges {
             let Spread { blocks, least } = layout.spread(&paths, header.block_size.get() / ext2::BLOCK);
             let (blocks, least) = (u64::from(blocks), u64::from(least));
             let (times, more) = SCATTERED;
-            let repack_advised = blocks as f64 > least as f64 * times && blocks > least + more;
+            let repack_advised = blocks > least * times && blocks > least + more;
             let repack_bytes = index.objects().iter().map(|object| u64::from(object.file_len)).sum();
             changes.boot = Some(Boot { blocks, least, repack_advised, repack_bytes });
         }
@@ -582,7 +582,7 @@ mod tests {
         let scattered: Vec<_> = (0..400).step_by(10).map(name).collect();
         let (boot, text) = told(&scattered);
         let boot = boot.unwrap();
-        assert!(boot.repack_advised && boot.blocks > boot.least * 3 / 2, "{boot:?}");
+        assert!(boot.repack_advised && boot.blocks > boot.least * 2, "{boot:?}");
         let advice = format!(
             "lie in {} blocks, {} would hold them; `build --repack` puts them together and sends {} once\n",
             boot.blocks,

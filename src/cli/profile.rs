@@ -1,6 +1,6 @@
 //! `imgfactory profile`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,12 @@ use crate::report::{Exit, elapsed, size};
 pub(super) struct Args {
     #[command(flatten)]
     machine: MachineArgs,
-    /// Boot so often; a block belongs to the list when half of the boots read it
+    /// Boot so often; a block belongs to the list when half of the boots read it, a file to the order when one does
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: u32,
     /// Note files, not blocks: which are read, in which order. The next fresh layout (build --repack) puts them together,
     /// so that a boot fetches fewer blocks. It is in OUT/profile too
-    #[arg(long, conflicts_with = "runs")]
+    #[arg(long)]
     files: bool,
     /// Give up a boot after so many seconds [default: the recipe's]
     #[arg(long, value_name = "SECONDS")]
@@ -97,38 +97,47 @@ const LAST_READS: Duration = Duration::from_secs(6);
 /// Notes which files a boot reads.
 fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     args.machine.add_options(["imgfactory.reads"]);
-    let out = &args.machine.out;
-    let (facts, boot) = boot(&args, session)?;
-    let keys = trusted(&facts.publish.keys)?;
-    let read = |serial| {
-        let tree = LocalTree(out.join(MIRROR));
-        Publication::read(&tree, &keys, Some(serial)).map_err(|error| Failure::at(out, error))
-    };
-    if boot.reads.is_empty() {
-        return Err(Failure::at(&args.machine.out, NoReads));
+    let out = args.machine.out.clone();
+    let mut all: BTreeMap<ImageName, Vec<Vec<u8>>> = BTreeMap::new();
+    for number in 1..=args.runs {
+        session.progress.say(&format!("boot {number} of {}", args.runs));
+        let (facts, boot) = boot(&args, session)?;
+        if boot.reads.is_empty() {
+            return Err(Failure::at(out, NoReads));
+        }
+        let keys = trusted(&facts.publish.keys)?;
+        for (image, sent) in boot.reads {
+            let reads = Reads::decode(&sent[..]).map_err(|error| Failure::at(image.as_str(), error))?;
+            let tree = LocalTree(out.join(MIRROR));
+            let release = Publication::read(&tree, &keys, Some(reads.serial))
+                .map_err(|error| Failure::at(out.clone(), error))?;
+            let found = release.images.iter().find(|(index, _)| index.header().image == image);
+            let Some((index, Some(layout))) = found else {
+                print(&format!(
+                    "{image}: a disk that is taken as it is, so none of its files can be moved\n"
+                ))?;
+                continue;
+            };
+            let Seen { paths, read_bytes, blocks, block_bytes } = Seen::of(&reads, index, layout);
+            print(&format!(
+                "{image}: {} files and directories, {} in {blocks} blocks of {}\n",
+                paths.len(),
+                size(read_bytes),
+                size(block_bytes)
+            ))?;
+            let known = all.entry(image).or_default();
+            let had: HashSet<Vec<u8>> = known.iter().cloned().collect();
+            known.extend(paths.into_iter().filter(|path| !had.contains(path)));
+        }
     }
-    let mut text = String::new();
-    for (image, sent) in boot.reads {
-        let reads = Reads::decode(&sent[..]).map_err(|error| Failure::at(image.as_str(), error))?;
-        let release = read(reads.serial)?;
-        let found = release.images.iter().find(|(index, _)| index.header().image == image);
-        let Some((index, Some(layout))) = found else {
-            text.push_str(&format!(
-                "{image}: a disk that is taken as it is, so none of its files can be moved\n"
-            ));
-            continue;
-        };
-        let Seen { paths, read_bytes, blocks, block_bytes } = Seen::of(&reads, index, layout);
-        text.push_str(&format!(
-            "{image}: {} files and directories, {} in {blocks} blocks of {}: {}\n",
-            paths.len(),
-            size(read_bytes),
-            size(block_bytes),
-            order::path(out, &image).display()
-        ));
-        order::save(out, &image, &paths)?;
+    for (image, paths) in &all {
+        order::save(&out, image, paths)?;
+        print(&format!(
+            "{}: {} paths; `imgfactory build --repack` goes by them\n",
+            order::path(&out, image).display(),
+            paths.len()
+        ))?;
     }
-    print(&text)?;
     Ok(Exit::Done)
 }
 
