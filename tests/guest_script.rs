@@ -146,6 +146,41 @@ fn after_the_menu(script: &str) -> Output {
 }
 
 #[test]
+fn what_host_and_guests_read_is_noted_and_sent_when_a_boot_is_profiled() {
+    let out = after_the_menu(
+        r#"
+        choose ''
+        ! grep -e --record-reads $CLIENT/run/imgfetch.log
+        ! guests_client | grep -e --record-reads
+        choose imgfactory.reads
+        hosts_client | grep -o -e '--record-reads [^ ]*'
+        guests_client | grep -o -e '--record-reads [^ ]*'
+
+        # The real chroot, with what the miniroot links there.
+        rm "$room/fake/chroot"
+        cp "$(command -v busybox)" $CLIENT/bin/busybox
+        for applet in $(sed -n 's/^ *for applet in \(.*\); do$/\1/p' "${lease%/*}/client.sh"); do
+            ln -sf busybox $CLIENT/bin/$applet
+        done
+        mkdir -p $CLIENT/run/reads
+        echo pages >$CLIENT/run/reads/host
+        echo http://127.0.0.1:8000/demo/ >$CLIENT/etc/imgfactory/mirrors
+        ip link set lo up
+        printf 'HTTP/1.1 204 No Content\r\n\r\n' | busybox nc -l -p 8000 >/run/imgfactory/came &
+        send_reads
+        until grep -q '^pages' /run/imgfactory/came; do sleep 0.1; done
+        head -n 1 /run/imgfactory/came | tr -d '\r'
+        "#,
+    );
+    let expected = [
+        "--record-reads /run/reads",
+        "--record-reads /run/imgfactory/root/run/reads",
+        "POST /demo/reads/host HTTP/1.1",
+    ];
+    assert_eq!(good(&out).lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn how_long_reads_wait_is_said_in_the_boot_menu_for_the_host_and_its_guests() {
     let out = after_the_menu(
         r#"
