@@ -29,11 +29,6 @@ fn uefi_cd_boots_xen_the_host_and_its_guest() {
 }
 
 #[test]
-fn bios_disk_boots_xen_the_host_and_its_guest() {
-    boots(&["--bios", "--disk", "--entry", "xen"]);
-}
-
-#[test]
 fn a_stick_with_blocks_boots_with_the_network_unplugged() {
     let demo = demo();
     let stick = demo.by_root.join("stick.iso");
