@@ -87,12 +87,66 @@ fn kept(path: &Path) -> Result<Option<Dlahead>, ProfileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::{BlockName, Object, Sha256};
+    use crate::index::{BlockSize, Header, Serial, UnixTime};
+    use crate::release::{Ahead, Digest, Latest, Phase, Release};
+
+    #[test]
+    fn a_list_follows_blocks_to_what_stands_in_their_place_but_not_through_a_fresh_layout() {
+        let image: ImageName = "host".parse().unwrap();
+        let name = |byte: u8| BlockName([byte; 16]);
+        let index = |blocks: [u8; 3]| {
+            let header = Header {
+                image: image.clone(),
+                serial: Serial::FIRST,
+                block_size: BlockSize::new(4096).unwrap(),
+                size: 3 * 4096,
+                published: UnixTime(1),
+                parent: None,
+            };
+            let object =
+                |byte| Object { name: name(byte), sha256: Sha256([byte; 32]), raw_len: 4096, file_len: 9 };
+            Index::assemble(header, blocks.map(|byte| Some(object(byte)))).unwrap()
+        };
+        let ahead = |byte| Ahead { phase: Phase::boot(), name: name(byte), first_read_ms: 0, reads: 1 };
+        let list =
+            Dlahead { image: image.clone(), serial: Serial::FIRST, entries: [1, 2].map(ahead).to_vec() };
+        let digest = Digest::of(b"");
+        let previous = Previous {
+            latest: Latest {
+                name: image.clone(),
+                serial: Serial::FIRST,
+                release: digest,
+                mirrors: digest,
+                published: UnixTime(1),
+                expires: UnixTime(2),
+                min_serial: Serial::FIRST,
+            },
+            release: Release {
+                name: image.clone(),
+                serial: Serial::FIRST,
+                published: UnixTime(1),
+                retain_until: UnixTime(2),
+                images: vec![],
+            },
+            indexes: vec![index([1, 2, 3])],
+            lists: vec![list],
+            mirrors: None,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for (anew, kept) in [(None, &[1, 9][..]), (Some(image.clone()), &[1])] {
+            let anew = anew.into_iter().collect();
+            let lists = lists(dir.path(), Some(&previous), &[index([1, 9, 4])], &anew).unwrap();
+            let names: Vec<_> = lists[0].entries.iter().map(|ahead| ahead.name).collect();
+            assert_eq!(names, kept.iter().map(|&byte| name(byte)).collect::<Vec<_>>(), "{anew:?}");
+        }
+    }
 
     #[test]
     fn a_list_is_kept_and_a_damaged_one_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let image: ImageName = "host".parse().unwrap();
-        let list = Dlahead { image: image.clone(), serial: crate::index::Serial::FIRST, entries: Vec::new() };
+        let list = Dlahead { image: image.clone(), serial: Serial::FIRST, entries: Vec::new() };
         assert_eq!(kept(&path(dir.path(), &image)).unwrap(), None);
         save(dir.path(), &list).unwrap();
         assert_eq!(kept(&path(dir.path(), &image)).unwrap(), Some(list));
