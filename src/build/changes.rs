@@ -149,9 +149,7 @@ impl ReleaseChanges {
         let (name, from, to) = (new.name.to_string(), old.map(|old| old.serial.get()), new.serial.get());
         ReleaseChanges { name, from, to, images, new_blocks, new_bytes, other_bytes, client_bytes }
     }
-}
 
-impl ReleaseChanges {
     /// With how spread out what boots read is; `first` has it of an image, in order.
     ///
     /// # Errors

@@ -15,8 +15,8 @@ pub mod layouts;
 pub mod miniroot;
 pub mod netbsd;
 pub mod offline;
-pub mod plan9;
 pub mod order;
+pub mod plan9;
 pub mod profile;
 pub mod release;
 pub mod split;
@@ -150,10 +150,7 @@ pub fn build(request: &Request<'_>, signer: &Signer<'_>) -> Result<Built, BuildE
     let target = out.dir.join(format!("{name}.iso"));
     let parts = steps.run("iso", Told::nothing, || iso::of_build(request, &systems, &boot, &target, &out))?;
     let figures = made.iter().map(|made| image::figures(&made.split)).collect();
-    let anew = made.iter().filter_map(image::Made::anew).collect();
-    let draft = request.draft(name, &last, made);
-    let lists = profile::lists(&out.dir, last.previous.as_ref(), &draft.indexes, &anew)?;
-    let draft = Draft { lists, ..draft };
+    let draft = request.draft(name, &last, made, &out.dir)?;
     let upload = steps.run("release", Told::nothing, || {
         release::publish(&store, &out.manifest(), draft, &last, signer.key)
     })?;
@@ -184,10 +181,7 @@ pub fn plan(request: &Request<'_>, target: &Path) -> Result<ReleaseChanges, Buil
 
     let images = made.iter().map(|made| (made.split.index.clone(), made.layout.clone())).collect();
     let before = last.publication();
-    let anew = made.iter().filter_map(image::Made::anew).collect();
-    let draft = request.draft(name.clone(), &last, made);
-    let lists = profile::lists(target, last.previous.as_ref(), &draft.indexes, &anew)?;
-    let draft = Draft { lists, ..draft };
+    let draft = request.draft(name.clone(), &last, made, target)?;
     // Signatures of all keys are equally long.
     let any = SigningKey::generate().map_err(release::ReleaseError::from)?;
     let ready = draft.sign(last.previous.as_ref(), &any).map_err(release::ReleaseError::from)?;
@@ -253,29 +247,38 @@ fn systems(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sys
 }
 
 impl Request<'_> {
-    fn draft(&self, name: ImageName, last: &release::Last, made: Vec<image::Made>) -> Draft {
+    /// The release, unsigned; `target` is the output directory with the prefetch lists.
+    fn draft(
+        &self,
+        name: ImageName,
+        last: &release::Last,
+        made: Vec<image::Made>,
+        target: &Path,
+    ) -> Result<Draft, profile::ProfileError> {
         let mirror = |url: &recipe::Url| Mirror {
             url: MirrorUrl::typed(url.as_ref()).expect("a recipe's URLs are those of mirrors"),
             max_connections: None,
             location: None,
         };
-        Draft {
+        let layouts = made.iter().filter_map(|made| {
+            let image = &made.split.index.header().image;
+            Some((image.clone(), made.published_layout(last.before.get(image))?))
+        });
+        let layouts = layouts.collect();
+        let anew = made.iter().filter_map(image::Made::anew).collect();
+        let indexes: Vec<_> = made.into_iter().map(|made| made.split.index).collect();
+        let lists = profile::lists(target, last.previous.as_ref(), &indexes, &anew)?;
+        Ok(Draft {
             name,
             serial: last.next,
-            layouts: made
-                .iter()
-                .filter_map(|made| {
-                    let image = &made.split.index.header().image;
-                    Some((image.clone(), made.published_layout(last.before.get(image))?))
-                })
-                .collect(),
-            indexes: made.into_iter().map(|made| made.split.index).collect(),
-            lists: Vec::new(),
+            layouts,
+            indexes,
+            lists,
             mirrors: self.recipe.mirrors.iter().map(mirror).collect(),
             published: self.now,
             retain_for: self.recipe.publish.retain,
             fresh_for: self.recipe.publish.fresh,
-        }
+        })
     }
 }
 

@@ -17,8 +17,8 @@ pub struct Spread {
 
 impl LayoutMap {
     /// Paths, without leading `/`, of the files, directories and symlinks whose blocks are among these pages of the
-    /// image, indirect ones too: each once, in the order of the pages. Of several paths the
-    /// one that a walk comes to first, directory by directory. Pages of nobody, and of metadata, are passed over.
+    /// image, indirect ones too: each once, in the order of the pages. Of several paths the one that a walk comes to
+    /// first, directory by directory. Pages of nobody, and of metadata, are passed over.
     pub fn paths_of(&self, pages: impl IntoIterator<Item = Range<u32>>) -> Vec<Vec<u8>> {
         const NOBODY: usize = usize::MAX;
         let mut owners = vec![NOBODY; self.geometry.blocks as usize];
