@@ -5,51 +5,37 @@
 //!
 //! ```text
 //! recipe -> tree -> ext2 image -> blocks + index -> miniroot -> iso -> release -> upload manifest
-//!                                                  client: release -> index -> fetch -> cache -> device
 //! ```
 //!
-//! The modules stand in that order, and a module knows those above it, never those below. Formats take
-//! bytes, `Read` or `Write` and touch no file, socket, process or clock: `host` is the one place that does.
-//! Start with [`tree`] and [`block`]: what everything else carries. The list of build steps is in `build`.
+//! The modules stand in that order, and a module knows those above it, never those below. What mirrors and clients
+//! exchange is in the crate `formats`, the client in `imgfetch`. `pipeline` is the list of build steps.
 //!
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
 
-pub mod report;
-
-#[cfg(feature = "builder")]
 pub mod parallel;
+pub mod compress;
+pub mod yaml;
+pub mod templates;
 
-#[cfg(feature = "builder")]
-pub mod recipe;
-
-#[cfg(feature = "builder")]
+pub mod foreign;
 pub mod tree;
-
-#[cfg(feature = "builder")]
 pub mod ext2;
 
-pub mod block;
-pub mod index;
+pub mod recipe;
+
 pub mod release;
-#[cfg(feature = "builder")]
 pub mod publish;
 
-#[cfg(feature = "builder")]
 pub mod debian;
-#[cfg(feature = "builder")]
-pub mod guest;
-#[cfg(feature = "builder")]
+pub mod guests;
 pub mod miniroot;
-#[cfg(feature = "builder")]
 pub mod iso;
 
-pub mod fetch;
+pub mod sys;
+pub mod project;
+pub mod downloads;
+pub mod repository;
+pub mod vm;
 
-pub mod host;
-
-#[cfg(feature = "builder")]
-pub mod build;
-pub mod cli_fetch;
-
-#[cfg(feature = "builder")]
+pub mod pipeline;
 pub mod cli;

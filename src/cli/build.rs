@@ -4,19 +4,19 @@ use std::path::{Path, PathBuf};
 
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
-use crate::build::facts::Step;
-use crate::build::{self, Built, Request, Signer};
 use crate::debian::{Mirrors, Mode};
-use crate::guest::lock::Lock;
-use crate::host::apt;
-use crate::host::client;
-use crate::host::clock;
-use crate::host::keys::KeyFiles;
-use crate::host::needs::{self, Purpose};
-use crate::host::project::{self, Project};
-use crate::host::published::Published;
+use crate::downloads::apt;
+use crate::pipeline::facts::Step;
+use crate::pipeline::{self, Built, Request, Signer};
+use crate::project::client_program;
+use crate::project::folder::{self, Project};
+use crate::project::keys::KeyFiles;
+use crate::project::preflight::{self, Purpose};
 use crate::recipe::Recipe;
-use crate::report::{Exit, counted, size};
+use crate::recipe::lock::Lock;
+use crate::repository::published::Published;
+use formats::report::{Exit, counted, size};
+use system::clock;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = ENVIRONMENT)]
@@ -89,12 +89,12 @@ pub(super) struct Meant {
 impl Meant {
     pub fn by(args: Common) -> Result<Self, Failure> {
         let (project, recipe) = Project::load(&args.recipe)?;
-        let lock = project::lock(&args.recipe)?;
+        let lock = folder::lock(&args.recipe)?;
         let out = args.out.unwrap_or_else(|| out_of(&recipe));
         let cache = args.cache.directory()?;
         let mirrors = mirrors(&args.debian_mirror)?;
         let epoch = epoch()?;
-        needs::require(Purpose::Build, &out, &cache)?;
+        preflight::require(Purpose::Build, &out, &cache)?;
         let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
         let public = KeyFiles::public_of(&key)?;
         let previous = args.previous.as_deref().map(|place| Published::open(place, 1)).transpose()?;
@@ -144,9 +144,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let meant = Meant::by(args.common)?;
     let key = KeyFiles::sign_with(&meant.key)?;
     let variable = || std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into);
-    let imgfetch = client::read(meant.imgfetch.clone().or_else(variable))?;
+    let imgfetch = client_program::read(meant.imgfetch.clone().or_else(variable))?;
     let signer = Signer { key: &key, name: &meant.key };
-    let built = build::build(&meant.request(&meant.out, &imgfetch, session), &signer)?;
+    let built = pipeline::build(&meant.request(&meant.out, &imgfetch, session), &signer)?;
     if !session.quiet {
         print(&summary(&built, &meant.out))?;
     }

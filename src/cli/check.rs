@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::{Failure, Session, print};
-use crate::host::overlay::{self, LoadOverlayError};
-use crate::host::project::Project;
-use crate::host::spool::Spools;
-use crate::recipe::templates::context;
+use crate::project::folder::Project;
+use crate::project::overlay::{self, LoadOverlayError};
 use crate::recipe::{Debian, Guest, GuestKind, HOST_IMAGE, HostName, OverlayName, Recipe, Start, System};
-use crate::report::{Exit, size};
+use crate::sys::spool::Spools;
+use crate::templates::context;
+use formats::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code 1 if the recipe has faults; all of them are shown.")]

@@ -4,7 +4,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::{Arguments, Failure, Session, print};
-use crate::report::Exit;
+use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(

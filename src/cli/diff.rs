@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::tree::Tree;
 use super::{Failure, Session, print};
-use crate::build::changes::{Publication, ReleaseChanges};
-use crate::host::mirror::trusted;
-use crate::host::published::Published;
-use crate::index::Serial;
+use crate::pipeline::changes::{Publication, ReleaseChanges};
 use crate::publish::{Either, Files};
-use crate::release::TrustedKeys;
-use crate::report::Exit;
+use crate::repository::mirror::trusted;
+use crate::repository::published::Published;
+use formats::names::Serial;
+use formats::release::TrustedKeys;
+use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{Failure, Session, print};
-use crate::host::needs::{Check, Remedy, default_cache, install_line, look};
-use crate::report::Exit;
+use crate::project::preflight::{Check, Remedy, default_cache, install_line, look};
+use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -76,7 +76,7 @@ fn worded(checks: &[Check], quiet: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::needs::{Lack, Purpose};
+    use crate::project::preflight::{Lack, Purpose};
 
     #[test]
     fn every_check_has_a_line_and_what_lacks_a_remedy() {

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 use super::publish::{host_name, new_token};
 use super::tree::Tree;
 use super::{Failure, Session, print};
-use crate::host::files::DirLock;
-use crate::host::mirror::trusted;
-use crate::host::progress::Unit;
-use crate::host::remote::{self, WallClock};
-use crate::index::Serial;
 use crate::publish::gc::{self, GcError, GcJob, Policy};
 use crate::publish::{OfRemote, Target, follow};
-use crate::recipe::{Scalar, Seconds};
-use crate::report::Exit;
+use crate::recipe::Seconds;
+use crate::repository::mirror::trusted;
+use crate::repository::targets::{self, WallClock};
+use crate::sys::progress::Unit;
+use crate::yaml::Scalar;
+use formats::names::Serial;
+use formats::report::Exit;
+use system::files::DirLock;
 
 /// Between two looks whether a target is free.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -90,7 +91,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     }
     let keep = args.keep.unwrap_or(default.keep as usize);
     let policy = Policy { grace, keep, pinned };
-    let remote = remote::open(&target, args.jobs)?;
+    let remote = targets::open(&target, args.jobs)?;
     let keys = follow(&OfRemote(remote.as_ref()), &keys);
     let token = new_token()?;
     let host = host_name();

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Failure, Session, print};
-use crate::block::{BlockName, Object};
-use crate::host::files::{AtomicFile, FileError};
-use crate::host::store::Store;
-use crate::index::{BlockSize, Fault, Header, ImageName, Index, MAX_BLOCKS, Serial, UnixTime, plain};
-use crate::report::Exit;
+use crate::repository::store::Store;
+use formats::block::{BlockName, Object};
+use formats::index::{Fault, Header, Index, MAX_BLOCKS, plain};
+use formats::names::{BlockSize, ImageName, Serial, UnixTime};
+use formats::report::Exit;
+use system::files::{AtomicFile, FileError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -73,9 +74,9 @@ struct Import {
 #[derive(Debug, thiserror::Error)]
 enum IndexError {
     #[error("{}", path.display())]
-    Index { path: PathBuf, source: crate::index::Error },
+    Index { path: PathBuf, source: formats::index::Error },
     #[error("{}", path.display())]
-    List { path: PathBuf, source: crate::index::At<plain::PlainFault> },
+    List { path: PathBuf, source: formats::text::At<plain::PlainFault> },
     #[error("{}: its blocks make no disk", path.display())]
     Disk { path: PathBuf, source: Fault },
 }

@@ -6,10 +6,10 @@ use clap::ValueEnum;
 
 use super::tree::Tree;
 use super::{Failure, Session, print};
-use crate::build::facts::{Facts, LOGS};
-use crate::build::offline::{self, Request};
 use crate::iso::offline::{Blocks, Disc};
-use crate::report::{Exit, size};
+use crate::pipeline::facts::{Facts, LOGS};
+use crate::pipeline::offline::{self, Request};
+use formats::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{Failure, Session, print};
-use crate::host::keys::{KeyFiles, new_password};
-use crate::report::Exit;
+use crate::project::keys::{KeyFiles, new_password};
+use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(

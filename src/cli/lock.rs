@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
-use crate::build::netbsd;
-use crate::guest::lock::Lock;
-use crate::host::files::write_atomic;
-use crate::host::project::{Project, lock_path};
-use crate::host::sources::Sources;
+use crate::downloads::third_party::Sources;
+use crate::pipeline::netbsd;
+use crate::project::folder::{Project, lock_path};
+use crate::recipe::lock::Lock;
 use crate::recipe::{GuestKind, Origins, System};
-use crate::report::Exit;
+use formats::report::Exit;
+use system::files::write_atomic;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

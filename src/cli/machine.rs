@@ -6,11 +6,11 @@ use clap::ValueEnum;
 
 use super::build::out_of;
 use super::{Failure, Session};
-use crate::build::facts::{Facts, MIRROR};
-use crate::host::project::Project;
-use crate::host::qemu::accel::{self, Accel};
-use crate::host::qemu::{Firmware, Machine, Medium, Nic, Screen};
-use crate::host::serve::Server;
+use crate::pipeline::facts::{Facts, MIRROR};
+use crate::project::folder::Project;
+use crate::repository::server::Server;
+use crate::vm::accel::{self, Accel};
+use crate::vm::{Firmware, Machine, Medium, Nic, Screen};
 
 /// Options of the machine.
 #[derive(Debug, clap::Args)]

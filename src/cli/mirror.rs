@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use super::publish::jobs_here;
 use super::tree::{http, published};
 use super::{Failure, Session, print};
-use crate::host::clock;
-use crate::host::mirror::{Finding, Pull, Verify, pull, standing, verify};
-use crate::host::progress::Unit;
-use crate::host::published::Published;
 use crate::publish::{Files, State, read_state};
-use crate::release::{Latest, MirrorPath, MirrorUrl, TrustedKeys};
-use crate::report::{Exit, counted, size};
+use crate::repository::mirror::{Finding, Pull, Verify, pull, standing, verify};
+use crate::repository::published::Published;
+use crate::sys::progress::Unit;
+use formats::release::{Latest, MirrorPath, MirrorUrl, TrustedKeys};
+use formats::report::{Exit, counted, size};
+use system::clock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -198,7 +198,7 @@ fn run_list(args: &ListArgs, _: &Session) -> Result<Exit, Failure> {
 fn newest(files: &dyn Files, keys: &TrustedKeys, shown: &str) -> Result<(State, Vec<MirrorUrl>), Failure> {
     let missing = || Failure::Failed(format!("{shown}: no release there").into());
     let state = read_state(files, keys)?.ok_or_else(missing)?;
-    let file = files.read(&MirrorPath::Mirrors, crate::release::MAX_MIRRORS)?.unwrap_or_default();
+    let file = files.read(&MirrorPath::Mirrors, formats::release::MAX_MIRRORS)?.unwrap_or_default();
     let latest: &Latest = &state.latest;
     let mirrors = latest.open_mirrors(&file, keys)?;
     let urls = mirrors.mirrors.iter().map(|mirror| mirror.url.clone()).collect();

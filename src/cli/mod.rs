@@ -33,8 +33,8 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 pub use output::{Failure, Session, print};
 
-use crate::host::signals;
-use crate::report::Exit;
+use crate::sys::signals;
+use formats::report::Exit;
 
 /// Builds live distributions that boot from a few megabytes and fetch the rest over HTTP, block by block.
 #[derive(Debug, Parser)]

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Global, When};
-use crate::host::progress::{self, Progress};
-use crate::host::project::LoadError;
-use crate::report::{self, Exit};
+use crate::project::folder::LoadError;
+use crate::sys::progress::{self, Progress};
+use formats::report::{self, Exit};
 
 /// Why a command ends early.
 #[derive(Debug)]

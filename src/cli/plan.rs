@@ -3,11 +3,11 @@
 use super::build::{Common, ENVIRONMENT, Meant};
 use super::diff::show;
 use super::{Failure, Session};
-use crate::build;
-use crate::host::published::Published;
+use crate::pipeline;
 use crate::publish::Files;
-use crate::release::MirrorPath;
-use crate::report::Exit;
+use crate::repository::published::Published;
+use formats::release::MirrorPath;
+use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = ENVIRONMENT)]
@@ -28,6 +28,6 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     }
     // Logs of tools stay there for whoever looks for the cause of a failure.
     let room = meant.cache.join("plan").join(meant.recipe.name.as_str());
-    let changes = build::plan(&meant.request(&room, &[], session), &meant.out)?;
+    let changes = pipeline::plan(&meant.request(&room, &[], session), &meant.out)?;
     show(&changes, args.json)
 }

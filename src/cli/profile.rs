@@ -7,21 +7,22 @@ use std::time::{Duration, Instant};
 use super::machine::MachineArgs;
 use super::test::{expected, token};
 use super::{Failure, Session, print};
-use crate::build::changes::Publication;
-use crate::build::facts::{Facts, LOGS, MIRROR};
-use crate::build::order::{self, Seen};
-use crate::build::profile;
-use crate::host::mirror::trusted;
-use crate::host::qemu::Screen;
-use crate::host::qemu::timeline::{LOGIN, Timeline};
-use crate::host::qemu::trial::Trial;
-use crate::host::remote::LocalTree;
-use crate::host::serve::Server;
-use crate::host::store::Store;
-use crate::index::{ImageName, Index, Serial};
+use crate::pipeline::changes::Publication;
+use crate::pipeline::facts::{Facts, LOGS, MIRROR};
+use crate::pipeline::order::{self, Seen};
+use crate::pipeline::profile;
 use crate::recipe::Entry;
-use crate::release::{Ahead, Dlahead, Leaf, MirrorPath, Phase, Reads, merge};
-use crate::report::{Exit, elapsed, size};
+use crate::repository::mirror::trusted;
+use crate::repository::server::Server;
+use crate::repository::store::Store;
+use crate::repository::targets::LocalTree;
+use crate::vm::Screen;
+use crate::vm::timeline::{LOGIN, Timeline};
+use crate::vm::trial::Trial;
+use formats::index::Index;
+use formats::names::{ImageName, Serial};
+use formats::release::{Ahead, Dlahead, Leaf, MirrorPath, Phase, Reads, merge};
+use formats::report::{Exit, elapsed, size};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -204,7 +205,7 @@ fn indexes(out: &Path, facts: &Facts) -> Result<Vec<Index>, Failure> {
     let store = Store::open(out.join(MIRROR))?;
     let mut found = Vec::new();
     for image in &facts.images {
-        let Ok(name) = image.name.parse::<crate::index::ImageName>() else { continue };
+        let Ok(name) = image.name.parse::<formats::names::ImageName>() else { continue };
         // An image that did not change keeps the map of an earlier release.
         for serial in (1..=facts.serial).rev().filter_map(Serial::new) {
             let path = MirrorPath::Image(name.clone(), serial, Leaf::Index);

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::tree::{Tree, http};
 use super::{Failure, Session, print};
-use crate::build::facts::PublishTarget;
-use crate::host::files::{AtomicFile, DirLock, FileError, read_at_most};
-use crate::host::mirror::{CheckedTree, Expected, WebTree, prove};
-use crate::host::progress::Unit;
-use crate::host::remote::{self, LocalTree, WallClock};
+use crate::pipeline::facts::PublishTarget;
 use crate::publish::{self, Done, Files, Item, Job, Options, Plan, State, Target, Token};
-use crate::release::{MirrorPath, MirrorUrl, TrustedKeys};
-use crate::report::{Exit, counted, elapsed, size};
+use crate::repository::mirror::{CheckedTree, Expected, WebTree, prove};
+use crate::repository::targets::{self, LocalTree, WallClock};
+use crate::sys::progress::Unit;
+use formats::release::{MirrorPath, MirrorUrl, TrustedKeys};
+use formats::report::{Exit, counted, elapsed, size};
+use system::files::{AtomicFile, DirLock, FileError, read_at_most};
 
 /// Where we keep what one attempt leaves for the next, in the output directory.
 const STATE: &str = ".publish.json";
@@ -238,7 +238,7 @@ fn statements(root: &Path) -> Result<Vec<Item>, Failure> {
 
 impl Round<'_> {
     fn one(&self, to: &Target, url: Option<&MirrorUrl>, memory: &Mutex<Memory>) -> Result<(), Failure> {
-        let remote = remote::open(to, self.args.jobs)?;
+        let remote = targets::open(to, self.args.jobs)?;
         let http = http(self.args.jobs)?;
         let prove = |plan: &Plan| match url {
             Some(url) => prove(WebTree { http: &http, url }, self.ours, self.expected, plan, self.args.jobs)

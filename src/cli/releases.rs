@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{Tree, published};
 use super::{Failure, Session, print};
-use crate::build::again::{self, Again, AgainError, Signing};
-use crate::build::facts::Facts;
-use crate::host::clock;
-use crate::host::files::DirLock;
-use crate::host::keys::KeyFiles;
-use crate::host::mirror::trusted;
-use crate::index::Serial;
+use crate::pipeline::again::{self, Again, AgainError, Signing};
+use crate::pipeline::facts::Facts;
+use crate::project::keys::KeyFiles;
 use crate::publish::{Files, Listed, image_files, read_latest};
-use crate::recipe::{Scalar, Seconds};
-use crate::release::{MirrorPath, Release, SigningKey, Verified};
-use crate::report::{Exit, counted};
+use crate::recipe::Seconds;
+use crate::release::SigningKey;
+use crate::repository::mirror::trusted;
+use crate::yaml::Scalar;
+use formats::names::Serial;
+use formats::release::{MirrorPath, Release, Verified};
+use formats::report::{Exit, counted};
+use system::clock;
+use system::files::DirLock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -4,9 +4,9 @@ use std::io::{IsTerminal, stdin};
 
 use super::machine::MachineArgs;
 use super::{Failure, Session};
-use crate::host::qemu::Screen;
-use crate::host::terminal::Settings;
-use crate::report::Exit;
+use crate::sys::terminal::Settings;
+use crate::vm::Screen;
+use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(

@@ -2,7 +2,7 @@
 
 use super::{Failure, Session, print};
 use crate::recipe;
-use crate::report::Exit;
+use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(

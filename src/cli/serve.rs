@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Failure, Session, print};
-use crate::build::facts::{FILE, MIRROR};
-use crate::host::serve::Server;
+use crate::pipeline::facts::{FILE, MIRROR};
+use crate::repository::server::Server;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -21,7 +21,7 @@ pub(super) struct Args {
     listen: SocketAddr,
 }
 
-pub(super) fn run(args: Args, session: &Session) -> Result<crate::report::Exit, Failure> {
+pub(super) fn run(args: Args, session: &Session) -> Result<formats::report::Exit, Failure> {
     let of_build = args.dir.join(MIRROR);
     let root = if args.dir.join(FILE).is_file() && of_build.is_dir() { of_build } else { args.dir };
     let server = Server::start(&root, args.listen)?;

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::machine::MachineArgs;
 use super::{Failure, Session, print};
-use crate::build::facts::LOGS;
-use crate::host::files::FileError;
-use crate::host::qemu::Screen;
-use crate::host::qemu::timeline::Timeline;
-use crate::host::qemu::trial::Trial;
-use crate::host::serve::Server;
+use crate::pipeline::facts::LOGS;
 use crate::recipe::Entry;
-use crate::recipe::templates::{TemplateError, context, render_text};
-use crate::report::{Exit, elapsed};
+use crate::repository::server::Server;
+use crate::templates::{TemplateError, context, render_text};
+use crate::vm::Screen;
+use crate::vm::timeline::Timeline;
+use crate::vm::trial::Trial;
+use formats::report::{Exit, elapsed};
+use system::files::FileError;
 
 #[derive(Debug, clap::Args)]
 #[command(

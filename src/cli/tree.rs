@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::build::facts::{FILE, Facts, MIRROR, Publish};
-use crate::host::http::{Http, Patience, Proxies};
-use crate::host::mirror::trusted;
-use crate::host::published::Published;
-use crate::host::remote::LocalTree;
+use crate::pipeline::facts::{FILE, Facts, MIRROR, Publish};
 use crate::publish::{State, follow, read_state};
-use crate::release::TrustedKeys;
+use crate::repository::mirror::trusted;
+use crate::repository::published::Published;
+use crate::repository::targets::LocalTree;
+use formats::release::TrustedKeys;
+use system::http::{Http, Patience, Proxies};
 
 /// A tree and what is known of it.
 pub(super) struct Tree {

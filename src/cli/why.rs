@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Session, print};
-use crate::build::facts::{FILE, Facts, Step};
-use crate::report::Exit;
+use crate::pipeline::facts::{FILE, Facts, Step};
+use formats::report::Exit;
 
 /// Lines of inputs that are shown for a step, unless all are wanted.
 const SHOWN: usize = 12;

@@ -7,7 +7,7 @@ use std::io::{self, Cursor, Read, Write};
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 
-use crate::guest::fat::Epoch;
+use crate::foreign::fat::Epoch;
 
 /// Where 64-bit UEFI firmware looks for a program on removable media.
 pub const REMOVABLE_BOOT: &str = "EFI/BOOT/BOOTX64.EFI";

@@ -6,8 +6,8 @@
 //! serves every medium of a suite.
 
 use crate::debian::kit::{GrubImage, Kit, KitError};
-use crate::recipe::templates::{TemplateError, Templates, context};
 use crate::recipe::{Boot, Entry};
+use crate::templates::{TemplateError, Templates, context};
 
 /// A file that is on every medium of ours, below its root: GRUB looks for it. Holds the recipe's name.
 pub const MARKER: &str = "/.imgfactory/medium";

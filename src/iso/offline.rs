@@ -8,9 +8,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::block::{BlockName, Object};
 use crate::publish::State;
-use crate::release::{Leaf, MirrorPath};
+use formats::block::{BlockName, Object};
+use formats::release::{Leaf, MirrorPath};
 
 /// The directory of the medium that is a mirror's tree. GRUB and the miniroot know it too.
 pub const MIRROR: &str = "/mirror";

@@ -9,7 +9,7 @@ use super::esp::{self, EspError, REMOVABLE_BOOT};
 use super::gpt::{BACKUP_NUMBER, BACKUP_SECTORS, ESP_NUMBER, ISO_START, Identity, SECTOR};
 use super::grub::{CONFIG, Grub, MARKER, volume_name};
 use super::offline::Graft;
-use crate::report::size;
+use formats::report::size;
 
 /// What a medium is made of.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! Templates -> the scripts of a miniroot.
 
 use super::File;
-use crate::recipe::templates::{TemplateError, Templates, context};
+use crate::templates::{TemplateError, Templates, context};
 
 /// Template below `templates/miniroot/`, path in the miniroot, mode.
 const SCRIPTS: &[(&str, &str, u16)] = &[

@@ -10,9 +10,9 @@ use super::remote::{Clock, Files, Remote, RemoteError};
 use super::state::{OfRemote, State, StateError, read_latest, read_named};
 use super::tombstones::Tombstones;
 use super::{Control, Item, Place};
-use crate::index::Serial;
-use crate::release::{MirrorPath, TrustedKeys};
-use crate::report::size;
+use formats::names::Serial;
+use formats::release::{MirrorPath, TrustedKeys};
+use formats::report::size;
 
 /// Blocks sent between two looks at the clock.
 const BATCH: usize = 512;

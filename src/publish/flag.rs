@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use crate::index::{At, Lines, TextFault, UnixTime};
+use formats::names::UnixTime;
+use formats::text::{At, Lines, TextFault};
 
 /// Seconds for which a flag counts that is not written again: 10 minutes.
 pub const LEASE: u64 = 600;
@@ -48,7 +49,7 @@ pub enum FlagFault {
     #[error(transparent)]
     Text(#[from] TextFault),
     /// A word that can't be there.
-    #[error("`{}` is no {what}", crate::index::clip(found))]
+    #[error("`{}` is no {what}", formats::names::clip(found))]
     Word {
         /// `token` or `host`.
         what: &'static str,

@@ -14,9 +14,10 @@ use super::remote::{Clock, Listed, Remote, RemoteError};
 use super::state::{OfRemote, StateError, image_files, read_indexes, read_latest};
 use super::tombstones::Tombstones;
 use super::{Control, Item, Place};
-use crate::index::{Index, Serial, UnixTime};
-use crate::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
-use crate::report::{counted, size};
+use formats::index::Index;
+use formats::names::{Serial, UnixTime};
+use formats::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
+use formats::report::{counted, size};
 
 /// Files removed between two looks at the flags.
 const BATCH: usize = 256;
@@ -66,7 +67,7 @@ pub enum GcError {
         /// The target.
         target: String,
         /// How.
-        source: crate::index::At<super::tombstones::TombstoneFault>,
+        source: formats::text::At<super::tombstones::TombstoneFault>,
     },
     /// Our flag ran out or somebody took it.
     #[error("{0}: this collection stood still for too long, or another took over; run it again")]

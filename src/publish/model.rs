@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use super::gc::{GcJob, Policy};
 use super::*;
-use crate::block::{Block, Codec, Compressor, Object};
-use crate::index::{BlockSize, Header, ImageName, Index, Serial, UnixTime};
-use crate::release::{
-    Digest, ImageFiles, Latest, MirrorPath, Mirrors, Release, SigningKey, Stored, TrustedKeys,
-};
+use crate::compress::Compressor;
+use crate::release::SigningKey;
+use formats::block::{Block, Codec, Object};
+use formats::digest::Digest;
+use formats::index::{Header, Index};
+use formats::names::{BlockSize, ImageName, Serial, UnixTime};
+use formats::release::{ImageFiles, Latest, MirrorPath, Mirrors, Release, Stored, TrustedKeys};
 
 /// Files by path.
 type Memory = BTreeMap<String, Vec<u8>>;

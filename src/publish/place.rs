@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::release::MirrorPath;
+use formats::release::MirrorPath;
 
 /// A file on a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

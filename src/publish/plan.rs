@@ -5,10 +5,10 @@ use std::fmt;
 
 use super::Item;
 use super::state::{State, image_files};
-use crate::block::Object;
-use crate::index::Serial;
-use crate::release::{Latest, MirrorPath};
-use crate::report::size;
+use formats::block::Object;
+use formats::names::Serial;
+use formats::release::{Latest, MirrorPath};
+use formats::report::size;
 
 /// What a target is known to have.
 #[derive(Clone, Debug)]

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Place;
-use crate::index::UnixTime;
-use crate::release::MirrorPath;
+use formats::names::UnixTime;
+use formats::release::MirrorPath;
 
 /// Why a target did not do as it was told: where, and what it said.
 #[derive(Debug)]

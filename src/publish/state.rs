@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::remote::{Files, Remote, RemoteError};
 use super::{Item, Place};
-use crate::block::{BlockName, Object};
-use crate::index::Index;
-use crate::release::{
+use formats::block::{BlockName, Object};
+use formats::index::Index;
+use formats::release::{
     Error as Untrusted, ImageFiles, Latest, MAX_HOPS, MirrorPath, Release, Successors, TrustedKeys, Verified,
 };
 
@@ -140,7 +140,7 @@ pub fn read_indexes(
     release: &Release,
     near: Option<&dyn Files>,
 ) -> Result<Vec<Index>, StateError> {
-    let read = |image: &crate::release::ImageFiles| {
+    let read = |image: &formats::release::ImageFiles| {
         let (path, len) = (image.index_path(), image.index.digest.len);
         read_either(files, near, &path, len, "the release", |bytes| image.open_index(bytes))
     };

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write as _};
 
-use crate::index::{At, Lines, TextFault, UnixTime, number, words};
-use crate::release::{BadPath, MirrorPath};
+use formats::names::UnixTime;
+use formats::release::{BadPath, MirrorPath};
+use formats::text::{At, Lines, TextFault, number, words};
 
 /// Files that are going to be removed, with the time at which each was condemned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,10 +7,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::choices::{Architecture, Archive, Codec, Entry, InodeSize, OnFailure, Start, Variant};
-use super::findings::{Findings, Located, Span, did_you_mean, listed};
 use super::raw;
-use super::shape::{Scalar, Switch};
-use super::templates::render_text;
 use super::types::{
     Blocks, Boot, DEFAULT_MODULES, Debian, Expect, Guest, HOST_IMAGE, Host, Image, Machine, Origin, Publish,
     PublishTarget, Recipe, Source, System, Xen,
@@ -19,7 +16,10 @@ use super::values::{
     Component, HostName, Line, Module, Name, OverlayName, ProjectPath, Seconds, Size, Suite,
 };
 use super::{ProjectFile, Surroundings};
-use crate::report::size;
+use crate::templates::render_text;
+use crate::yaml::findings::{Findings, Located, Span, did_you_mean, listed};
+use crate::yaml::shape::{Scalar, Switch};
+use formats::report::size;
 
 type List<T> = Vec<Located<T>>;
 
@@ -381,7 +381,7 @@ impl Checker<'_> {
 
     fn expected_lines(&mut self, lines: Option<Located<List<Line>>>) -> Vec<Line> {
         for Located { span, value } in lines.iter().flat_map(|lines| &lines.value) {
-            let made = render_text("", value.as_str(), super::templates::context! { token => "0" });
+            let made = render_text("", value.as_str(), crate::templates::context! { token => "0" });
             match made {
                 Err(_) => {
                     let what = format!("`{value}` is not a template that uses `token` alone");

@@ -1,6 +1,6 @@
 //! The words of a recipe of which there are a few: what is written is one of them.
 
-use super::shape::{Scalar, Wrong, choice};
+use crate::yaml::shape::{Scalar, Wrong, choice};
 
 choice! {
     /// What becomes of the other targets when one fails.

@@ -5,30 +5,25 @@
 //! ```
 //!
 //! No stage stops at a fault. Each leaves out what is wrong and goes on, so that [`Recipe::parse`] gives all
-//! that is wrong with a recipe at once, each with its place ([`findings`]). What has a type of [`types`] needs
+//! that is wrong with a recipe at once, each with its place ([`crate::yaml::findings`]). What has a type of [`types`] needs
 //! no further check.
 
 mod check;
 mod choices;
-pub mod findings;
 mod guests;
+pub mod lock;
 mod raw;
 mod schema;
-pub(crate) mod shape;
 pub mod target;
-pub mod templates;
 pub mod types;
 mod values;
-pub(crate) mod yaml;
 
-pub use findings::{Finding, Findings};
 pub use guests::NETBSD_MIRRORS;
 pub use schema::schema;
-pub use shape::{Scalar, Wrong};
 pub use types::*;
 pub use values::{Seconds, Size};
 
-use shape::FromNode;
+pub use crate::yaml::{Findings, FromNode, node};
 
 /// What lies around a recipe. The host implements it over a directory; tests over lists.
 pub trait Surroundings {
@@ -57,7 +52,7 @@ impl Recipe {
     /// All that is wrong with it.
     pub fn parse(name: &str, text: &str, around: &dyn Surroundings) -> Result<Recipe, Findings> {
         let mut findings = Findings::new(name, text);
-        let root = yaml::parse(text, &mut findings);
+        let root = node::parse(text, &mut findings);
         let raw = root.and_then(|root| raw::Recipe::from_node(&root, &mut findings));
         let recipe = raw.and_then(|raw| check::check(raw, around, &mut findings));
         match (findings.none_or(), recipe) {

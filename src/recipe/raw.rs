@@ -5,13 +5,13 @@ use super::choices::{
     Architecture, Archive, BsdArchitecture, Codec, Console, Cow, Devices, DiskFormat, Entry, Flavour,
     GuestNetwork, InodeSize, KnoppixForm, OnFailure, Start, Variant, Virt,
 };
-use super::findings::Located;
-use super::shape::{Switch, section};
 use super::target::Target;
 use super::values::{
     BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, Name, OverlayName, Package,
     ProjectPath, Seconds, SetName, Sha256Hex, Size, Suite, Url,
 };
+use crate::yaml::findings::Located;
+use crate::yaml::shape::{Switch, section};
 
 type List<T> = Vec<Located<T>>;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::shape::{Scalar, Wrong};
+use crate::yaml::shape::{Scalar, Wrong};
 
 /// A place to publish to.
 #[derive(Clone, Debug, PartialEq, Eq)]

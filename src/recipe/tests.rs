@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::*;
-use crate::host::project::Project;
+use crate::project::folder::Project;
+use crate::yaml::Finding;
 
 /// A project that exists only here.
 struct Room;

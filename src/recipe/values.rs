@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::shape::{Scalar, Wrong};
+use crate::yaml::shape::{Scalar, Wrong};
 
 /// Declares a checked text: a newtype with one way in.
 macro_rules! word {

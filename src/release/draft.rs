@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{
-    Digest, Dlahead, ImageFiles, KeyError, Latest, Leaf, Mirror, MirrorPath, Mirrors, Release, SigningKey,
-    Stored,
-};
-use crate::block::{BlockName, Object};
-use crate::index::{ImageName, Index, Serial, UnixTime};
+use super::{KeyError, SigningKey};
+use formats::block::{BlockName, Object};
+use formats::digest::Digest;
+use formats::index::Index;
+use formats::names::{ImageName, Serial, UnixTime};
+use formats::release::{Dlahead, ImageFiles, Latest, Leaf, Mirror, MirrorPath, Mirrors, Release, Stored};
 
 /// A release that a mirror has, as far as the next one builds on it.
 #[derive(Clone, Debug)]
@@ -199,9 +199,11 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::{BlockName, Sha256};
-    use crate::index::{BlockSize, Header};
-    use crate::release::{TrustedKeys, Verified};
+    use formats::block::BlockName;
+    use formats::digest::Sha256;
+    use formats::index::Header;
+    use formats::names::BlockSize;
+    use formats::release::{TrustedKeys, Verified};
 
     const WEEK: u64 = 7 * 24 * 3600;
 
@@ -296,7 +298,7 @@ mod tests {
     fn a_list_is_published_beside_its_index_and_again_only_when_it_says_something_else() {
         let key = SigningKey::generate().unwrap();
         let list = |bytes: &[u8]| {
-            let ahead = |&byte: &u8| crate::release::Ahead {
+            let ahead = |&byte: &u8| formats::release::Ahead {
                 phase: "boot".parse().unwrap(),
                 name: object(byte).name,
                 first_read_ms: 0,

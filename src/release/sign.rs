@@ -2,8 +2,8 @@
 
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 
-use super::signed::Document;
-use super::{Error as Untrusted, KeyId, TrustedKeys, Verified};
+use formats::release::Document;
+use formats::release::{Error as Untrusted, KeyId, TrustedKeys, Verified};
 
 /// How the base64 of a secret key begins: Ed25519, no key derivation, BLAKE2b.
 const UNPROTECTED: &str = "RWQAAEIy";
@@ -200,7 +200,7 @@ impl std::fmt::Debug for SigningKey {
 /// A key without a checksum, as `minisign -G -W` makes them (0.11 at least). A trial signature, which the crate
 /// verifies with the public half, stands in for it.
 fn unsummed(base64: &str) -> Option<SecretKey> {
-    let bytes = super::signed::base64(base64.as_bytes())?;
+    let bytes = formats::release::base64(base64.as_bytes())?;
     let no_sum = bytes.get(CHECKSUM_AT..)? == [0; 32];
     let secret = SecretKey::from_bytes(&bytes).ok().filter(|_| no_sum)?;
     let public = PublicKey::from_secret_key(&secret).ok()?;

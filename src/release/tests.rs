@@ -1,9 +1,15 @@
+use formats::digest::Digest;
+use formats::digest::Sha256;
+use formats::release::*;
 use proptest::prelude::*;
 
 use super::*;
-use crate::block::BlockName;
-use crate::index::{At, BlockSize, Header, ImageName, Index, Serial, UnixTime};
+use formats::block::BlockName;
+use formats::index::{Header, Index};
+use formats::names::{BlockSize, ImageName, Serial, UnixTime};
+use formats::text::At;
 
+mod successors;
 mod trust;
 
 const LATEST: &str = "\
@@ -422,5 +428,8 @@ proptest! {
 #[test]
 fn a_fault_has_its_source_but_once() {
     let error: At<Fault> = Latest::decode_text(b"x").unwrap_err();
-    assert_eq!(crate::report::report(&error), "error: latest:1: the line has no end; the file is cut short");
+    assert_eq!(
+        formats::report::report(&error),
+        "error: latest:1: the line has no end; the file is cut short"
+    );
 }

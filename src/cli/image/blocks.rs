@@ -6,20 +6,22 @@ use std::path::{Path, PathBuf};
 
 use super::super::output::In;
 use super::super::{Failure, Session, print};
-use crate::block::{Block, Codec, Fetched, Inflated, Object};
-use crate::build::split::{self, Options, Source, SplitError};
 use crate::ext2::ReadAt;
-use crate::host::files::FileError;
-use crate::host::image::{ImageFile, SparseFile};
-use crate::host::progress::Unit;
-use crate::host::published::Published;
-use crate::host::remote::parallel;
-use crate::host::store::Store;
-use crate::index::{BlockSize, Header, ImageName, Index, Serial, Target, UnixTime};
+use crate::pipeline::split::{self, Options, Source, SplitError};
 use crate::publish::{Files, RemoteError};
-use crate::recipe::{self, Scalar, Size};
-use crate::release::{Leaf, MirrorPath};
-use crate::report::size;
+use crate::recipe::{self, Size};
+use crate::repository::published::Published;
+use crate::repository::store::Store;
+use crate::repository::targets::parallel;
+use crate::sys::image_file::{ImageFile, SparseFile};
+use crate::sys::progress::Unit;
+use crate::yaml::Scalar;
+use formats::block::{Block, Codec, Fetched, Inflated, Object};
+use formats::index::{Header, Index, Target};
+use formats::names::{BlockSize, ImageName, Serial, UnixTime};
+use formats::release::{Leaf, MirrorPath};
+use formats::report::size;
+use system::files::FileError;
 
 /// Blocks that are fetched, and in memory, at a time.
 const TOGETHER: usize = 64;

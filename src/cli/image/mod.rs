@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use super::output::In;
 use super::{Failure, Session, print};
 use crate::ext2::{self, RawInode, ReadError, Reader, ondisk::S_IFDIR};
-use crate::host::image::ImageFile;
-use crate::report::{self, Exit};
+use crate::sys::image_file::ImageFile;
 use crate::tree::{Kind, SpoolId};
+use formats::report::{self, Exit};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -6,22 +6,23 @@ use std::path::PathBuf;
 use super::super::output::In;
 use super::super::{Failure, Session, print};
 use super::blocks::{Cut, cut};
-use crate::build::image::{LEAST_RUN, Rendered};
 use crate::debian::owners::Owners;
 use crate::ext2::{
     self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Previous, Profile, Sequential, Stable,
     WriteError, keep_times,
 };
-use crate::host::directory;
-use crate::host::files::{FileError, read_at_most, write_atomic};
-use crate::host::image::SparseFile;
-use crate::host::progress::Unit;
-use crate::host::spool::Spools;
-use crate::recipe::{Scalar, Size};
-use crate::release::MAX_LAYOUT;
-use crate::report;
+use crate::pipeline::image::{LEAST_RUN, Rendered};
+use crate::recipe::Size;
+use crate::sys::directory;
+use crate::sys::image_file::SparseFile;
+use crate::sys::progress::Unit;
+use crate::sys::spool::Spools;
 use crate::tree::tar::{self, TarError};
 use crate::tree::{Contents, Time, Tree};
+use crate::yaml::Scalar;
+use formats::release::MAX_LAYOUT;
+use formats::report;
+use system::files::{FileError, read_at_most, write_atomic};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

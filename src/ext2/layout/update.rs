@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::codec::{In, LayoutError, Near, Out, UPDATE_MAGIC, inflate};
 use super::map::{Label, LayoutMap, Mapped};
-use crate::block::Sha256;
+use formats::digest::Sha256;
 
 /// Bytes of the other map's SHA-256.
 const SUM: usize = 32;

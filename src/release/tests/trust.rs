@@ -1,5 +1,8 @@
 //! Signatures, keys, and the chain from the pointer down to an index.
 
+use formats::digest::Digest;
+use formats::digest::Sha256;
+use formats::release::*;
 use proptest::prelude::*;
 
 use super::*;

@@ -3,7 +3,7 @@
 //! Sources: capabilities(7), cap_from_text(3); the kernel's `include/uapi/linux/capability.h`
 //! (`struct vfs_cap_data`, revision 2, little-endian).
 
-use crate::recipe::{Scalar, Wrong};
+use crate::yaml::{Scalar, Wrong};
 
 /// `VFS_CAP_REVISION_2`.
 const REVISION_2: u32 = 0x0200_0000;

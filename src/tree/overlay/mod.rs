@@ -13,8 +13,8 @@ use std::io;
 
 use super::glob::Glob;
 use super::{Content, Contents, Kind, Meta, Node, NodeId, Time, Tree, TreeError};
-use crate::recipe::Findings;
-use crate::recipe::findings::{Located, did_you_mean};
+use crate::yaml::Findings;
+use crate::yaml::findings::{Located, did_you_mean};
 
 pub use capabilities::Capabilities;
 pub use rules::{Make, Owner, PathRule, Rules};

@@ -10,10 +10,11 @@
 //!   /dev/console: {make: char 5 1}
 //! ```
 
-use crate::recipe::findings::Located;
-use crate::recipe::shape::{FromNode, Keys, located};
-use crate::recipe::yaml::{self, Node, Value};
-use crate::recipe::{Findings, Scalar, Wrong};
+use crate::yaml::findings::Located;
+use crate::yaml::node;
+use crate::yaml::node::{Node, Value};
+use crate::yaml::shape::{FromNode, Keys, located};
+use crate::yaml::{Findings, Scalar, Wrong};
 
 use super::Capabilities;
 
@@ -87,7 +88,7 @@ impl Rules {
     /// All that is wrong with it.
     pub fn parse(name: &str, text: &str) -> Result<Rules, Findings> {
         let mut findings = Findings::new(name, text);
-        let root = yaml::parse(text, &mut findings);
+        let root = node::parse(text, &mut findings);
         let file = root.and_then(|root| File::from_node(&root, &mut findings));
         findings.none_or()?;
         let File { remove, paths } = file.unwrap_or_default();

@@ -1,0 +1,156 @@
+//! Words of the formats that are more than text: image names, serials, times, block sizes.
+//!
+//! What comes from the network is read into these and written out again from them, so no text of somebody
+//! else's ever becomes part of a path.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Name of an image or of a release: 1 to 64 of `a-z`, `0-9` and `-`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageName(String);
+
+impl ImageName {
+    /// Longest name in bytes.
+    pub const MAX: usize = 64;
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Text that is not an [`ImageName`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is no name: names have 1 to 64 of a-z, 0-9 and -", clip(.0))]
+pub struct BadName(String);
+
+impl FromStr for ImageName {
+    type Err = BadName;
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let fits = (1..=Self::MAX).contains(&text.len());
+        let plain = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if fits && plain { Ok(ImageName(text.into())) } else { Err(BadName(text.into())) }
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Number of a release: 1 to 2^63 - 1, only ever going up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(u64);
+
+impl Serial {
+    /// The first release.
+    pub const FIRST: Serial = Serial(1);
+    /// The last one there can be.
+    pub const MAX: Serial = Serial(i64::MAX as u64);
+
+    /// `None` for 0 and for more than [`Serial::MAX`].
+    pub const fn new(number: u64) -> Option<Self> {
+        if number == 0 || number > Self::MAX.0 { None } else { Some(Serial(number)) }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The serial after this one; `None` after [`Serial::MAX`].
+    pub const fn next(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+}
+
+/// Reads a number in its only form: digits, no sign, no leading zeros.
+pub(crate) fn decimal(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let canonical = text == "0" || !text.starts_with('0');
+    if plain && canonical { text.parse().ok() } else { None }
+}
+
+/// Text that is not a [`Serial`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is no serial: 1 to 9223372036854775807, without leading zeros", clip(.0))]
+pub struct BadSerial(String);
+
+impl FromStr for Serial {
+    type Err = BadSerial;
+    fn from_str(text: &str) -> Result<Self, BadSerial> {
+        decimal(text).and_then(Serial::new).ok_or_else(|| BadSerial(text.into()))
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A point in time: seconds since 1970, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTime(pub u64);
+
+impl fmt::Display for UnixTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Raw bytes of every block of an image but the last: a multiple of 4 KiB, 4 KiB to 4 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockSize(u32);
+
+impl BlockSize {
+    /// 256 KiB (the paper, section 3.2).
+    pub const DEFAULT: BlockSize = BlockSize(crate::block::DEFAULT_BLOCK_SIZE);
+    /// Sizes are multiples of this, and not less.
+    pub const STEP: u32 = 4096;
+    /// The largest.
+    pub const MAX: BlockSize = BlockSize(crate::block::MAX_BLOCK_SIZE);
+
+    /// `None` when it is not a multiple of 4 KiB from 4 KiB to 4 MiB.
+    pub const fn new(bytes: u32) -> Option<Self> {
+        if bytes == 0 || bytes > Self::MAX.0 || !bytes.is_multiple_of(Self::STEP) {
+            None
+        } else {
+            Some(BlockSize(bytes))
+        }
+    }
+
+    /// The size in bytes.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for BlockSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// At most 80 characters of text from outside, for messages.
+pub fn clip(text: &str) -> String {
+    let mut clipped: String = text.chars().take(80).collect();
+    if clipped.len() < text.len() {
+        clipped.push('…');
+    }
+    clipped
+}

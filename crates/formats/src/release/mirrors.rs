@@ -1,0 +1,171 @@
+//! `mirrors.txt`: where the release can be fetched, signed. `latest` names it by length and SHA-256, so an old
+//! list can't be put in the place of a new one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::signed::Document;
+use super::{Fault, MAX_LINE, MAX_MIRRORS};
+use crate::names::{ImageName, clip};
+use crate::text::{At, Lines, TextFault, number32};
+
+/// Most mirrors in a list.
+pub const MAX: usize = 64;
+/// Most connections that a mirror can ask for.
+const MAX_CONNECTIONS: u32 = 64;
+
+/// The mirrors of a distribution, the preferred ones first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrors {
+    /// The distribution.
+    pub name: ImageName,
+    /// Each URL once, at most 64.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// One mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// What paths are put after.
+    pub url: MirrorUrl,
+    /// Most connections that one client opens to it: 1 to 64. `None`: the client's own choice.
+    pub max_connections: Option<u32>,
+    /// Where it stands, for clients that choose by place: 1 to 32 letters, digits and `-`.
+    pub location: Option<String>,
+}
+
+/// URL of a mirror's root: `http://` or `https://`, a host, and a path that ends with `/`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MirrorUrl(String);
+
+impl MirrorUrl {
+    /// Longest URL in bytes.
+    pub const MAX: usize = 256;
+
+    /// The URL.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As a person types it: the `/` at the end may be missing.
+    ///
+    /// # Errors
+    /// [`BadUrl`].
+    pub fn typed(text: &str) -> Result<Self, BadUrl> {
+        if text.ends_with('/') { text.parse() } else { format!("{text}/").parse() }
+    }
+}
+
+/// Text that is no URL of a mirror.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{}` is no URL of a mirror: http:// or https://, a host, a path that ends with /; no user, no ? and no #, \
+     at most 256 bytes",
+    clip(.0)
+)]
+pub struct BadUrl(String);
+
+impl FromStr for MirrorUrl {
+    type Err = BadUrl;
+    fn from_str(text: &str) -> Result<Self, BadUrl> {
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        let fits = rest.is_some_and(|rest| !rest.starts_with(['/', ':']) && rest.ends_with('/'));
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#@\\\"<>^`{|}".contains(&byte));
+        if fits && plain && text.len() <= Self::MAX {
+            Ok(MirrorUrl(text.into()))
+        } else {
+            Err(BadUrl(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for MirrorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for MirrorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Document for Mirrors {
+    const FILE: &'static str = "mirrors.txt";
+    const LIMIT: u64 = MAX_MIRRORS;
+
+    fn decode_text(text: &[u8]) -> Result<Self, At<Fault>> {
+        let mut lines = Lines::new(text, Self::LIMIT, MAX_LINE);
+        decode(&mut lines).map_err(|fault| At { file: Self::FILE, line: lines.number(), fault })
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = format!("imgfactory-mirrors 1\nname: {}\n", self.name);
+        for Mirror { url, max_connections, location } in &self.mirrors {
+            text.push_str(&format!("mirror {url}"));
+            if let Some(most) = max_connections {
+                text.push_str(&format!(" max-conn={most}"));
+            }
+            if let Some(location) = location {
+                text.push_str(&format!(" location={location}"));
+            }
+            text.push('\n');
+        }
+        text.push_str("end\n");
+        text
+    }
+
+    fn trusted_comment(&self) -> String {
+        format!("imgfactory {} mirrors", self.name)
+    }
+}
+
+fn decode(lines: &mut Lines<&[u8]>) -> Result<Mirrors, Fault> {
+    lines.heading("imgfactory-mirrors")?;
+    let name = lines.name("name:")?;
+    let mut mirrors: Vec<Mirror> = Vec::new();
+    loop {
+        let line = lines.need("end")?;
+        if line == "end" {
+            break;
+        }
+        let shape = "mirror <url> [max-conn=<n>] [location=<word>]";
+        let rest = line.strip_prefix("mirror ");
+        let rest = rest.ok_or_else(|| TextFault::Shape { found: line.into(), want: shape })?;
+        let mirror = mirror(rest)?;
+        if mirrors.iter().any(|other| other.url == mirror.url) {
+            return Err(Fault::DuplicateMirror(mirror.url.to_string()));
+        }
+        if mirrors.len() == MAX {
+            return Err(Fault::TooManyMirrors { max: MAX });
+        }
+        mirrors.push(mirror);
+    }
+    lines.finish()?;
+    Ok(Mirrors { name, mirrors })
+}
+
+fn mirror(text: &str) -> Result<Mirror, Fault> {
+    let mut words = text.split(' ');
+    let url = words.next().unwrap_or_default().parse()?;
+    let mut mirror = Mirror { url, max_connections: None, location: None };
+    for word in words {
+        let bad = || Fault::MirrorOption(word.into());
+        match word.split_once('=').ok_or_else(bad)? {
+            ("max-conn", most) if mirror.max_connections.is_none() && mirror.location.is_none() => {
+                let most = number32("max-conn", most, MAX_CONNECTIONS).ok().filter(|most| *most > 0);
+                mirror.max_connections = Some(most.ok_or_else(bad)?);
+            }
+            ("location", place) if mirror.location.is_none() => {
+                let plain = place.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+                if !plain || !(1..=32).contains(&place.len()) {
+                    return Err(bad());
+                }
+                mirror.location = Some(place.into());
+            }
+            _ => return Err(bad()),
+        }
+    }
+    Ok(mirror)
+}

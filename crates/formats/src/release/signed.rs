@@ -1,0 +1,344 @@
+//! Signed texts: a canonical text, and after its `end` line the four lines of a minisign signature over every
+//! byte up to and including that line. The signature is checked first; what it does not cover is never parsed.
+
+use std::fmt;
+use std::ops::Deref;
+
+use minisign_verify::{Error as Minisign, PublicKey, Signature};
+
+use super::Fault;
+use crate::digest::Sha256;
+use crate::names::{ImageName, Serial};
+use crate::text::At;
+
+/// A text that is signed: [`super::Latest`], [`super::Release`], [`super::Mirrors`].
+pub trait Document: Sized {
+    /// Its usual file name, for messages.
+    const FILE: &'static str;
+    /// Longest file that is read, signature included.
+    const LIMIT: u64;
+    /// Reads the text up to and including its `end` line.
+    ///
+    /// # Errors
+    /// [`At`] names the line.
+    fn decode_text(text: &[u8]) -> Result<Self, At<Fault>>;
+    /// The canonical text up to and including its `end` line.
+    fn to_text(&self) -> String;
+    /// What it is, in one line that is signed too: `imgfactory demo serial 42`.
+    fn trusted_comment(&self) -> String;
+}
+
+/// Number of a minisign key, shown as 16 hex digits in upper case; minisign itself leaves out zeros at the front.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub [u8; 8]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016X}", u64::from_le_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl KeyId {
+    /// Reads the 16 hex digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+        let plain = text.len() == 16 && text.bytes().all(digits);
+        u64::from_str_radix(text, 16).ok().filter(|_| plain).map(|id| KeyId(id.to_le_bytes()))
+    }
+
+    /// From the base64 of a public key or of a signature: 2 bytes of algorithm, then these 8.
+    fn of_base64(text: &str) -> Option<Self> {
+        let bytes = base64(text.as_bytes().get(..16)?)?;
+        bytes.get(2..10)?.try_into().ok().map(KeyId)
+    }
+}
+
+/// Decodes base64 with its padding, as far as minisign's lines need it.
+pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let digits = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
+    let padding = text.len() - digits;
+    if padding > 2 || !text.len().is_multiple_of(4) || text[digits..].iter().any(|byte| *byte != b'=') {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for chars in text.chunks_exact(4) {
+        let mut bits = 0_u32;
+        for char in chars {
+            let value = match char {
+                b'A'..=b'Z' => char - b'A',
+                b'a'..=b'z' => char - b'a' + 26,
+                b'0'..=b'9' => char - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                b'=' => 0,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        let [_, three @ ..] = bits.to_be_bytes();
+        bytes.extend(three);
+    }
+    bytes.truncate(bytes.len() - padding);
+    Some(bytes)
+}
+
+/// Text that is no minisign public key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadKey {
+    /// A line that is neither a comment nor a key.
+    #[error("line {line}: no minisign public key: 56 characters of base64 that begin with RW")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+    },
+    /// Nothing but comments.
+    #[error("no minisign public key in it")]
+    NoKey,
+}
+
+/// The keys whose signatures are believed.
+#[derive(Clone, Debug)]
+pub struct TrustedKeys(Vec<(KeyId, PublicKey)>);
+
+impl TrustedKeys {
+    /// Reads `minisign.pub` files, one after another, or bare base64 keys, one a line. Comments are skipped.
+    ///
+    /// # Errors
+    /// [`BadKey`] names the line.
+    pub fn parse(text: &str) -> Result<Self, BadKey> {
+        let mut keys = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with("untrusted comment:") {
+                continue;
+            }
+            match (KeyId::of_base64(line), PublicKey::from_base64(line)) {
+                (Some(id), Ok(key)) => keys.push((id, key)),
+                _ => return Err(BadKey::Line { line: number + 1 }),
+            }
+        }
+        if keys.is_empty() { Err(BadKey::NoKey) } else { Ok(TrustedKeys(keys)) }
+    }
+
+    /// These and more. Those that are known already stay once.
+    #[must_use]
+    pub fn with(&self, more: &TrustedKeys) -> Self {
+        let mut keys = self.0.clone();
+        let known = |keys: &[(KeyId, PublicKey)], id: KeyId, key: &PublicKey| {
+            keys.iter().any(|(other, found)| *other == id && found == key)
+        };
+        for (id, key) in &more.0 {
+            if !known(&keys, *id, key) {
+                keys.push((*id, key.clone()));
+            }
+        }
+        TrustedKeys(keys)
+    }
+
+    /// Their numbers.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.0.iter().map(|(id, _)| *id)
+    }
+
+    fn list(&self) -> String {
+        self.ids().map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Why a signed file is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Longer than files of its kind are.
+    #[error("{file}: {found} bytes; at most {limit} are read")]
+    TooLong {
+        /// Which file.
+        file: String,
+        /// Bytes there are.
+        found: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// No `end` line with four lines after it.
+    #[error("{file}: not signed: no `end` line with the four lines of a minisign signature after it")]
+    NotSigned {
+        /// Which file.
+        file: &'static str,
+    },
+    /// The four lines are there and are no signature.
+    #[error("{file}: the four lines after `end` are no minisign signature")]
+    SignatureText {
+        /// Which file.
+        file: &'static str,
+    },
+    /// A signature of a kind that is not supported.
+    #[error(
+        "{file}: the signature is not of the prehashed kind; sign with minisign 0.10 or later, without -l"
+    )]
+    SignatureKind {
+        /// Which file.
+        file: &'static str,
+    },
+    /// Signed by somebody we do not know.
+    #[error("{file}: signed by key {key}, which is not trusted here; trusted: {trusted}")]
+    UnknownKey {
+        /// Which file.
+        file: &'static str,
+        /// Who signed.
+        key: KeyId,
+        /// Whom we trust.
+        trusted: String,
+    },
+    /// The text, or the signature's comment, is not what was signed.
+    #[error("{file}: the signature of key {key} does not fit: the file was changed after it was signed")]
+    BadSignature {
+        /// Which file.
+        file: &'static str,
+        /// Who is said to have signed.
+        key: KeyId,
+    },
+    /// Rightly signed, and yet not a text of this kind.
+    #[error(transparent)]
+    Text(#[from] At<Fault>),
+    /// Another length than the file above it says.
+    #[error("{file}: {found} bytes; {by} says {want}")]
+    Length {
+        /// Which file.
+        file: String,
+        /// Bytes there are.
+        found: u64,
+        /// Who says otherwise.
+        by: &'static str,
+        /// Bytes it says.
+        want: u64,
+    },
+    /// Another digest than the file above it says.
+    #[error("{file}: SHA-256 {found}; {by} says {want}")]
+    Digest {
+        /// Which file.
+        file: String,
+        /// What it is.
+        found: Sha256,
+        /// Who says otherwise.
+        by: &'static str,
+        /// What it says.
+        want: Sha256,
+    },
+    /// For another distribution or another image.
+    #[error("{file}: is of `{found}`; `{want}` was asked for")]
+    OtherName {
+        /// Which file.
+        file: String,
+        /// Whose it is.
+        found: ImageName,
+        /// Whose it ought to be.
+        want: ImageName,
+    },
+    /// Of another serial.
+    #[error("{file}: has serial {found}; {want} was asked for")]
+    OtherSerial {
+        /// Which file.
+        file: String,
+        /// Its own serial.
+        found: Serial,
+        /// What it ought to be.
+        want: Serial,
+    },
+    /// The index that a release names is no index.
+    #[error(transparent)]
+    Index(#[from] crate::index::Error),
+}
+
+/// A text whose signature is that of a trusted key. Only [`Verified::open`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified<T> {
+    document: T,
+    key: KeyId,
+    trusted_comment: String,
+}
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.document
+    }
+}
+
+impl<T> Verified<T> {
+    /// Who signed it.
+    pub fn key(&self) -> KeyId {
+        self.key
+    }
+
+    /// The comment that is signed with it.
+    pub fn trusted_comment(&self) -> &str {
+        &self.trusted_comment
+    }
+
+    /// The text without its proof.
+    pub fn into_inner(self) -> T {
+        self.document
+    }
+}
+
+impl<T: Document> Verified<T> {
+    /// Checks the signature of a whole file, then reads its text.
+    ///
+    /// # Errors
+    /// [`Error`]: too long, not signed, an unknown key, a signature that does not fit, and only then what is
+    /// wrong with the text.
+    pub fn open(bytes: &[u8], keys: &TrustedKeys) -> Result<Self, Error> {
+        let file = T::FILE;
+        if bytes.len() as u64 > T::LIMIT {
+            return Err(Error::TooLong { file: file.into(), found: bytes.len() as u64, limit: T::LIMIT });
+        }
+        let (text, signature) = split(bytes).ok_or(Error::NotSigned { file })?;
+        let signature = std::str::from_utf8(signature).map_err(|_| Error::SignatureText { file })?;
+        let (key, signature) = parse_signature(signature).map_err(|fault| match fault {
+            Minisign::UnsupportedAlgorithm => Error::SignatureKind { file },
+            _ => Error::SignatureText { file },
+        })?;
+        let trusted = keys.0.iter().filter(|(id, _)| *id == key).collect::<Vec<_>>();
+        if trusted.is_empty() {
+            return Err(Error::UnknownKey { file, key, trusted: keys.list() });
+        }
+        // Two keys of one number are possible, if unlikely: the number is random and not derived from the key.
+        let results = trusted.iter().map(|(_, public)| public.verify(text, &signature, false));
+        for result in results {
+            match result {
+                Ok(()) => {
+                    let document = T::decode_text(text)?;
+                    let trusted_comment = signature.trusted_comment().to_owned();
+                    return Ok(Verified { document, key, trusted_comment });
+                }
+                Err(Minisign::UnexpectedAlgorithm) => return Err(Error::SignatureKind { file }),
+                Err(_) => {}
+            }
+        }
+        Err(Error::BadSignature { file, key })
+    }
+}
+
+/// The text up to and including its `end` line, and the four lines after it.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut ends = bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+    // The file ends with LF; the fifth LF from the end is that of the `end` line.
+    (ends.next()? + 1 == bytes.len()).then_some(())?;
+    let (text, signature) = bytes.split_at(ends.nth(3)? + 1);
+    text.ends_with(b"\nend\n").then_some((text, signature))
+}
+
+fn parse_signature(lines: &str) -> Result<(KeyId, Signature), Minisign> {
+    // minisign-verify lets these two pass, minisign does not.
+    if !lines.starts_with("untrusted comment: ") || lines.contains('\r') {
+        return Err(Minisign::InvalidEncoding);
+    }
+    let signature = Signature::decode(lines)?;
+    let key = lines.lines().nth(1).and_then(KeyId::of_base64).ok_or(Minisign::InvalidEncoding)?;
+    Ok((key, signature))
+}

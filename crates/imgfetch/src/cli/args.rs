@@ -1,0 +1,539 @@
+//! Words on the command line -> what they mean. Nothing is opened here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use crate::status::Form;
+use formats::names::{ImageName, Serial};
+use formats::release::MirrorUrl;
+
+/// What to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Mount(Mount),
+    Cat(Source),
+    Status {
+        sockets: Vec<PathBuf>,
+        form: Form,
+        watch: bool,
+    },
+    Netselect(Netselect),
+    Cache(CacheCare),
+    /// Something to print: help, version.
+    Text(String),
+}
+
+/// Where an image comes from; common to all commands that read one.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) mirrors: Vec<MirrorUrl>,
+    pub(super) mirrors_file: Option<PathBuf>,
+    /// Files or base64.
+    pub(super) keys: Vec<String>,
+    pub(super) image: ImageName,
+    pub(super) name: Option<ImageName>,
+    pub(super) release: Option<Serial>,
+    pub(super) strict: bool,
+    pub(super) cache: Option<PathBuf>,
+    pub(super) cache_max: Option<u64>,
+    pub(super) medium: Option<PathBuf>,
+    pub(super) ram: usize,
+    pub(super) connections: usize,
+    /// `None`: reads wait for as long as it takes.
+    pub(super) deadline: Option<Duration>,
+    pub(super) start_within: Duration,
+    pub(super) prefetch: bool,
+    /// Whether also what the release says that a boot reads.
+    pub(super) list: bool,
+    /// All mirrors at once, the signed list's too; the order given; `None`: those given, at once.
+    pub(super) netselect: Option<bool>,
+    /// `none` for no proxy whatever the environment says.
+    pub(super) proxy: Option<String>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) verbose: bool,
+}
+
+/// `imgfetch mount`.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) source: Source,
+    pub(super) mountpoint: PathBuf,
+    pub(super) status: Option<PathBuf>,
+    pub(super) no_status: bool,
+    pub(super) record: Option<PathBuf>,
+    pub(super) record_reads: Option<PathBuf>,
+    pub(super) foreground: bool,
+    pub(super) report_ready: bool,
+    pub(super) root_daemon: bool,
+    pub(super) allow_other: bool,
+    /// The words themselves, for the process in the background.
+    pub(super) words: Vec<OsString>,
+}
+
+/// `imgfetch cache`.
+#[derive(Debug)]
+pub(super) struct CacheCare {
+    pub(super) what: Care,
+    pub(super) root: PathBuf,
+}
+
+/// What to do with a cache.
+#[derive(Debug)]
+pub(super) enum Care {
+    Fsck,
+    Stats {
+        json: bool,
+    },
+    Pin(ImageName),
+    Unpin,
+    /// Down to so many bytes.
+    Evict(u64),
+}
+
+/// `imgfetch netselect`.
+#[derive(Debug)]
+pub(super) struct Netselect {
+    pub(super) mirrors: Vec<MirrorUrl>,
+    pub(super) mirrors_file: Option<PathBuf>,
+    pub(super) keys: Vec<String>,
+    pub(super) budget: Duration,
+    pub(super) json: bool,
+}
+
+/// A command line that means nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UsageError {
+    #[error(transparent)]
+    Word(#[from] lexopt::Error),
+    #[error("no command; there are mount, cat, status, netselect and cache")]
+    NoCommand,
+    #[error("no command `{0}`; there are mount, cat, status, netselect and cache")]
+    UnknownCommand(String),
+    #[error("{option}: {text}")]
+    Value { option: &'static str, text: String },
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("`{0}`: one MOUNTPOINT is enough")]
+    Extra(String),
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+const HELP: &str = "\
+imgfetch: the virtual disk of an image, fetched block by block over HTTP
+
+usage:
+  imgfetch mount [options] --mirror URL --key KEY --image NAME MOUNTPOINT
+                             MOUNTPOINT/disk is then the disk; returns when it can be read
+  imgfetch cat [options] --mirror URL --key KEY --image NAME
+                             writes the whole disk to standard output
+  imgfetch status [--text | --watch | --metrics] [--socket PATH]...
+                             one line of JSON for each client that runs; the same for people, once or every
+                             second; in Prometheus' text form
+  imgfetch status --phase NAME [--socket PATH]...
+                             what --record notes from now on is of this phase: login, desktop ...
+  imgfetch netselect [--key KEY] [--within TIME] [--json] URL... | --mirrors FILE
+                             asks all mirrors at once; the best one first
+  imgfetch cache fsck|stats|pin|unpin|evict DIR [--json] [--image NAME] [--keep SIZE]
+                             checks every block; says what is there; lets an image's blocks go last, or none;
+                             removes the longest unused until SIZE is left
+
+where from:
+  --mirror URL[,URL...]      mirrors in order of preference; may be given several times
+  --mirrors FILE             more of them, one a line, `#` begins a comment
+  --netselect                also those of the release's own list; the nearest is used
+  --no-netselect             ask them in the order given; otherwise all at once, and the nearest is used
+  --key KEY                  minisign public key, as a file or as base64; may be given several times
+  --image NAME               the image of the release
+  --name NAME                only releases of this distribution; wise if a key signs several
+  --release N                this release and no other, even if it is older than the last one used
+  --strict                   refuse a release that may be stale; without it a warning is given
+  --proxy URL|none           proxy for all mirrors (otherwise http_proxy, https_proxy, no_proxy)
+  --ca FILE                  certificate authorities (PEM) beside the built-in ones
+
+how:
+  --cache DIR                keep blocks here; also remembers the release, so that no older one is accepted
+  --medium DIR               a mirror's tree on a disc or stick, read where the cache has nothing; needs --cache
+  --cache-max SIZE           at most so much (64MiB, 2GiB); otherwise 80 % of the file system
+  --ram SIZE                 inflated blocks in memory [32MiB]
+  --connections N            at most, 1 to 64; begins with 4 [32]
+  --deadline TIME|none       a read that gets no bytes ends with EIO after this (60s, 5m); with none it waits for
+                             as long as it takes [60s; none with --root-daemon]
+  --start-within TIME        give up when no release is found after this [the deadline; 60s if there is none]
+  --no-prefetch              fetch nothing ahead: neither what a boot is known to read nor what follows
+  --no-list                  fetch ahead only what follows
+  --verbose                  say every fault
+
+mount:
+  --foreground               do not go into the background
+  --root-daemon              serve the root file system: systemd leaves the process alone, signals are ignored
+  --record FILE              keep a list of the blocks read, in order: a prefetch list for the next build
+  --record-reads DIR         keep there, named as the image, which pages are read, in order; the kernel caches nothing
+                             then, so that it is what was asked for (`imgfactory profile --files`)
+  --allow-other              every user may read the disk
+  --status PATH|none         status socket [/run/imgfetch/NAME.sock]
+
+exit code: 0 done, 1 it failed, 2 wrong usage
+";
+
+pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let all: Vec<OsString> = words.into_iter().collect();
+    let mut parser = lexopt::Parser::from_iter(&all);
+    let command = match parser.next()? {
+        None => return Err(UsageError::NoCommand),
+        Some(Long("help") | Short('h')) => return Ok(Command::Text(HELP.into())),
+        Some(Long("version") | Short('V')) => {
+            return Ok(Command::Text(concat!("imgfetch ", env!("CARGO_PKG_VERSION"), "\n").into()));
+        }
+        Some(Value(command)) => command.string()?,
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    match command.as_str() {
+        "mount" | "cat" => {}
+        "status" => return status(parser),
+        "netselect" => return netselect(parser),
+        "cache" => return cache(parser),
+        "help" => return Ok(Command::Text(HELP.into())),
+        _ => return Err(UsageError::UnknownCommand(command)),
+    }
+    let raw = raw(parser, command == "mount")?;
+    if raw.help {
+        return Ok(Command::Text(HELP.into()));
+    }
+    if command == "cat" {
+        return Ok(Command::Cat(source(raw)?));
+    }
+    let words = all.into_iter().skip(1).collect();
+    let (mountpoint, status) = (raw.mountpoint.clone(), raw.status.clone());
+    let (foreground, report_ready) = (raw.foreground, raw.report_ready);
+    let (record, record_reads) = (raw.record.clone(), raw.record_reads.clone());
+    let (root_daemon, allow_other) = (raw.root_daemon, raw.allow_other);
+    let no_status = status.as_ref().is_some_and(|path| path.as_os_str() == "none");
+    Ok(Command::Mount(Mount {
+        source: source(raw)?,
+        mountpoint: mountpoint.ok_or(UsageError::Missing("MOUNTPOINT"))?,
+        status: status.filter(|_| !no_status),
+        no_status,
+        record,
+        record_reads,
+        foreground,
+        report_ready,
+        root_daemon,
+        allow_other,
+        words,
+    }))
+}
+
+fn status(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let mut sockets = Vec::new();
+    let (mut form, mut watch) = (Form::Json, false);
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("metrics") => form = Form::Metrics,
+            Long("text") => form = Form::Text,
+            Long("watch") => (form, watch) = (Form::Text, true),
+            Long("phase") => {
+                let phase = parser.value()?.string()?.parse();
+                form = Form::Phase(phase.map_err(|error| value("--phase", &error))?);
+            }
+            Long("socket") => sockets.push(parser.value()?.into()),
+            Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Status { sockets, form, watch })
+}
+
+fn cache(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let mut words = Vec::new();
+    let (mut json, mut image, mut keep) = (false, None, 0);
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("json") => json = true,
+            Long("image") => {
+                let text = parser.value()?.string()?;
+                image = Some(text.parse::<ImageName>().map_err(|error| value("--image", &error))?);
+            }
+            Long("keep") => keep = size("--keep", &parser.value()?.string()?)?,
+            Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
+            Value(word) if words.len() < 2 => words.push(word),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let mut words = words.into_iter();
+    let what = words.next().unwrap_or_default();
+    let what = match (what.to_string_lossy().as_ref(), image) {
+        ("fsck", None) => Care::Fsck,
+        ("stats", None) => Care::Stats { json },
+        ("pin", Some(image)) => Care::Pin(image),
+        ("pin", None) => return Err(UsageError::Missing("--image NAME")),
+        ("unpin", None) => Care::Unpin,
+        ("evict", None) => Care::Evict(keep),
+        (other, _) => {
+            let text = format!("`{other}`; there are fsck, stats, pin, unpin and evict");
+            return Err(UsageError::Value { option: "cache", text });
+        }
+    };
+    let root = words.next().map(PathBuf::from).ok_or(UsageError::Missing("DIR"))?;
+    Ok(Command::Cache(CacheCare { what, root }))
+}
+
+fn netselect(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let budget = Duration::from_secs(5);
+    let mut args =
+        Netselect { mirrors: Vec::new(), mirrors_file: None, keys: Vec::new(), budget, json: false };
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("mirrors") => args.mirrors_file = Some(parser.value()?.into()),
+            Long("key") => args.keys.push(parser.value()?.string()?),
+            Long("within") => args.budget = duration("--within", &parser.value()?.string()?)?,
+            Long("json") => args.json = true,
+            Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
+            Value(url) => {
+                let url = MirrorUrl::typed(&url.string()?).map_err(|error| value("netselect", &error))?;
+                args.mirrors.push(url);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if args.mirrors.is_empty() && args.mirrors_file.is_none() {
+        return Err(UsageError::Missing("URL"));
+    }
+    Ok(Command::Netselect(args))
+}
+
+/// The words, sorted by option.
+#[derive(Default)]
+struct Raw {
+    mirrors: Vec<String>,
+    mirrors_file: Option<PathBuf>,
+    keys: Vec<String>,
+    image: Option<String>,
+    name: Option<String>,
+    release: Option<String>,
+    strict: bool,
+    cache: Option<PathBuf>,
+    cache_max: Option<String>,
+    medium: Option<PathBuf>,
+    ram: Option<String>,
+    connections: Option<String>,
+    deadline: Option<String>,
+    start_within: Option<String>,
+    no_prefetch: bool,
+    no_list: bool,
+    netselect: Option<bool>,
+    record: Option<PathBuf>,
+    record_reads: Option<PathBuf>,
+    proxy: Option<String>,
+    ca: Option<PathBuf>,
+    verbose: bool,
+    mountpoint: Option<PathBuf>,
+    status: Option<PathBuf>,
+    foreground: bool,
+    report_ready: bool,
+    root_daemon: bool,
+    allow_other: bool,
+    help: bool,
+}
+
+fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
+    let mut raw = Raw::default();
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("mirror") => {
+                let urls = parser.value()?.string()?;
+                raw.mirrors.extend(urls.split(',').filter(|url| !url.is_empty()).map(Into::into));
+            }
+            Long("mirrors") => raw.mirrors_file = Some(parser.value()?.into()),
+            Long("key") => raw.keys.push(parser.value()?.string()?),
+            Long("image") => raw.image = Some(parser.value()?.string()?),
+            Long("name") => raw.name = Some(parser.value()?.string()?),
+            Long("release") => raw.release = Some(parser.value()?.string()?),
+            Long("strict") => raw.strict = true,
+            Long("cache") => raw.cache = Some(parser.value()?.into()),
+            Long("cache-max") => raw.cache_max = Some(parser.value()?.string()?),
+            Long("medium") => raw.medium = Some(parser.value()?.into()),
+            Long("ram") => raw.ram = Some(parser.value()?.string()?),
+            Long("connections") => raw.connections = Some(parser.value()?.string()?),
+            Long("deadline") => raw.deadline = Some(parser.value()?.string()?),
+            Long("start-within") => raw.start_within = Some(parser.value()?.string()?),
+            Long("no-prefetch") => raw.no_prefetch = true,
+            Long("no-list") => raw.no_list = true,
+            Long("netselect") => raw.netselect = Some(true),
+            Long("no-netselect") => raw.netselect = Some(false),
+            Long("record") if mount => raw.record = Some(parser.value()?.into()),
+            Long("record-reads") if mount => raw.record_reads = Some(parser.value()?.into()),
+            Long("proxy") => raw.proxy = Some(parser.value()?.string()?),
+            Long("ca") => raw.ca = Some(parser.value()?.into()),
+            Long("verbose") | Short('v') => raw.verbose = true,
+            Long("help") | Short('h') => raw.help = true,
+            Long("status") if mount => raw.status = Some(parser.value()?.into()),
+            Long("foreground") if mount => raw.foreground = true,
+            Long("report-ready") if mount => raw.report_ready = true,
+            Long("root-daemon") if mount => raw.root_daemon = true,
+            Long("allow-other") if mount => raw.allow_other = true,
+            Value(path) if mount && raw.mountpoint.is_none() => raw.mountpoint = Some(path.into()),
+            Value(extra) if mount => return Err(UsageError::Extra(extra.to_string_lossy().into())),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(raw)
+}
+
+fn source(raw: Raw) -> Result<Source, UsageError> {
+    let mirrors = raw.mirrors.iter().map(|url| MirrorUrl::typed(url));
+    let mirrors = mirrors.collect::<Result<_, _>>().map_err(|error| value("--mirror", &error))?;
+    if raw.mirrors.is_empty() && raw.mirrors_file.is_none() {
+        return Err(UsageError::Missing("--mirror URL"));
+    }
+    if raw.keys.is_empty() {
+        return Err(UsageError::Missing("--key KEY"));
+    }
+    if raw.medium.is_some() && raw.cache.is_none() {
+        return Err(UsageError::Missing("--cache DIR, which --medium needs,"));
+    }
+    let name = |option, text: &str| text.parse::<ImageName>().map_err(|error| value(option, &error));
+    let image = raw.image.as_deref().ok_or(UsageError::Missing("--image NAME"))?;
+    let serial = |text: String| text.parse::<Serial>().map_err(|error| value("--release", &error));
+    let connections = raw.connections.as_deref().map_or(Ok(32), |text| {
+        let number = text.parse().ok().filter(|number| (1..=64).contains(number));
+        number.ok_or_else(|| value("--connections", &format!("`{text}` is no number from 1 to 64")))
+    })?;
+    let bytes = |option, text: Option<String>| text.map(|text| size(option, &text)).transpose();
+    let ram = bytes("--ram", raw.ram)?.unwrap_or(32 << 20);
+    let deadline = match raw.deadline.as_deref() {
+        Some("none") => None,
+        Some(text) => Some(duration("--deadline", text)?),
+        None => Some(MINUTE).filter(|_| !raw.root_daemon),
+    };
+    let start_within = raw.start_within.map(|text| duration("--start-within", &text)).transpose()?;
+    Ok(Source {
+        mirrors,
+        mirrors_file: raw.mirrors_file,
+        keys: raw.keys,
+        image: name("--image", image)?,
+        name: raw.name.as_deref().map(|text| name("--name", text)).transpose()?,
+        release: raw.release.map(serial).transpose()?,
+        strict: raw.strict,
+        cache: raw.cache,
+        cache_max: bytes("--cache-max", raw.cache_max)?,
+        medium: raw.medium,
+        ram: usize::try_from(ram).unwrap_or(usize::MAX),
+        connections,
+        deadline,
+        start_within: start_within.or(deadline).unwrap_or(MINUTE),
+        prefetch: !raw.no_prefetch,
+        list: !raw.no_list && !raw.no_prefetch,
+        netselect: raw.netselect,
+        proxy: raw.proxy,
+        ca: raw.ca,
+        verbose: raw.verbose,
+    })
+}
+
+fn value(option: &'static str, error: &dyn std::fmt::Display) -> UsageError {
+    UsageError::Value { option, text: error.to_string() }
+}
+
+/// `64MiB`, `2GiB`, `512KiB`, or bytes.
+fn size(option: &'static str, text: &str) -> Result<u64, UsageError> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40), ("", 0)];
+    let parsed = units.into_iter().find_map(|(unit, shift)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(1 << shift)
+    });
+    parsed.ok_or_else(|| value(option, &format!("`{text}` is no size; 64MiB, 2GiB or bytes")))
+}
+
+/// `60s`, `5m`, or seconds.
+fn duration(option: &'static str, text: &str) -> Result<Duration, UsageError> {
+    let parsed =
+        [("ms", 1), ("s", 1000), ("m", 60_000), ("", 1000)].into_iter().find_map(|(unit, millis)| {
+            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+            number.checked_mul(millis).map(Duration::from_millis)
+        });
+    let most = Duration::from_secs(86_400);
+    let parsed = parsed.filter(|time| (Duration::from_millis(100)..=most).contains(time));
+    parsed.ok_or_else(|| value(option, &format!("`{text}` is no time from 100ms to a day; 60s, 5m")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, UsageError> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    const SOURCE: &str = "--mirror http://a.example,http://b.example/x/ --key RWQ --image host";
+
+    #[test]
+    fn a_whole_line_is_understood() {
+        let line = format!(
+            "imgfetch mount {SOURCE} --mirror http://c.example --release 41 --cache-max 2GiB --ram 1MiB \
+             --deadline 5m --root-daemon /mnt"
+        );
+        let Command::Mount(mount) = parse_line(&line).unwrap() else { panic!("{line}") };
+        let source = &mount.source;
+        let mirrors: Vec<_> = source.mirrors.iter().map(MirrorUrl::as_str).collect();
+        assert_eq!(mirrors, ["http://a.example/", "http://b.example/x/", "http://c.example/"]);
+        assert_eq!((source.cache_max, source.ram), (Some(2 << 30), 1 << 20));
+        let five_minutes = Duration::from_secs(300);
+        assert_eq!((source.deadline, source.start_within), (Some(five_minutes), five_minutes));
+        assert_eq!(source.connections, 32);
+        assert_eq!(source.release, Serial::new(41));
+        assert!(mount.root_daemon && !mount.foreground && source.prefetch);
+        assert_eq!(mount.words.len(), line.split(' ').count() - 1, "all but the program's name");
+    }
+
+    #[test]
+    fn a_root_waits_for_its_bytes_but_a_start_never_does_for_long() {
+        let seconds = Duration::from_secs;
+        for (words, deadline, start_within) in [
+            ("", Some(60), 60),
+            (" --root-daemon", None, 60),
+            (" --deadline none", None, 60),
+            (" --root-daemon --deadline 90s", Some(90), 90),
+            (" --deadline none --start-within 5s", None, 5),
+            (" --deadline 2s --start-within 30", Some(2), 30),
+        ] {
+            let line = format!("imgfetch mount {SOURCE}{words} /mnt");
+            let Command::Mount(mount) = parse_line(&line).unwrap() else { panic!("{line}") };
+            let found = (mount.source.deadline, mount.source.start_within);
+            assert_eq!(found, (deadline.map(seconds), seconds(start_within)), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_what_would_be_right() {
+        for (line, said) in [
+            ("imgfetch", "no command; there are mount, cat, status, netselect and cache"),
+            ("imgfetch mont", "no command `mont`; there are mount, cat, status, netselect and cache"),
+            ("imgfetch cat --key RWQ --image host", "--mirror URL is missing"),
+            ("imgfetch cat --mirror http://a.example --image host", "--key KEY is missing"),
+            ("imgfetch cat --mirror http://a.example --key RWQ", "--image NAME is missing"),
+            ("imgfetch mount SOURCE", "MOUNTPOINT is missing"),
+            ("imgfetch cat SOURCE --medium /mnt", "--cache DIR, which --medium needs, is missing"),
+            ("imgfetch mount SOURCE /a /b", "`/b`: one MOUNTPOINT is enough"),
+            ("imgfetch cat SOURCE --foreground", "invalid option '--foreground'"),
+            ("imgfetch cat SOURCE --connections 0", "--connections: `0` is no number from 1 to 64"),
+            ("imgfetch cat SOURCE --ram 1MB", "--ram: `1MB` is no size; 64MiB, 2GiB or bytes"),
+            ("imgfetch cat SOURCE --deadline 0", "--deadline: `0` is no time from 100ms to a day; 60s, 5m"),
+            (
+                "imgfetch cat SOURCE --start-within none",
+                "--start-within: `none` is no time from 100ms to a day; 60s, 5m",
+            ),
+            (
+                "imgfetch cat SOURCE --release 0",
+                "--release: `0` is no serial: 1 to 9223372036854775807, without leading zeros",
+            ),
+            ("imgfetch status --soket x", "invalid option '--soket'"),
+        ] {
+            let error = parse_line(&line.replace("SOURCE", SOURCE)).unwrap_err();
+            assert_eq!(error.to_string(), said, "{line}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The command line of `imgfetch`: raw words -> meaningful arguments ([`args`]) -> one file a command.
+
+mod args;
+mod cache;
+mod cat;
+mod mount;
+mod netselect;
+mod source;
+mod status;
+
+use std::process::ExitCode;
+
+use args::Command;
+
+use crate::daemon;
+use formats::report::{Exit, report};
+
+/// Runs `imgfetch` with this process's arguments.
+pub fn main() -> ExitCode {
+    let command = match args::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("imgfetch: {error}\nimgfetch: `imgfetch --help` lists what there is");
+            return Exit::Usage.into();
+        }
+    };
+    let result = match command {
+        Command::Text(text) => {
+            print!("{text}");
+            return Exit::Done.into();
+        }
+        Command::Mount(mount) => {
+            daemon::start_log(mount.source.verbose);
+            mount::run(mount)
+        }
+        Command::Cat(source) => {
+            daemon::start_log(source.verbose);
+            cat::run(&source).map(|()| Exit::Done.into())
+        }
+        Command::Cache(args) => {
+            daemon::start_log(false);
+            cache::run(&args).map(Into::into)
+        }
+        Command::Netselect(args) => {
+            daemon::start_log(false);
+            netselect::run(&args).map(|found| if found { Exit::Done } else { Exit::Failed }.into())
+        }
+        Command::Status { sockets, form, watch } => {
+            status::run(&sockets, &form, watch).map(|()| Exit::Done.into())
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("imgfetch: {}", report(error.as_ref()));
+        Exit::Failed.into()
+    })
+}
+
+/// Whatever a command fails with.
+type Failure = Box<dyn std::error::Error>;

@@ -1,0 +1,235 @@
+//! Arguments -> what they name: keys, mirrors, client, cache.
+
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use super::args::Source;
+use crate::cache::{Cache, CacheError};
+use crate::engine::{Engine, Known, Parts};
+use crate::scheduler::{Config, MirrorId};
+use crate::trust::{Chosen, Origin, Wanted};
+use formats::release::{BadKey, BadUrl, MirrorUrl, TrustedKeys};
+use system::files::{FileError, read_at_most};
+use system::http::{BadCa, BadProxy, Http, Patience, Proxies};
+
+/// Files of options are not longer than this.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What a source names is not there, or not what it ought to be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("--key {place}")]
+    Key {
+        place: String,
+        #[source]
+        source: BadKey,
+    },
+    #[error("{}:{line}: {source}", path.display())]
+    Mirror { path: PathBuf, line: usize, source: BadUrl },
+    #[error("no mirror: give --mirror, or a line in {}", path.display())]
+    NoMirror { path: PathBuf },
+    #[error("{0} mirrors; 64 at most")]
+    TooMany(usize),
+    #[error(transparent)]
+    Proxy(#[from] BadProxy),
+    #[error("--ca {}", path.display())]
+    Ca {
+        path: PathBuf,
+        #[source]
+        source: BadCa,
+    },
+}
+
+/// Everything that is open before a release is chosen.
+pub(super) struct Opened {
+    pub(super) mirrors: Vec<MirrorUrl>,
+    keys: Arc<TrustedKeys>,
+    http: Arc<Http>,
+    cache: Option<Arc<Cache>>,
+    config: Config,
+    start_within: Duration,
+    ram: usize,
+    wanted: Wanted,
+    netselect: Option<bool>,
+}
+
+/// A release, and how it was found.
+pub(super) struct Found {
+    pub(super) chosen: Chosen,
+    origin: Origin,
+}
+
+impl Opened {
+    pub(super) fn open(source: &Source) -> Result<Self, Failure> {
+        let proxies = match source.proxy.as_deref() {
+            Some("none") => Proxies::none(),
+            Some(proxy) => Proxies::only(proxy, "--proxy").map_err(SourceError::from)?,
+            None => Proxies::from_env().map_err(SourceError::from)?,
+        };
+        let ca = source.ca.as_ref().map(|path| read_at_most(path, 16 * MAX_FILE)).transpose()?;
+        let http =
+            Http::new(proxies, ca.as_deref(), source.connections, Patience::default()).map_err(|error| {
+                SourceError::Ca { path: source.ca.clone().unwrap_or_default(), source: error }
+            })?;
+        // Later the working directory is another one.
+        let root = source.cache.as_ref().map(std::path::absolute).transpose()?;
+        let mut cache = match root.map(|root| Cache::open(&root, source.cache_max)).transpose() {
+            // A disk that fails is no reason not to boot, unless what it remembers is wanted.
+            Err(CacheError::File(error))
+                if error.is_of_the_disk() && !source.strict && source.medium.is_none() =>
+            {
+                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                log::warn!("{error}{cause}; going on without a cache");
+                None
+            }
+            cache => cache?,
+        };
+        if let Some(medium) = &source.medium {
+            let medium = std::path::absolute(medium)?;
+            cache = cache.map(|cache| cache.over(&medium));
+        }
+        let cache = cache.map(Arc::new);
+        let defaults = Config::default();
+        let deadline = source.deadline;
+        Ok(Opened {
+            mirrors: mirrors(&source.mirrors, source.mirrors_file.as_deref())?,
+            keys: Arc::new(keys(&source.keys)?),
+            netselect: source.netselect,
+            http: Arc::new(http),
+            cache,
+            config: Config {
+                connections: source.connections,
+                deadline,
+                // Time for a second mirror.
+                attempt: deadline.map_or(defaults.attempt, |deadline| defaults.attempt.min(deadline / 2)),
+                load: deadline.map_or(defaults.load, |deadline| defaults.load.min(deadline / 4)),
+                ..defaults
+            },
+            start_within: source.start_within,
+            ram: source.ram,
+            wanted: Wanted {
+                image: source.image.clone(),
+                name: source.name.clone(),
+                release: source.release,
+                strict: source.strict,
+            },
+        })
+    }
+
+    /// Finds the release, and mirrors by the way.
+    pub(super) fn choose(&self) -> Result<Found, Failure> {
+        let mut origin = Origin::new(
+            Arc::clone(&self.http),
+            self.mirrors.clone(),
+            Arc::clone(&self.keys),
+            self.cache.clone(),
+            Instant::now() + self.start_within,
+        );
+        origin.netselect = self.netselect.unwrap_or(true);
+        let chosen = origin.choose(&self.wanted)?;
+        Ok(Found { chosen, origin })
+    }
+
+    pub(super) fn start(&self, found: &Found, read_ahead: bool) -> Result<Engine, Failure> {
+        let mut known = found.origin.known();
+        let mut mirrors = self.mirrors.clone();
+        // It is not waited for: what it says of these mirrors also counts later.
+        let coming = found.chosen.mirrors.clone();
+        let come = coming.as_ref().and_then(|coming| coming.take_until(Instant::now()));
+        let later = coming.filter(|_| come.is_none());
+        for signed in come.flatten().iter().flat_map(|list| &list.mirrors) {
+            match mirrors.iter().position(|mirror| *mirror == signed.url) {
+                Some(place) => known[place].most = signed.max_connections,
+                // The others only for those who want the nearest of all.
+                None if self.netselect == Some(true) && mirrors.len() <= usize::from(MirrorId::MAX.0) => {
+                    mirrors.push(signed.url.clone());
+                    known.push(Known { most: signed.max_connections, ..Known::default() });
+                }
+                None => {}
+            }
+        }
+        let parts = Parts {
+            index: Arc::clone(&found.chosen.index),
+            mirrors,
+            http: Arc::clone(&self.http),
+            cache: self.cache.clone(),
+            config: self.config,
+            ram: self.ram,
+            known,
+            read_ahead,
+        };
+        let engine = Engine::start(parts)?;
+        if let Some(coming) = later {
+            engine.cap_when_known(move || {
+                let caps = coming.take().flatten().map(|list| list.mirrors).unwrap_or_default();
+                caps.into_iter().filter_map(|mirror| Some((mirror.url, mirror.max_connections?))).collect()
+            })?;
+        }
+        Ok(engine)
+    }
+
+    /// Fetches ahead what a boot will read, if the release says what that is.
+    pub(super) fn look_ahead(&self, chosen: &Chosen, engine: &Engine) {
+        if let Some(list) = chosen.prefetch_list() {
+            let names: Vec<_> = list.entries.iter().map(|entry| entry.name).collect();
+            if let Some(cache) = &self.cache {
+                cache.protect(names.iter().copied());
+            }
+            log::info!("fetching {} blocks ahead of need", names.len());
+            engine.prefetch(names);
+        }
+    }
+
+    /// Counts what the cache has. Takes a while; the disk works meanwhile.
+    pub(super) fn count_cache(&self) {
+        if let Some(cache) = &self.cache {
+            cache.scan();
+        }
+    }
+}
+
+pub(super) fn keys(keys: &[String]) -> Result<TrustedKeys, SourceError> {
+    let mut text = String::new();
+    for key in keys {
+        let place = || if key.len() > 80 { "(base64)".to_owned() } else { key.clone() };
+        // 42 bytes in base64, of which the first two are "Ed".
+        let one = if key.len() == 56 && key.starts_with("RW") {
+            key.clone()
+        } else {
+            String::from_utf8_lossy(&read_at_most(key, MAX_FILE)?).into_owned()
+        };
+        TrustedKeys::parse(&one).map_err(|source| SourceError::Key { place: place(), source })?;
+        text.push_str(&one);
+        text.push('\n');
+    }
+    TrustedKeys::parse(&text).map_err(|source| SourceError::Key { place: String::new(), source })
+}
+
+pub(super) fn mirrors(given: &[MirrorUrl], file: Option<&Path>) -> Result<Vec<MirrorUrl>, SourceError> {
+    let mut mirrors = given.to_vec();
+    if let Some(path) = file {
+        let text = read_at_most(path, MAX_FILE)?;
+        for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if !line.is_empty() {
+                let parsed = MirrorUrl::typed(line);
+                let bad = |source| SourceError::Mirror { path: path.into(), line: number + 1, source };
+                mirrors.push(parsed.map_err(bad)?);
+            }
+        }
+        if mirrors.is_empty() {
+            return Err(SourceError::NoMirror { path: path.into() });
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    mirrors.retain(|mirror| seen.insert(mirror.clone()));
+    if mirrors.len() > usize::from(MirrorId::MAX.0) + 1 {
+        return Err(SourceError::TooMany(mirrors.len()));
+    }
+    Ok(mirrors)
+}

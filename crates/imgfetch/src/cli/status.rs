@@ -1,0 +1,47 @@
+//! `imgfetch status`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::status::{Form, ask, directory, sockets};
+
+/// Where the client of the host's own root has its sockets, seen from outside its chroot.
+const OF_THE_ROOT: &str = "/run/imgfactory/root/run/imgfetch";
+
+/// Prints it once, or every second until the caller has seen enough.
+pub(super) fn run(given: &[PathBuf], form: &Form, watch: bool) -> Result<(), Failure> {
+    if !watch {
+        return once(given, form);
+    }
+    loop {
+        // Home, and all after it away.
+        print!("\x1b[H\x1b[J");
+        once(given, form)?;
+        std::io::stdout().flush()?;
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+fn once(given: &[PathBuf], form: &Form) -> Result<(), Failure> {
+    let directories = [directory(), OF_THE_ROOT.into()];
+    let found = if given.is_empty() { sockets(&directories) } else { given.to_vec() };
+    if found.is_empty() {
+        let places: Vec<_> = directories.iter().map(|dir| dir.display().to_string()).collect();
+        return Err(format!(
+            "no client runs: no socket in {}; --socket PATH names another",
+            places.join(" or ")
+        )
+        .into());
+    }
+    let mut failed = None;
+    for path in found {
+        match ask(&path, form) {
+            Ok(answer) => print!("{answer}"),
+            // Without --socket, what a dead client left is passed over.
+            Err(error) if given.is_empty() => detail!("{}: {error}", path.display()),
+            Err(error) => failed = Some(format!("{}: no answer: {error}", path.display())),
+        }
+    }
+    failed.map_or(Ok(()), |text| Err(text.into()))
+}

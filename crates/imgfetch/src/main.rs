@@ -1,0 +1,5 @@
+//! `imgfetch`: see `imgfetch::cli`.
+
+fn main() -> std::process::ExitCode {
+    imgfetch::cli::main()
+}

@@ -1,5 +1,0 @@
-//! `imgfactory`: see `imgfactory::cli`.
-
-fn main() -> imgfactory::report::Exit {
-    imgfactory::cli::main()
-}

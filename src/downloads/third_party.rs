@@ -1,0 +1,411 @@
+//! Files of others, known by their sums: from a directory of mirrored files, the cache, or the network.
+//!
+//! The directory (`--sources DIR`) has a file under its host and path, as `wget --force-directories` leaves it,
+//! or under any tail of that, down to its bare name. The cache has files by their sums. A file from the
+//! network is written to the cache as it comes and gets its name there when its sum is right. No file is used
+//! whose sum was not checked in this run.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::foreign::sums::Sum;
+use crate::sys::progress::{Progress, Task, Unit};
+use formats::fetch_fault::Fault;
+use system::files::{self, AtomicFile, FileError};
+use system::http::{BadProxy, Get, Http, Patience, Proxies};
+
+/// Bytes read at a time.
+const CHUNK: usize = 1 << 20;
+/// No file of others is larger.
+const LIMIT: u64 = 1 << 40;
+/// How often a URL is tried.
+const TRIES: u32 = 3;
+/// How long one file may take.
+const FILE_TIME: Duration = Duration::from_secs(6 * 3600);
+
+/// Why a file can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// No mirror gave it.
+    #[error("{}{}", tried.join("; "), match dir {
+        Some(dir) => format!("; nor is it in {}", dir.display()),
+        None => "; check the network, or give a directory with the file: --sources DIR".to_owned(),
+    })]
+    Unreachable {
+        /// Each URL with what was wrong.
+        tried: Vec<String>,
+        /// The directory of mirrored files.
+        dir: Option<PathBuf>,
+    },
+    /// It must not be fetched.
+    #[error("{url}: neither in the cache{} and it can't be fetched offline", match dir {
+        Some(dir) => format!(" nor in {},", dir.display()),
+        None => ",".to_owned(),
+    })]
+    Offline {
+        /// Its first URL.
+        url: String,
+        /// The directory of mirrored files.
+        dir: Option<PathBuf>,
+    },
+    /// A mirrored file is another one.
+    #[error(
+        "{}: its {} is {found}, but {want} is wanted; mirror {url} again, or correct the sum",
+        path.display(), want.algorithm()
+    )]
+    Sum {
+        /// The file.
+        path: PathBuf,
+        /// Where it comes from.
+        url: String,
+        /// What it has.
+        found: Sum,
+        /// What it ought to have.
+        want: Sum,
+    },
+    /// The proxy of the environment.
+    #[error(transparent)]
+    Proxy(#[from] BadProxy),
+    /// Something with files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Where files of others come from.
+pub struct Sources<'a> {
+    /// Mirrored files, asked first.
+    pub dir: Option<&'a Path>,
+    /// The cache's directory.
+    pub cache: &'a Path,
+    /// Use no network.
+    pub offline: bool,
+    /// Where progress is shown.
+    pub progress: &'a dyn Progress,
+    /// Files whose sum was checked in this run.
+    checked: RefCell<BTreeMap<Sum, PathBuf>>,
+}
+
+impl<'a> Sources<'a> {
+    /// Nothing is looked at yet.
+    pub fn new(dir: Option<&'a Path>, cache: &'a Path, offline: bool, progress: &'a dyn Progress) -> Self {
+        Sources { dir, cache, offline, progress, checked: RefCell::default() }
+    }
+
+    /// A file that has `sum`, wherever it comes from.
+    ///
+    /// # Errors
+    /// [`SourceError`]; a file with another sum is not kept.
+    pub fn get(&self, urls: &[String], sum: &Sum) -> Result<PathBuf, SourceError> {
+        if let Some(path) = self.checked.borrow().get(sum) {
+            return Ok(path.clone());
+        }
+        let path = self.find(urls, sum)?;
+        self.checked.borrow_mut().insert(sum.clone(), path.clone());
+        Ok(path)
+    }
+
+    fn find(&self, urls: &[String], sum: &Sum) -> Result<PathBuf, SourceError> {
+        let url = urls.first().cloned().unwrap_or_default();
+        let mut other = None;
+        for path in self.mirrored(urls) {
+            let found = self.sum_of(&path, sum)?;
+            if found == *sum {
+                return Ok(path);
+            }
+            other.get_or_insert(SourceError::Sum { path, url: url.clone(), found, want: sum.clone() });
+        }
+        if let Some(error) = other {
+            return Err(error);
+        }
+        let kept = self.kept(&format!("{}-{}", sum.algorithm(), sum.hex()))?;
+        if kept.exists() {
+            if self.sum_of(&kept, sum)? == *sum {
+                return Ok(kept);
+            }
+            self.progress.say(&format!("{}: damaged in the cache; it is fetched again", kept.display()));
+            std::fs::remove_file(&kept).map_err(|error| FileError::new(&kept, "remove", error))?;
+        }
+        self.fetch(urls, |fetched| {
+            let found = fetched.sum(sum);
+            if found == *sum {
+                Ok(kept.clone())
+            } else {
+                Err(format!("its {} is {found}, but {sum} is wanted", sum.algorithm()))
+            }
+        })?;
+        Ok(kept)
+    }
+
+    /// A file of which no sum is known yet, and the SHA-256 that it has.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn get_unknown(&self, urls: &[String]) -> Result<(PathBuf, Sum), SourceError> {
+        let any = Sum::Sha256(String::new());
+        if let Some(path) = self.mirrored(urls).into_iter().next() {
+            let sum = self.sum_of(&path, &any)?;
+            return Ok((path, sum));
+        }
+        let mut got = None;
+        self.fetch(urls, |fetched| {
+            let sum = fetched.sum(&any);
+            let kept = self
+                .kept(&format!("{}-{}", sum.algorithm(), sum.hex()))
+                .map_err(|error| error.to_string())?;
+            got = Some((kept.clone(), sum));
+            Ok(kept)
+        })?;
+        Ok(got.unwrap_or_else(|| unreachable!("what was fetched has a sum")))
+    }
+
+    /// A small text that changes, such as a checksum file: mirrored, or fetched now; offline, the last one.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn text(&self, urls: &[String], limit: u64) -> Result<Vec<u8>, SourceError> {
+        if let Some(path) = self.mirrored(urls).into_iter().next() {
+            return Ok(files::read_at_most(path, limit)?);
+        }
+        let name: String = urls.first().map(String::as_str).unwrap_or_default().chars().map(safe).collect();
+        let kept = self.kept(&name)?;
+        if self.offline {
+            if kept.exists() {
+                return Ok(files::read_at_most(kept, limit)?);
+            }
+            let url = urls.first().cloned().unwrap_or_default();
+            return Err(SourceError::Offline { url, dir: self.dir.map(Into::into) });
+        }
+        self.fetch(urls, |_| Ok(kept.clone()))?;
+        Ok(files::read_at_most(kept, limit)?)
+    }
+
+    /// A file of the cache's own, made by `make` if it is not there: what a source is when it is inflated.
+    ///
+    /// # Errors
+    /// Those of `make`, and of the cache.
+    pub fn derived<E: From<FileError>>(
+        &self,
+        name: &str,
+        make: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let dir = self.cache.join("sources");
+        files::create_dir_all(&dir)?;
+        let path = dir.join(name);
+        if !path.exists() {
+            let mut file = AtomicFile::create(&path)?;
+            make(&mut file)?;
+            file.commit()?;
+        }
+        Ok(path)
+    }
+
+    /// Where the directory of mirrored files may have a file: all that are there, the surest place first.
+    fn mirrored(&self, urls: &[String]) -> Vec<PathBuf> {
+        let Some(dir) = self.dir else { return Vec::new() };
+        let mut found = Vec::new();
+        for url in urls {
+            let path = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            let parts: Vec<&str> = path.split('/').collect();
+            for from in 0..parts.len() {
+                let path = dir.join(parts[from..].join("/"));
+                if path.is_file() {
+                    found.push(path);
+                    break;
+                }
+            }
+        }
+        found.dedup();
+        found
+    }
+
+    fn kept(&self, name: &str) -> Result<PathBuf, FileError> {
+        let dir = self.cache.join("sources");
+        files::create_dir_all(&dir)?;
+        Ok(dir.join(name))
+    }
+
+    fn sum_of(&self, path: &Path, like: &Sum) -> Result<Sum, FileError> {
+        let failed = |error| FileError::new(path, "read", error);
+        let mut file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        let task = self.progress.start(&format!("checking {}", path.display()), len, Unit::Bytes);
+        let mut fetched = Fetched::default();
+        copy(&mut file, &mut io::sink(), &mut fetched, &*task).map_err(failed)?;
+        Ok(fetched.sum(like))
+    }
+
+    /// Fetches from the first URL whose file `judge` likes; what it gives is the file's name.
+    fn fetch(
+        &self,
+        urls: &[String],
+        mut judge: impl FnMut(&Fetched) -> Result<PathBuf, String>,
+    ) -> Result<(), SourceError> {
+        let dir = || self.dir.map(Into::into);
+        if self.offline {
+            return Err(SourceError::Offline { url: urls.first().cloned().unwrap_or_default(), dir: dir() });
+        }
+        let http = Http::new(Proxies::from_env()?, None, 1, Patience::default());
+        let http = http.unwrap_or_else(|_| unreachable!("there are no certificates to be wrong"));
+        let mut tried = Vec::new();
+        for url in urls {
+            for attempt in 1..=TRIES {
+                let mut file = AtomicFile::create(self.kept("incoming")?)?;
+                let error = match self.fetch_once(&http, url, &mut file) {
+                    Err(Failed::File(error)) => return Err(error.into()),
+                    Err(Failed::Net { text, again }) => {
+                        if again && attempt < TRIES {
+                            self.progress.say(&format!("{url}: {text}; trying again"));
+                            continue;
+                        }
+                        text
+                    }
+                    Ok(fetched) => match judge(&fetched) {
+                        Ok(name) => {
+                            file.commit_as(&name)?;
+                            return Ok(());
+                        }
+                        Err(text) => text,
+                    },
+                };
+                tried.push(format!("{url}: {error}"));
+                break;
+            }
+        }
+        Err(SourceError::Unreachable { tried, dir: dir() })
+    }
+
+    fn fetch_once(&self, http: &Http, url: &str, file: &mut AtomicFile) -> Result<Fetched, Failed> {
+        let get = Get::new(url, LIMIT, Instant::now() + FILE_TIME);
+        let (announced, mut body) = http.stream(get).map_err(|fault| Failed::Net {
+            again: !matches!(fault, Fault::Missing(_) | Fault::WebPage | Fault::TooLong { .. }),
+            text: fault.to_string(),
+        })?;
+        let task = self.progress.start(&format!("fetching {url}"), announced.unwrap_or(0), Unit::Bytes);
+        let mut fetched = Fetched::default();
+        let broken = |error: io::Error| match error.downcast::<FileError>() {
+            Ok(file) => Failed::File(file),
+            Err(error) => Failed::Net { text: format!("the connection broke: {error}"), again: true },
+        };
+        copy(&mut body, file, &mut fetched, &*task).map_err(broken)?;
+        match announced {
+            Some(want) if want != fetched.len => {
+                let text = format!("the file has {} bytes; it ought to have {want}", fetched.len);
+                Err(Failed::Net { text, again: true })
+            }
+            _ => Ok(fetched),
+        }
+    }
+}
+
+/// Why one attempt failed.
+enum Failed {
+    Net { text: String, again: bool },
+    File(FileError),
+}
+
+/// What is known of bytes that have come by.
+#[derive(Default)]
+struct Fetched {
+    len: u64,
+    sha256: Sha256,
+    sha512: Sha512,
+}
+
+impl Fetched {
+    /// The sum by the algorithm of another.
+    fn sum(&self, like: &Sum) -> Sum {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        match like {
+            Sum::Sha256(_) => Sum::Sha256(hex(&self.sha256.clone().finalize())),
+            Sum::Sha512(_) => Sum::Sha512(hex(&self.sha512.clone().finalize())),
+        }
+    }
+}
+
+fn copy(from: &mut impl Read, to: &mut impl Write, fetched: &mut Fetched, task: &dyn Task) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let len = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        to.write_all(&buffer[..len])?;
+        fetched.sha256.update(&buffer[..len]);
+        fetched.sha512.update(&buffer[..len]);
+        fetched.len += len as u64;
+        task.advance(len as u64);
+    }
+}
+
+fn safe(c: char) -> char {
+    if c.is_ascii_alphanumeric() || "-.+~".contains(c) { c } else { '_' }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::server::Server;
+    use crate::sys::progress::Silent;
+    use system::files::Scratch;
+
+    fn sum(bytes: &[u8]) -> Sum {
+        let mut fetched = Fetched::default();
+        fetched.sha512.update(bytes);
+        fetched.sum(&Sum::Sha512(String::new()))
+    }
+
+    #[test]
+    fn a_file_comes_from_the_directory_the_cache_or_the_network_and_only_with_its_sum() {
+        let room = Scratch::directory(std::env::temp_dir()).unwrap();
+        let (dir, cache, www) = (room.path().join("dir"), room.path().join("cache"), room.path().join("www"));
+        for path in ["dir/a.example/pub", "dir/etc", "www/blk"] {
+            std::fs::create_dir_all(room.path().join(path)).unwrap();
+        }
+        std::fs::write(dir.join("a.example/pub/one"), "one").unwrap();
+        std::fs::write(dir.join("etc/two"), "two").unwrap();
+        std::fs::write(dir.join("bad"), "other").unwrap();
+        std::fs::write(www.join("blk/three"), vec![3; 3_000_000]).unwrap();
+        let server = Server::start(&www, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let three = [
+            "http://127.0.0.1:9/blk/three".to_owned(),
+            format!("http://{}/blk/absent", server.address()),
+            format!("http://{}/blk/three", server.address()),
+        ];
+        let sources = |offline| Sources::new(Some(&dir), &cache, offline, &Silent);
+        let get = |urls: &[&str], bytes: &[u8]| {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            sources(true).get(&urls, &sum(bytes)).map_err(|error| error.to_string())
+        };
+        assert_eq!(get(&["http://a.example/pub/one"], b"one").unwrap(), dir.join("a.example/pub/one"));
+        assert_eq!(get(&["http://b.example/x/etc/two"], b"two").unwrap(), dir.join("etc/two"));
+        let said = get(&["http://b.example/bad"], b"good").unwrap_err();
+        assert!(said.starts_with(&format!("{}: its sha512 is sha512:", dir.join("bad").display())), "{said}");
+        assert!(said.ends_with("mirror http://b.example/bad again, or correct the sum"), "{said}");
+
+        let wanted = sum(&vec![3; 3_000_000]);
+        let said = sources(true).get(&three, &wanted).unwrap_err().to_string();
+        assert!(said.contains("neither in the cache nor in "), "{said}");
+        let path = sources(false).get(&three, &wanted).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), vec![3; 3_000_000]);
+        assert_eq!(sources(true).get(&three, &wanted).unwrap(), path, "now it is in the cache");
+        std::fs::write(&path, "damaged").unwrap();
+        assert_eq!(sources(false).get(&three, &wanted).unwrap(), path);
+        assert_eq!(std::fs::read(&path).unwrap().len(), 3_000_000, "it was fetched again");
+
+        let said = sources(false).get(&three[2..], &sum(b"other")).unwrap_err().to_string();
+        assert!(said.contains("is wanted; nor is it in "), "{said}");
+        let names: Vec<_> = std::fs::read_dir(cache.join("sources"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 1, "nothing with another sum stays: {names:?}");
+    }
+}

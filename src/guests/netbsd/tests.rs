@@ -1,0 +1,171 @@
+//! Small releases in memory.
+
+use super::*;
+use crate::recipe::{BsdArchitecture, Devices, SetName, Url};
+use crate::yaml::Scalar;
+
+fn recipe(devices: Devices) -> NetBsd {
+    NetBsd {
+        version: Scalar::read("10.1").unwrap(),
+        architecture: BsdArchitecture::Amd64,
+        mirrors: vec![Url::read("http://a.example/").unwrap()],
+        sets: vec![SetName::read("base").unwrap()],
+        kernel: Scalar::read("XEN3_DOMU").unwrap(),
+        devices,
+        ssh_keys: vec![],
+    }
+}
+
+fn file(tree: &mut Tree, path: &str, text: &str) {
+    let meta = Meta { mode: 0o600, uid: 99, gid: 99, ..Meta::default() };
+    let kind = Kind::File(Content::inline(text.as_bytes().to_vec()));
+    tree.insert(path.as_bytes(), Node { meta, kind }).unwrap();
+}
+
+/// What the sets have left.
+fn unpacked() -> Tree {
+    let mut tree = Tree::new(Meta::default());
+    file(&mut tree, "etc/master.passwd", "root:*:0:0::0:0:Charlie &:/root:/bin/sh\nuucp:*:66:1::0:0::/:\n");
+    file(&mut tree, "etc/group", "wheel:*:0:root\nkmem:*:2:root\noperator:*:5:root\nuucp:*:66:\n");
+    file(&mut tree, "etc/rc.conf", "#\t$NetBSD$\nrc_configured=NO\nwscons=YES\n\n");
+    file(
+        &mut tree,
+        "etc/ttys",
+        "console\t\"/usr/libexec/getty Pc\"\twsvt25\toff secure\nttyE1\t\"x\"\twsvt25\ton secure\n# end",
+    );
+    file(&mut tree, "usr/bin/cu", "");
+    file(
+        &mut tree,
+        "etc/mtree/NetBSD.dist",
+        "/set type=dir uname=root gname=wheel mode=0755\n.\n./tmp mode=01777\n./usr/bin\n\
+         ./sys type=link mode=0755 link=usr/src/sys\n",
+    );
+    file(
+        &mut tree,
+        "etc/mtree/set.base",
+        "./usr/bin/cu type=file uname=uucp gname=wheel mode=04555\n./not/here type=dir uname=nobody\n",
+    );
+    tree
+}
+
+fn furniture<'a>(recipe: &'a NetBsd, makedev: Option<&'a [u8]>) -> Furniture<'a> {
+    Furniture {
+        recipe,
+        hostname: "bsd",
+        writable: true,
+        kernel: Content::inline(b"kernel".to_vec()),
+        makedev,
+        ssh_keys: "",
+        time: Time { secs: 7, nanos: 0 },
+    }
+}
+
+fn no_contents() -> Vec<Vec<u8>> {
+    Vec::new()
+}
+
+fn shown(tree: &Tree, path: &str) -> String {
+    let id = tree.lookup(path.as_bytes()).unwrap_or_else(|| panic!("{path} is there"));
+    let Node { meta, kind } = tree.node(id);
+    let kind = match kind {
+        Kind::File(content) => {
+            String::from_utf8(content.read_all(&no_contents()).unwrap()).unwrap().replace('\n', "|")
+        }
+        Kind::Directory(_) => "/".to_owned(),
+        other => format!("{other:?}"),
+    };
+    format!("{:o} {}:{} {kind}", meta.mode, meta.uid, meta.gid)
+}
+
+#[test]
+fn owners_and_modes_are_those_of_the_specifications_and_first_boot_finds_its_files() {
+    let mut tree = unpacked();
+    let recipe = recipe(Devices::Minimal);
+    furnish(&mut tree, &no_contents(), &furniture(&recipe, None)).unwrap();
+    for (path, expected) in [
+        ("usr/bin/cu", "4555 66:0 "),
+        ("tmp", "1777 0:0 /"),
+        ("usr/bin", "755 0:0 /"),
+        ("sys", "755 0:0 Symlink([117, 115, 114, 47, 115, 114, 99, 47, 115, 121, 115])"),
+        (
+            "etc/fstab",
+            "644 0:0 /dev/xbd0a / ext2fs rw 1 1|kernfs /kern kernfs rw|ptyfs /dev/pts ptyfs rw|procfs /proc procfs rw|tmpfs /var/shm tmpfs rw,-m1777,-sram%25|",
+        ),
+        ("etc/rc.conf", "644 0:0 #\t$NetBSD$|wscons=YES|rc_configured=YES|hostname=bsd|dhcpcd=YES|"),
+        (
+            "etc/ttys",
+            "644 0:0 console\t\"/usr/libexec/getty Pc\"\tvt100\ton secure|ttyE1\t\"x\"\twsvt25\toff secure|# end",
+        ),
+        ("dev/console", "600 0:0 CharDevice { major: 0, minor: 0 }"),
+        ("dev/xbd0a", "640 0:5 BlockDevice { major: 142, minor: 0 }"),
+        ("kern", "755 0:0 /"),
+        ("var/shm", "1777 0:0 /"),
+        ("boot/imgfactory/kernel", "644 0:0 kernel"),
+    ] {
+        assert_eq!(shown(&tree, path), expected, "{path}");
+    }
+    assert_eq!(tree.lookup(b"not"), None, "what belongs to a set that was not unpacked is not made");
+}
+
+#[test]
+fn device_nodes_are_minimal_all_or_none() {
+    let all = b"./wd0a type=block device=netbsd,0,0 mode=640 gid=5 uid=0\n\
+                ./rsd99p type=char device=netbsd,13,1048575 mode=640 gid=5 uid=0\n./fd type=dir mode=555\n\
+                ./sd0 type=link link=rsd99p\n./pipe type=fifo\n";
+    let names = |devices| {
+        let mut tree = unpacked();
+        furnish(&mut tree, &no_contents(), &furniture(&recipe(devices), Some(all))).unwrap();
+        tree.entries(tree.lookup(b"dev").unwrap()).unwrap().len()
+    };
+    // `pts` is there for ptyfs.
+    assert_eq!([Devices::None, Devices::Minimal, Devices::All].map(names), [1, 17, 22]);
+}
+
+#[test]
+fn each_fault_is_told_with_the_file_and_the_remedy() {
+    let faulty = |change: &dyn Fn(&mut Tree)| {
+        let mut tree = unpacked();
+        change(&mut tree);
+        let error =
+            furnish(&mut tree, &no_contents(), &furniture(&recipe(Devices::Minimal), None)).unwrap_err();
+        formats::report::report(&error).replace('\n', "|")
+    };
+    for (said, change) in [
+        (
+            "error: /etc/group: not in the sets; is `etc` among them, and is it whole?",
+            &(|tree: &mut Tree| assert!(tree.remove(b"etc/group"))) as &dyn Fn(&mut Tree),
+        ),
+        ("error: /etc/rc.conf: not in the sets; is `etc` among them, and is it whole?", &|tree| {
+            assert!(tree.remove(b"etc/rc.conf"));
+        }),
+        ("error: /etc/mtree/set.x: line 1: no user `ann` in the sets' own files", &|tree| {
+            file(tree, "etc/mtree/set.x", "./usr/bin/cu type=file uname=ann");
+        }),
+        ("error: /etc/mtree/set.x|  caused by: line 1: `8` can't be its mode", &|tree| {
+            file(tree, "etc/mtree/set.x", "./usr/bin/cu type=file mode=8");
+        }),
+        ("error: the built-in device nodes: line 4: no group `kmem` in the sets' own files", &|tree| {
+            file(tree, "etc/group", "wheel:*:0:\n");
+        }),
+    ] {
+        assert_eq!(faulty(change), said);
+    }
+}
+
+#[test]
+fn sets_and_kernels_are_found_in_the_checksum_file_by_either_ending() {
+    let sum = |name: &str| (name.to_owned(), Sum::Sha512("0".repeat(128)));
+    let sums: BTreeMap<String, Sum> =
+        ["base.tar.xz", "etc.tgz", "netbsd-GENERIC.gz", "MD5"].into_iter().map(sum).collect();
+    assert_eq!(set_file(&sums, "base").unwrap().0, "base.tar.xz");
+    assert_eq!(set_file(&sums, "etc").unwrap().0, "etc.tgz");
+    assert_eq!(kernel_file(&sums, "GENERIC").unwrap().0, "netbsd-GENERIC.gz");
+    assert_eq!(
+        set_file(&sums, "bas").unwrap_err().to_string(),
+        "the release has no set `bas`, neither as .tar.xz nor as .tgz; it has `base`, `etc`"
+    );
+    assert_eq!(
+        kernel_file(&sums, "XEN3_DOMU").unwrap_err().to_string(),
+        "the release has no kernel `XEN3_DOMU`; it has `GENERIC`"
+    );
+}

@@ -1,0 +1,5 @@
+//! `imgfactory`: see `imgfactory::cli`.
+
+fn main() -> formats::report::Exit {
+    imgfactory::cli::main()
+}

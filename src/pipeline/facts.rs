@@ -1,0 +1,350 @@
+//! `build.json`: what `run` and `test` need to know of a build, and its figures.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::repository::published::MIRROR;
+
+use crate::iso::grub::guest_entry;
+use crate::iso::plan::Parts;
+use crate::recipe::{self, Recipe};
+use formats::names::Serial;
+use system::files::{FileError, read_at_most, write_atomic};
+
+/// Its name in the output directory.
+pub const FILE: &str = "build.json";
+/// The directory beside it with what other programs said.
+pub const LOGS: &str = "logs";
+
+/// The version of the file that we write and read.
+const VERSION: u32 = 1;
+
+/// What a build leaves for later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Facts {
+    /// 1. Another number is not for us.
+    pub version: u32,
+    /// The distribution's name.
+    pub name: String,
+    /// The release that was built.
+    pub serial: u64,
+    /// File name of the ISO, beside `build.json`.
+    pub iso: String,
+    /// Where the ISO fetches from when it is told nothing else.
+    pub mirrors: Vec<String>,
+    /// Entries of the boot menu by id, the default first.
+    pub entries: Vec<String>,
+    /// The smallest machine that the recipe is for.
+    pub machine: Machine,
+    /// What `test` waits for.
+    pub expect: Expect,
+    /// Bytes of the ISO by part.
+    pub parts: Parts,
+    /// Images of the release.
+    pub images: Vec<Image>,
+    /// Steps of the build, in order.
+    pub steps: Vec<Step>,
+    /// Where releases go; files of earlier versions of us have none.
+    #[serde(default)]
+    pub publish: Publish,
+}
+
+/// What `publish`, `rollback`, `refresh` and `gc` need to know. Times are in seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Publish {
+    /// Public keys that sign its releases, in base64.
+    pub keys: Vec<String>,
+    /// The signing key's name: a path without `.key`.
+    pub key: String,
+    /// Places, in order.
+    pub targets: Vec<PublishTarget>,
+    /// Whether the failure of one target keeps others from being begun.
+    pub stop: bool,
+    /// How long a release's blocks stay at least.
+    pub retain: u64,
+    /// How long `latest` is fresh.
+    pub fresh: u64,
+    /// How many of the newest releases stay.
+    pub keep: u32,
+    /// Between condemning a file and removing it.
+    pub grace: u64,
+    /// Releases that stay for ever.
+    pub pin: Vec<u32>,
+}
+
+impl Default for Publish {
+    /// What a recipe that says nothing means: docs/recipe.md.
+    fn default() -> Self {
+        const DAY: u64 = 86_400;
+        Publish {
+            keys: vec![],
+            key: String::new(),
+            targets: vec![],
+            stop: false,
+            retain: 90 * DAY,
+            fresh: 7 * DAY,
+            keep: 3,
+            grace: 14 * DAY,
+            pin: vec![],
+        }
+    }
+}
+
+/// A place to publish to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PublishTarget {
+    /// As the recipe writes it.
+    pub to: String,
+    /// Where clients fetch from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// A machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Machine {
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub cpus: u32,
+}
+
+/// What must appear on the console.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Expect {
+    /// Within so many seconds.
+    pub timeout_s: u64,
+    /// Templates of lines, in any order; `{{ token }}` is a word that is new at each boot.
+    pub lines: Vec<String>,
+    /// Likewise, what guests print: only when the machine boots with Xen.
+    pub guest_lines: Vec<String>,
+}
+
+impl Expect {
+    /// The time there is.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_s)
+    }
+}
+
+/// An image of the release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// Bytes of the disk.
+    pub bytes: u64,
+    /// Blocks of the disk that hold something.
+    pub blocks: u64,
+    /// Block files that differ, what clients may fetch.
+    pub objects: u64,
+    /// Bytes of those files.
+    pub compressed: u64,
+}
+
+/// A step of the build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Step {
+    /// What was done.
+    pub name: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Whether an earlier result served.
+    pub cached: bool,
+    /// What its result depends on; files of earlier versions of us don't say.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// Which of these changed since the build before, `-` what was, `+` what is, or why else it was done.
+    #[serde(default)]
+    pub because: Vec<String>,
+}
+
+/// Why there are no facts.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// There is nothing, or it can't be read.
+    #[error("{dir}: no finished build there; make one with: imgfactory build RECIPE --out {dir}")]
+    Missing {
+        /// The output directory.
+        dir: String,
+        /// Why.
+        source: FileError,
+    },
+    /// It is not what we write.
+    #[error("{path}: not a build of ours")]
+    Wrong {
+        /// The file.
+        path: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Another version of us wrote it.
+    #[error("{path}: has version {found}; this program knows {VERSION}: build again")]
+    Version {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u32,
+    },
+    /// It can't be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Facts {
+    /// What is to be known of a build.
+    pub fn of(recipe: &Recipe, serial: Serial, parts: Parts, images: Vec<Image>, steps: Vec<Step>) -> Self {
+        let lines = |lines: &[recipe::Line]| lines.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Facts {
+            version: VERSION,
+            name: recipe.name.to_string(),
+            serial: serial.get(),
+            iso: format!("{}.iso", recipe.name),
+            mirrors: recipe.mirrors.iter().map(ToString::to_string).collect(),
+            entries: entries(recipe),
+            machine: Machine { memory_mib: recipe.machine.memory >> 20, cpus: recipe.machine.cpus },
+            expect: Expect {
+                timeout_s: recipe.expect.timeout.as_secs(),
+                lines: lines(&recipe.expect.lines),
+                guest_lines: recipe.guests.iter().flat_map(|guest| lines(&guest.expect)).collect(),
+            },
+            parts,
+            images,
+            steps,
+            publish: Publish {
+                keys: vec![],
+                key: String::new(),
+                targets: recipe
+                    .publish
+                    .targets
+                    .iter()
+                    .map(|target| PublishTarget {
+                        to: target.to.written(),
+                        url: target.url.as_ref().map(ToString::to_string),
+                    })
+                    .collect(),
+                stop: recipe.publish.on_failure == recipe::OnFailure::Stop,
+                retain: recipe.publish.retain,
+                fresh: recipe.publish.fresh,
+                keep: recipe.publish.keep,
+                grace: recipe.publish.grace,
+                pin: recipe.publish.pin.clone(),
+            },
+        }
+    }
+
+    /// The version to put into new facts.
+    pub const VERSION: u32 = VERSION;
+
+    /// Reads those of the output directory `dir`.
+    ///
+    /// # Errors
+    /// [`FactsError`].
+    pub fn read(dir: &Path) -> Result<Self, FactsError> {
+        /// The one field that every version has.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let file = dir.join(FILE);
+        let bytes = read_at_most(&file, 1 << 20)
+            .map_err(|source| FactsError::Missing { dir: dir.display().to_string(), source })?;
+        let path = || file.display().to_string();
+        let wrong = |source| FactsError::Wrong { path: path(), source };
+        let Versioned { version: found } = serde_json::from_slice(&bytes).map_err(wrong)?;
+        if found != VERSION {
+            return Err(FactsError::Version { path: path(), found });
+        }
+        serde_json::from_slice(&bytes).map_err(wrong)
+    }
+
+    /// Writes them into `dir`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`FactsError::File`].
+    pub fn write(&self, dir: &Path) -> Result<(), FactsError> {
+        let mut text = serde_json::to_vec_pretty(self).expect("no map with keys that are not text");
+        text.push(b'\n');
+        Ok(write_atomic(dir.join(FILE), &text)?)
+    }
+}
+
+/// Entries of the boot menu: those of the recipe, then one a guest.
+fn entries(recipe: &Recipe) -> Vec<String> {
+    let own = recipe.boot.entries.iter().map(|entry| entry.as_str().to_owned());
+    let below_xen = recipe.boot.entries.contains(&recipe::Entry::Xen);
+    let guests = recipe.guests.iter().filter(|_| below_xen).map(|guest| guest_entry(guest.name.as_str()));
+    own.chain(guests).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use system::files::Scratch;
+
+    fn facts() -> Facts {
+        let parts =
+            Parts { xen: 1, kernel: 2, miniroot: 3, grub_bios: 4, esp: 5, blocks: 0, rest: 6, total: 21 };
+        Facts {
+            version: VERSION,
+            name: "demo".into(),
+            serial: 7,
+            iso: "demo.iso".into(),
+            mirrors: vec!["http://mirror.example/".into()],
+            entries: vec!["xen".into(), "linux".into()],
+            machine: Machine { memory_mib: 2048, cpus: 1 },
+            expect: Expect { timeout_s: 300, lines: vec!["ready {{ token }}".into()], guest_lines: vec![] },
+            parts,
+            images: vec![Image { name: "host".into(), bytes: 9, blocks: 8, objects: 7, compressed: 6 }],
+            steps: vec![Step {
+                name: "tree".into(),
+                seconds: 1.5,
+                cached: false,
+                inputs: vec!["suite trixie".into()],
+                because: vec!["the build before did not have it".into()],
+            }],
+            publish: Publish::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
+        facts().write(dir.path()).unwrap();
+        assert_eq!(Facts::read(dir.path()).unwrap(), facts());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_apart() {
+        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
+        let shown = dir.path().display().to_string();
+        for (text, said) in [
+            (
+                None,
+                format!(
+                    "{shown}: no finished build there; make one with: imgfactory build RECIPE --out {shown}"
+                ),
+            ),
+            (Some("{}"), format!("{shown}/build.json: not a build of ours")),
+            (Some("{\"version\": 1}"), format!("{shown}/build.json: not a build of ours")),
+            (
+                Some("{\"version\": 2}"),
+                format!("{shown}/build.json: has version 2; this program knows 1: build again"),
+            ),
+        ] {
+            if let Some(text) = text {
+                std::fs::write(dir.path().join(FILE), text).unwrap();
+            }
+            assert_eq!(Facts::read(dir.path()).unwrap_err().to_string(), said);
+        }
+    }
+}

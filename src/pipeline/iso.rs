@@ -1,0 +1,98 @@
+//! Step: the medium.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use super::miniroot::Boot;
+use super::systems::Systems;
+use super::{Output, Request};
+use crate::debian::kit::{Kit, KitError};
+use crate::iso::esp::EspError;
+use crate::iso::gpt::{self, TableError};
+use crate::iso::grub::{self, Grub};
+use crate::iso::plan::{Contents, OUTPUT, Parts, Plan};
+use crate::sys::process::{Tool, ToolError};
+use crate::templates::TemplateError;
+use system::files::{FileError, Scratch};
+
+/// Why there is no medium.
+#[derive(Debug, thiserror::Error)]
+pub enum IsoError {
+    /// The ESP can't be made.
+    #[error(transparent)]
+    Esp(#[from] EspError),
+    /// The partition tables can't be made.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// xorriso failed or is missing.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// The boot kit lacks something.
+    #[error(transparent)]
+    Kit(#[from] KitError),
+    /// The menu's template.
+    #[error("the boot menu")]
+    Template(#[from] TemplateError),
+    /// A file can't be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Makes the medium of a build.
+///
+/// # Errors
+/// [`IsoError`].
+pub fn of_build(
+    request: &Request<'_>,
+    systems: &Systems,
+    boot: &Boot,
+    target: &Path,
+    out: &Output,
+) -> Result<Parts, IsoError> {
+    let recipe = request.recipe;
+    let (name, description) = (recipe.name.as_str(), recipe.description.as_str());
+    let grub = Grub::of(&Kit { tree: &systems.kit, contents: &systems.spools })?;
+    let config = {
+        let guests: Vec<&str> = recipe.guests.iter().map(|guest| guest.name.as_str()).collect();
+        grub::config(&request.project.templates(), name, description, &recipe.boot, &guests)?
+    };
+    let contents = Contents {
+        name,
+        epoch: systems.epoch,
+        config: &config,
+        grub: &grub,
+        xen: boot.xen.as_deref(),
+        kernel: &boot.kernel,
+        miniroot: &boot.miniroot,
+        grafts: &[],
+    };
+    make(&contents, target, &out.logs().join("xorriso.log"))
+}
+
+/// Makes the medium `target`; it appears when it is complete. `log` gets what xorriso says.
+///
+/// # Errors
+/// [`IsoError`]; an older `target` is then still there.
+pub fn make(contents: &Contents<'_>, target: &Path, log: &Path) -> Result<Parts, IsoError> {
+    let plan = Plan::of(contents)?;
+    // A bare name has the empty path above it.
+    let beside = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let stage = Scratch::directory(beside.unwrap_or(Path::new(".")))?;
+    for (name, bytes) in &plan.staged {
+        let path = stage.path().join(name);
+        fs::write(&path, bytes).map_err(|error| FileError::new(&path, "write", error))?;
+    }
+    let mut xorriso = Tool::new("xorriso").args(&plan.args).current_dir(stage.path()).log(log);
+    for (name, value) in &plan.env {
+        xorriso = xorriso.env(name, value);
+    }
+    xorriso.run()?;
+
+    let made = stage.path().join(OUTPUT);
+    let failed = |doing| move |error| FileError::new(target, doing, error);
+    let iso = File::options().read(true).write(true).open(&made).map_err(failed("open"))?;
+    gpt::lay(&iso, &plan.identity)?;
+    let total = iso.metadata().map_err(failed("look at"))?.len();
+    fs::rename(&made, target).map_err(failed("create"))?;
+    Ok(plan.parts(total))
+}

@@ -1,0 +1,324 @@
+//! `imgfactory iso --with-blocks`: a finished medium taken apart and put together again, with a mirror's tree on it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::iso::{self, IsoError};
+use crate::ext2::ReadAt;
+use crate::foreign::iso9660::{self, Iso};
+use crate::iso::esp::{self, EspError, REMOVABLE_BOOT};
+use crate::iso::gpt::{self, SECTOR, TableError};
+use crate::iso::grub::{CONFIG, Grub, MARKER};
+use crate::iso::offline::{Blocks, Chosen, Disc, Graft, MIRROR, room};
+use crate::iso::plan::{BIOS_IMAGE, Contents, KERNEL, MINIROOT, Parts, XEN};
+use crate::publish::{Files, RemoteError, State};
+use crate::repository::targets::LocalTree;
+use crate::sys::image_file::ImageFile;
+use crate::sys::progress::{Progress, Unit};
+use formats::block::{BlockName, Damage, Fetched};
+use formats::names::Serial;
+use formats::release::MirrorPath;
+use formats::report::size;
+use system::files::FileError;
+
+/// A boot file of a medium is not larger than this.
+const MAX_FILE: u64 = 1 << 30;
+
+/// What is wanted.
+pub struct Request<'a> {
+    /// The medium of a build.
+    pub iso: &'a Path,
+    /// The root of a mirror's tree.
+    pub mirror: &'a Path,
+    /// Its newest release.
+    pub state: &'a State,
+    /// Which blocks.
+    pub blocks: Blocks,
+    /// The medium to be.
+    pub target: &'a Path,
+    /// What it must fit.
+    pub disc: Option<Disc>,
+    /// What xorriso says.
+    pub log: &'a Path,
+    /// Where progress is shown.
+    pub progress: &'a dyn Progress,
+}
+
+/// Why there is no medium with blocks.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// It is no ISO 9660.
+    #[error("{}", path.display())]
+    Iso {
+        /// The medium.
+        path: PathBuf,
+        /// What is wrong.
+        source: iso9660::IsoError,
+    },
+    /// A part is missing.
+    #[error("{}: has no {part}; give a medium that `imgfactory build` made", path.display())]
+    NotOurs {
+        /// The medium.
+        path: PathBuf,
+        /// What is missing.
+        part: &'static str,
+    },
+    /// The medium is of another distribution than the mirror.
+    #[error("{}: a medium of `{medium}`; the mirror is of `{mirror}`", path.display())]
+    OtherName {
+        /// The medium.
+        path: PathBuf,
+        /// Its distribution.
+        medium: String,
+        /// The mirror's.
+        mirror: String,
+    },
+    /// Its partition tables.
+    #[error("{}", path.display())]
+    Table {
+        /// The medium.
+        path: PathBuf,
+        /// What is wrong.
+        source: TableError,
+    },
+    /// Its ESP.
+    #[error(transparent)]
+    Esp(#[from] EspError),
+    /// No list says what a boot reads.
+    #[error(
+        "release {0} has no prefetch list for any image; record one with `imgfactory profile`, or take all blocks: \
+         --with-blocks=all"
+    )]
+    NoLists(Serial),
+    /// A file of the release.
+    #[error("{}: not there, though release {serial} needs it; `imgfactory mirror verify` tells what else is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The release.
+        serial: Serial,
+    },
+    /// A block that is not what it ought to be.
+    #[error("{}: damaged; bring it back with `imgfactory mirror pull`, or build anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Damage,
+    },
+    /// A list that is not what the release says.
+    #[error("{}", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: formats::release::Error,
+    },
+    /// No room.
+    #[error(
+        "{} would have {}; {disc} has {}, which is {} too little. Fewer blocks: {}; more room: {}",
+        path.display(), size(*bytes), size(disc.bytes()), size(bytes.saturating_sub(disc.bytes())),
+        fewer(*blocks), larger(*bytes)
+    )]
+    TooLarge {
+        /// The medium to be.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// What was chosen.
+        blocks: Blocks,
+        /// What it must fit.
+        disc: Disc,
+    },
+    /// A file of the mirror.
+    #[error(transparent)]
+    Mirror(#[from] RemoteError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It can't be made.
+    #[error(transparent)]
+    Make(#[from] IsoError),
+}
+
+fn fewer(blocks: Blocks) -> &'static str {
+    match blocks {
+        Blocks::All => "--with-blocks=prefetch",
+        Blocks::Prefetch => "a recipe with fewer packages or guests",
+    }
+}
+
+fn larger(bytes: u64) -> String {
+    match Disc::for_bytes(bytes) {
+        Some(disc) => format!("--fits {}, or a USB stick", disc.name()),
+        None => "a USB stick".into(),
+    }
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// Bytes of it, by part.
+    pub parts: Parts,
+    /// How many blocks are on it.
+    pub blocks: usize,
+    /// How many the release has.
+    pub of: usize,
+}
+
+/// Makes the medium; it appears when it is complete. Every block is read and compared with the signed index.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn make(request: &Request<'_>) -> Result<Made, OfflineError> {
+    let State { release, .. } = request.state;
+    let taken = Taken::apart(request.iso)?;
+    if taken.name != release.name.as_str() {
+        return Err(OfflineError::OtherName {
+            path: request.iso.into(),
+            medium: taken.name,
+            mirror: release.name.to_string(),
+        });
+    }
+    let ahead = prefetch_lists(request)?;
+    let chosen = Chosen::of(request.state, &ahead, request.blocks);
+    let grafts = grafts(request, &chosen)?;
+
+    let bytes = taken.size + room(grafts.iter().map(|graft| graft.len));
+    if let Some(disc) = request.disc.filter(|disc| bytes > disc.bytes()) {
+        let (path, blocks) = (request.target.into(), request.blocks);
+        return Err(OfflineError::TooLarge { path, bytes, blocks, disc });
+    }
+    check_blocks(request, &chosen)?;
+    let parts = iso::make(&taken.contents(&grafts), request.target, request.log)?;
+    Ok(Made { parts, blocks: chosen.blocks.len(), of: request.state.objects().len() })
+}
+
+/// Names of all prefetch lists: the host's first.
+fn prefetch_lists(request: &Request<'_>) -> Result<Vec<BlockName>, OfflineError> {
+    let State { release, .. } = request.state;
+    let tree = LocalTree(request.mirror.into());
+    let mut names = Vec::new();
+    let mut any = false;
+    for image in &release.images {
+        let Some(path) = image.dlahead_path() else {
+            if request.blocks == Blocks::Prefetch {
+                let say =
+                    format!("image {}: no prefetch list; none of its blocks is on the medium", image.name);
+                request.progress.say(&say);
+            }
+            continue;
+        };
+        let at = request.mirror.join(path.to_string());
+        let missing = || OfflineError::Missing { path: at.clone(), serial: release.serial };
+        let bytes = tree.read(&path, path.limit())?.ok_or_else(missing)?;
+        let list = image.open_dlahead(&bytes).map_err(|source| OfflineError::List { path: at, source })?;
+        any = true;
+        names.extend(list.iter().flat_map(|list| &list.entries).map(|entry| entry.name));
+    }
+    if !any && request.blocks == Blocks::Prefetch {
+        return Err(OfflineError::NoLists(release.serial));
+    }
+    Ok(names)
+}
+
+/// Files of the mirror, which all have to be there.
+fn grafts(request: &Request<'_>, chosen: &Chosen) -> Result<Vec<Graft>, OfflineError> {
+    let serial = request.state.release.serial;
+    let mirror =
+        std::path::absolute(request.mirror).map_err(|error| FileError::new(request.mirror, "find", error))?;
+    let blocks = chosen.blocks.iter().map(|object| MirrorPath::Block(object.name));
+    let mut grafts = Vec::new();
+    for path in chosen.files.iter().cloned().chain(blocks) {
+        let from = mirror.join(path.to_string());
+        match fs::metadata(&from) {
+            Ok(found) => grafts.push(Graft { path: format!("{MIRROR}/{path}"), from, len: found.len() }),
+            // A mirror may have no list of others.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path == MirrorPath::Mirrors => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OfflineError::Missing { path: from, serial });
+            }
+            Err(error) => return Err(FileError::new(&from, "look at", error).into()),
+        }
+    }
+    Ok(grafts)
+}
+
+/// A medium can't be repaired: what goes onto it has to be right.
+fn check_blocks(request: &Request<'_>, chosen: &Chosen) -> Result<(), OfflineError> {
+    let total = chosen.blocks.iter().map(|object| u64::from(object.file_len)).sum();
+    let task = request.progress.start("blocks", total, Unit::Bytes);
+    for object in &chosen.blocks {
+        let path = request.mirror.join(object.name.path());
+        let bytes = fs::read(&path).map_err(|error| FileError::new(&path, "read", error))?;
+        let checked = Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify());
+        checked.map_err(|source| OfflineError::Damaged { path, source })?;
+        task.advance(object.file_len.into());
+    }
+    Ok(())
+}
+
+/// A medium of a build, in parts.
+struct Taken {
+    name: String,
+    size: u64,
+    epoch: i64,
+    config: String,
+    grub: Grub,
+    xen: Option<Vec<u8>>,
+    kernel: Vec<u8>,
+    miniroot: Vec<u8>,
+}
+
+impl Taken {
+    fn apart(path: &Path) -> Result<Self, OfflineError> {
+        let image = ImageFile::open(path)?;
+        let damaged = |source| OfflineError::Iso { path: path.into(), source };
+        let iso = Iso::open(&image).map_err(damaged)?;
+        let lacks = |part| OfflineError::NotOurs { path: path.into(), part };
+        let optional = |part: &str| iso.file(part, MAX_FILE).map_err(damaged);
+        let file = |part: &'static str| optional(part)?.ok_or_else(|| lacks(part));
+        let text = |part| Ok::<_, OfflineError>(String::from_utf8_lossy(&file(part)?).into_owned());
+        let marker = iso.find(MARKER).map_err(damaged)?.ok_or_else(|| lacks(MARKER))?;
+
+        let broken = |source| OfflineError::Table { path: path.into(), source };
+        let failed = |error| FileError::new(path, "read", error);
+        let partitions = gpt::read(File::open(path).map_err(failed)?).map_err(broken)?;
+        let read = |at: u64, len: u64| -> Result<Vec<u8>, OfflineError> {
+            // The table may say anything.
+            if len > MAX_FILE {
+                return Err(lacks("ESP of a length that we make"));
+            }
+            let mut bytes = vec![0; usize::try_from(len).expect("at most MAX_FILE")];
+            image.read_exact_at(at, &mut bytes).map_err(failed)?;
+            Ok(bytes)
+        };
+        let partition = partitions.esp;
+        let mut part = read(partition.start * SECTOR, (partition.end - partition.start) * SECTOR)?;
+        let uefi = esp::read(&mut part, REMOVABLE_BOOT)?;
+        Ok(Taken {
+            name: text(MARKER)?.trim().to_owned(),
+            size: image.size().map_err(failed)?,
+            epoch: marker.time().secs,
+            config: text(CONFIG)?,
+            grub: Grub { bios: file(BIOS_IMAGE)?, uefi, mbr: read(0, SECTOR)? },
+            xen: optional(XEN)?,
+            kernel: file(KERNEL)?,
+            miniroot: file(MINIROOT)?,
+        })
+    }
+
+    fn contents<'a>(&'a self, grafts: &'a [Graft]) -> Contents<'a> {
+        Contents {
+            name: &self.name,
+            epoch: self.epoch,
+            config: &self.config,
+            grub: &self.grub,
+            xen: self.xen.as_deref(),
+            kernel: &self.kernel,
+            miniroot: &self.miniroot,
+            grafts,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Debian packages -> a normalised tree, from the cache where nothing has changed.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use super::kept::{Kept, touch};
+use crate::debian::{Mirrors, Mode, Plan, Set, SetError};
+use crate::downloads::apt::{self, FetchError};
+use crate::sys::process::{Tool, ToolError};
+use crate::sys::progress::{Progress, Unit};
+use crate::sys::spool::Spools;
+use crate::tree::tar::TarError;
+use crate::tree::{Tree, normalise::normalise, tar};
+use formats::report::{date, elapsed, size};
+use system::files::{FileError, Scratch};
+
+/// What making trees depends on beside what goes into them.
+pub struct TreeMaker<'a> {
+    /// The cache's directory.
+    pub cache: &'a Path,
+    /// Where mmdebstrap's output goes.
+    pub logs: &'a Path,
+    /// Where the archives are.
+    pub mirrors: &'a Mirrors,
+    /// Root, or an ordinary user.
+    pub mode: Mode,
+    /// SOURCE_DATE_EPOCH; without, the date of the newest InRelease.
+    pub epoch: Option<i64>,
+    /// Use InRelease files and trees of the cache and no network.
+    pub offline: bool,
+    /// Where progress is shown.
+    pub progress: &'a dyn Progress,
+}
+
+/// A tree from Debian packages.
+#[derive(Debug)]
+pub struct DebianTree {
+    /// Normalised; its contents are in the spools.
+    pub tree: Tree,
+    /// No time in it is later; seconds since 1970.
+    pub epoch: i64,
+    /// Whether it came out of the cache.
+    pub cached: bool,
+    /// Bytes of its archive.
+    pub archive: u64,
+    /// What it depends on.
+    pub inputs: Vec<String>,
+}
+
+/// A tree that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("tree {name}")]
+pub struct MakeTreeError {
+    /// Which one.
+    pub name: String,
+    /// Why.
+    pub source: Box<TreeFault>,
+}
+
+/// Why there is no tree.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeFault {
+    /// The set makes no sense.
+    #[error(transparent)]
+    Set(#[from] SetError),
+    /// An archive's InRelease file can't be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Files would get times of tomorrow, and stay as they are made.
+    #[error(
+        "SOURCE_DATE_EPOCH would be {epoch}, but now is {now}: times can only be set back; is the clock right?"
+    )]
+    Future {
+        /// Seconds since 1970.
+        epoch: i64,
+        /// Seconds since 1970.
+        now: i64,
+    },
+    /// Nothing in the cache fits.
+    #[error("not in the cache as it would have to be now, and it can't be made offline")]
+    Offline,
+    /// mmdebstrap failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// mmdebstrap's archive can't be understood.
+    #[error("{}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TarError,
+    },
+    /// Contents can't be read.
+    #[error("can't be normalised")]
+    Normalise(#[source] io::Error),
+    /// Something with files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl TreeMaker<'_> {
+    /// The tree of `set`, made or taken from the cache. `name` (letters, digits, `-`) is what people call it;
+    /// trees of other names are never thrown out for it. Its archive becomes one of `spools`.
+    ///
+    /// # Errors
+    /// [`MakeTreeError`]; nothing half-made stays in the cache.
+    pub fn make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, MakeTreeError> {
+        let made = self.try_make(name, set, spools);
+        made.map_err(|fault| MakeTreeError { name: name.into(), source: Box::new(fault) })
+    }
+
+    fn try_make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, TreeFault> {
+        let plan = self.plan(name, set)?;
+        let kept = Kept::open(self.cache, "trees", "tar")?;
+        let archive = kept.path(name, &plan.key());
+        let inputs = plan.inputs().iter().map(|line| line.trim_end().to_owned()).collect();
+        let cached = archive.exists();
+        if cached {
+            match self.read(&archive, plan.epoch(), spools) {
+                Ok((tree, bytes)) => {
+                    let since = date(plan.newest());
+                    self.progress.say(&format!("tree {name}: cached (unchanged since {since})"));
+                    touch(&archive);
+                    return Ok(DebianTree { tree, epoch: plan.epoch(), cached, archive: bytes, inputs });
+                }
+                Err(TreeFault::Archive { source, .. }) => {
+                    let text = format!("tree {name}: the cached one is damaged ({source}) and is made again");
+                    self.progress.say(&text);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.offline {
+            return Err(TreeFault::Offline);
+        }
+        let started = Instant::now();
+        self.run(name, &plan, &archive)?;
+        let (tree, bytes) = self.read(&archive, plan.epoch(), spools)?;
+        let (took, large) = (elapsed(started.elapsed()), size(bytes));
+        self.progress.say(&format!("tree {name}: made in {took}, archive of {large}"));
+        kept.prune(name)?;
+        Ok(DebianTree { tree, epoch: plan.epoch(), cached: false, archive: bytes, inputs })
+    }
+
+    fn plan(&self, name: &str, set: &Set) -> Result<Plan, TreeFault> {
+        let sources = set.sources(self.mirrors)?;
+        let kept = self.cache.join("inrelease");
+        let log = self.logs.join(format!("{name}-inrelease.log"));
+        let inreleases = apt::inreleases(&sources, &kept, &log, self.offline)?;
+        let sources = sources.into_iter().zip(inreleases).collect();
+        let plan = Plan::new(set.clone(), sources, self.epoch)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        if plan.epoch() > now {
+            return Err(TreeFault::Future { epoch: plan.epoch(), now });
+        }
+        Ok(plan)
+    }
+
+    /// Runs mmdebstrap. Its archive gets its name when it is whole.
+    fn run(&self, name: &str, plan: &Plan, archive: &Path) -> Result<(), TreeFault> {
+        // In a user namespace, hooks are somebody else to this machine: they must get at their files.
+        let room = Scratch::directory(std::env::temp_dir())?;
+        set_mode(room.path(), 0o755)?;
+        for file in plan.files(&apt::own_options()) {
+            let path = room.path().join(&file.name);
+            fs::write(&path, &file.bytes).map_err(|error| FileError::new(&path, "write", error))?;
+            set_mode(&path, if file.executable { 0o755 } else { 0o644 })?;
+        }
+        let output = Scratch::file(archive.parent().unwrap_or(Path::new(".")))?;
+        let file = output.as_file().try_clone();
+        let file = file.map_err(|error| FileError::new(output.path(), "open", error))?;
+        let mut tool = Tool::new("mmdebstrap")
+            .args(plan.arguments(self.mode, room.path()))
+            .log(self.logs.join(format!("{name}-mmdebstrap.log")))
+            .stdout_to(file);
+        for (variable, value) in plan.environment() {
+            tool = tool.env(variable, value);
+        }
+        let task = self.progress.start(&format!("tree {name}: mmdebstrap"), 0, Unit::Things("steps"));
+        tool.run()?;
+        drop(task);
+        set_mode(output.path(), 0o644)?;
+        Ok(output.persist(archive)?)
+    }
+
+    /// Reads and normalises the tree in an archive, and says how long that is.
+    fn read(&self, archive: &Path, epoch: i64, spools: &mut Spools) -> Result<(Tree, u64), TreeFault> {
+        let failed = |error| FileError::new(archive, "read", error);
+        let file = File::open(archive).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        let spool = spools.open(archive)?;
+        let mut tree =
+            tar::read(file, spool).map_err(|source| TreeFault::Archive { path: archive.into(), source })?;
+        normalise(&mut tree, spools, epoch).map_err(TreeFault::Normalise)?;
+        Ok((tree, bytes))
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), FileError> {
+    let set = fs::set_permissions(path, Permissions::from_mode(mode));
+    set.map_err(|error| FileError::new(path, "set the mode of", error))
+}

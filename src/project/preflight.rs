@@ -1,0 +1,324 @@
+//! What a machine must have for the work to be done here, all looked at together.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::sys::process::{Tool, find, package_of};
+use crate::vm::UEFI_FIRMWARE;
+use formats::report::size;
+use system::files::FileSystem;
+
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// `build`.
+    Build,
+    /// `run` and `test`: a virtual machine.
+    Boot,
+    /// The same, with UEFI firmware.
+    BootUefi,
+    /// `imgfetch mount` on this machine.
+    Mount,
+    /// The project's own tests, which have other programs judge what we wrote.
+    Judge,
+}
+
+impl Purpose {
+    /// Whether one can't do without it.
+    pub fn is_required(self) -> bool {
+        matches!(self, Purpose::Build | Purpose::Boot)
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Purpose::Build => "to build",
+            Purpose::Boot => "to run and test what was built",
+            Purpose::BootUefi => "to run and test with UEFI",
+            Purpose::Mount => "to mount images here",
+            Purpose::Judge => "for the project's own tests",
+        })
+    }
+}
+
+/// One thing that was looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its name.
+    pub name: String,
+    /// What it is needed for.
+    pub purpose: Purpose,
+    /// What was found, or what lacks.
+    pub result: Result<String, Lack>,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// What is wrong.
+    pub what: String,
+    /// What helps.
+    pub remedy: Remedy,
+}
+
+/// How to get what lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Install a Debian package.
+    Install(&'static str),
+    /// Do as the text says.
+    Do(String),
+}
+
+/// Things that lack, worded all at once with how to get them.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lacking(.0))]
+pub struct Lacking(pub Vec<Check>);
+
+/// Looks for everything. `out` and `cache` are where a build will write.
+pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
+    let mut checks = vec![
+        program("mmdebstrap", Purpose::Build),
+        file(
+            "Debian's archive keys",
+            &[
+                "/usr/share/keyrings/debian-archive-keyring.gpg",
+                "/usr/share/keyrings/debian-archive-keyring.pgp",
+            ],
+            "debian-archive-keyring",
+            Purpose::Build,
+        ),
+        program("xorriso", Purpose::Build),
+    ];
+    if !rustix::process::geteuid().is_root() {
+        checks.push(program("newuidmap", Purpose::Build));
+        checks.push(Check {
+            name: "user namespaces".into(),
+            purpose: Purpose::Build,
+            result: user_namespaces(),
+        });
+        for table in ["/etc/subuid", "/etc/subgid"] {
+            let result = subordinate_ids(table);
+            checks.push(Check { name: table.into(), purpose: Purpose::Build, result });
+        }
+    }
+    // A Debian tree is spooled as a tar of up to some gigabytes; the blocks made of it are about a third.
+    checks.push(space("space for the cache", cache, 2 << 30));
+    checks.push(space("space for the output", out, 1 << 30));
+    checks.push(program("qemu-system-x86_64", Purpose::Boot));
+    checks.push(file("UEFI firmware", &UEFI_FIRMWARE, "ovmf", Purpose::BootUefi));
+    checks.push(Check { name: "/dev/fuse".into(), purpose: Purpose::Mount, result: fuse() });
+    checks.push(program("fusermount3", Purpose::Mount));
+    for judge in ["e2fsck", "fsck.fat", "mdir", "minisign", "nginx", "sgdisk", "uml_moo"] {
+        checks.push(program(judge, Purpose::Judge));
+    }
+    checks
+}
+
+/// Looks for what is needed for one purpose, before the work begins.
+///
+/// # Errors
+/// [`Lacking`] names everything that is missing, not only the first.
+pub fn require(purpose: Purpose, out: &Path, cache: &Path) -> Result<(), Lacking> {
+    let lacking: Vec<Check> = look(out, cache)
+        .into_iter()
+        .filter(|check| check.purpose == purpose && check.result.is_err())
+        .collect();
+    if lacking.is_empty() { Ok(()) } else { Err(Lacking(lacking)) }
+}
+
+/// The command that installs what `checks` miss, if packages help.
+pub fn install_line<'c>(checks: impl IntoIterator<Item = &'c Check>) -> Option<String> {
+    let mut packages: Vec<&str> = checks
+        .into_iter()
+        .filter_map(|check| match &check.result {
+            Err(Lack { remedy: Remedy::Install(package), .. }) => Some(*package),
+            _ => None,
+        })
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
+    (!packages.is_empty()).then(|| format!("{sudo}apt install {}", packages.join(" ")))
+}
+
+fn lacking(checks: &[Check]) -> String {
+    let mut text = "this machine lacks something".to_owned();
+    for check in checks {
+        if let Err(lack) = &check.result {
+            text.push_str(&format!("\n{}: {}, needed {}", check.name, lack.what, check.purpose));
+            if let Remedy::Do(remedy) = &lack.remedy {
+                text.push_str(&format!("; {remedy}"));
+            }
+        }
+    }
+    if let Some(line) = install_line(checks) {
+        text.push_str(&format!("\ninstall it with: {line}"));
+    }
+    text
+}
+
+fn program(name: &'static str, purpose: Purpose) -> Check {
+    let result = find(name).map(|path| path.display().to_string()).ok_or_else(|| Lack {
+        what: "not found".into(),
+        remedy: match package_of(name) {
+            Some(package) => Remedy::Install(package),
+            None => Remedy::Do(format!("install {name}")),
+        },
+    });
+    Check { name: name.into(), purpose, result }
+}
+
+fn file(name: &str, places: &[&str], package: &'static str, purpose: Purpose) -> Check {
+    let found = places.iter().find(|place| Path::new(place).is_file());
+    let lack = || Lack { what: "not found".into(), remedy: Remedy::Install(package) };
+    Check { name: name.into(), purpose, result: found.map(|&place| place.to_owned()).ok_or_else(lack) }
+}
+
+/// Tries what mmdebstrap will do as an ordinary user.
+fn user_namespaces() -> Result<String, Lack> {
+    let tried = Tool::new("unshare").args(["--user", "true"]).limit(Duration::from_secs(10)).run();
+    match tried {
+        Ok(()) => Ok("an ordinary user may make them".into()),
+        Err(_) => Err(Lack {
+            what: "an ordinary user may not make them here".into(),
+            remedy: Remedy::Do(
+                "build as root, or allow them: sysctl kernel.unprivileged_userns_clone=1, \
+                 kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces > 0"
+                    .into(),
+            ),
+        }),
+    }
+}
+
+/// Whether the table gives this user enough ids: `name:first:count`, by name or by number.
+fn subordinate_ids(table: &str) -> Result<String, Lack> {
+    let uid = rustix::process::getuid().as_raw();
+    let user = user_name(uid).unwrap_or_else(|| uid.to_string());
+    let text = fs::read_to_string(table).unwrap_or_default();
+    match granted(&text, &user, uid) {
+        Some(range) => Ok(range),
+        None => Err(Lack {
+            what: format!("no range of 65536 ids for {user}"),
+            remedy: Remedy::Do(format!(
+                "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+            )),
+        }),
+    }
+}
+
+fn granted(table: &str, user: &str, uid: u32) -> Option<String> {
+    let line = table.lines().find(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next().unwrap_or_default();
+        let count = fields.nth(1).and_then(|count| count.trim().parse::<u64>().ok());
+        (owner == user || owner == uid.to_string()) && count.is_some_and(|count| count >= 65536)
+    })?;
+    Some(line.to_owned())
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    let table = fs::read_to_string("/etc/passwd").ok()?;
+    let line = table.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()))?;
+    line.split(':').next().map(str::to_owned)
+}
+
+fn fuse() -> Result<String, Lack> {
+    let device = Path::new("/dev/fuse");
+    match fs::OpenOptions::new().read(true).write(true).open(device) {
+        Ok(_) => Ok("may be opened".into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Lack { what: "not there".into(), remedy: Remedy::Do("as root: modprobe fuse".into()) })
+        }
+        Err(error) => Err(Lack {
+            what: format!("can't be opened ({error})"),
+            remedy: Remedy::Do("mount as root, or get the right to /dev/fuse".into()),
+        }),
+    }
+}
+
+fn space(name: &str, path: &Path, least: u64) -> Check {
+    let other = |what| Lack { what, remedy: Remedy::Do("free some, or choose another directory".into()) };
+    let result = match FileSystem::of(path) {
+        Ok(found) if found.free >= least => Ok(format!("{} at {}", size(found.free), found.mount.display())),
+        Ok(found) => Err(other(format!(
+            "{} has only {} free at {}; a small build takes {}",
+            path.display(),
+            size(found.free),
+            found.mount.display(),
+            size(least)
+        ))),
+        Err(error) => Err(other(error.to_string())),
+    };
+    Check { name: name.into(), purpose: Purpose::Build, result }
+}
+
+/// Where trees and downloads are kept when nobody says otherwise: `$XDG_CACHE_HOME/imgfactory`, else
+/// `~/.cache/imgfactory`. `None` when neither variable is set.
+pub fn default_cache() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // The XDG specification has relative paths ignored.
+    let base = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    base.or_else(|| set("HOME").map(|home| home.join(".cache"))).map(|base| base.join("imgfactory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lack(name: &str, purpose: Purpose, what: &str, remedy: Remedy) -> Check {
+        Check { name: name.into(), purpose, result: Err(Lack { what: what.into(), remedy }) }
+    }
+
+    #[test]
+    fn all_that_lacks_is_said_at_once_with_one_line_that_installs_it() {
+        let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
+        let lacking = Lacking(vec![
+            lack("xorriso", Purpose::Build, "not found", Remedy::Install("xorriso")),
+            lack("newuidmap", Purpose::Build, "not found", Remedy::Install("uidmap")),
+            lack("newgidmap", Purpose::Build, "not found", Remedy::Install("uidmap")),
+            lack("/etc/subuid", Purpose::Build, "no range", Remedy::Do("add one".into())),
+        ]);
+        assert_eq!(
+            lacking.to_string(),
+            format!(
+                "this machine lacks something\nxorriso: not found, needed to build\nnewuidmap: not found, needed to \
+                 build\nnewgidmap: not found, needed to build\n/etc/subuid: no range, needed to build; add \
+                 one\ninstall it with: {sudo}apt install uidmap xorriso"
+            )
+        );
+    }
+
+    #[test]
+    fn ids_are_granted_by_name_or_number_and_only_if_there_are_enough() {
+        let table = "eve:100000:65536\nbob:165536:1000\n1003:300000:65536\nbroken\n";
+        for (user, uid, range) in [
+            ("eve", 1001, Some("eve:100000:65536")),
+            ("bob", 1002, None),
+            ("joe", 1003, Some("1003:300000:65536")),
+            ("broken", 1004, None),
+        ] {
+            assert_eq!(granted(table, user, uid).as_deref(), range, "{user}");
+        }
+    }
+
+    #[test]
+    fn too_little_space_says_how_much_there_is() {
+        let here = std::env::temp_dir();
+        let Err(lack) = space("space", &here, u64::MAX).result else { panic!("nobody has 16 EiB") };
+        assert!(lack.what.starts_with(&format!("{} has only ", here.display())), "{}", lack.what);
+        assert!(space("space", &here, 0).result.is_ok());
+    }
+
+    #[test]
+    fn every_program_looked_for_has_a_package() {
+        for check in look(&std::env::temp_dir(), &std::env::temp_dir()) {
+            if let Err(Lack { remedy: Remedy::Do(text), .. }) = &check.result {
+                assert_ne!(text, &format!("install {}", check.name));
+            }
+        }
+    }
+}

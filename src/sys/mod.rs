@@ -1,0 +1,9 @@
+//! What the builder does to the machine that it runs on, beside files and HTTP: processes, signals, the terminal.
+
+pub mod directory;
+pub mod image_file;
+pub mod process;
+pub mod progress;
+pub mod signals;
+pub mod spool;
+pub mod terminal;
