@@ -8,7 +8,7 @@ use super::tree::Tree;
 use super::{Failure, Session, print};
 use crate::iso::offline::{Blocks, Disc};
 use crate::pipeline::facts::{Facts, LOGS};
-use crate::pipeline::offline::{self, Request};
+use crate::pipeline::offline_medium::{self, Request};
 use formats::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let tree = Tree::find(&args.out)?;
     let state = tree.state(&tree.keys(&[])?)?;
     let target = args.to.unwrap_or_else(|| args.out.join(format!("{}-blocks.iso", facts.name)));
-    let made = offline::make(&Request {
+    let made = offline_medium::make(&Request {
         iso: &args.out.join(&facts.iso),
         mirror: &tree.root,
         state: &state,

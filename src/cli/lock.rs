@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
 use crate::downloads::third_party::Sources;
-use crate::pipeline::netbsd;
+use crate::pipeline::steps::netbsd;
 use crate::project::folder::{Project, lock_path};
 use crate::recipe::lock::Lock;
 use crate::recipe::{GuestKind, Origins, System};

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::machine::MachineArgs;
 use super::test::{expected, token};
 use super::{Failure, Session, print};
+use crate::pipeline::boot_order::{self, Seen};
 use crate::pipeline::changes::Publication;
 use crate::pipeline::facts::{Facts, LOGS, MIRROR};
-use crate::pipeline::order::{self, Seen};
-use crate::pipeline::profile;
+use crate::pipeline::prefetch;
 use crate::recipe::Entry;
 use crate::repository::mirror::trusted;
 use crate::repository::server::Server;
@@ -84,9 +84,9 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
             header.image,
             entries.len(),
             files.len(),
-            profile::path(&out, &header.image).display()
+            prefetch::path(&out, &header.image).display()
         ));
-        profile::save(&out, &Dlahead { image: header.image.clone(), serial: header.serial, entries })?;
+        prefetch::save(&out, &Dlahead { image: header.image.clone(), serial: header.serial, entries })?;
     }
     print(&text)?;
     Ok(Exit::Done)
@@ -132,10 +132,10 @@ fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
         }
     }
     for (image, paths) in &all {
-        order::save(&out, image, paths)?;
+        boot_order::save(&out, image, paths)?;
         print(&format!(
             "{}: {} paths; `imgfactory build --repack` goes by them\n",
-            order::path(&out, image).display(),
+            boot_order::path(&out, image).display(),
             paths.len()
         ))?;
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{Tree, published};
 use super::{Failure, Session, print};
-use crate::pipeline::again::{self, Again, AgainError, Signing};
 use crate::pipeline::facts::Facts;
+use crate::pipeline::resign::{self, Again, AgainError, Signing};
 use crate::project::keys::KeyFiles;
 use crate::publish::{Files, Listed, image_files, read_latest};
 use crate::recipe::Seconds;
@@ -175,7 +175,7 @@ impl Signer {
             retain: tree.publish.retain,
             fresh,
         };
-        let upload = again::again(&tree.root, &manifest, what, &signing)?;
+        let upload = resign::again(&tree.root, &manifest, what, &signing)?;
         print(&format!(
             "release {}: {}, {} bytes to send; publish it with: imgfactory publish {}\n",
             upload.serial,

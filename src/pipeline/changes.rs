@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::layouts::{self, LayoutFault};
 use crate::ext2::{self, Cause, Changes, LayoutMap, Spread};
+use crate::pipeline::layouts::{self, LayoutFault};
 use crate::publish::{Files, StateError, read_indexes, read_latest};
 use formats::block::BlockName;
 use formats::index::{Index, ObjectId, Target};
@@ -452,7 +452,7 @@ impl ImageChanges {
 mod tests {
     use super::*;
     use crate::ext2::{InodeSize, Profile};
-    use crate::pipeline::image::{Before, Choices, Made, Wanted, make};
+    use crate::pipeline::steps::image::{Before, Choices, Made, Wanted, make};
     use crate::repository::store::Store;
     use crate::sys::progress::Silent;
     use crate::tree::{Content, Kind, Meta, Node, Tree};

@@ -3,26 +3,16 @@
 //! What is written under its final name is complete. A build that ends early leaves trees in the cache and
 //! blocks in the mirror, which the next one uses; `latest`, and with it the release, comes last.
 
-pub mod again;
+pub mod boot_order;
 pub mod changes;
-pub mod disks;
 pub mod facts;
-pub mod image;
-pub mod iso;
-pub mod kept;
-pub mod knoppix;
 pub mod layouts;
-pub mod miniroot;
-pub mod netbsd;
-pub mod offline;
-pub mod order;
-pub mod plan9;
-pub mod profile;
-pub mod release;
-pub mod split;
+pub mod offline_medium;
+pub mod prefetch;
+pub mod resign;
+pub mod step_cache;
+pub mod step_runner;
 pub mod steps;
-pub mod systems;
-pub mod tree;
 
 use std::path::{Path, PathBuf};
 
@@ -39,9 +29,10 @@ use changes::{Publication, ReleaseChanges};
 use facts::Facts;
 use formats::names::{ImageName, UnixTime};
 use formats::release::{Mirror, MirrorPath, MirrorUrl, TrustedKeys, Upload};
-use steps::{Steps, Told};
+use step_runner::{Steps, Told};
+use steps::systems::{self, Systems};
+use steps::{image, iso, miniroot, release};
 use system::files::{self, DirLock, FileError, Scratch};
-use systems::Systems;
 
 /// What a build needs to know.
 pub struct Request<'a> {
@@ -117,10 +108,10 @@ pub enum BuildError {
     Facts(#[from] facts::FactsError),
     /// The order of an image's files.
     #[error(transparent)]
-    Order(#[from] order::OrderError),
+    Order(#[from] boot_order::OrderError),
     /// A prefetch list.
     #[error(transparent)]
-    Profile(#[from] profile::ProfileError),
+    Profile(#[from] prefetch::ProfileError),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -192,7 +183,8 @@ pub fn plan(request: &Request<'_>, target: &Path) -> Result<ReleaseChanges, Buil
     let files = ready.files.iter().map(|(path, bytes)| (path.clone(), bytes));
     let files = files.chain(texts).map(|(path, bytes)| (path, bytes.len() as u64)).collect();
     let new = Publication { name, serial: ready.serial, images, files };
-    Ok(ReleaseChanges::between(before.as_ref(), &new).with_boots(&new, |image| order::read(target, image))?)
+    Ok(ReleaseChanges::between(before.as_ref(), &new)
+        .with_boots(&new, |image| boot_order::read(target, image))?)
 }
 
 /// All images of a build, in blocks. `target` is the output directory with the orders of files.
@@ -207,7 +199,7 @@ fn images(
     let mut made = Vec::new();
     for system in systems.all() {
         let wanted = image::Wanted::of(request.recipe, system, systems.epoch, last);
-        let wanted = image::Wanted { first: order::read(target, &wanted.name)?, ..wanted };
+        let wanted = image::Wanted { first: boot_order::read(target, &wanted.name)?, ..wanted };
         let before = last.before.get(&wanted.name).filter(|_| !request.repack);
         made.push(steps.run(format!("image {}", wanted.name), image::Made::told, || {
             image::make(&wanted, &system.tree, &systems.spools, before, store, request.progress)
@@ -256,7 +248,7 @@ impl Request<'_> {
         last: &release::Last,
         made: Vec<image::Made>,
         target: &Path,
-    ) -> Result<Draft, profile::ProfileError> {
+    ) -> Result<Draft, prefetch::ProfileError> {
         let mirror = |url: &recipe::Url| Mirror {
             url: MirrorUrl::typed(url.as_ref()).expect("a recipe's URLs are those of mirrors"),
             max_connections: None,
@@ -269,7 +261,7 @@ impl Request<'_> {
         let layouts = layouts.collect();
         let anew = made.iter().filter_map(image::Made::anew).collect();
         let indexes: Vec<_> = made.into_iter().map(|made| made.split.index).collect();
-        let lists = profile::lists(target, last.previous.as_ref(), &indexes, &anew)?;
+        let lists = prefetch::lists(target, last.previous.as_ref(), &indexes, &anew)?;
         Ok(Draft {
             name,
             serial: last.next,

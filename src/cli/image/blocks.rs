@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::output::In;
 use super::super::{Failure, Session, print};
 use crate::ext2::ReadAt;
-use crate::pipeline::split::{self, Options, Source, SplitError};
+use crate::pipeline::steps::split::{self, Options, Source, SplitError};
 use crate::publish::{Files, RemoteError};
 use crate::recipe::{self, Size};
 use crate::repository::published::Published;

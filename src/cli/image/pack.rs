@@ -11,7 +11,7 @@ use crate::ext2::{
     self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Previous, Profile, Sequential, Stable,
     WriteError, keep_times,
 };
-use crate::pipeline::image::{LEAST_RUN, Rendered};
+use crate::pipeline::steps::image::{LEAST_RUN, Rendered};
 use crate::recipe::Size;
 use crate::sys::directory;
 use crate::sys::image_file::SparseFile;

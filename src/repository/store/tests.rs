@@ -12,7 +12,7 @@ fn block(byte: u8) -> Block {
 
 /// Two blocks with one MD5: the pair of Wang and others (2004), with the same bytes after it.
 fn colliding() -> [Block; 2] {
-    crate::pipeline::split::wang::blocks(4096, 7).map(Block::seal)
+    crate::pipeline::steps::split::wang::blocks(4096, 7).map(Block::seal)
 }
 
 struct Bench {

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::thread;
 
-use super::disks::Disk;
-use super::facts;
-use super::release::Last;
-use super::split::{self, Known, Source, Split, SplitError};
-use super::steps::Told;
-use super::systems::System;
+use crate::pipeline::facts;
+use crate::pipeline::step_runner::Told;
+use crate::pipeline::steps::disks::Disk;
+use crate::pipeline::steps::release::Last;
+use crate::pipeline::steps::split::{self, Known, Source, Split, SplitError};
+use crate::pipeline::steps::systems::System;
 use sha2::Digest as _;
 
 use crate::debian::owners::Owners;

@@ -3,16 +3,16 @@
 use std::io;
 use std::sync::Arc;
 
-use super::Request;
-use super::kept::Kept;
-use super::steps::{Steps, Told};
-use super::systems::{System, Systems};
 use crate::debian::kit::{Kit, KitError};
 use crate::guests::{self, GuestError};
 use crate::iso::xen::{self, XenError};
 use crate::miniroot::{
     self, File, Ingredients, Kernel, KernelError, PackError, PlanError, Selection, Settings,
 };
+use crate::pipeline::Request;
+use crate::pipeline::step_cache::Kept;
+use crate::pipeline::step_runner::{Steps, Told};
+use crate::pipeline::steps::systems::{System, Systems};
 use crate::recipe::HOST_IMAGE;
 use crate::templates::TemplateError;
 use crate::tree::{Content, Contents, Kind, Node, NodeId, Tree};

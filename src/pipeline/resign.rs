@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::release::ReleaseError;
+use crate::pipeline::steps::release::ReleaseError;
 use crate::publish::{Files, StateError, read_state};
 use crate::release::SigningKey;
 use crate::repository::store::{Store, StoreError};

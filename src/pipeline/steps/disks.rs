@@ -5,12 +5,12 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::knoppix::{self, KnoppixFault};
-use super::{Request, image_name};
 use crate::downloads::third_party::{SourceError, Sources};
 use crate::ext2::ReadAt;
 use crate::foreign::sums::Sum;
 use crate::guests::plan9::{self, Plan9Error};
+use crate::pipeline::steps::knoppix::{self, KnoppixFault};
+use crate::pipeline::{Request, image_name};
 use crate::recipe::{DiskFormat, Guest, GuestKind, Origins};
 use crate::sys::image_file::ImageFile;
 use crate::sys::process::{Tool, ToolError};
@@ -230,7 +230,7 @@ pub fn inflated(
         return Ok((path, sum));
     };
     let derived = format!("{}-{}.inflated", sum.algorithm(), sum.hex());
-    let log = request.out.join(super::facts::LOGS).join("bzip2.log");
+    let log = request.out.join(crate::pipeline::facts::LOGS).join("bzip2.log");
     let path = sources.derived(&derived, |out| {
         let opened = File::open(&path).map_err(|error| FileError::new(&path, "open", error))?;
         let reader = BufReader::with_capacity(BUFFER, opened);
@@ -263,7 +263,7 @@ fn raw(
     let name = origins.urls[0].file_name();
     refuse_references(&path, name, format)?;
     let derived = format!("{}-{}.raw", sum.algorithm(), sum.hex());
-    let log = request.out.join(super::facts::LOGS).join("qemu-img.log");
+    let log = request.out.join(crate::pipeline::facts::LOGS).join("qemu-img.log");
     sources.derived(&derived, |out| {
         let scratch = Scratch::directory(request.cache)?;
         let to = scratch.path().join("disk");

@@ -3,14 +3,14 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use super::miniroot::Boot;
-use super::systems::Systems;
-use super::{Output, Request};
 use crate::debian::kit::{Kit, KitError};
 use crate::iso::esp::EspError;
 use crate::iso::gpt::{self, TableError};
 use crate::iso::grub::{self, Grub};
 use crate::iso::plan::{Contents, OUTPUT, Parts, Plan};
+use crate::pipeline::steps::miniroot::Boot;
+use crate::pipeline::steps::systems::Systems;
+use crate::pipeline::{Output, Request};
 use crate::sys::process::{Tool, ToolError};
 use crate::templates::TemplateError;
 use system::files::{FileError, Scratch};

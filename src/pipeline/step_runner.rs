@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::facts::Step;
+use crate::pipeline::facts::Step;
 
 /// What a step tells of itself when it is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::changes::Publication;
-use super::image::Before;
-use super::layouts::{self, LayoutFault};
+use crate::pipeline::changes::Publication;
+use crate::pipeline::layouts::{self, LayoutFault};
+use crate::pipeline::steps::image::Before;
 use crate::publish::{Files, RemoteError, State, StateError, read_state};
 use crate::release::Draft;
 use crate::release::KeyError;

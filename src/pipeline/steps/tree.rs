@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use super::kept::{Kept, touch};
 use crate::debian::{Mirrors, Mode, Plan, Set, SetError};
 use crate::downloads::apt::{self, FetchError};
+use crate::pipeline::step_cache::{Kept, touch};
 use crate::sys::process::{Tool, ToolError};
 use crate::sys::progress::{Progress, Unit};
 use crate::sys::spool::Spools;

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::iso::{self, IsoError};
 use crate::ext2::ReadAt;
 use crate::foreign::iso9660::{self, Iso};
 use crate::iso::esp::{self, EspError, REMOVABLE_BOOT};
@@ -12,6 +11,7 @@ use crate::iso::gpt::{self, SECTOR, TableError};
 use crate::iso::grub::{CONFIG, Grub, MARKER};
 use crate::iso::offline::{Blocks, Chosen, Disc, Graft, MIRROR, room};
 use crate::iso::plan::{BIOS_IMAGE, Contents, KERNEL, MINIROOT, Parts, XEN};
+use crate::pipeline::steps::iso::{self, IsoError};
 use crate::publish::{Files, RemoteError, State};
 use crate::repository::targets::LocalTree;
 use crate::sys::image_file::ImageFile;

@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::Request;
-use super::disks::{Disk, DiskFault, inflated};
-use super::image_name;
 use crate::downloads::third_party::Sources;
 use crate::foreign::iso9660::Iso;
 use crate::foreign::sums::Sum;
 use crate::guests::plan9::{self, Chain, Plan9Error};
+use crate::pipeline::Request;
+use crate::pipeline::image_name;
+use crate::pipeline::steps::disks::{Disk, DiskFault, inflated};
 use crate::recipe::{self, Guest};
 use crate::sys::image_file::ImageFile;
 use crate::sys::process::Tool;
@@ -77,7 +77,7 @@ pub fn together(
     let file = plan9.origins.urls[0].file_name().to_owned();
     let fault = |source| DiskFault::Plan9 { file: file.clone(), source };
     let name = format!("{}-{}-{}.iso", apart.sum.algorithm(), apart.sum.hex(), digest(apart, spools)?);
-    let log = request.out.join(super::facts::LOGS).join(format!("{}-xorriso.log", guest.name));
+    let log = request.out.join(crate::pipeline::facts::LOGS).join(format!("{}-xorriso.log", guest.name));
     let path = sources.derived(&name, |out| {
         let room = Scratch::directory(request.cache)?;
         let (files, made) = (room.path().join("files"), room.path().join("new.iso"));

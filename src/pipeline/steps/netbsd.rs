@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::Request;
 use crate::downloads::third_party::{SourceError, Sources};
 use crate::foreign::sums::{self, Sum, SumsError};
 use crate::guests::netbsd::{self, Furniture, NetBsdError};
+use crate::pipeline::Request;
 use crate::recipe::{self, Cow, Devices, Guest};
 use crate::sys::process::{Tool, ToolError};
 use crate::sys::spool::Spools;
@@ -191,7 +191,9 @@ fn try_make(
         keys.push('\n');
     }
     let makedev = match recipe.devices {
-        Devices::All => Some(all_devices(&tree, spools, &request.out.join(super::facts::LOGS), guest)?),
+        Devices::All => {
+            Some(all_devices(&tree, spools, &request.out.join(crate::pipeline::facts::LOGS), guest)?)
+        }
         Devices::Minimal | Devices::None => None,
     };
     let furniture = Furniture {

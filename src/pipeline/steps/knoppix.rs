@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::Request;
-use super::disks::{DiskFault, inflated};
 use crate::downloads::third_party::Sources;
 use crate::ext2::{ReadAt, ReadError, Reader};
 use crate::foreign::cloop::{Cloop, CloopError};
 use crate::foreign::iso9660::{Iso, IsoError, ZisofsError};
 use crate::foreign::sums::Sum;
+use crate::pipeline::Request;
+use crate::pipeline::steps::disks::{DiskFault, inflated};
 use crate::recipe::Origins;
 use crate::sys::image_file::ImageFile;
 use crate::sys::process::Tool;
@@ -223,7 +223,7 @@ fn squashfs(
     sum: &Sum,
     spools: &mut Spools,
 ) -> Result<Tree, DiskFault> {
-    let log = request.out.join(super::facts::LOGS).join("sqfs2tar.log");
+    let log = request.out.join(crate::pipeline::facts::LOGS).join("sqfs2tar.log");
     let archive = sources.derived(&format!("{}-{}.tar", sum.algorithm(), sum.hex()), |out| {
         let scratch = Scratch::directory(request.cache)?;
         let to = scratch.path().join("tar");

@@ -1,17 +1,17 @@
 //! Step: the trees of the host, the guests and the boot kit, with overlays, as they will be in their images.
 
-use super::disks::{self, Disk, DiskError};
-use super::knoppix;
-use super::netbsd::{self, MakeNetBsdError};
-use super::plan9;
-use super::steps::{Steps, Told};
-use super::tree::{DebianTree, MakeTreeError, TreeMaker};
-use super::{Output, Request, image_name};
 use crate::debian::{Script, Set, kit};
 use crate::downloads::third_party::Sources;
 use crate::ext2::Profile;
 use crate::guests::{self, GuestError};
 use crate::iso::grub::Grub;
+use crate::pipeline::step_runner::{Steps, Told};
+use crate::pipeline::steps::disks::{self, Disk, DiskError};
+use crate::pipeline::steps::knoppix;
+use crate::pipeline::steps::netbsd::{self, MakeNetBsdError};
+use crate::pipeline::steps::plan9;
+use crate::pipeline::steps::tree::{DebianTree, MakeTreeError, TreeMaker};
+use crate::pipeline::{Output, Request, image_name};
 use crate::project::overlay::{self, LoadOverlayError};
 use crate::recipe::{
     self, Debian, Flavour, Guest, GuestKind, HOST_IMAGE, HostName, InodeSize, Knoppix, KnoppixForm,

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::profile::DIR;
 use crate::ext2::{self, LayoutMap};
+use crate::pipeline::prefetch::DIR;
 use formats::index::{Index, Target};
 use formats::names::ImageName;
 use formats::release::Reads;
