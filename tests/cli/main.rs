@@ -1,0 +1,11 @@
+//! Command lines and scripts, as people and machines call them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod command;
+mod ext2_command;
+mod formats_cli;
+mod guest_script;
+mod miniroot_scripts;
+mod schema;
