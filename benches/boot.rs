@@ -9,6 +9,8 @@
 #[path = "../tests/fetch_support/mod.rs"]
 mod fetch_support;
 mod lines;
+#[path = "../tests/support/programs.rs"]
+mod programs;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -10,6 +10,8 @@
 mod fetch_support;
 mod lines;
 mod mounted;
+#[path = "../tests/support/programs.rs"]
+mod programs;
 
 use std::collections::HashMap;
 use std::fs;

@@ -9,6 +9,8 @@
 //! casync is to be held against.
 
 mod files;
+#[path = "../tests/support/programs.rs"]
+mod programs;
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -45,7 +47,8 @@ fn main() -> Result<()> {
     let unpack = ["--xattrs", "--xattrs-include=*", "-C"].map(OsStr::new);
     watch("tar", &[&unpack[..], &[root.as_os_str(), OsStr::new("-xf"), archive.as_os_str()]].concat())?;
 
-    let imgfactory = env!("CARGO_BIN_EXE_imgfactory");
+    let imgfactory = programs::imgfactory();
+    let imgfactory = text(&imgfactory)?;
     let (ours, theirs) = (path("ours.ext2"), path("theirs.ext2"));
     let words = |words: &[&str]| words.iter().map(OsStr::new).map(OsStr::to_owned).collect::<Vec<_>>();
     let pack =

@@ -9,6 +9,8 @@
 mod fetch_support;
 mod lines;
 mod mounted;
+#[path = "../tests/support/programs.rs"]
+mod programs;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;

@@ -7,6 +7,8 @@
 //! the time for each parser, 60 without it; what fails is printed as bytes of Rust.
 
 mod fetch_support;
+#[path = "support/programs.rs"]
+mod programs;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

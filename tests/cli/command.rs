@@ -6,6 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use imgfactory::host::files::Scratch;
 
+use crate::programs;
+
 /// The project in tests/project.
 fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/project")
@@ -13,7 +15,7 @@ fn project() -> PathBuf {
 
 /// The command in the project of the tests, without colours.
 fn imgfactory(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgfactory"));
+    let mut command = Command::new(programs::imgfactory());
     command.args(args).current_dir(project()).env("NO_COLOR", "1").env_remove("RUST_BACKTRACE");
     command
 }

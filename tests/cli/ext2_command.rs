@@ -8,12 +8,13 @@ use std::process::{Command, Output};
 use imgfactory::ext2::{Options, Reader, Sequential};
 use imgfactory::tree::SpoolId;
 
+use crate::programs;
 use crate::support::judges::{Mounted, assert_fsck_is_silent, compare_mount_with_tree};
 use crate::support::trees::{everything, spools, with_times};
 use crate::support::{ImageFile, packed_to};
 
 fn imgfactory<S: AsRef<OsStr>>(args: &[S]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_imgfactory"))
+    Command::new(programs::imgfactory())
         .args(args)
         .env("NO_COLOR", "1")
         .env("SOURCE_DATE_EPOCH", "1700000000")

@@ -13,8 +13,10 @@ use imgfactory::index::{BlockSize, Header, Index, Serial, UnixTime};
 use imgfactory::release::TrustedKeys;
 use tempfile::TempDir;
 
+use crate::programs;
+
 fn imgfactory(dir: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgfactory"));
+    let mut command = Command::new(programs::imgfactory());
     command.args(args.split(' ')).current_dir(dir).env("NO_COLOR", "1");
     command.env("IMGFACTORY_KEY_PASSWORD", "").output().unwrap()
 }

@@ -1,5 +1,7 @@
 //! Command lines and scripts, as people and machines call them.
 
+#[path = "../support/programs.rs"]
+mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 

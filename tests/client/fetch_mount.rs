@@ -14,6 +14,7 @@ use crate::fetch_support::fault_server::{Act, FaultServer};
 use crate::fetch_support::{
     Mount, Publisher, Tree, block_paths, cat, disk, imgfetch, run, scratch, text, until,
 };
+use crate::programs;
 
 const BLOCK: u64 = 4096;
 
@@ -398,7 +399,7 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)).unwrap();
     fs::create_dir(&mountpoint).unwrap();
     let program = home.path().join("imgfetch");
-    fs::copy(env!("CARGO_BIN_EXE_imgfetch"), &program).unwrap();
+    fs::copy(programs::imgfetch(), &program).unwrap();
     run(Command::new("chown").args(["-R", "65534:65534"]).arg(home.path()));
     let nobody = || {
         let mut command = Command::new("setpriv");

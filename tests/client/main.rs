@@ -3,6 +3,8 @@
 
 #[path = "../fetch_support/mod.rs"]
 mod fetch_support;
+#[path = "../support/programs.rs"]
+mod programs;
 
 mod fetch_care;
 mod fetch_faults;

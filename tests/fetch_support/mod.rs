@@ -16,6 +16,8 @@ use imgfactory::release::{
     Ahead, Digest, Dlahead, ImageFiles, Latest, Mirror, MirrorPath, Mirrors, Release, SigningKey, Stored,
 };
 
+use crate::programs;
+
 /// Files of a mirror by path.
 pub type Tree = BTreeMap<String, Vec<u8>>;
 
@@ -193,7 +195,7 @@ fn keep_mounts_to_ourselves() {
 
 /// `imgfetch` with no proxy and no socket of its own in the usual place.
 pub fn imgfetch() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgfetch"));
+    let mut command = Command::new(programs::imgfetch());
     for name in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"]
     {
         command.env_remove(name);

@@ -13,6 +13,7 @@ use imgfactory::recipe::{Guest, GuestKind};
 use imgfactory::report::report;
 use imgfactory::tree::{Kind, Tree};
 
+use crate::programs;
 use crate::support;
 use crate::support::requests::with_guest;
 
@@ -236,7 +237,7 @@ fn lock_writes_down_what_is_not_in_the_recipe() {
         ),
     )
     .unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_imgfactory"))
+    let out = Command::new(programs::imgfactory())
         .arg("lock")
         .arg(&recipe)
         .arg("--sources")

@@ -23,6 +23,8 @@ use imgfactory::iso::plan::{Contents, Parts};
 use imgfactory::recipe::templates::Templates;
 use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
 
+use crate::programs;
+
 const EPOCH: i64 = 1_700_000_000;
 
 /// Bytes of which no two places look alike.
@@ -308,7 +310,7 @@ fn build(out: &Path) {
 
 /// `imgfactory test OUT` with more arguments: its exit code, standard output and standard error.
 fn test(out: &Path, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_imgfactory"))
+    let output = Command::new(programs::imgfactory())
         .args(["test", "--accel", "tcg", "--mirror", "http://mirror.example/", "--options", "strict"])
         .args(args)
         .arg(out)

@@ -1,5 +1,7 @@
 //! What is made, judged from outside: trees, ext2 images, miniroots, media, and the disks of others.
 
+#[path = "../support/programs.rs"]
+mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -15,6 +15,7 @@ use imgfactory::recipe::GuestKind;
 use imgfactory::report::report;
 use imgfactory::tree::{Kind, Tree};
 
+use crate::programs;
 use crate::support;
 use crate::support::judges::{Mounted, assert_fsck_is_silent};
 use crate::support::release::{Item, Release, base, etc, kernel};
@@ -346,7 +347,7 @@ fn image_pack_has_the_profile_and_refuses_what_netbsd_lacks() {
     let archive = room.path().join("tree.tar");
     fs::write(&archive, support::release::archive(&base())).unwrap();
     let pack = |args: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_imgfactory"))
+        let out = Command::new(programs::imgfactory())
             .args(["image", "pack", "--profile", "netbsd", "--from"])
             .args(args)
             .output()
@@ -380,7 +381,7 @@ fn the_second_disk_of_9legacy_has_no_types_in_entries_and_no_large_inodes() {
     fs::create_dir_all(dir.join("sub")).unwrap();
     fs::write(dir.join("file"), "text").unwrap();
     let pack = |more: &[&str]| {
-        let mut pack = Command::new(env!("CARGO_BIN_EXE_imgfactory"));
+        let mut pack = Command::new(programs::imgfactory());
         pack.args(["image", "pack", "--profile", "9legacy", "--free", "1MiB", "--from"]).arg(&dir);
         let out = pack.arg("--to").arg(&image).args(more).output().unwrap();
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())

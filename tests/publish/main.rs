@@ -2,6 +2,8 @@
 
 #[path = "../publish_support/mod.rs"]
 mod publish_support;
+#[path = "../support/programs.rs"]
+mod programs;
 
 mod minisign;
 mod no_space;

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::programs;
 use crate::publish_support::{Out, Server, nginx, run};
 
 /// A checkout, with programs of its own in front of all others.
@@ -36,7 +37,8 @@ impl Room {
         }
         room.program("bin/cargo", "true");
         room.program("bin/gh", &format!("echo \"gh $*\" >> '{}'", root.join("gh.log").display()));
-        let ours = env!("CARGO_BIN_EXE_imgfactory");
+        let ours = programs::imgfactory();
+        let ours = ours.display();
         room.program(
             "bin/imgfactory",
             &format!(

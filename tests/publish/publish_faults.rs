@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use imgfactory::host::files::Scratch;
 use imgfactory::host::process::Tool;
 
+use crate::programs;
 use crate::publish_support::{
     self, Out, assert_same, bad, free_port, good, imgfactory, nginx, rsyncd, scratch, tree, web,
 };
@@ -399,7 +400,7 @@ fn a_client_reads_what_was_published_and_pulled() {
     let dir = home.path().join("www");
     good(&out.publish(dir.to_str().unwrap(), &[]));
     let (_server, url) = web(&dir);
-    let output = Command::new(env!("CARGO_BIN_EXE_imgfetch"))
+    let output = Command::new(programs::imgfetch())
         .args(["cat", "--mirror", &url, "--key", &out.public(), "--image", "host"])
         .output()
         .unwrap();

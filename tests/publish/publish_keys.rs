@@ -6,10 +6,11 @@ use std::process::{Command, Output};
 use imgfactory::host::keys::KeyFiles;
 use imgfactory::release::{SigningKey, Successors, TrustedKeys};
 
+use crate::programs;
 use crate::publish_support::{self, Out, bad, good, imgfactory, raw, scratch, tree, web};
 
 fn cat(url: &str, key: &str, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_imgfetch"))
+    Command::new(programs::imgfetch())
         .args(["cat", "--mirror", url, "--key", key, "--image", "host", "--deadline", "5s"])
         .args(words)
         .output()

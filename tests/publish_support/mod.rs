@@ -19,6 +19,8 @@ use imgfactory::index::{BlockSize, Header, ImageName, Index, UnixTime};
 use imgfactory::release::{Draft, Mirror, SigningKey, TrustedKeys, Upload};
 use rustix::process::{Pid, Signal};
 
+use crate::programs;
+
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
 
@@ -125,7 +127,7 @@ pub fn raw(number: u32) -> Vec<u8> {
 }
 
 pub fn imgfactory() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgfactory"));
+    let mut command = Command::new(programs::imgfactory());
     for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
         command.env_remove(name);
     }

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::programs;
+
 /// The checkout.
 pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// The builder under test.
-pub const IMGFACTORY: &str = env!("CARGO_BIN_EXE_imgfactory");
 /// The ordinary user that the second build is made by.
 const USER: &str = "imgfactory-test";
 
@@ -66,7 +66,7 @@ pub fn imgfetch() -> PathBuf {
 
 /// `imgfactory` with the static client of this checkout.
 pub fn imgfactory(args: &[&str]) -> Command {
-    let mut command = Command::new(IMGFACTORY);
+    let mut command = Command::new(programs::imgfactory());
     command.args(args).env("IMGFACTORY_IMGFETCH", imgfetch());
     command
 }
@@ -106,7 +106,7 @@ fn build_as_user(project: &Path, home: &Path) {
     fs::create_dir_all(home).unwrap();
     run(Command::new("cp").arg("-a").arg(project).arg(home.join("project")));
     run(Command::new("rm").arg("-rf").arg(home.join("project/out")));
-    run(Command::new("cp").arg(IMGFACTORY).arg(imgfetch()).arg(home));
+    run(Command::new("cp").arg(programs::imgfactory()).arg(imgfetch()).arg(home));
     run(Command::new("chown").arg("-R").arg(format!("{USER}:")).arg(home));
     let out = Command::new("runuser")
         .args(["-u", USER, "--", "env", "-C"])

@@ -11,8 +11,9 @@ use imgfactory::guest::{Guest, Starter};
 use imgfactory::recipe::Virt;
 
 use crate::boots::Nginx;
-use crate::fixture::{IMGFACTORY, ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run, trial};
+use crate::fixture::{ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run, trial};
 use crate::knoppix;
+use crate::programs;
 use crate::support::release::{Item, Release, gz};
 use crate::support::{hosts, plan9};
 
@@ -114,7 +115,8 @@ fn guests_of_three_kinds_run_at_once_and_survive_a_stop_and_a_killed_client() {
     {
         let mut alone = Command::new("unshare");
         alone
-            .args(["--net", IMGFACTORY])
+            .arg("--net")
+            .arg(programs::imgfactory())
             .args(args)
             .arg("--sources")
             .arg(&files)

@@ -3,6 +3,8 @@
 //! One build of `recipes/demo.yaml` by root and one by an ordinary user serve all tests of a run; the first
 //! test that needs them makes them ([`fixture`]). `.config/nextest.toml` lets these tests run one at a time.
 
+#[path = "../support/programs.rs"]
+mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 
