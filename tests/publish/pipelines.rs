@@ -1,4 +1,4 @@
-//! The pipelines of `ci/pipelines` do what they say: their shell steps are run, in order, against a real server.
+//! The pipelines of `docs/examples` do what they say: their shell steps are run, in order, against a real server.
 //! Programs that need a runner, an hour or a forge are played: `cargo`, `gh`, and of ours `build` and `test`, whose
 //! options are compared with what the real ones know. All else is the real thing.
 
@@ -100,7 +100,7 @@ impl Room {
 }
 
 fn pipeline(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/pipelines").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples").join(name);
     serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 

@@ -99,7 +99,7 @@ fn a_disk_that_fills_up_keeps_the_old_release_whole() {
     let port = free_port();
     let root = small.0.path().join("tree");
     fs::create_dir(&root).unwrap();
-    // As ci/nginx.conf, on the small disk.
+    // As docs/examples/nginx.conf, on the small disk.
     let home = scratch();
     let config = format!(
         "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}} http {{ access_log off;

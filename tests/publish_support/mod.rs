@@ -238,14 +238,14 @@ pub fn scratch() -> Scratch {
     Scratch::directory(std::env::temp_dir()).unwrap()
 }
 
-/// nginx with `ci/nginx.conf`: where clients fetch, and where publishers put.
+/// nginx with `docs/examples/nginx.conf`: where clients fetch, and where publishers put.
 pub fn nginx() -> (Server, String, String) {
     let home = scratch();
     // Its workers are another user when root starts it.
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
     fs::create_dir(home.path().join("tree")).unwrap();
     let (web, dav) = (free_port(), free_port());
-    let config = include_str!("../../ci/nginx.conf")
+    let config = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/nginx.conf"))
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{web}"))
         .replace("127.0.0.1:8081", &format!("127.0.0.1:{dav}"))
         .replace("/srv/mirror", home.path().join("tree").to_str().unwrap());
@@ -256,11 +256,11 @@ pub fn nginx() -> (Server, String, String) {
     (server, format!("http://127.0.0.1:{web}/"), format!("http://127.0.0.1:{dav}/"))
 }
 
-/// A web server for a directory, with the part of `ci/nginx.conf` for clients.
+/// A web server for a directory, with the part of `docs/examples/nginx.conf` for clients.
 pub fn web(root: &Path) -> (Server, String) {
     let home = scratch();
     let port = free_port();
-    let config = include_str!("../../ci/nginx.conf");
+    let config = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/nginx.conf"));
     let (clients, _) = config.split_once("    # For publishers").unwrap();
     let config = format!("{clients}}}\n")
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
