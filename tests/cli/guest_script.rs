@@ -1,7 +1,8 @@
-//! The host's script for guests where it can be tried without Xen: QEMU's machines, and the bridge.
+//! The host's script for guests, as it ships, where it can be tried without Xen: QEMU's machines, and the bridge.
 //!
 //! Each test has mounts, links and processes of its own (unshare), so it needs root, loop devices and FUSE's place
-//! taken by a file.
+//! taken by a file. What the script calls may be played by a program of the same name; the script itself is never
+//! another one. A check is a command of its own: of `a && b` and `! a` bash's `set -e` takes no notice.
 
 use std::fs;
 use std::process::Output;
@@ -19,13 +20,25 @@ fn room_with(guests: &[Guest]) -> Scratch {
     room
 }
 
-/// A boot sector that says `text` on the first serial line and then waits for ever.
-fn boot_sector(text: &str) -> Vec<u8> {
-    // mov si, 0x7c00 + 32; mov dx, 0x3f8
-    let mut code = vec![0xbe, 0x20, 0x7c, 0xba, 0xf8, 0x03];
-    // lodsb; test al, al; jz +3; out dx, al; jmp -8; hlt; jmp -3
-    code.extend([0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, 0xf4, 0xeb, 0xfd]);
-    code.resize(32, 0);
+/// A boot sector that says `text` on the first serial line, and then waits: for the power button, or for ever.
+fn boot_sector(text: &str, listens: bool) -> Vec<u8> {
+    const TEXT: usize = 64;
+    // mov si, 0x7c00 + TEXT; mov dx, 0x3f8
+    let mut code = vec![0xbe, TEXT as u8, 0x7c, 0xba, 0xf8, 0x03];
+    // lodsb; test al, al; jz +3; out dx, al; jmp -8
+    code.extend([0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8]);
+    if listens {
+        // ACPI's registers, where QEMU's firmware puts them. Enable the button: mov dx, 0x602; mov ax, 0x100; out dx, ax
+        code.extend([0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef]);
+        // Until it was pressed: mov dx, 0x600; in ax, dx; test ah, 1; jz -6
+        code.extend([0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xfa]);
+        // Power off: mov dx, 0x604; mov ax, 0x2000; out dx, ax
+        code.extend([0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef]);
+    }
+    // hlt; jmp -3
+    code.extend([0xf4, 0xeb, 0xfd]);
+    assert!(code.len() <= TEXT);
+    code.resize(TEXT, 0);
     code.extend(text.as_bytes());
     code.resize(510, 0);
     code.extend([0x55, 0xaa]);
@@ -36,28 +49,69 @@ fn boot_sector(text: &str) -> Vec<u8> {
 #[test]
 fn without_xen_qemu_makes_a_guests_machine_and_its_devices_go_after_it() {
     let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
-    fs::write(room.path().join("disk"), boot_sector("the disk has booted\n")).unwrap();
+    fs::write(room.path().join("disk"), boot_sector("the disk has booted\n", true)).unwrap();
     let out = alone(
         room.path(),
         r#"
         at=/run/imgfactory/guests/pc
-        mkdir -p $at/disk; cp "$room/disk" $at/disk/disk
+        mkdir -p $at/disk
+        cp "$room/disk" $at/disk/disk
+        fake systemctl <<'END'
+#!/bin/sh
+[ "$*" = "is-active imgfactory-guest@pc.service" ] && echo active
+END
+        has_booted() { [ "$(grep -c 'the disk has booted' /var/log/xen/console/guest-pc.log)" = "$1" ]; }
+        gone() { [ ! -e "/proc/$1" ]; }
         for round in 1 2; do
             guest create pc
-            until [ "$(grep -c 'the disk has booted' /var/log/xen/console/guest-pc.log)" = $round ]; do sleep 0.2; done
-            [ -S $at/screen ] && [ -e $at/console ] && losetup -j $at/disk/disk | grep -q .
-            kill -0 "$(cat $at/pid)"
+            soon has_booted $round
+            [ -S $at/screen ]
+            losetup -j $at/disk/disk | grep -q .
+            machine=$(cat $at/pid)
+            kill -0 "$machine"
             guest list
-            # It listens to no power button: that is waited for, here not for long.
-            sed -i 's/^PATIENCE=.*/PATIENCE=1/' "$room/usr/lib/imgfactory/guest"
+            # By the button alone. QEMU takes its pid away a moment before it ends.
             guest shutdown pc
+            soon gone "$machine"
             guest destroy pc
-            [ ! -e $at/pid ] && [ -z "$(losetup -j $at/disk/disk)" ]
+            [ ! -e $at/pid ]
+            [ -z "$(losetup -j $at/disk/disk)" ]
         done
         "#,
     );
     let said = good(&out);
-    assert!(said.contains("pc               qemu"), "{said}");
+    assert_eq!(said.matches("pc               qemu active\n").count(), 2, "{said}");
+}
+
+#[test]
+fn a_machine_that_ignores_the_power_button_is_waited_for_and_then_ended() {
+    let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
+    fs::write(room.path().join("disk"), boot_sector("the disk has booted\n", false)).unwrap();
+    let out = alone(
+        room.path(),
+        r#"
+        at=/run/imgfactory/guests/pc
+        mkdir -p $at/disk
+        cp "$room/disk" $at/disk/disk
+        guest create pc >/dev/null
+        machine=$(cat $at/pid)
+        # Whole seconds pass here at once, and are counted.
+        fake sleep <<'END'
+#!/bin/sh
+[ "$1" = 1 ] || exec /bin/sleep "$@"
+echo second >>"$room/slept"
+END
+        guest shutdown pc
+        wc -l <"$room/slept"
+        kill -0 "$machine"
+        guest destroy pc
+        gone() { [ ! -e "/proc/$machine" ]; }
+        soon gone
+        [ -z "$(losetup -j $at/disk/disk)" ]
+        "#,
+    );
+    // The script's PATIENCE, which is less than the unit's TimeoutStopSec.
+    assert_eq!(good(&out), "40\n");
 }
 
 #[test]
@@ -67,18 +121,22 @@ fn below_xen_whole_machines_are_made_where_the_processor_can() {
     let out = alone(
         room.path(),
         r#"
-        mkdir -p /run/imgfactory/guests/pc/disk; cp "$room/disk" /run/imgfactory/guests/pc/disk/disk
-        # No Xen here: the script believes that there is, and its xl says what it is told.
-        sed -i 's/^below_xen() {/below_xen() { return 0; }\nno_xen() {/' "$room/usr/lib/imgfactory/guest"
-        printf '#!/bin/sh\ncase $1 in info) echo "virt_caps              : $caps" ;; create) echo "$@" ;; *) exit 1 ;; esac\n' >"$room/fake/xl"
-        chmod +x "$room/fake/xl"
-        sed -i 's|^MODEL=.*|MODEL=/nowhere|' "$room/usr/lib/imgfactory/guest"
-        caps='pv hvm hap'; export caps
+        mkdir -p /run/imgfactory/guests/pc/disk
+        cp "$room/disk" /run/imgfactory/guests/pc/disk/disk
+        # Xen, as the kernel tells of it, and an xl that says what it is told.
+        mkdir /sys/hypervisor
+        echo xen >/sys/hypervisor/type
+        fake xl <<'END'
+#!/bin/sh
+case $1 in info) echo "virt_caps              : $caps" ;; create) echo "$@" ;; *) exit 1 ;; esac
+END
+        # Where Debian's qemu-system-xen has it, or not.
+        mount -t tmpfs tmpfs /usr/libexec
+        export caps='pv hvm hap'
         guest create pc 2>&1 || guest destroy pc
-        sed -i 's|^MODEL=.*|MODEL=/bin/true|' "$room/usr/lib/imgfactory/guest"
+        ln -s /bin/true /usr/libexec/xen-qemu-system-i386
         # As xl has it: of AMD without and with an IOMMU, of Intel, without nested paging, without all.
         for caps in 'pv hvm hap gnttab-v1' 'pv hvm hvm_directio hap shadow' 'hvm hap' 'pv hvm shadow' 'pv' ''; do
-            export caps
             echo "$caps: $(guest create pc 2>&1)"
             guest destroy pc
         done
@@ -107,7 +165,9 @@ fn a_disk_that_xen_still_holds_is_no_failure_of_its_client() {
         room.path(),
         r#"
         at=/run/imgfactory/guests/pc/disk
-        mkdir -p $at; mount -t tmpfs disk $at; echo held >$at/disk
+        mkdir -p $at
+        mount -t tmpfs disk $at
+        echo held >$at/disk
         exec 7<$at/disk
         guest unserve pc
         [ ! -e $at/disk ]
@@ -123,22 +183,11 @@ fn a_disk_that_xen_still_holds_is_no_failure_of_its_client() {
 fn after_the_menu(script: &str) -> Output {
     let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd)]);
     let prelude = r#"
-        CLIENT=/run/imgfactory/root NAME=demo IMAGE=host DISK=
-        mkdir -p $CLIENT/run $CLIENT/etc/imgfactory $CLIENT/bin
-        : >$CLIENT/etc/imgfactory/mirrors
-        # The client says what it was asked for; for the host it is asked in a chroot.
-        printf '#!/bin/sh\nshift; echo "$@"\n' >"$room/fake/chroot"
-        printf '#!/bin/sh\necho "$@"\n' >$CLIENT/bin/imgfetch
-        chmod +x "$room/fake/chroot" $CLIENT/bin/imgfetch
-        . "${lease%/*}/cmdline.sh"
-        . "${lease%/*}/client.sh"
-        say() { :; }
         choose() {
-            parse_command_line "nocache $1" && medium=
-            # As in the miniroot, where what fails is looked at.
-            (set +e; start_client)
+            rm -rf /run/imgfactory/root
+            miniroot 'parse_command_line "$1" && medium= && prepare_client && start_client' "nocache $1"
         }
-        hosts_client() { cat $CLIENT/run/imgfetch.log; }
+        hosts_client() { cat /run/imgfactory/root/run/imgfetch.log; }
         guests_client() { (set -a; . /run/imgfactory/environment; guest serve bsd); }
         "#;
     alone(room.path(), &[prelude, script].concat())
@@ -149,25 +198,18 @@ fn what_host_and_guests_read_is_noted_and_sent_when_a_boot_is_profiled() {
     let out = after_the_menu(
         r#"
         choose ''
-        ! grep -e --record-reads $CLIENT/run/imgfetch.log
-        ! guests_client | grep -e --record-reads
+        [ -z "$(hosts_client | grep -e --record-reads)" ]
+        [ -z "$(guests_client | grep -e --record-reads)" ]
+        echo http://127.0.0.1:8000/demo/ >"$room/miniroot/etc/imgfactory/mirrors"
         choose imgfactory.reads
         hosts_client | grep -o -e '--record-reads [^ ]*'
         guests_client | grep -o -e '--record-reads [^ ]*'
 
-        # The real chroot, with what the miniroot links there.
-        rm "$room/fake/chroot"
-        cp "$(command -v busybox)" $CLIENT/bin/busybox
-        for applet in $(sed -n 's/^ *for applet in \(.*\); do$/\1/p' "${lease%/*}/client.sh"); do
-            ln -sf busybox $CLIENT/bin/$applet
-        done
-        mkdir -p $CLIENT/run/reads
-        echo pages >$CLIENT/run/reads/host
-        echo http://127.0.0.1:8000/demo/ >$CLIENT/etc/imgfactory/mirrors
-        ip link set lo up
+        # What a client has noted is sent from now on, again and again.
+        mkdir /run/imgfactory/root/run/reads
+        echo pages >/run/imgfactory/root/run/reads/host
         printf 'HTTP/1.1 204 No Content\r\n\r\n' | busybox nc -l -p 8000 >/run/imgfactory/came &
-        send_reads
-        until grep -q '^pages' /run/imgfactory/came; do sleep 0.1; done
+        soon grep -q '^pages' /run/imgfactory/came
         head -n 1 /run/imgfactory/came | tr -d '\r'
         "#,
     );
@@ -213,7 +255,7 @@ fn what_is_chosen_in_the_boot_menu_holds_for_the_clients_of_guests_too() {
                 echo "$words" | grep -o -e '--name .*' | sed 's/ --\(key\|mirrors\) .*//'
             done
         done
-        : >$CLIENT/etc/imgfactory/ca.crt
+        : >/run/imgfactory/root/etc/imgfactory/ca.crt
         guests_client | grep -o -e '--ca [^ ]*'
         "#,
     );
@@ -231,16 +273,22 @@ fn what_is_chosen_in_the_boot_menu_holds_for_the_clients_of_guests_too() {
 #[test]
 fn the_guest_that_the_boot_menu_named_is_shown_full_screen_once_it_runs() {
     let room = room_with(&[guest("pc", Virt::Hvm, Starter::Disk)]);
-    fs::write(room.path().join("disk"), boot_sector("the disk has booted\n")).unwrap();
+    fs::write(room.path().join("disk"), boot_sector("the disk has booted\n", false)).unwrap();
     let out = alone(
         room.path(),
         r#"
         at=/run/imgfactory/guests/pc
-        mkdir -p $at/disk; cp "$room/disk" $at/disk/disk
+        mkdir -p $at/disk
+        cp "$room/disk" $at/disk/disk
         # systemd would start the unit, which is this.
-        printf '#!/bin/sh\n[ "$*" = "start imgfactory-guest@pc.service" ] && sh "$room/usr/lib/imgfactory/guest" create pc\n' >"$room/fake/systemctl"
-        printf '#!/bin/sh\necho "viewer $*"\n' >"$room/fake/vncviewer"
-        chmod +x "$room/fake/systemctl" "$room/fake/vncviewer"
+        fake systemctl <<'END'
+#!/bin/sh
+[ "$*" = "start imgfactory-guest@pc.service" ] && exec /usr/lib/imgfactory/guest create pc
+END
+        fake vncviewer <<'END'
+#!/bin/sh
+echo "viewer $*"
+END
         echo "nothing chosen: $(guest watch)"
         echo "ro imgfactory.guest=pc quiet" >"$room/words"
         mount --bind "$room/words" /proc/cmdline
@@ -279,57 +327,68 @@ fn the_hosts_link_moves_below_the_bridge_and_connections_survive() {
         room.path(),
         r#"
         # The host's side, with a lease as the miniroot leaves it; outside, a DHCP server and a peer for a connection.
-        ip netns add outside 2>/dev/null || { mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip netns add outside; }
-        trap 'ip netns del outside' EXIT
+        mkdir -p /run/netns
+        mount -t tmpfs tmpfs /run/netns
+        ip netns add outside
         ip link add eth0 type veth peer name wire netns outside
         ip netns exec outside ip address add 192.0.2.1/24 dev wire
         ip netns exec outside ip link set wire up
         ip netns exec outside ip link set lo up
-        printf 'interface wire\nstart 192.0.2.50\nend 192.0.2.59\nlease_file /tmp/leases-%s\noption subnet 255.255.255.0\noption router 192.0.2.1\n' $$ >/run/imgfactory/udhcpd.conf
-        mkdir -p /run/imgfactory/lib; : >/tmp/leases-$$
-        ip netns exec outside busybox udhcpd -f /run/imgfactory/udhcpd.conf >/dev/null 2>&1 &
+        at=/run/imgfactory/outside
+        mkdir $at
+        : >$at/leases
+        cat >$at/udhcpd.conf <<END
+interface wire
+start 192.0.2.50
+end 192.0.2.59
+lease_file $at/leases
+pidfile $at/udhcpd.pid
+option subnet 255.255.255.0
+option router 192.0.2.1
+END
+        ip netns exec outside busybox udhcpd -f $at/udhcpd.conf >/dev/null 2>&1 &
         client=/run/imgfactory/root
-        mkdir -p $client/bin $client/@ $client/lib/imgfactory $client/run $client/etc $client/dev
-        cp "$(command -v busybox)" $client/bin/busybox
-        for applet in cat ip mkdir mv rm sh; do ln -s busybox $client/bin/$applet; done
-        ln -s ../bin/busybox $client/@/udhcpc
-        mknod -m 666 $client/dev/null c 1 3
-        mknod -m 666 $client/dev/urandom c 1 9
-        cp "$lease" $client/lib/imgfactory/lease; chmod +x $client/lib/imgfactory/lease
-        ip link set eth0 up
-        chroot $client @/udhcpc -f -i eth0 -s /lib/imgfactory/lease -t 4 -T 1 -A 1 >/dev/null 2>&1 &
-        until [ -e $client/run/lease/summary ]; do sleep 0.1; done
+        miniroot 'prepare_client && ask_for_lease eth0'
+        soon test -e $client/run/lease/summary
         cat $client/run/lease/summary
         before=$(ip -4 -o address show dev eth0 | sed 's/.* inet \([^ ]*\).*/\1/')
 
         # A connection that is open all the while.
-        mkfifo /run/imgfactory/to; exec 5<>/run/imgfactory/to
+        mkfifo /run/imgfactory/to
+        exec 5<>/run/imgfactory/to
         ip netns exec outside busybox nc -l -p 7777 <&5 >/run/imgfactory/came &
         # It listens: port 7777.
-        until ip netns exec outside cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1E61 '; do sleep 0.1; done
+        listens() { ip netns exec outside cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1E61 '; }
+        soon listens
         exec 3<>/dev/tcp/192.0.2.1/7777
         echo one >&3
         guest bridge
         echo two >&3
-        until [ "$(wc -l </run/imgfactory/came)" = 2 ]; do sleep 0.1; done
+        both_came() { [ "$(wc -l </run/imgfactory/came)" = 2 ]; }
+        soon both_came
         cat /run/imgfactory/came
 
         [ "$(cat $client/run/lease/link)" = guests0 ]
         [ "$(ip -4 -o address show dev guests0 | sed 's/.* inet \([^ ]*\).*/\1/')" = "$before" ]
         [ -z "$(ip -4 -o address show dev eth0)" ]
         ip route show default | grep -q 'via 192.0.2.1 dev guests0'
-        pgrep -f '^@/udhcpc -f -i guests0 ' >/dev/null
-        ! pgrep -f '^@/udhcpc -f -i eth0 ' >/dev/null
+        asks() { pgrep -f "^@/udhcpc -f -i $1 " >/dev/null; }
+        asks_no_more() { ! asks "$1"; }
+        soon asks guests0
+        soon asks_no_more eth0
         # A second guest finds the bridge there.
         guest bridge
 
         # A guest on the bridge gets an address of its own from outside.
         ip link add tap0 type veth peer name card
-        ip link set tap0 master guests0 up; ip link set card up
-        cp "$lease" /run/imgfactory/print; printf '#!/bin/sh\n[ "$1" != bound ] || echo "guest $ip" >/run/imgfactory/guest-lease\n' >/run/imgfactory/print; chmod +x /run/imgfactory/print
-        busybox udhcpc -f -q -i card -s /run/imgfactory/print >/dev/null 2>&1
+        ip link set tap0 master guests0 up
+        ip link set card up
+        fake print <<'END'
+#!/bin/sh
+[ "$1" != bound ] || echo "guest $ip" >/run/imgfactory/guest-lease
+END
+        busybox udhcpc -f -q -i card -s "$room/fake/print" >/dev/null 2>&1
         cat /run/imgfactory/guest-lease
-        rm -f /tmp/leases-$$
         "#,
     );
     let said = good(&out);

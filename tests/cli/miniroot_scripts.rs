@@ -1,19 +1,31 @@
-//! The miniroot's shell functions under the shell that runs them: busybox.
+//! The miniroot's shell functions, as they ship, under the shell that runs them: busybox.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-const LIB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/templates/miniroot/lib");
+use imgfactory::miniroot::{File, Settings, scripts};
+use imgfactory::recipe::templates::Templates;
 
-/// Runs `script` with the functions of `part` at hand and `argument` as $1; gives what it prints.
-fn busybox(part: &str, script: &str, argument: &str) -> String {
-    let text = format!(". {LIB}/{part}.sh\n{script}");
+fn rendered() -> Vec<File> {
+    let settings = Settings { name: "demo", image: "host", built: 0, disk: None };
+    scripts(&Templates::built_in(), &settings).unwrap()
+}
+
+/// The text of a script that /init sources.
+fn part(name: &str) -> String {
+    let path = format!("lib/imgfactory/{name}.sh");
+    let file = rendered().into_iter().find(|file| file.path == path);
+    String::from_utf8(file.expect("it is in the miniroot").bytes.to_vec()).unwrap()
+}
+
+/// Runs `script` with the functions of a part at hand and `argument` as $1; gives what it prints.
+fn busybox(name: &str, script: &str, argument: &str) -> String {
     let out = Command::new("busybox")
-        .args(["sh", "-uc", &text, "sh", argument])
+        .args(["sh", "-uc", &[&part(name), script].concat(), "sh", argument])
         .output()
         .expect("busybox is installed (package busybox-static)");
-    assert!(out.stderr.is_empty(), "{part} {argument:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(out.stderr.is_empty(), "{name} {argument:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
 
@@ -149,24 +161,18 @@ fn each_wrong_value_gets_one_line_that_says_what_is_allowed() {
 
 #[test]
 fn every_script_is_read_by_busybox_without_complaint() {
-    let mut seen = 0;
-    for entry in walkdir::WalkDir::new(Path::new(LIB).parent().unwrap()) {
-        let path = entry.unwrap().into_path();
-        if path.is_file() && path.file_name().unwrap() != "settings" {
-            let out = Command::new("busybox").args(["sh", "-n"]).arg(&path).output().unwrap();
-            assert!(out.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&out.stderr));
-            seen += 1;
-        }
+    for file in rendered() {
+        let text = String::from_utf8(file.bytes.to_vec()).unwrap();
+        let out = Command::new("busybox").args(["sh", "-nc", &text]).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && said.is_empty(), "{}: {said}", file.path);
     }
-    assert!(seen >= 9, "only {seen} scripts were found");
 }
 
 #[test]
 fn the_reference_has_every_option_and_no_other() {
-    let read =
-        |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     // Patterns of `case`: a word or several, each with `=` and what follows, or without.
-    let script = read("templates/miniroot/lib/cmdline.sh");
+    let script = part("cmdline");
     let body = script.split("set_option() {").nth(1).unwrap().split("\n}").next().unwrap();
     let in_script: BTreeSet<&str> = body
         .lines()
@@ -175,7 +181,8 @@ fn the_reference_has_every_option_and_no_other() {
         .flat_map(|(patterns, _)| patterns.split(" | "))
         .map(|pattern| pattern.split('=').next().unwrap())
         .collect();
-    let document = read("docs/boot.md");
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/boot.md");
+    let document = std::fs::read_to_string(document).unwrap();
     let table = document.split("## Options").nth(1).unwrap().split("\n## ").next().unwrap();
     let in_document: BTreeSet<&str> = table
         .lines()
