@@ -66,6 +66,8 @@ END
             guest create pc
             soon has_booted $round
             [ -S $at/screen ]
+            # A terminal, for `guest console`.
+            [ -c $at/console ]
             losetup -j $at/disk/disk | grep -q .
             machine=$(cat $at/pid)
             kill -0 "$machine"
