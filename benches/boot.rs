@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fetch_support::network::{Line, Link, Network};
-use imgfactory::host::serve::Server;
+use imgfactory::repository::server::Server;
 
 /// Bytes that come before an outage.
 const BEFORE: u64 = 8_000_000;

@@ -22,9 +22,10 @@ use std::time::{Duration, Instant};
 use fetch_support::fault_server::FaultServer;
 use fetch_support::network::{Line, Network};
 use fetch_support::{Tree, scratch};
-use imgfactory::block::{BlockName, Object};
-use imgfactory::index::{Index, Target};
-use imgfactory::release::{Dlahead, Document, ImageFiles, Latest, MirrorPath, Release, SigningKey, Stored};
+use formats::block::{BlockName, Object};
+use formats::index::{Index, Target};
+use formats::release::{Dlahead, Document, ImageFiles, Latest, MirrorPath, Release, Stored};
+use imgfactory::release::SigningKey;
 use mounted::Mounted;
 
 /// A release of the demo's host, signed with a key of ours, with the trace as its prefetch list.
@@ -64,7 +65,7 @@ fn world(out: &Path) -> World {
     let mut list = Vec::new();
     trace.encode(&mut list).unwrap();
     let serial = trace.serial;
-    let digest = imgfactory::release::Digest::of;
+    let digest = formats::digest::Digest::of;
     let index = Stored { serial, digest: digest(&text) };
     let files = ImageFiles {
         dlahead: Some(Stored { serial, digest: digest(&list) }),
@@ -72,14 +73,13 @@ fn world(out: &Path) -> World {
     };
     tree.insert(files.index_path().to_string(), text);
     tree.insert(files.dlahead_path().unwrap().to_string(), list);
-    let now = imgfactory::host::clock::now();
-    let later = imgfactory::index::UnixTime(now.0 + 86_400);
-    let name: imgfactory::index::ImageName = "demo".parse().unwrap();
+    let now = system::clock::now();
+    let later = formats::names::UnixTime(now.0 + 86_400);
+    let name: formats::names::ImageName = "demo".parse().unwrap();
     let release =
         Release { name: name.clone(), serial, published: now, retain_until: later, images: vec![files] };
     let release = key.sign(&release).unwrap();
-    let mirrors =
-        key.sign(&imgfactory::release::Mirrors { name: name.clone(), mirrors: Vec::new() }).unwrap();
+    let mirrors = key.sign(&formats::release::Mirrors { name: name.clone(), mirrors: Vec::new() }).unwrap();
     let latest = Latest {
         name,
         serial,
@@ -87,7 +87,7 @@ fn world(out: &Path) -> World {
         mirrors: digest(&mirrors),
         published: now,
         expires: later,
-        min_serial: imgfactory::index::Serial::FIRST,
+        min_serial: formats::names::Serial::FIRST,
     };
     tree.insert(Latest::FILE.into(), key.sign(&latest).unwrap());
     tree.insert(MirrorPath::Release(serial).to_string(), release);

@@ -15,9 +15,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use imgfactory::block::Fetched;
-use imgfactory::index::{Index, Target};
-use imgfactory::release::MirrorPath;
+use formats::block::Fetched;
+use formats::index::{Index, Target};
+use formats::release::MirrorPath;
 use mounted::Mounted;
 
 /// Bytes that a reader asks for at once.

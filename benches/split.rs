@@ -12,11 +12,14 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use imgfactory::block::{BlockName, Codec, Compressor, Sha256};
-use imgfactory::build::split::{Options, split};
-use imgfactory::host::progress::Silent;
-use imgfactory::host::store::Store;
-use imgfactory::index::{BlockSize, Header, Serial, UnixTime};
+use formats::block::{BlockName, Codec};
+use formats::digest::Sha256;
+use formats::index::Header;
+use formats::names::{BlockSize, Serial, UnixTime};
+use imgfactory::compress::Compressor;
+use imgfactory::pipeline::steps::split::{Options, split};
+use imgfactory::repository::store::Store;
+use imgfactory::sys::progress::Silent;
 use seeded::{Seeded, cpu_time};
 
 const SEEDED: usize = 512 << 20;
@@ -72,7 +75,7 @@ fn main() {
                 let mut store = Store::open(dir.path()).expect("a store");
                 if state == "same build again" {
                     let text = fs::read(dir.path().join("index")).expect("the index");
-                    store.trust(&imgfactory::index::Index::decode(&text[..]).expect("an index"));
+                    store.trust(&formats::index::Index::decode(&text[..]).expect("an index"));
                 }
                 let start = now();
                 let options = Options { codec, threads };

@@ -17,18 +17,35 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const REACHES: [(&str, &[&str]); 7] = [
     (
         "files",
-        &["std::fs", "std::os::unix::fs", "std::os::fd", "std::os::unix::io", "rustix::fs", "rustix::mount", "tempfile"],
+        &[
+            "std::fs",
+            "std::os::unix::fs",
+            "std::os::fd",
+            "std::os::unix::io",
+            "rustix::fs",
+            "rustix::mount",
+            "tempfile",
+        ],
     ),
     ("network", &["std::net", "std::os::unix::net", "ureq", "rustls", "hyper", "tokio", "rustix::net"]),
     (
         "processes",
-        &["std::process::Command", "std::process::Child", "std::process::exit", "std::process::abort", "rustix::process",
-          "signal_hook"],
+        &[
+            "std::process::Command",
+            "std::process::Child",
+            "std::process::exit",
+            "std::process::abort",
+            "rustix::process",
+            "signal_hook",
+        ],
     ),
     ("clock", &["std::time::SystemTime", "std::time::Instant::now", "rustix::time"]),
     ("environment", &["std::env"]),
     ("random", &["rustix::rand", "getrandom", "rand", "std::collections::hash_map::RandomState"]),
-    ("terminal", &["std::io::stdin", "std::io::stdout", "std::io::stderr", "rustix::stdio", "rustix::termios"]),
+    (
+        "terminal",
+        &["std::io::stdin", "std::io::stdout", "std::io::stderr", "rustix::stdio", "rustix::termios"],
+    ),
 ];
 
 /// Which rooms may reach what. A room that is not here is pure. `crate/room`, or `crate/room/file` for one file of it.
@@ -67,9 +84,14 @@ fn reached(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
     for Use { path, line } in &source.uses {
         for (reach, prefixes) in REACHES {
-            let hit = prefixes.iter().any(|prefix| path == prefix || path.starts_with(&format!("{prefix}::")));
+            let hit =
+                prefixes.iter().any(|prefix| path == prefix || path.starts_with(&format!("{prefix}::")));
             if hit && !may(source, reach) {
-                found.push(format!("{}:{line}: `{path}` reaches the {reach}; {} may not", source.file, source.room()));
+                found.push(format!(
+                    "{}:{line}: `{path}` reaches the {reach}; {} may not",
+                    source.file,
+                    source.room()
+                ));
             }
         }
     }
@@ -109,7 +131,12 @@ fn a_room_knows_only_rooms_above_it() {
 fn only_rooms_that_may_reach_the_system() {
     let crates = crates(Path::new(ROOT));
     let found: Vec<_> = crates.iter().flat_map(|krate| &krate.sources).flat_map(reached).collect();
-    assert!(found.is_empty(), "{} uses of the system in rooms that may not:\n{}", found.len(), found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} uses of the system in rooms that may not:\n{}",
+        found.len(),
+        found.join("\n")
+    );
     // What a room may do and does not is to be taken away.
     let mut unused: BTreeSet<_> =
         MAY.iter().flat_map(|(place, reaches)| reaches.iter().map(move |reach| (*place, *reach))).collect();
@@ -159,7 +186,11 @@ fn crates_depend_downwards_only() {
 fn a_planted_violation_is_found_wherever_it_stands() {
     let rooms = ["tree", "recipe", "publish", "sys"].map(str::to_owned);
     let planted = [
-        ("below a `mod tests;`", "#[cfg(test)]\nmod tests;\n\nfn read() { let _ = std::fs::read(\"x\"); }", "files"),
+        (
+            "below a `mod tests;`",
+            "#[cfg(test)]\nmod tests;\n\nfn read() { let _ = std::fs::read(\"x\"); }",
+            "files",
+        ),
         ("in a grouped import", "use std::{io, fs::{self, File}};", "files"),
         ("by another name", "use std::net as n;", "network"),
         ("in a macro", "fn f() { println!(\"{:?}\", std::env::var(\"HOME\")); }", "environment"),
@@ -189,14 +220,19 @@ fn a_planted_violation_is_found_wherever_it_stands() {
 }
 
 fn document() -> String {
-    std::fs::read_to_string(Path::new(ROOT).join("docs/architecture.md")).expect("docs/architecture.md is read")
+    std::fs::read_to_string(Path::new(ROOT).join("docs/architecture.md"))
+        .expect("docs/architecture.md is read")
 }
 
 /// What stands between backticks and looks like a path of this repository.
 fn named_paths(text: &str) -> BTreeSet<&str> {
     const TOP: [&str; 9] =
         ["src/", "crates/", "docs/", "ci/", "tests/", "benches/", "templates/", "overlays/", "recipes/"];
-    text.split('`').skip(1).step_by(2).filter(|quoted| TOP.iter().any(|top| quoted.starts_with(top))).collect()
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|quoted| TOP.iter().any(|top| quoted.starts_with(top)))
+        .collect()
 }
 
 #[test]

@@ -20,14 +20,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fetch_support::{Publisher, disk, scratch, stand_back};
-use imgfactory::block::{Block, Codec, Compressor, Fetched, Object};
-use imgfactory::host::cache::Cache;
-use imgfactory::host::http::{Get, Http, Patience, Proxies};
-use imgfactory::index::{ImageName, Index};
-use imgfactory::release::{
+use formats::block::{Block, Codec, Fetched, Object};
+use formats::index::Index;
+use formats::names::ImageName;
+use formats::release::{
     Dlahead, Document, Latest, MirrorPath, MirrorUrl, Mirrors, Reads, Release, Successors, TrustedKeys,
     Verified,
 };
+use imgfactory::compress::Compressor;
+use imgfetch::cache::Cache;
+use system::http::{Get, Http, Patience, Proxies};
 
 /// Counts what this thread asks for.
 struct Counting;
@@ -367,7 +369,7 @@ fn fuzz_files_of_the_cache() {
         let _ = (cache.only_name(), cache.saved_release(&name), cache.saved_index(&name, &image));
         match cache.accepted_serial(&name) {
             Ok(serial) => format!("{serial:?} {} maps {} pins", stats.images.len(), stats.pinned),
-            Err(error) => imgfactory::report::report(&error),
+            Err(error) => formats::report::report(&error),
         }
     });
 }

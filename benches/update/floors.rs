@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use imgfactory::block::{Codec, Compressor};
+use formats::block::Codec;
+use imgfactory::compress::Compressor;
 use imgfactory::ext2::PageHash;
 use imgfactory::tree::Kind;
 

@@ -22,15 +22,17 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use imgfactory::block::{Codec, Object};
-use imgfactory::build::image::{Before, Choices, Made, Prepared, Wanted};
+use formats::block::{Codec, Object};
+use formats::digest::Digest;
+use formats::index::Index;
+use formats::names::{BlockSize, Serial};
+use formats::release::Stored;
 use imgfactory::ext2::{Changes, InodeSize, LayoutMap, Mapped, Pages, Profile};
-use imgfactory::host::progress::Silent;
-use imgfactory::host::spool::Spools;
-use imgfactory::host::store::Store;
-use imgfactory::index::{BlockSize, Index, Serial};
+use imgfactory::pipeline::steps::image::{Before, Choices, Made, Prepared, Wanted};
 use imgfactory::recipe::Archive;
-use imgfactory::release::{Digest, Stored};
+use imgfactory::repository::store::Store;
+use imgfactory::sys::progress::Silent;
+use imgfactory::sys::spool::Spools;
 use imgfactory::tree::{Content, Kind, Node, Tree, tar};
 
 /// A desktop of Debian 12 with what its security archive has updates for.
@@ -256,7 +258,7 @@ fn archive(work: &Path, name: &str, security: bool) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    let mirrors = imgfactory::host::apt::own_mirrors();
+    let mirrors = imgfactory::downloads::apt::own_mirrors();
     let mut command = Command::new("mmdebstrap");
     command.args(["--variant=important", "--aptopt=APT::Install-Recommends \"false\""]);
     command.arg(format!("--include={PACKAGES}")).arg("bookworm").arg(&path);
@@ -306,7 +308,7 @@ fn describe(side: &Side) -> String {
 /// What first layouts put together.
 fn first_read() -> Result<Vec<Vec<u8>>> {
     let Some(out) = std::env::var_os("IMGFACTORY_BENCH_ORDER") else { return Ok(Vec::new()) };
-    Ok(imgfactory::build::order::read(Path::new(&out), &"host".parse()?)?)
+    Ok(imgfactory::pipeline::boot_order::read(Path::new(&out), &"host".parse()?)?)
 }
 
 fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {

@@ -6,7 +6,8 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::block::{Block, Codec, Compressor};
+use formats::block::{Block, Codec};
+use imgfactory::compress::Compressor;
 
 use super::files::size;
 use super::{BLOCK, Result, Side};

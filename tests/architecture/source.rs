@@ -52,7 +52,8 @@ impl Source {
     /// The source, and the modules it declares for tests only.
     fn new(krate: &str, file: &str, module: Vec<String>, text: &str) -> (Source, Vec<String>) {
         let parsed = syn::parse_file(text).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let mut collector = Collector { module: &module, uses: Vec::new(), imports: Vec::new(), tests: Vec::new() };
+        let mut collector =
+            Collector { module: &module, uses: Vec::new(), imports: Vec::new(), tests: Vec::new() };
         collector.visit_file(&parsed);
         let Collector { mut uses, imports, tests, .. } = collector;
         // `Instant::now` after `use std::time::Instant` is `std::time::Instant::now`.
@@ -101,7 +102,11 @@ impl Collector<'_> {
             rest = &rest[1..];
         }
         let path = if relative {
-            std::iter::once("crate".to_owned()).chain(module).chain(rest.iter().cloned()).collect::<Vec<_>>().join("::")
+            std::iter::once("crate".to_owned())
+                .chain(module)
+                .chain(rest.iter().cloned())
+                .collect::<Vec<_>>()
+                .join("::")
         } else {
             segments.join("::")
         };
@@ -247,7 +252,8 @@ fn read(root: &Path, name: &str, folder: &Path) -> Crate {
 
 fn module_of(folder: &Path, file: &Path) -> Vec<String> {
     let below = file.strip_prefix(folder).expect("below the crate").with_extension("");
-    let mut module: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+    let mut module: Vec<_> =
+        below.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
     if module.last().is_some_and(|last| last == "mod" || last == "lib") {
         module.pop();
     }

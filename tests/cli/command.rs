@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use imgfactory::host::files::Scratch;
+use system::files::Scratch;
 
 use crate::programs;
 

@@ -5,12 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imgfactory::block::Codec;
-use imgfactory::build::split::{Options, split};
-use imgfactory::host::progress::Silent;
-use imgfactory::host::store::Store;
-use imgfactory::index::{BlockSize, Header, Index, Serial, UnixTime};
-use imgfactory::release::TrustedKeys;
+use formats::block::Codec;
+use formats::index::{Header, Index};
+use formats::names::{BlockSize, Serial, UnixTime};
+use formats::release::TrustedKeys;
+use imgfactory::pipeline::steps::split::{Options, split};
+use imgfactory::repository::store::Store;
+use imgfactory::sys::progress::Silent;
 use tempfile::TempDir;
 
 use crate::programs;

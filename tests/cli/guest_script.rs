@@ -7,9 +7,9 @@
 use std::fs;
 use std::process::Output;
 
-use imgfactory::guest::{Guest, Starter};
-use imgfactory::host::files::Scratch;
+use imgfactory::guests::{Guest, Starter};
 use imgfactory::recipe::Virt;
+use system::files::Scratch;
 
 use crate::support::hosts::{alone, good, guest, install};
 

@@ -11,3 +11,4 @@ mod formats_cli;
 mod guest_script;
 mod miniroot_scripts;
 mod schema;
+mod shell;

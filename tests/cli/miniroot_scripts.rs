@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use imgfactory::miniroot::{File, Settings, scripts};
-use imgfactory::recipe::templates::Templates;
+use imgfactory::templates::Templates;
 
 fn rendered() -> Vec<File> {
     let settings = Settings { name: "demo", image: "host", built: 0, disk: None };

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use imgfactory::host::http::{Get, Http, Patience, Proxies};
+use system::http::{Get, Http, Patience, Proxies};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, blackhole, faults, refused};
 use crate::fetch_support::{self, Cat, DAY, Publisher, Tree, cat, disk, scratch, text};

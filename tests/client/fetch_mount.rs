@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imgfactory::block::Sha256;
+use formats::digest::Sha256;
 
 use crate::fetch_support::fault_server::{Act, FaultServer};
 use crate::fetch_support::{

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use imgfactory::release::{Document, Latest, Mirror, MirrorPath, MirrorUrl, Successors, Verified};
+use formats::release::{Document, Latest, Mirror, MirrorPath, MirrorUrl, Successors, Verified};
 
 use crate::fetch_support::fault_server::{Act, FaultServer};
 use crate::fetch_support::{self, Mount, Publisher, Tree, cat, disk, run, scratch, text, until};
@@ -202,7 +202,7 @@ impl Document for Numbered {
     const FILE: &'static str = Latest::FILE;
     const LIMIT: u64 = Latest::LIMIT;
 
-    fn decode_text(_: &[u8]) -> Result<Self, imgfactory::index::At<imgfactory::release::Fault>> {
+    fn decode_text(_: &[u8]) -> Result<Self, formats::text::At<formats::release::Fault>> {
         unreachable!("it is only written")
     }
 
@@ -229,7 +229,7 @@ fn the_highest_serial_is_a_serial_and_the_next_number_is_refused() {
     let found = cat(&[&server.url()], &publisher.public(), &words);
     assert!(found.output.stdout == disk, "{}", found.errors());
 
-    let keys = imgfactory::release::TrustedKeys::parse(&publisher.public()).unwrap();
+    let keys = formats::release::TrustedKeys::parse(&publisher.public()).unwrap();
     let latest = Verified::<Latest>::open(&tree["latest"], &keys).unwrap().into_inner();
     for number in ["9223372036854775808", "18446744073709551616", "-1"] {
         let mut tree = tree.clone();

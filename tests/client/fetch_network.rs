@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imgfactory::release::{Mirror, MirrorUrl, Reads};
+use formats::release::{Mirror, MirrorUrl, Reads};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, blackhole, refused};
 use crate::fetch_support::network::{Line, Link, Network};
@@ -278,9 +278,9 @@ fn first_reads_are_recorded_as_a_prefetch_list() {
     world.read(&mount, 41);
     mount.kill("-TERM");
     fetch_support::until("written", || list.exists());
-    let found = imgfactory::release::Dlahead::decode(&fs::read(&list).unwrap()[..]).unwrap();
+    let found = formats::release::Dlahead::decode(&fs::read(&list).unwrap()[..]).unwrap();
     let names: Vec<_> = found.entries.iter().map(|entry| entry.name).collect();
-    let want = [70, 3, 41].map(|block| imgfactory::block::BlockName::of(&world.disk[block * 4096..][..4096]));
+    let want = [70, 3, 41].map(|block| formats::block::BlockName::of(&world.disk[block * 4096..][..4096]));
     assert_eq!(names, want);
     let phases: Vec<_> = found.entries.iter().map(|entry| entry.phase.to_string()).collect();
     assert_eq!(phases, ["boot", "boot", "login"]);

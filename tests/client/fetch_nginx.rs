@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use imgfactory::host::files::Scratch;
+use system::files::Scratch;
 
 use crate::fetch_support::{Publisher, cat, disk, run, scratch, text, until};
 

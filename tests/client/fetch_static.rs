@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use imgfactory::block::Sha256;
+use formats::digest::Sha256;
 
 use crate::fetch_support::fault_server::FaultServer;
 use crate::fetch_support::{Publisher, disk, imgfetch, run, scratch, text, until};

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imgfactory::block::BlockName;
-use imgfactory::fetch::{Config, Hedge, Rest};
-use imgfactory::host::engine::{Engine, Parts};
-use imgfactory::host::http::{Http, Patience, Proxies};
-use imgfactory::index::{Index, Target};
-use imgfactory::release::MirrorPath;
+use formats::block::BlockName;
+use formats::index::{Index, Target};
+use formats::release::MirrorPath;
+use imgfetch::engine::{Engine, Parts};
+use imgfetch::scheduler::{Config, Hedge, Rest};
+use system::http::{Http, Patience, Proxies};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, faults};
 use crate::fetch_support::{Publisher, disk, stand_back};

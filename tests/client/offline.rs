@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use imgfactory::build::iso;
-use imgfactory::build::offline::{self, Made, OfflineError, Request};
-use imgfactory::guest::iso9660::Iso;
-use imgfactory::host::files::Scratch;
-use imgfactory::host::image::ImageFile;
-use imgfactory::host::progress::Silent;
-use imgfactory::host::remote::LocalTree;
+use formats::release::TrustedKeys;
+use imgfactory::foreign::iso9660::Iso;
 use imgfactory::iso::grub::Grub;
 use imgfactory::iso::offline::{Blocks, Disc};
 use imgfactory::iso::plan::{BIOS_IMAGE, Contents, KERNEL, MINIROOT, XEN};
+use imgfactory::pipeline::offline_medium::{self, Made, OfflineError, Request};
+use imgfactory::pipeline::steps::iso;
 use imgfactory::publish::{State, read_state};
-use imgfactory::release::TrustedKeys;
+use imgfactory::repository::targets::LocalTree;
+use imgfactory::sys::image_file::ImageFile;
+use imgfactory::sys::progress::Silent;
+use system::files::Scratch;
 
 use crate::fetch_support::fault_server::{Act, FaultServer, refused};
 use crate::fetch_support::{Cat, Publisher, Tree, block_paths, cat, disk, run, scratch};
@@ -58,7 +58,7 @@ impl World {
     }
 
     fn make(&self, blocks: Blocks, disc: Option<Disc>) -> Result<Made, OfflineError> {
-        offline::make(&Request {
+        offline_medium::make(&Request {
             iso: &self.path("demo.iso"),
             mirror: &self.mirror(),
             state: &self.state(),

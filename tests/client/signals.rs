@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use imgfactory::host::files::{AtomicFile, Scratch, sweep};
-use imgfactory::host::process::Tool;
-use imgfactory::host::signals;
+use imgfactory::sys::process::Tool;
+use imgfactory::sys::signals;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use system::files::{AtomicFile, Scratch, sweep};
 
 /// Where the process under test works, in its environment; elsewhere its tests are the tests.
 const ROOM: &str = "IMGFACTORY_TEST_ROOM";

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use imgfactory::block::{Block, Codec, Compressor, Object};
-use imgfactory::host::files::Scratch;
-use imgfactory::index::{BlockSize, Header, ImageName, Index, Serial, UnixTime};
-use imgfactory::release::{
-    Ahead, Digest, Dlahead, ImageFiles, Latest, Mirror, MirrorPath, Mirrors, Release, SigningKey, Stored,
-};
+use formats::block::{Block, Codec, Object};
+use formats::digest::Digest;
+use formats::index::{Header, Index};
+use formats::names::{BlockSize, ImageName, Serial, UnixTime};
+use formats::release::{Ahead, Dlahead, ImageFiles, Latest, Mirror, MirrorPath, Mirrors, Release, Stored};
+use imgfactory::compress::Compressor;
+use imgfactory::release::SigningKey;
+use system::files::Scratch;
 
 use crate::programs;
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::Command;
 
 use imgfactory::ext2::ReadAt;
-use imgfactory::guest::cloop::{Cloop, CloopError};
+use imgfactory::foreign::cloop::{Cloop, CloopError};
 use proptest::prelude::*;
 
 use crate::support;

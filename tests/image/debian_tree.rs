@@ -6,18 +6,18 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::build::tree::{DebianTree, TreeMaker};
+use formats::report::report;
 use imgfactory::debian::kit::{self, GrubImage, Kit};
 use imgfactory::debian::{InRelease, Mirrors, Mode, Plan, Script, Set};
-use imgfactory::host::apt;
-use imgfactory::host::files::Scratch;
-use imgfactory::host::progress::Silent;
-use imgfactory::host::spool::Spools;
+use imgfactory::downloads::apt;
+use imgfactory::pipeline::steps::tree::{DebianTree, TreeMaker};
 use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
-use imgfactory::report::report;
+use imgfactory::sys::progress::Silent;
+use imgfactory::sys::spool::Spools;
 use imgfactory::tree::dump::dump;
 use imgfactory::tree::normalise::normalise;
 use imgfactory::tree::tar;
+use system::files::Scratch;
 
 fn mirrors() -> Mirrors {
     match std::env::var("IMGFACTORY_DEBIAN_MIRROR") {

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::build::{Request, disks, knoppix};
+use formats::report::report;
+use imgfactory::downloads::third_party::Sources;
 use imgfactory::ext2::ReadAt;
-use imgfactory::guest::lock::Lock;
-use imgfactory::host::sources::Sources;
-use imgfactory::host::spool::Spools;
+use imgfactory::pipeline::Request;
+use imgfactory::pipeline::steps::{disks, knoppix};
+use imgfactory::recipe::lock::Lock;
 use imgfactory::recipe::{Guest, GuestKind};
-use imgfactory::report::report;
+use imgfactory::sys::spool::Spools;
 use imgfactory::tree::{Kind, Tree};
 
 use crate::programs;
@@ -143,7 +144,7 @@ fn a_squashfs_gives_its_files_with_owners_and_modes_alone_and_on_a_medium() {
 }
 
 fn sha256(path: &Path) -> String {
-    imgfactory::block::Sha256::of(&fs::read(path).unwrap()).to_string()
+    formats::digest::Sha256::of(&fs::read(path).unwrap()).to_string()
 }
 
 /// A disk with a partition table and something in it; not of whole sectors.
@@ -283,7 +284,7 @@ fn plan9_ini(room: &Path, disk: &[u8]) -> String {
     let path = room.join("changed");
     fs::write(&path, disk).unwrap();
     let mut mtype = Command::new("mtype");
-    let out = mtype.arg("-i").arg(format!("{}@@32256", path.display())).arg("::plan9.ini").output().unwrap();
+    let out = mtype.arg("-i").arg(format!("{}32256", path.display())).arg("::plan9.ini").output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
@@ -299,7 +300,7 @@ fn a_plan9_installed_on_a_disk_asks_nothing_after_its_settings_were_changed_in_p
     fs::write(files.join("nine.raw"), &raw).unwrap();
     run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "nine.raw", "nine.qcow2"], &files);
     let made = |name: &str, more: &str| {
-        let sum = imgfactory::block::Sha256::of(&fs::read(files.join(name)).unwrap());
+        let sum = formats::digest::Sha256::of(&fs::read(files.join(name)).unwrap());
         let urls = format!("urls: ['http://a.example/{name}'], sha256: '{sum}'");
         made(room.path(), &format!("plan9: {{flavour: 9front, {urls}{more}}}"))
     };

@@ -1,6 +1,6 @@
 //! The reader on images that are damaged or not ext2, and the dump as a golden.
 
-use imgfactory::block::Sha256;
+use formats::digest::Sha256;
 use imgfactory::ext2::ondisk::{Inode, MAGIC};
 use imgfactory::ext2::{Options, ReadError, Reader, Sequential, dump};
 use imgfactory::tree::{Kind, SpoolId, Tree};

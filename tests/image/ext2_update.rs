@@ -1,6 +1,6 @@
 //! Updates: what did not change stays where it is, and what the blocks of the disk hold is always a whole image.
 
-use imgfactory::block::Sha256;
+use formats::digest::Sha256;
 use imgfactory::ext2::{
     Census, Image, Label, LayoutError, LayoutMap, Options, PageHash, Pages, Plan, Previous, Reader,
     Sequential, Stable,

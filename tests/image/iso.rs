@@ -7,21 +7,21 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imgfactory::build::facts::{self, Expect, Facts};
-use imgfactory::build::iso;
-use imgfactory::build::tree::TreeMaker;
 use imgfactory::debian::kit::{self, Kit};
 use imgfactory::debian::{Mirrors, Mode};
-use imgfactory::host::apt;
-use imgfactory::host::files::Scratch;
-use imgfactory::host::progress::Silent;
-use imgfactory::host::spool::Spools;
+use imgfactory::downloads::apt;
 use imgfactory::iso::esp::REMOVABLE_BOOT;
 use imgfactory::iso::gpt::Identity;
 use imgfactory::iso::grub::{self, Grub};
 use imgfactory::iso::plan::{Contents, Parts};
-use imgfactory::recipe::templates::Templates;
+use imgfactory::pipeline::facts::{self, Expect, Facts};
+use imgfactory::pipeline::steps::iso;
+use imgfactory::pipeline::steps::tree::TreeMaker;
 use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
+use imgfactory::sys::progress::Silent;
+use imgfactory::sys::spool::Spools;
+use imgfactory::templates::Templates;
+use system::files::Scratch;
 
 use crate::programs;
 

@@ -9,10 +9,11 @@ use std::path::Path;
 use std::process::Command;
 
 use imgfactory::ext2::{Options, Plan, Sequential};
-use imgfactory::guest::iso9660::{Iso, IsoError};
-use imgfactory::guest::plan9::{self, Plan9Error};
-use imgfactory::recipe::{Console, FileUrl, Flavour, Origins, Plan9, Scalar};
+use imgfactory::foreign::iso9660::{Iso, IsoError};
+use imgfactory::guests::plan9::{self, Plan9Error};
+use imgfactory::recipe::{Console, FileUrl, Flavour, Origins, Plan9};
 use imgfactory::tree::{Kind, SpoolId, Tree};
+use imgfactory::yaml::Scalar;
 
 use crate::support;
 
@@ -71,7 +72,7 @@ fn of_directory(dir: &Path) -> BTreeMap<String, String> {
         } else if meta.is_dir() {
             "/".into()
         } else if meta.is_file() {
-            format!("{} {}", meta.len(), imgfactory::block::Sha256::of(&fs::read(entry.path()).unwrap()))
+            format!("{} {}", meta.len(), formats::digest::Sha256::of(&fs::read(entry.path()).unwrap()))
         } else {
             format!("{}:{}", rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()))
         };
@@ -90,7 +91,7 @@ fn of_tree(tree: &Tree, contents: &Vec<Vec<u8>>) -> BTreeMap<String, String> {
             Kind::Directory(_) => "/".into(),
             Kind::File(content) => {
                 let bytes = content.read_all(contents).unwrap();
-                format!("{} {}", bytes.len(), imgfactory::block::Sha256::of(&bytes))
+                format!("{} {}", bytes.len(), formats::digest::Sha256::of(&bytes))
             }
             Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
                 format!("{major}:{minor}")

@@ -6,13 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::build::netbsd;
+use formats::report::report;
 use imgfactory::ext2::{InodeSize, Options, Profile, Sequential};
-use imgfactory::guest::lock::Lock;
-use imgfactory::guest::sums::Sum;
-use imgfactory::host::spool::Spools;
+use imgfactory::foreign::sums::Sum;
+use imgfactory::pipeline::steps::netbsd;
 use imgfactory::recipe::GuestKind;
-use imgfactory::report::report;
+use imgfactory::recipe::lock::Lock;
+use imgfactory::sys::spool::Spools;
 use imgfactory::tree::{Kind, Tree};
 
 use crate::programs;

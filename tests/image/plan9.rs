@@ -6,21 +6,21 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imgfactory::build::plan9;
+use formats::report::report;
 use imgfactory::ext2::ReadAt;
-use imgfactory::guest::lock::Lock;
-use imgfactory::host::overlay;
-use imgfactory::host::spool::Spools;
+use imgfactory::pipeline::steps::plan9;
+use imgfactory::project::overlay;
 use imgfactory::recipe::GuestKind;
-use imgfactory::recipe::templates::context;
-use imgfactory::report::report;
+use imgfactory::recipe::lock::Lock;
+use imgfactory::sys::spool::Spools;
+use imgfactory::templates::context;
 
 use crate::support::plan9::{extent, files, front, legacy, mkisofs, run};
 use crate::support::requests::with_guest;
 
 /// The ISO that a guest with the overlay `mine` gets.
 fn together(room: &Path, iso: &Path, flavour: &str) -> Result<Vec<u8>, String> {
-    let sum = imgfactory::block::Sha256::of(&fs::read(iso).unwrap());
+    let sum = formats::digest::Sha256::of(&fs::read(iso).unwrap());
     let name = iso.file_name().unwrap().to_str().unwrap();
     let guest = format!(
         "{{name: nine, overlays: [mine], plan9: {{flavour: {flavour}, urls: ['http://a.example/{name}'], sha256: '{sum}'}}}}"

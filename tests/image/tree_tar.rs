@@ -7,11 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::host::files::Scratch;
-use imgfactory::host::spool::Spools;
-use imgfactory::recipe::Scalar;
+use imgfactory::sys::spool::Spools;
 use imgfactory::tree::overlay::Capabilities;
 use imgfactory::tree::{Kind, Tree, tar};
+use imgfactory::yaml::Scalar;
+use system::files::Scratch;
 
 use crate::support::judges::differences;
 

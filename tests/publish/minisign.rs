@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use imgfactory::host::keys::KeyFiles;
-use imgfactory::index::{Serial, UnixTime};
-use imgfactory::release::{
-    Digest, Document, Error, KeyError, Latest, Mirrors, SigningKey, TrustedKeys, Verified,
-};
+use formats::digest::Digest;
+use formats::names::{Serial, UnixTime};
+use formats::release::{Document, Error, Latest, Mirrors, TrustedKeys, Verified};
+use imgfactory::project::keys::KeyFiles;
+use imgfactory::release::KeyError;
+use imgfactory::release::SigningKey;
 use tempfile::TempDir;
 
 /// The lines that docs/formats.md gives to people.

@@ -4,9 +4,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use imgfactory::host::files::{AtomicFile, Scratch};
-use imgfactory::host::process::Tool;
-use imgfactory::report::report;
+use formats::report::report;
+use imgfactory::sys::process::Tool;
+use system::files::{AtomicFile, Scratch};
 
 /// A tmpfs of 64 KiB.
 struct Small(Scratch);

@@ -10,9 +10,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use imgfactory::host::keys::KeyFiles;
-use imgfactory::host::mirror::{Verify, trusted, verify};
-use imgfactory::host::remote::LocalTree;
+use imgfactory::project::keys::KeyFiles;
+use imgfactory::repository::mirror::{Verify, trusted, verify};
+use imgfactory::repository::targets::LocalTree;
 
 use crate::publish_support::{
     self, Out, apache, assert_same, good, imgfactory, rsyncd, s3, scratch, sshd, tree, web,

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use imgfactory::host::files::Scratch;
-use imgfactory::host::process::Tool;
+use imgfactory::sys::process::Tool;
+use system::files::Scratch;
 
 use crate::programs;
 use crate::publish_support::{
@@ -136,7 +136,7 @@ fn another_publisher_is_waited_for_named_or_taken_over() {
     let to = dir.to_str().unwrap();
     let (publishing, collecting) = (dir.join(".imgfactory/publishing"), dir.join(".imgfactory/collecting"));
     fs::create_dir_all(dir.join(".imgfactory")).unwrap();
-    let soon = imgfactory::host::clock::now().0 + 300;
+    let soon = system::clock::now().0 + 300;
     fs::write(&publishing, flag("abc", soon)).unwrap();
     let said = bad(&out.publish(to, &["--wait", "0"]));
     assert!(
@@ -222,7 +222,7 @@ fn a_newer_or_another_release_on_the_target_is_never_covered() {
     let fork = Out { dir: scratch(), ..Out::new() };
     publish_support::run(Command::new("cp").arg("-a").arg(&old).arg(fork.path()));
     let fork = Out {
-        key: imgfactory::host::keys::KeyFiles::new(&out.dir.path().join("key")).read().unwrap().0,
+        key: imgfactory::project::keys::KeyFiles::new(&out.dir.path().join("key")).read().unwrap().0,
         ..fork
     };
     fork.build(&[3]);

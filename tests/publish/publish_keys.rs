@@ -3,8 +3,9 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use imgfactory::host::keys::KeyFiles;
-use imgfactory::release::{SigningKey, Successors, TrustedKeys};
+use formats::release::{Successors, TrustedKeys};
+use imgfactory::project::keys::KeyFiles;
+use imgfactory::release::SigningKey;
 
 use crate::programs;
 use crate::publish_support::{self, Out, bad, good, imgfactory, raw, scratch, tree, web};

@@ -301,7 +301,7 @@ fn a_mirror_is_pulled_verified_and_listed() {
     assert!(said.contains("newest: release 2 of 20"), "{said}");
 
     let other = scratch();
-    let stranger = imgfactory::host::keys::KeyFiles::new(&other.path().join("x")).create(None).unwrap();
+    let stranger = imgfactory::project::keys::KeyFiles::new(&other.path().join("x")).create(None).unwrap();
     let wrong =
         imgfactory().args(["mirror", "pull", &url, to, "--key", &stranger.public_base64()]).output().unwrap();
     assert!(bad(&wrong).contains("which is not trusted here"), "{}", bad(&wrong));

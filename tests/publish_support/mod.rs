@@ -9,15 +9,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use imgfactory::block::{Block, Codec, Compressor, Object};
-use imgfactory::build::release::{Last, publish};
-use imgfactory::host::clock;
-use imgfactory::host::files::Scratch;
-use imgfactory::host::keys::KeyFiles;
-use imgfactory::host::store::{Offered, Origin, Store};
-use imgfactory::index::{BlockSize, Header, ImageName, Index, UnixTime};
-use imgfactory::release::{Draft, Mirror, SigningKey, TrustedKeys, Upload};
+use formats::block::{Block, Codec, Object};
+use formats::index::{Header, Index};
+use formats::names::{BlockSize, ImageName, UnixTime};
+use formats::release::{Mirror, TrustedKeys, Upload};
+use imgfactory::compress::Compressor;
+use imgfactory::pipeline::steps::release::{Last, publish};
+use imgfactory::project::keys::KeyFiles;
+use imgfactory::release::Draft;
+use imgfactory::release::SigningKey;
+use imgfactory::repository::store::{Offered, Origin, Store};
 use rustix::process::{Pid, Signal};
+use system::clock;
+use system::files::Scratch;
 
 use crate::programs;
 

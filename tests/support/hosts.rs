@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imgfactory::guest::{Guest, Starter, install_in_host};
+use imgfactory::guests::{Guest, Starter, install_in_host};
 use imgfactory::miniroot::{Settings, scripts};
-use imgfactory::recipe::templates::Templates;
 use imgfactory::recipe::{Cow, Virt};
+use imgfactory::templates::Templates;
 use imgfactory::tree::{Content, Kind, Meta, Node, Time, Tree};
 
 /// A guest that asks for little.

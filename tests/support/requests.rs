@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use imgfactory::build::Request;
+use formats::names::UnixTime;
 use imgfactory::debian::{Mirrors, Mode};
-use imgfactory::guest::lock::Lock;
-use imgfactory::host::progress::Silent;
-use imgfactory::host::project::Project;
-use imgfactory::host::sources::Sources;
-use imgfactory::index::UnixTime;
+use imgfactory::downloads::third_party::Sources;
+use imgfactory::pipeline::Request;
+use imgfactory::project::folder::Project;
 use imgfactory::recipe::Guest;
+use imgfactory::recipe::lock::Lock;
+use imgfactory::sys::progress::Silent;
 
 /// Checks a recipe of one guest, `guest` being its part in YAML, in the project `room`, and gives it to `make`. Files
 /// of others are in `files`; the cache is in `room`.

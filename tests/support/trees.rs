@@ -273,7 +273,7 @@ fn describe(content: &Content, contents: &dyn Contents) -> String {
     for (start, end) in ranges {
         let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
         content.read_at(contents, start, &mut bytes).unwrap();
-        text += &format!(" {start}-{end} {}", imgfactory::block::Sha256::of(&bytes));
+        text += &format!(" {start}-{end} {}", formats::digest::Sha256::of(&bytes));
     }
     text
 }

@@ -5,16 +5,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::block::Sha256;
-use imgfactory::build::systems::Systems;
-use imgfactory::build::{self, Request};
+use formats::digest::Sha256;
+use formats::names::UnixTime;
 use imgfactory::debian::Mode;
-use imgfactory::host::apt;
-use imgfactory::host::keys::KeyFiles;
-use imgfactory::host::progress::Silent;
-use imgfactory::host::project::Project;
-use imgfactory::host::serve::Server;
-use imgfactory::index::UnixTime;
+use imgfactory::downloads::apt;
+use imgfactory::pipeline::steps::systems::Systems;
+use imgfactory::pipeline::{self, Request};
+use imgfactory::project::folder::Project;
+use imgfactory::project::keys::KeyFiles;
+use imgfactory::repository::server::Server;
+use imgfactory::sys::progress::Silent;
 
 use crate::fixture::{Demo, assert_success, demo, imgfactory, imgfetch};
 use crate::support::judges::{assert_fsck_is_silent, compare_mount_with_tree};
@@ -132,7 +132,7 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         now: UnixTime(0),
         progress: &Silent,
     };
-    build::trees(&request).unwrap()
+    pipeline::trees(&request).unwrap()
 }
 
 #[test]

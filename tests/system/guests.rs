@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use imgfactory::block::Sha256;
-use imgfactory::guest::{Guest, Starter};
+use formats::digest::Sha256;
+use imgfactory::guests::{Guest, Starter};
 use imgfactory::recipe::Virt;
 
 use crate::boots::Nginx;

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imgfactory::block::Sha256;
-use imgfactory::host::serve::Server;
+use formats::digest::Sha256;
+use imgfactory::repository::server::Server;
 
 use crate::fixture::{ROOT, assert_success, demo, imgfactory, imgfetch, prepare, run, trial};
 

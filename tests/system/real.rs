@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use imgfactory::ext2::ReadAt;
-use imgfactory::guest::plan9;
+use imgfactory::guests::plan9;
 use imgfactory::recipe::{Console, Flavour, Origins, Plan9};
 
 use crate::fixture::{assert_success, demo, imgfactory, prepare, run, trial};

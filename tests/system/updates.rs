@@ -5,8 +5,8 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::block::Sha256;
-use imgfactory::host::serve::Server;
+use formats::digest::Sha256;
+use imgfactory::repository::server::Server;
 
 use crate::fixture::{assert_success, demo, imgfactory};
 

@@ -2,20 +2,19 @@
 //! functions that the build renders them by; scripts that source each other are read together. busybox's shell and
 //! Debian's are held to POSIX: `sh`.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::hosts;
 use imgfactory::debian::{InRelease, Mirrors, Plan, kit};
-use imgfactory::guest::Starter;
-use imgfactory::host::files::Scratch;
-use imgfactory::host::project::Project;
+use imgfactory::guests::Starter;
 use imgfactory::iso::grub::Grub;
-use imgfactory::recipe::{Virt, templates};
-use support::hosts;
+use imgfactory::project::folder::Project;
+use imgfactory::recipe::Virt;
+use imgfactory::templates;
+use system::files::Scratch;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
