@@ -17,9 +17,9 @@ pub mod compress;
 pub mod yaml;
 pub mod templates;
 
-pub mod foreign;
 pub mod tree;
 pub mod ext2;
+pub mod foreign;
 
 pub mod recipe;
 
@@ -32,10 +32,10 @@ pub mod miniroot;
 pub mod iso;
 
 pub mod sys;
+pub mod vm;
 pub mod project;
 pub mod downloads;
 pub mod repository;
-pub mod vm;
 
 pub mod pipeline;
 pub mod cli;
