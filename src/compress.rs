@@ -1,6 +1,6 @@
 //! Raw bytes -> block files, with the compressor that the recipe chose.
 
-use formats::block::{Codec, max_file_len};
+use formats::block::{Codec, CodecKind, max_file_len};
 use libdeflater::CompressionLvl;
 
 /// A compressor with its working memory, for one thread.
@@ -23,15 +23,14 @@ impl Compressor {
     /// A compressor for one thread.
     pub fn new(codec: Codec) -> Self {
         let libdeflate = |level: u8| {
-            let level =
-                CompressionLvl::new(level.into()).expect("a `Level` of libdeflate is 1 to 12, and it has 0");
+            let level = CompressionLvl::new(level.into())
+                .expect("a codec has a level that libdeflate has, 1 to 12; and 0 is to store");
             libdeflater::Compressor::new(level)
         };
-        let engine = match codec {
-            Codec::Libdeflate(level) => {
-                Engine::Libdeflate { main: libdeflate(level.get()), store: libdeflate(0) }
-            }
-            Codec::Zlib(level) => Engine::Zlib { level: level.get() },
+        let level = codec.level();
+        let engine = match codec.kind() {
+            CodecKind::Libdeflate => Engine::Libdeflate { main: libdeflate(level), store: libdeflate(0) },
+            CodecKind::Zlib => Engine::Zlib { level },
         };
         Compressor { engine }
     }

@@ -93,9 +93,9 @@ fn summary(recipe: &Recipe) -> String {
     let blocks = &recipe.blocks;
     text.push_str(&format!(
         "  blocks of {}, compressed by {} at level {}\n",
-        size(u64::from(blocks.size)),
-        blocks.codec,
-        blocks.level
+        size(blocks.size.get().into()),
+        blocks.codec.kind(),
+        blocks.codec.level()
     ));
     match &recipe.mirrors[..] {
         [] => text.push_str("  no mirrors: give `mirror=URL` at boot\n"),

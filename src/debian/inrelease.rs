@@ -3,7 +3,8 @@
 //! Nothing is verified here: apt does that when mmdebstrap runs, and refuses to go on with other bytes than the
 //! ones hashed here. Source: Debian's repository format, *"Release" files*.
 
-use sha2::{Digest, Sha256};
+use formats::calendar::days_from_civil;
+use formats::digest::Sha256;
 
 /// Longest InRelease file that makes sense, bytes. Debian's are 0.1 to 0.2 MB.
 pub const LIMIT: u64 = 16 << 20;
@@ -14,7 +15,7 @@ pub struct InRelease {
     /// `Date:`, seconds since 1970.
     pub date: i64,
     /// SHA-256 of the whole file, lower-case hex.
-    pub sha256: String,
+    pub sha256: Sha256,
 }
 
 /// Why something is no InRelease file.
@@ -41,7 +42,7 @@ impl InRelease {
         };
         let date = String::from_utf8_lossy(date).trim().to_owned();
         let seconds = seconds(&date).ok_or(InReleaseError::Date(date))?;
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = Sha256::of(bytes);
         Ok(InRelease { date: seconds, sha256 })
     }
 }
@@ -64,13 +65,7 @@ fn seconds(date: &str) -> Option<i64> {
     let (day, year) = (number(day, 31).filter(|&day| day > 0)?, number(year, 9999)?);
     let clock: Vec<i64> = time.split(':').map(|part| number(part, 60)).collect::<Option<_>>()?;
     let [hours, minutes, seconds] = clock[..] else { return None };
-    // Days from 1970-01-01 in the Gregorian calendar, years counted from March: H. Hinnant,
-    // "chrono-Compatible Low-Level Date Algorithms", days_from_civil.
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
+    Some(days_from_civil(year, month, day) * 86_400 + hours * 3600 + minutes * 60 + seconds)
 }
 
 #[cfg(test)]
@@ -107,7 +102,7 @@ mod tests {
                     Date: Sat, 12 Sep 2026 07:55:41 UTC\nSHA256:\n 00 1 main/x\n";
         let parsed = InRelease::parse(text.as_bytes()).unwrap();
         assert_eq!(parsed.date, 1_789_199_741);
-        assert_eq!(parsed.sha256.len(), 64);
+        assert_eq!(parsed.sha256, Sha256::of(text.as_bytes()));
         assert_ne!(parsed, InRelease::parse(format!("{text} ").as_bytes()).unwrap());
     }
 

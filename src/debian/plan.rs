@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use formats::digest::Sha256;
 
 use super::{InRelease, Set, SetError, Source, word};
 
@@ -81,7 +81,7 @@ impl Plan {
     /// The name of what comes out, in 64 hex digits: one name, one tree. The mode has no part in it, nor have
     /// this machine's options for apt.
     pub fn key(&self) -> String {
-        hex(&Sha256::digest(self.inputs().concat()))
+        Sha256::of(self.inputs().concat().as_bytes()).to_string()
     }
 
     /// All that a tree depends on, a line each, with the newline.
@@ -89,7 +89,7 @@ impl Plan {
         let Set { suite, variant, components: _, sources: _, packages, apt_options, scripts } = &self.set;
         let mut text = format!("tree {GENERATION}\nsuite {suite}\nvariant {variant}\nepoch {}\n", self.epoch);
         // Writing to a String can't fail.
-        let _ = writeln!(text, "finish {}", hex(&Sha256::digest(FINISH_SCRIPT)));
+        let _ = writeln!(text, "finish {}", Sha256::of(FINISH_SCRIPT.as_bytes()));
         for (source, inrelease) in &self.sources {
             let _ = writeln!(text, "source {} {source}", inrelease.sha256);
         }
@@ -100,7 +100,7 @@ impl Plan {
             let _ = writeln!(text, "apt {option:?}");
         }
         for script in scripts {
-            let _ = writeln!(text, "script {} {:?}", hex(&Sha256::digest(&script.text)), script.name);
+            let _ = writeln!(text, "script {} {:?}", Sha256::of(&script.text), script.name);
         }
         text.split_inclusive('\n').map(str::to_owned).collect()
     }
@@ -201,10 +201,6 @@ fn script_file(index: usize) -> String {
     format!("script-{index:02}")
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,7 +211,9 @@ mod tests {
         change(&mut set);
         let mirrors = Mirrors::from_option("http://mirror.example/debian").unwrap();
         let sources = set.sources(&mirrors).unwrap().into_iter().enumerate().map(|(index, source)| {
-            (source, InRelease { date: date - index as i64, sha256: format!("{:064x}", date + index as i64) })
+            let date = date - index as i64;
+            let sha256 = format!("{:064x}", date + 2 * index as i64).parse().unwrap();
+            (source, InRelease { date, sha256 })
         });
         let sources = sources.collect();
         Plan::new(set, sources, epoch).unwrap()

@@ -12,9 +12,10 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256, Sha512};
+use formats::digest::{Sha256, Sha512};
+use sha2::Digest as _;
 
-use crate::foreign::sums::Sum;
+use crate::foreign::sums::{Algorithm, Sum};
 use crate::sys::progress::{Progress, Task, Unit};
 use formats::fetch_fault::Fault;
 use system::files::{self, AtomicFile, FileError};
@@ -106,7 +107,7 @@ impl<'a> Sources<'a> {
             return Ok(path.clone());
         }
         let path = self.find(urls, sum)?;
-        self.checked.borrow_mut().insert(sum.clone(), path.clone());
+        self.checked.borrow_mut().insert(*sum, path.clone());
         Ok(path)
     }
 
@@ -114,25 +115,25 @@ impl<'a> Sources<'a> {
         let url = urls.first().cloned().unwrap_or_default();
         let mut other = None;
         for path in self.mirrored(urls) {
-            let found = self.sum_of(&path, sum)?;
+            let found = self.sum_of(&path, sum.algorithm())?;
             if found == *sum {
                 return Ok(path);
             }
-            other.get_or_insert(SourceError::Sum { path, url: url.clone(), found, want: sum.clone() });
+            other.get_or_insert(SourceError::Sum { path, url: url.clone(), found, want: *sum });
         }
         if let Some(error) = other {
             return Err(error);
         }
         let kept = self.kept(&format!("{}-{}", sum.algorithm(), sum.hex()))?;
         if kept.exists() {
-            if self.sum_of(&kept, sum)? == *sum {
+            if self.sum_of(&kept, sum.algorithm())? == *sum {
                 return Ok(kept);
             }
             self.progress.say(&format!("{}: damaged in the cache; it is fetched again", kept.display()));
             std::fs::remove_file(&kept).map_err(|error| FileError::new(&kept, "remove", error))?;
         }
         self.fetch(urls, |fetched| {
-            let found = fetched.sum(sum);
+            let found = fetched.sum(sum.algorithm());
             if found == *sum {
                 Ok(kept.clone())
             } else {
@@ -147,14 +148,13 @@ impl<'a> Sources<'a> {
     /// # Errors
     /// [`SourceError`].
     pub fn get_unknown(&self, urls: &[String]) -> Result<(PathBuf, Sum), SourceError> {
-        let any = Sum::Sha256(String::new());
         if let Some(path) = self.mirrored(urls).into_iter().next() {
-            let sum = self.sum_of(&path, &any)?;
+            let sum = self.sum_of(&path, Algorithm::Sha256)?;
             return Ok((path, sum));
         }
         let mut got = None;
         self.fetch(urls, |fetched| {
-            let sum = fetched.sum(&any);
+            let sum = fetched.sum(Algorithm::Sha256);
             let kept = self
                 .kept(&format!("{}-{}", sum.algorithm(), sum.hex()))
                 .map_err(|error| error.to_string())?;
@@ -230,14 +230,14 @@ impl<'a> Sources<'a> {
         Ok(dir.join(name))
     }
 
-    fn sum_of(&self, path: &Path, like: &Sum) -> Result<Sum, FileError> {
+    fn sum_of(&self, path: &Path, algorithm: Algorithm) -> Result<Sum, FileError> {
         let failed = |error| FileError::new(path, "read", error);
         let mut file = File::open(path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
         let task = self.progress.start(&format!("checking {}", path.display()), len, Unit::Bytes);
         let mut fetched = Fetched::default();
         copy(&mut file, &mut io::sink(), &mut fetched, &*task).map_err(failed)?;
-        Ok(fetched.sum(like))
+        Ok(fetched.sum(algorithm))
     }
 
     /// Fetches from the first URL whose file `judge` likes; what it gives is the file's name.
@@ -313,17 +313,16 @@ enum Failed {
 #[derive(Default)]
 struct Fetched {
     len: u64,
-    sha256: Sha256,
-    sha512: Sha512,
+    sha256: sha2::Sha256,
+    sha512: sha2::Sha512,
 }
 
 impl Fetched {
-    /// The sum by the algorithm of another.
-    fn sum(&self, like: &Sum) -> Sum {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        match like {
-            Sum::Sha256(_) => Sum::Sha256(hex(&self.sha256.clone().finalize())),
-            Sum::Sha512(_) => Sum::Sha512(hex(&self.sha512.clone().finalize())),
+    /// The checksum by this algorithm.
+    fn sum(&self, algorithm: Algorithm) -> Sum {
+        match algorithm {
+            Algorithm::Sha256 => Sum::Sha256(Sha256(self.sha256.clone().finalize().into())),
+            Algorithm::Sha512 => Sum::Sha512(Sha512(self.sha512.clone().finalize().into())),
         }
     }
 }
@@ -359,7 +358,7 @@ mod tests {
     fn sum(bytes: &[u8]) -> Sum {
         let mut fetched = Fetched::default();
         fetched.sha512.update(bytes);
-        fetched.sum(&Sum::Sha512(String::new()))
+        fetched.sum(Algorithm::Sha512)
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub enum InodeSize {
 }
 
 impl InodeSize {
+    /// Both.
+    pub const ALL: [InodeSize; 2] = [InodeSize::Small, InodeSize::Large];
+
     /// Bytes: 128 or 256.
     pub fn bytes(self) -> usize {
         match self {

@@ -1,17 +1,38 @@
 //! Checksum files in BSD's form, as NetBSD, FreeBSD and `cksum` have them: `SHA512 (base.tar.xz) = <hex>`.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use formats::digest::{Sha256, Sha512};
 
 /// A file of more than this is none: real ones have some hundred lines.
 pub const LIMIT: u64 = 1 << 20;
 
-/// A sum that a file is known by: its algorithm and lower-case hex.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The checksum of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sum {
-    /// SHA-256, 64 digits.
-    Sha256(String),
-    /// SHA-512, 128 digits.
-    Sha512(String),
+    /// 64 hex digits.
+    Sha256(Sha256),
+    /// 128 hex digits.
+    Sha512(Sha512),
+}
+
+/// An algorithm of checksums, the stronger ones last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Algorithm::Sha256 => "sha256",
+            Algorithm::Sha512 => "sha512",
+        })
+    }
 }
 
 /// What is wrong with a line.
@@ -50,40 +71,38 @@ pub enum SumsError {
 impl Sum {
     /// Checks digits. `algorithm` as in the file: `SHA256`, `SHA512`; `None` for others.
     pub fn new(algorithm: &str, hex: &str) -> Option<Result<Self, usize>> {
-        let (want, of): (usize, fn(String) -> Sum) = match algorithm {
-            "SHA256" => (64, Sum::Sha256),
-            "SHA512" => (128, Sum::Sha512),
-            _ => return None,
-        };
-        let good = hex.len() == want
-            && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        Some(if good { Ok(of(hex.to_owned())) } else { Err(want) })
+        match algorithm {
+            "SHA256" => Some(hex.parse().map(Sum::Sha256).map_err(|_| 64)),
+            "SHA512" => Some(hex.parse().map(Sum::Sha512).map_err(|_| 128)),
+            _ => None,
+        }
     }
 
-    /// `sha256` or `sha512`.
-    pub fn algorithm(&self) -> &'static str {
+    /// Its algorithm.
+    pub fn algorithm(&self) -> Algorithm {
         match self {
-            Sum::Sha256(_) => "sha256",
-            Sum::Sha512(_) => "sha512",
+            Sum::Sha256(_) => Algorithm::Sha256,
+            Sum::Sha512(_) => Algorithm::Sha512,
         }
     }
 
     /// Its digits.
-    pub fn hex(&self) -> &str {
+    pub fn hex(&self) -> String {
         match self {
-            Sum::Sha256(hex) | Sum::Sha512(hex) => hex,
+            Sum::Sha256(sum) => sum.to_string(),
+            Sum::Sha512(sum) => sum.to_string(),
         }
     }
 }
 
-impl std::fmt::Display for Sum {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.algorithm(), self.hex())
     }
 }
 
 /// Sums by file name. Lines of other algorithms (MD5, SHA1, RMD160) are passed over; of one name with two
-/// algorithms the longer sum counts.
+/// algorithms the stronger one counts.
 ///
 /// # Errors
 /// [`SumsError`] for the first line that is wrong.
@@ -117,7 +136,7 @@ pub fn parse(text: &[u8]) -> Result<BTreeMap<String, Sum>, SumsError> {
             Some(known) if known.algorithm() == sum.algorithm() && *known != sum => {
                 return Err(SumsError::Twice { line, name });
             }
-            Some(known) if known.hex().len() >= sum.hex().len() => {}
+            Some(known) if known.algorithm() >= sum.algorithm() => {}
             _ => {
                 sums.insert(name, sum);
             }
@@ -138,7 +157,10 @@ mod tests {
              SHA256 (./a (b).tgz) = {short}\n"
         );
         let sums = parse(text.as_bytes()).unwrap();
-        let expected = [("a (b).tgz", Sum::Sha256(short)), ("base.tar.xz", Sum::Sha512(long))];
+        let expected = [
+            ("a (b).tgz", Sum::Sha256(short.parse().unwrap())),
+            ("base.tar.xz", Sum::Sha512(long.parse().unwrap())),
+        ];
         assert_eq!(sums, expected.map(|(name, sum)| (name.to_owned(), sum)).into());
     }
 

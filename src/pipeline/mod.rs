@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use crate::debian::{Mirrors, Mode};
 use crate::project::folder::Project;
+use crate::recipe::Recipe;
 use crate::recipe::lock::Lock;
-use crate::recipe::{self, Recipe};
 use crate::release::Draft;
 use crate::release::SigningKey;
 use crate::repository::published::Published;
@@ -133,7 +133,7 @@ pub fn build(request: &Request<'_>, signer: &Signer<'_>) -> Result<Built, BuildE
     let out = Output::open(request.out)?;
     let mut steps = Steps::after(Facts::read(&out.dir).map(|facts| facts.steps).unwrap_or_default());
     let mut store = Store::open(out.mirror())?;
-    let name = image_name(request.recipe.name.as_str());
+    let name = request.recipe.name.clone();
     let keys = TrustedKeys::parse(&signer.key.public_text()).expect("a key reads its own text");
     let last = release::Last::read(&mut store, request.previous, &name, &keys)?;
 
@@ -166,7 +166,7 @@ pub fn plan(request: &Request<'_>, target: &Path) -> Result<ReleaseChanges, Buil
     let room = Scratch::directory(&out.dir)?;
     let mut steps = Steps::default();
     let mut store = Store::open(room.path())?;
-    let name = image_name(request.recipe.name.as_str());
+    let name = request.recipe.name.clone();
     let keys = TrustedKeys::parse(request.public).map_err(release::ReleaseError::from)?;
     let last = release::Last::read(&mut store, request.previous, &name, &keys)?;
     let systems = systems(request, &out, &mut steps)?;
@@ -249,11 +249,7 @@ impl Request<'_> {
         made: Vec<image::Made>,
         target: &Path,
     ) -> Result<Draft, prefetch::ProfileError> {
-        let mirror = |url: &recipe::Url| Mirror {
-            url: MirrorUrl::typed(url.as_ref()).expect("a recipe's URLs are those of mirrors"),
-            max_connections: None,
-            location: None,
-        };
+        let mirror = |url: &MirrorUrl| Mirror { url: url.clone(), max_connections: None, location: None };
         let layouts = made.iter().filter_map(|made| {
             let image = &made.split.index.header().image;
             Some((image.clone(), made.published_layout(last.before.get(image))?))
@@ -274,11 +270,6 @@ impl Request<'_> {
             fresh_for: self.recipe.publish.fresh,
         })
     }
-}
-
-/// A name that a recipe's check let through is one of an index too: both are `[a-z0-9-]`, 64 bytes at most.
-fn image_name(name: &str) -> ImageName {
-    name.parse().expect("a recipe's names follow the rules of image names")
 }
 
 /// The output directory, held for this build alone.

@@ -6,19 +6,20 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::choices::{Architecture, Archive, Codec, Entry, InodeSize, OnFailure, Start, Variant};
+use super::choices::{Architecture, Archive, Entry, OnFailure, Start, Variant};
 use super::raw;
 use super::types::{
     Blocks, Boot, DEFAULT_MODULES, Debian, Expect, Guest, HOST_IMAGE, Host, Image, Machine, Origin, Publish,
     PublishTarget, Recipe, Source, System, Xen,
 };
-use super::values::{
-    Component, HostName, Line, Module, Name, OverlayName, ProjectPath, Seconds, Size, Suite,
-};
+use super::values::{Component, HostName, Line, Module, OverlayName, ProjectPath, Seconds, Size, Suite};
 use super::{ProjectFile, Surroundings};
+use crate::ext2::InodeSize;
 use crate::templates::render_text;
 use crate::yaml::findings::{Findings, Located, Span, did_you_mean, listed};
 use crate::yaml::shape::{Scalar, Switch};
+use formats::block::Codec;
+use formats::names::{BlockSize, ImageName};
 use formats::report::size;
 
 type List<T> = Vec<Located<T>>;
@@ -114,7 +115,7 @@ impl Checker<'_> {
         }
     }
 
-    fn host(&mut self, raw: raw::Host, recipe: Option<&Name>) -> Option<Host> {
+    fn host(&mut self, raw: raw::Host, recipe: Option<&ImageName>) -> Option<Host> {
         let system = match (raw.debian, raw.knoppix) {
             (Some(debian), _) => Some(System::Debian(self.debian(debian.value))),
             (None, Some(knoppix)) => self.knoppix_host(knoppix.value),
@@ -129,7 +130,7 @@ impl Checker<'_> {
     /// All guests, or `None` if one of them is wrong.
     fn guests(&mut self, raw: Option<Located<List<raw::Guest>>>) -> Option<Vec<Guest>> {
         let Some(raw) = raw else { return Some(Vec::new()) };
-        let mut names: BTreeSet<Name> = BTreeSet::new();
+        let mut names: BTreeSet<ImageName> = BTreeSet::new();
         let mut guests = Vec::new();
         for Located { value: raw, .. } in raw.value {
             if let Some(Located { span, value: name }) = &raw.name {
@@ -241,10 +242,10 @@ impl Checker<'_> {
 
     fn image(&mut self, raw: Option<Located<raw::Image>>) -> Option<Image> {
         let Some(Located { value: raw, .. }) = raw else {
-            return Some(Image { free: 64 * MIB, inode_size: InodeSize::B256, zero_freed: false });
+            return Some(Image { free: 64 * MIB, inode_size: InodeSize::Large, zero_freed: false });
         };
         let free = self.size_within(raw.free, 64 * MIB, 0, 1024 * GIB, "free space");
-        let inode_size = or(raw.inode_size, || InodeSize::B256);
+        let inode_size = or(raw.inode_size, || InodeSize::Large);
         Some(Image { free: free?, inode_size, zero_freed: or(raw.zero_freed, || false) })
     }
 
@@ -315,22 +316,13 @@ impl Checker<'_> {
             Some(raw) => (raw.size, raw.codec, raw.level),
             None => (None, None, None),
         };
-        let size_at = raw_size.as_ref().map(at).unwrap_or_default();
-        let size = or(raw_size, || Size(256 << 10)).0;
-        let fits = (4096..=4 << 20).contains(&size) && size.is_multiple_of(4096);
-        if !fits {
-            let what = format!("blocks of {size} bytes");
-            self.findings.add(
-                &size_at,
-                what,
-                "allowed: multiples of 4KiB from 4KiB to 4MiB; 256KiB is usual",
-            );
-        }
-        let codec = or(raw_codec, || Codec::Libdeflate);
-        let (usual, highest) = (codec.usual_level().into(), codec.highest_level().into());
-        let level = self.within(raw_level, usual, 1..=highest, &format!("levels of {codec}"));
-        // At most 4 MiB, so it fits.
-        Some(Blocks { size: u32::try_from(size).ok().filter(|_| fits)?, codec, level: level? })
+        let kind = or(raw_codec, || Codec::default().kind());
+        let levels = u32::from(*kind.levels().start())..=u32::from(*kind.levels().end());
+        let level =
+            self.within(raw_level, kind.default_level().into(), levels, &format!("levels of {kind}"))?;
+        // It is one of the codec's levels, so both steps give something.
+        let codec = u8::try_from(level).ok().and_then(|level| kind.at(level).ok())?;
+        Some(Blocks { size: or(raw_size, || BlockSize::DEFAULT), codec })
     }
 
     fn machine(&mut self, raw: Option<Located<raw::Machine>>) -> Option<Machine> {
@@ -473,7 +465,7 @@ fn has_xen(given: Option<&Located<Switch<raw::Xen>>>) -> bool {
 }
 
 /// Every name is a host name too.
-fn host_name(name: &Name) -> HostName {
+fn host_name(name: &ImageName) -> HostName {
     known(name.as_str())
 }
 

@@ -1,6 +1,6 @@
 //! The words of a recipe of which there are a few: what is written is one of them.
 
-use crate::yaml::shape::{Scalar, Wrong, choice};
+use crate::yaml::shape::choice;
 
 choice! {
     /// What becomes of the other targets when one fails.
@@ -146,79 +146,13 @@ choice! {
         /// Its files, in a new ext2.
         Tree = "tree",
     }
-
-    /// What compresses the blocks. Both write zlib streams.
-    pub enum Codec as "a codec" {
-        /// Fast; levels 1 to 12.
-        Libdeflate = "libdeflate",
-        /// The original: its level 6 gives the sizes of the paper's table 2; levels 1 to 9.
-        Zlib = "zlib",
-    }
-}
-
-impl Codec {
-    /// The level that a recipe has if it says none. docs/layout.md says what others cost.
-    pub fn usual_level(self) -> u8 {
-        match self {
-            Codec::Libdeflate => 5,
-            Codec::Zlib => 6,
-        }
-    }
-
-    /// The highest level; the lowest is 1.
-    pub fn highest_level(self) -> u8 {
-        match self {
-            Codec::Libdeflate => 12,
-            Codec::Zlib => 9,
-        }
-    }
-}
-
-/// Bytes of an inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InodeSize {
-    /// For systems that read nothing else; times end in 2038.
-    B128,
-    /// As `mke2fs` makes them.
-    B256,
-}
-
-impl InodeSize {
-    /// 128 or 256.
-    pub fn bytes(self) -> u16 {
-        match self {
-            InodeSize::B128 => 128,
-            InodeSize::B256 => 256,
-        }
-    }
-}
-
-impl Scalar for InodeSize {
-    const KIND: &str = "an inode size";
-
-    fn read(text: &str) -> Result<Self, Wrong> {
-        match text {
-            "128" => Ok(InodeSize::B128),
-            "256" => Ok(InodeSize::B256),
-            _ => Err(Wrong::new(format!("`{text}` is not an inode size"), "allowed: `128`, `256`")),
-        }
-    }
-}
-
-impl schemars::JsonSchema for InodeSize {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "InodeSize".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "enum": [128, 256] })
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::values::tests::said;
     use super::*;
+    use crate::yaml::Scalar;
 
     #[test]
     fn a_choice_lists_its_words() {

@@ -1,18 +1,20 @@
 //! Guests as they are meant: their kinds, checked, with every default in place.
 
+use formats::digest::Sha256;
+use formats::names::ImageName;
+use formats::url::MirrorUrl;
+
 use super::choices::{
     BsdArchitecture, Console, Cow, Devices, DiskFormat, Flavour, GuestNetwork, KnoppixForm, Start, Virt,
 };
 use super::types::{Debian, Image};
-use super::values::{
-    BsdVersion, FileUrl, HostName, KernelName, Line, Name, OverlayName, ProjectPath, SetName, Sha256Hex, Url,
-};
+use super::values::{BsdVersion, FileUrl, HostName, KernelName, Line, OverlayName, ProjectPath, SetName};
 
 /// A system below Xen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// Its name, and its image's.
-    pub name: Name,
+    pub name: ImageName,
     /// What it is made of.
     pub kind: GuestKind,
     /// Overlays, in the order in which they are laid over the system; none for a disk that is taken as it is.
@@ -62,7 +64,7 @@ pub struct NetBsd {
     /// The processor.
     pub architecture: BsdArchitecture,
     /// Where releases are, in the order in which they are asked; at least one.
-    pub mirrors: Vec<Url>,
+    pub mirrors: Vec<MirrorUrl>,
     /// The sets, in the order in which they are unpacked; `base` and `etc` are among them.
     pub sets: Vec<SetName>,
     /// The kernel.
@@ -124,7 +126,7 @@ pub struct Origins {
     /// Where it is, in the order in which they are asked; at least one.
     pub urls: Vec<FileUrl>,
     /// What it is known by; `None` to ask the recipe's lock.
-    pub sha256: Option<Sha256Hex>,
+    pub sha256: Option<Sha256>,
 }
 
 /// Where NetBSD's releases are, current ones and old ones.

@@ -64,7 +64,7 @@ impl Lock {
             let (sum, url) = text.split_once(' ').ok_or_else(bad)?;
             let (algorithm, hex) = sum.split_once(':').ok_or_else(bad)?;
             let sum = Sum::new(&algorithm.to_uppercase(), hex).and_then(Result::ok);
-            let sum = sum.filter(|sum| sum.algorithm() == algorithm).ok_or_else(bad)?;
+            let sum = sum.filter(|sum| sum.algorithm().to_string() == algorithm).ok_or_else(bad)?;
             if sums.insert(url.to_owned(), sum).is_some() {
                 return Err(LockError::Twice { line, url: url.to_owned() });
             }
@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again_and_faults_are_told_by_line() {
         let sums = [
-            ("http://a.example/x.iso".to_owned(), Sum::Sha256("a".repeat(64))),
-            ("http://a.example/y".to_owned(), Sum::Sha512("b".repeat(128))),
+            ("http://a.example/x.iso".to_owned(), Sum::Sha256("a".repeat(64).parse().unwrap())),
+            ("http://a.example/y".to_owned(), Sum::Sha512("b".repeat(128).parse().unwrap())),
         ];
         let lock = Lock { sums: sums.into() };
         let text = lock.text();

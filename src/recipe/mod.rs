@@ -17,6 +17,7 @@ mod schema;
 pub mod target;
 pub mod types;
 mod values;
+mod vocabulary;
 
 pub use guests::NETBSD_MIRRORS;
 pub use schema::schema;

@@ -1,15 +1,21 @@
 //! The recipe as it is written: every key, its type, its description. `imgfactory schema` prints these, and
 //! `docs/recipe.md` says more about each.
 
+use formats::block::CodecKind;
+use formats::digest::Sha256;
+use formats::names::{BlockSize, ImageName};
+use formats::url::MirrorUrl;
+
 use super::choices::{
-    Architecture, Archive, BsdArchitecture, Codec, Console, Cow, Devices, DiskFormat, Entry, Flavour,
-    GuestNetwork, InodeSize, KnoppixForm, OnFailure, Start, Variant, Virt,
+    Architecture, Archive, BsdArchitecture, Console, Cow, Devices, DiskFormat, Entry, Flavour, GuestNetwork,
+    KnoppixForm, OnFailure, Start, Variant, Virt,
 };
 use super::target::Target;
 use super::values::{
-    BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, Name, OverlayName, Package,
-    ProjectPath, Seconds, SetName, Sha256Hex, Size, Suite, Url,
+    BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, OverlayName, Package, ProjectPath,
+    Seconds, SetName, Size, Suite,
 };
+use crate::ext2::InodeSize;
 use crate::yaml::findings::Located;
 use crate::yaml::shape::{Switch, section};
 
@@ -19,11 +25,11 @@ section! {
     /// A live distribution: the host, its guests, how it boots, where it is fetched from.
     pub struct Recipe {
         /// Name of the distribution; the ISO and the release have it.
-        name (required): Name,
+        name (required): ImageName,
         /// What it is, in a line.
         description: Line,
         /// Where the booted machine fetches from, in order, unless it is told `mirror=`. Default: none.
-        mirrors: List<Url>,
+        mirrors: List<MirrorUrl>,
         /// The signing key: KEY.key (secret) and KEY.pub. Default: keys/NAME.
         key: ProjectPath,
         /// The system that the machine boots.
@@ -59,7 +65,7 @@ section! {
     /// A system below Xen.
     pub struct Guest one of "guest" { debian, netbsd, plan9, disk, knoppix } {
         /// Its name, also of its image.
-        name (required): Name,
+        name (required): ImageName,
         /// A Debian system.
         debian: Debian,
         /// A NetBSD system, made of a release's sets.
@@ -123,7 +129,7 @@ section! {
         architecture: BsdArchitecture,
         /// Where releases are: `NetBSD-VERSION/ARCHITECTURE/binary/sets/` lies below. Default: NetBSD's own CDN,
         /// then its archive of old releases.
-        mirrors: List<Url>,
+        mirrors: List<MirrorUrl>,
         /// What goes in. Default: base, etc; and modules with a kernel that is not made for Xen.
         sets: List<SetName>,
         /// The kernel. Default: XEN3_DOMU for pv, GENERIC for pvh.
@@ -141,7 +147,7 @@ section! {
         /// Where its ISO is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
-        sha256: Sha256Hex,
+        sha256: Sha256,
         /// Where it talks. Default: serial.
         console: Console,
         /// Bytes of a second disk, ext2 and writable; 0 for none. Default: 0.
@@ -155,7 +161,7 @@ section! {
         /// Where it is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
-        sha256: Sha256Hex,
+        sha256: Sha256,
         /// What the file is, when it is no longer compressed. Default: what its name ends with.
         format: DiskFormat,
     }
@@ -165,7 +171,7 @@ section! {
         /// Where it is: an ISO, or the file KNOPPIX/KNOPPIX of one. All have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
-        sha256: Sha256Hex,
+        sha256: Sha256,
         /// Whether its file system is taken as it is, or its files are put into a new one. Default: tree.
         form: KnoppixForm,
     }
@@ -177,7 +183,7 @@ section! {
         /// Whose mirror it is taken from. Default: debian.
         archive: Archive,
         /// Its URL, instead of `archive`.
-        uri: Url,
+        uri: MirrorUrl,
         /// Default: those of the system.
         components: List<Component>,
     }
@@ -219,9 +225,9 @@ section! {
     /// How images are cut into block files.
     pub struct Blocks {
         /// Bytes of a block: a multiple of 4KiB from 4KiB to 4MiB. Default: 256KiB.
-        size: Size,
+        size: BlockSize,
         /// What compresses them. Default: libdeflate.
-        codec: Codec,
+        codec: CodecKind,
         /// How hard it tries. Default: 5 of libdeflate, 6 of zlib.
         level: u32,
     }
@@ -257,7 +263,7 @@ section! {
         /// A directory, `user@host:path`, `rsync://host/module/path`, `http(s)://host/path` or `s3://bucket/prefix`.
         to (required): Target,
         /// Where clients fetch from there: some blocks are fetched back before `latest` moves. Default: not done.
-        url: Url,
+        url: MirrorUrl,
     }
 
     /// What `test` waits for on the console.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::yaml::shape::{Scalar, Wrong};
+use crate::yaml::shape::{HasSchema, Scalar, Wrong};
 
 /// A place to publish to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,12 +160,12 @@ impl Scalar for Target {
     }
 }
 
-impl schemars::JsonSchema for Target {
+impl HasSchema for Target {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Target".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    fn schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": "string", "description": "a place to publish to" })
     }
 }

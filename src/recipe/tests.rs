@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
+use formats::block::Codec;
+use formats::names::BlockSize;
+
 use super::*;
+use crate::ext2::InodeSize;
 use crate::project::folder::Project;
 use crate::yaml::Finding;
 
@@ -66,11 +70,11 @@ fn the_least_recipe_has_every_default_in_place() {
     assert_eq!((debian.suite.as_str(), debian.variant), ("trixie", Variant::Minbase));
     assert_eq!(debian.components.iter().map(Component::as_str).collect::<Vec<_>>(), ["main"]);
     assert_eq!(recipe.host.hostname.as_str(), "x");
-    assert_eq!(recipe.host.image, Image { free: 64 << 20, inode_size: InodeSize::B256, zero_freed: false });
+    assert_eq!(recipe.host.image, Image { free: 64 << 20, inode_size: InodeSize::Large, zero_freed: false });
     assert_eq!((recipe.boot.xen.as_ref(), recipe.boot.timeout), (None, 3));
     assert_eq!(recipe.boot.entries, [Entry::Linux, Entry::Rescue]);
     assert_eq!(recipe.boot.modules.len(), DEFAULT_MODULES.len());
-    assert_eq!(recipe.blocks, Blocks { size: 262_144, codec: Codec::Libdeflate, level: 5 });
+    assert_eq!(recipe.blocks, Blocks { size: BlockSize::DEFAULT, codec: Codec::libdeflate(5).unwrap() });
     assert_eq!(recipe.machine, Machine { memory: 2 << 30, cpus: 2 });
     assert_eq!(recipe.expect, Expect { timeout: std::time::Duration::from_secs(300), lines: vec![] });
     assert_eq!(recipe.key.as_str(), "keys/x");

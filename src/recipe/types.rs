@@ -3,27 +3,32 @@
 
 use std::time::Duration;
 
+use formats::block::Codec;
+use formats::names::{BlockSize, ImageName};
+use formats::url::MirrorUrl;
+
 use super::target::Target;
+use crate::ext2::InodeSize;
 
 pub use super::choices::{
-    Architecture, Archive, BsdArchitecture, Codec, Console, Cow, Devices, DiskFormat, Entry, Flavour,
-    GuestNetwork, InodeSize, KnoppixForm, OnFailure, Start, Variant, Virt,
+    Architecture, Archive, BsdArchitecture, Console, Cow, Devices, DiskFormat, Entry, Flavour, GuestNetwork,
+    KnoppixForm, OnFailure, Start, Variant, Virt,
 };
 pub use super::guests::{Disk, Guest, GuestKind, Knoppix, NetBsd, Origins, Plan9};
 pub use super::values::{
-    BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, Name, OverlayName, Package,
-    ProjectPath, SetName, Sha256Hex, Suite, Url,
+    BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, OverlayName, Package, ProjectPath,
+    SetName, Suite,
 };
 
 /// A live distribution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Name of the distribution, the ISO and the release.
-    pub name: Name,
+    pub name: ImageName,
     /// What it is, in a line; may be empty.
     pub description: Line,
     /// Where the client fetches from, in order; may be empty.
-    pub mirrors: Vec<Url>,
+    pub mirrors: Vec<MirrorUrl>,
     /// The signing key without `.key` (secret) or `.pub`, from the project root.
     pub key: ProjectPath,
     /// The system that the machine boots.
@@ -44,6 +49,16 @@ pub struct Recipe {
 
 /// Name of the host's image.
 pub const HOST_IMAGE: &str = "host";
+
+impl Host {
+    /// Name of its image, [`HOST_IMAGE`].
+    ///
+    /// # Panics
+    /// Never: the constant follows the rules of names.
+    pub fn image_name() -> ImageName {
+        HOST_IMAGE.parse().expect("`host` follows the rules of names")
+    }
+}
 
 /// Where the contents of a system come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +130,7 @@ pub enum Origin {
     /// On the mirror that the build is told to use.
     Archive(Archive),
     /// At a URL.
-    Uri(Url),
+    Uri(MirrorUrl),
 }
 
 /// A file system.
@@ -156,12 +171,10 @@ pub struct Xen {
 /// How images are cut into block files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
-    /// Bytes of a block: a multiple of 4,096 from 4 KiB to 4 MiB.
-    pub size: u32,
+    /// Raw bytes of a block.
+    pub size: BlockSize,
     /// What compresses them.
     pub codec: Codec,
-    /// How hard it tries: 1 to 12 for libdeflate, 1 to 9 for zlib.
-    pub level: u32,
 }
 
 /// A machine.
@@ -207,7 +220,7 @@ pub struct PublishTarget {
     /// Where to.
     pub to: Target,
     /// Where clients fetch from there.
-    pub url: Option<Url>,
+    pub url: Option<MirrorUrl>,
 }
 
 impl Debian {

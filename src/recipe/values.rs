@@ -1,9 +1,12 @@
 //! The words of a recipe: names, sizes, times, paths, URLs. Each is checked where it is read, and what has one
 //! of these types is known to be right.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use crate::yaml::shape::{Scalar, Wrong};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::yaml::shape::{HasSchema, Scalar, Wrong};
 
 /// Declares a checked text: a newtype with one way in.
 macro_rules! word {
@@ -42,22 +45,19 @@ macro_rules! word {
             }
         }
 
-        impl schemars::JsonSchema for $Name {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
+        impl HasSchema for $Name {
+            fn schema_name() -> Cow<'static, str> {
                 stringify!($Name).into()
             }
 
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "pattern": $pattern, "description": $kind })
+            fn schema(_: &mut SchemaGenerator) -> Schema {
+                word_schema($pattern, $kind)
             }
         }
     )*};
 }
 
 word! {
-    /// Name of a recipe or an image: it becomes part of file names, URLs and unit names.
-    pub struct Name as "a name", pattern "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
-
     /// A host name without a domain.
     pub struct HostName as "a host name", pattern "^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$";
 
@@ -66,9 +66,6 @@ word! {
 
     /// A path below the project root, with `/`, without `.` and `..`.
     pub struct ProjectPath as "a path", pattern "^[^/].*$";
-
-    /// Where a mirror's tree begins: `http://` or `https://`, ends with `/`.
-    pub struct Url as "a URL", pattern "^https?://[^ ?#]+$";
 
     /// A suite of an archive: `trixie`, `trixie-security`, `stable`.
     pub struct Suite as "a suite", pattern "^[a-z0-9][a-z0-9.-]*(/[a-z0-9.-]+)*$";
@@ -94,35 +91,28 @@ word! {
     /// A file on a web server.
     pub struct FileUrl as "the URL of a file", pattern "^https?://[^ ?#]+[^/ ?#]$";
 
-    /// SHA-256 of a file, in hex.
-    pub struct Sha256Hex as "a SHA-256", pattern "^[0-9a-f]{64}$";
-
     /// Any text of one line.
     pub struct Line as "a line of text", pattern "^[^\\n]*$";
 }
 
+/// The schema of a word.
+pub(super) fn word_schema(pattern: &str, kind: &str) -> Schema {
+    schemars::json_schema!({ "type": "string", "pattern": pattern, "description": kind })
+}
+
 /// Refuses `text` unless `good`.
-fn unless(good: bool, text: &str, kind: &str, instead: &str) -> Result<String, Wrong> {
+pub(super) fn unless(good: bool, text: &str, kind: &str, instead: &str) -> Result<String, Wrong> {
     if good { Ok(text.to_owned()) } else { Err(Wrong::new(format!("`{text}` is not {kind}"), instead)) }
 }
 
 /// 1 to 63 of `letter` and `-`, which neither begins nor ends it.
-fn is_label(text: &str, letter: impl Fn(u8) -> bool) -> bool {
+pub(super) fn is_label(text: &str, letter: impl Fn(u8) -> bool) -> bool {
     let dashes = text.starts_with('-') || text.ends_with('-');
     (1..=63).contains(&text.len()) && !dashes && text.bytes().all(|b| letter(b) || b == b'-')
 }
 
-fn lower_or_digit(b: u8) -> bool {
+pub(super) fn lower_or_digit(b: u8) -> bool {
     b.is_ascii_lowercase() || b.is_ascii_digit()
-}
-
-impl Scalar for Name {
-    const KIND: &str = "a name";
-
-    fn read(text: &str) -> Result<Self, Wrong> {
-        let instead = "write 1 to 63 of a-z, 0-9 and -, which neither begins nor ends it";
-        unless(is_label(text, lower_or_digit), text, Self::KIND, instead).map(Name)
-    }
 }
 
 impl Scalar for HostName {
@@ -156,27 +146,19 @@ impl Scalar for ProjectPath {
     }
 }
 
-impl Scalar for Url {
-    const KIND: &str = "a URL";
-
-    fn read(text: &str) -> Result<Self, Wrong> {
-        let wrong = |instead: &str| Wrong::new(format!("`{text}` is not the URL of a mirror"), instead);
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(wrong("write it like `http://mirror.example/demo/`"));
-        };
-        if !matches!(scheme, "http" | "https") {
-            return Err(wrong("only `http` and `https` are known"));
-        }
-        if rest.contains(|c: char| c.is_control() || c.is_whitespace() || "?#\"'\\<>{}|^`,@".contains(c)) {
-            return Err(wrong("it may not have user names, `?`, `#`, spaces, commas or quotes"));
-        }
-        let host = rest.split('/').next().unwrap_or_default();
-        if !is_authority(host) {
-            return Err(wrong("after `://` comes a host, with `:port` if need be"));
-        }
-        let slash = if rest.ends_with('/') { "" } else { "/" };
-        Ok(Url(format!("{text}{slash}")))
+/// Checks that `text` is the URL of something on a web server; `Err` is what would be right.
+pub(super) fn check_url(text: &str) -> Result<(), &'static str> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err("write it like `http://mirror.example/demo/`");
+    };
+    if !matches!(scheme, "http" | "https") {
+        return Err("only `http` and `https` are known");
     }
+    if rest.contains(|c: char| c.is_control() || c.is_whitespace() || "?#\"'\\<>{}|^`,@".contains(c)) {
+        return Err("it may not have user names, `?`, `#`, spaces, commas or quotes");
+    }
+    let host = rest.split('/').next().unwrap_or_default();
+    if is_authority(host) { Ok(()) } else { Err("after `://` comes a host, with `:port` if need be") }
 }
 
 /// Host name, IPv4 or `[IPv6]`, and perhaps a port.
@@ -291,8 +273,7 @@ impl Scalar for FileUrl {
     const KIND: &str = "the URL of a file";
 
     fn read(text: &str) -> Result<Self, Wrong> {
-        Url::read(text)
-            .map_err(|wrong| Wrong { what: format!("`{text}` is not {}", Self::KIND), ..wrong })?;
+        check_url(text).map_err(|instead| Wrong::new(format!("`{text}` is not {}", Self::KIND), instead))?;
         let file = text.rsplit('/').next().unwrap_or_default();
         let host_only = text.matches('/').count() < 3;
         let good = !host_only && !matches!(file, "" | "." | "..");
@@ -309,16 +290,6 @@ impl FileUrl {
     }
 }
 
-impl Scalar for Sha256Hex {
-    const KIND: &str = "a SHA-256";
-
-    fn read(text: &str) -> Result<Self, Wrong> {
-        let good = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        unless(good, text, Self::KIND, "write 64 digits of 0-9 and a-f, as sha256sum prints them")
-            .map(Sha256Hex)
-    }
-}
-
 impl Scalar for Line {
     const KIND: &str = "a line of text";
 
@@ -329,6 +300,27 @@ impl Scalar for Line {
         Ok(Line(text.to_owned()))
     }
 }
+
+/// Types that the schema describes as schemars does, wherever they are used.
+macro_rules! plain {
+    ($($Type:ty),*) => {$(
+        impl HasSchema for $Type {
+            fn schema_name() -> Cow<'static, str> {
+                <$Type as JsonSchema>::schema_name()
+            }
+
+            fn is_inline() -> bool {
+                true
+            }
+
+            fn schema(generator: &mut SchemaGenerator) -> Schema {
+                <$Type as JsonSchema>::json_schema(generator)
+            }
+        }
+    )*};
+}
+
+plain!(bool, u32);
 
 impl Scalar for String {
     const KIND: &str = "text";
@@ -388,12 +380,12 @@ impl Scalar for Size {
     }
 }
 
-impl schemars::JsonSchema for Size {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+impl HasSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
         "Size".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    fn schema(_: &mut SchemaGenerator) -> Schema {
         schemars::json_schema!({
             "description": "a number of bytes, or with a unit: `64MiB`",
             "anyOf": [
@@ -431,12 +423,12 @@ impl Scalar for Seconds {
     }
 }
 
-impl schemars::JsonSchema for Seconds {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+impl HasSchema for Seconds {
+    fn schema_name() -> Cow<'static, str> {
         "Seconds".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    fn schema(_: &mut SchemaGenerator) -> Schema {
         schemars::json_schema!({
             "description": "a number of seconds, or with a unit: `300s`, `5min`, `1h`, `7d`",
             "anyOf": [
@@ -502,30 +494,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn urls_of_mirrors_end_with_a_slash_and_have_a_host() {
-        for (text, url) in [
-            ("http://10.0.2.2:8080/", "http://10.0.2.2:8080/"),
-            ("https://mirror.example/demo", "https://mirror.example/demo/"),
-            ("http://[fe80::1]:80", "http://[fe80::1]:80/"),
-        ] {
-            assert_eq!(Url::read(text).unwrap().as_str(), url, "{text}");
-        }
-        for (text, instead) in [
-            ("mirror.example", "write it like `http://mirror.example/demo/`"),
-            ("ftp://mirror.example/", "only `http` and `https` are known"),
-            ("http://", "after `://` comes a host, with `:port` if need be"),
-            ("http:///demo", "after `://` comes a host, with `:port` if need be"),
-            ("http://mirror.example:x/", "after `://` comes a host, with `:port` if need be"),
-            ("http://[::g]/", "after `://` comes a host, with `:port` if need be"),
-            ("http://a..b/", "after `://` comes a host, with `:port` if need be"),
-            ("http://a/?q", "it may not have user names, `?`, `#`, spaces, commas or quotes"),
-            ("http://eve:x@a/", "it may not have user names, `?`, `#`, spaces, commas or quotes"),
-        ] {
-            assert_eq!(said::<Url>(text), format!("`{text}` is not the URL of a mirror; {instead}"));
-        }
-    }
-
-    #[test]
     fn words_are_told_from_what_is_none() {
         fn check<T: Scalar + fmt::Debug>(good: &[&str], bad: &[&str]) {
             for text in good {
@@ -536,7 +504,6 @@ pub(super) mod tests {
             }
         }
         let long = "x".repeat(64);
-        check::<Name>(&["demo", "a", "net-bsd2"], &["", "Demo", "-a", "a-", "a_b", "é", "a/b", &long]);
         check::<HostName>(&["demo", "Box-1"], &["", "a.b", "-a", "a_b", &long]);
         check::<OverlayName>(&["common", "demo-host", "a.b"], &["", ".", "..", ".git", "a/b"]);
         check::<ProjectPath>(&["keys/demo", "a b/c"], &["", "/etc", "../x", "a//b", "a/./b", "a/", "a\nb"]);

@@ -4,6 +4,10 @@
 //! keys, and the JSON schema. Reading goes on after a fault: a value that is wrong is left out, and every
 //! other fault is found as well.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
 use super::findings::{Findings, Located, did_you_mean, listed};
 use super::node::{Node, Value};
 
@@ -104,28 +108,57 @@ impl<T: FromNode> FromNode for Switch<T> {
     }
 }
 
-impl<T: schemars::JsonSchema> schemars::JsonSchema for Switch<T> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+/// A type that the JSON schema of recipes describes. schemars' own trait is not implemented for the types of
+/// other crates, such as image names; this one can be.
+pub trait HasSchema {
+    /// Its name in the schema.
+    fn schema_name() -> Cow<'static, str>;
+
+    /// Whether the schema describes it wherever it is used, and not once by its name.
+    fn is_inline() -> bool {
+        false
+    }
+
+    /// Its description.
+    fn schema(generator: &mut SchemaGenerator) -> Schema;
+}
+
+impl<T: HasSchema> HasSchema for Vec<Located<T>> {
+    fn schema_name() -> Cow<'static, str> {
+        <Self as JsonSchema>::schema_name()
+    }
+
+    fn is_inline() -> bool {
+        true
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        Self::json_schema(generator)
+    }
+}
+
+impl<T: HasSchema> HasSchema for Switch<T> {
+    fn schema_name() -> Cow<'static, str> {
         format!("{}OrBoolean", T::schema_name()).into()
     }
 
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let on = generator.subschema_for::<T>();
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let on = generator.subschema_for::<Located<T>>();
         schemars::json_schema!({ "anyOf": [{ "type": "boolean" }, on] })
     }
 }
 
-impl<T: schemars::JsonSchema> schemars::JsonSchema for Located<T> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+impl<T: HasSchema> JsonSchema for Located<T> {
+    fn schema_name() -> Cow<'static, str> {
         T::schema_name()
     }
 
     fn inline_schema() -> bool {
-        T::inline_schema()
+        T::is_inline()
     }
 
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        T::json_schema(generator)
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::schema(generator)
     }
 }
 
@@ -230,6 +263,16 @@ macro_rules! section {
             $( $(#[$field_doc])* $(#[schemars($required)])? pub $field: Option<$crate::yaml::findings::Located<$ty>>, )*
         }
 
+        impl $crate::yaml::shape::HasSchema for $Name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                <Self as schemars::JsonSchema>::schema_name()
+            }
+
+            fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                <Self as schemars::JsonSchema>::json_schema(generator)
+            }
+        }
+
         impl $crate::yaml::shape::FromNode for $Name {
             fn from_node(
                 node: &$crate::yaml::node::Node,
@@ -292,12 +335,12 @@ macro_rules! choice {
             }
         }
 
-        impl schemars::JsonSchema for $Name {
+        impl $crate::yaml::shape::HasSchema for $Name {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($Name).into()
             }
 
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            fn schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
                 schemars::json_schema!({ "enum": [$($word),*] })
             }
         }

@@ -1,4 +1,5 @@
-//! SHA-256, the proof of every file of a mirror; and lower-case hex digits, as which digests are written.
+//! SHA-256, the proof of every file of a mirror, and SHA-512, which others publish of theirs; written in
+//! lower-case hex digits.
 
 use std::fmt;
 
@@ -14,6 +15,10 @@ impl Sha256 {
         Sha256(sha2::Sha256::digest(bytes).into())
     }
 }
+
+/// SHA-512 of some bytes, shown as 128 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha512(pub [u8; 64]);
 
 /// What a file must be: its length and its SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,3 +88,4 @@ macro_rules! hex_id {
 pub(crate) use hex_id;
 
 hex_id!(Sha256);
+hex_id!(Sha512);

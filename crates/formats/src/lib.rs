@@ -5,10 +5,12 @@
 //!
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
 
+pub mod calendar;
 pub mod report;
 
 pub mod names;
 pub mod digest;
+pub mod url;
 pub mod text;
 
 pub mod block;

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
+use crate::calendar::civil_from_days;
+
 /// How a program of ours ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -88,15 +90,7 @@ pub fn elapsed(time: Duration) -> String {
 
 /// The day of a time in UTC, `2026-09-12`.
 pub fn date(seconds: i64) -> String {
-    // H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days; years begin in March.
-    let days = seconds.div_euclid(86_400) + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
+    let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
     format!("{year}-{month:02}-{day:02}")
 }
 

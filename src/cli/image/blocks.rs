@@ -9,14 +9,14 @@ use super::super::{Failure, Session, print};
 use crate::ext2::ReadAt;
 use crate::pipeline::steps::split::{self, Options, Source, SplitError};
 use crate::publish::{Files, RemoteError};
-use crate::recipe::{self, Size};
+use crate::recipe::Size;
 use crate::repository::published::Published;
 use crate::repository::store::Store;
 use crate::repository::targets::parallel;
 use crate::sys::image_file::{ImageFile, SparseFile};
 use crate::sys::progress::Unit;
 use crate::yaml::Scalar;
-use formats::block::{Block, Codec, Fetched, Inflated, Object};
+use formats::block::{Block, Codec, CodecKind, Fetched, Inflated, Object};
 use formats::index::{Header, Index, Target};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::release::{Leaf, MirrorPath};
@@ -82,16 +82,12 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 
 fn codec(text: &str) -> Result<Codec, String> {
     let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
-    let codec = recipe::Codec::read(name).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))?;
+    let kind = CodecKind::read(name).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))?;
     let level = match level {
         Some(level) => level.parse().map_err(|_| format!("`{level}` is no level"))?,
-        None => codec.usual_level(),
+        None => kind.default_level(),
     };
-    let codec = match codec {
-        recipe::Codec::Libdeflate => Codec::libdeflate(level),
-        recipe::Codec::Zlib => Codec::zlib(level),
-    };
-    codec.map_err(|error| error.to_string())
+    kind.at(level).map_err(|error| error.to_string())
 }
 
 pub(super) fn split(args: SplitArgs, session: &Session) -> Result<(), Failure> {

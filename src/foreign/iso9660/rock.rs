@@ -1,5 +1,7 @@
 //! System use fields: Rock Ridge's names, owners, links, times; zisofs' mark.
 
+use formats::calendar::days_from_civil;
+
 use crate::tree::Time;
 
 /// Continuation areas that follow one another; more are a loop.
@@ -154,7 +156,7 @@ fn modified(field: &[u8]) -> Option<Time> {
 /// Seven bytes: years since 1900, month, day, hour, minute, second, quarters of an hour east of Greenwich.
 pub(super) fn short_time(bytes: &[u8]) -> Time {
     let &[year, month, day, hour, minute, second, zone] = bytes else { return Time::default() };
-    let days = days(1900 + i64::from(year), month.into(), day.into());
+    let days = days_from_civil(1900 + i64::from(year), month.into(), day.into());
     let secs = days * 86_400 + i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
     Time { secs: secs - i64::from(i8::from_le_bytes([zone])) * 900, nanos: 0 }
 }
@@ -162,19 +164,10 @@ pub(super) fn short_time(bytes: &[u8]) -> Time {
 /// Sixteen digits `YYYYMMDDHHMMSScc`, and the zone.
 fn long_time(bytes: &[u8]) -> Option<Time> {
     let number = |from: usize, to: usize| std::str::from_utf8(bytes.get(from..to)?).ok()?.parse::<i64>().ok();
-    let days = days(number(0, 4)?, number(4, 6)?, number(6, 8)?);
+    let days = days_from_civil(number(0, 4)?, number(4, 6)?, number(6, 8)?);
     let secs = days * 86_400 + number(8, 10)? * 3600 + number(10, 12)? * 60 + number(12, 14)?;
     let nanos = u32::try_from(number(14, 16)?).ok()? * 10_000_000;
     Some(Time { secs: secs - i64::from(i8::from_le_bytes([bytes[16]])) * 900, nanos })
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar (after H. Hinnant's "days from civil").
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! Small releases in memory.
 
 use super::*;
-use crate::recipe::{BsdArchitecture, Devices, SetName, Url};
+use crate::recipe::{BsdArchitecture, Devices, SetName};
 use crate::yaml::Scalar;
+use formats::url::MirrorUrl;
 
 fn recipe(devices: Devices) -> NetBsd {
     NetBsd {
         version: Scalar::read("10.1").unwrap(),
         architecture: BsdArchitecture::Amd64,
-        mirrors: vec![Url::read("http://a.example/").unwrap()],
+        mirrors: vec![MirrorUrl::read("http://a.example/").unwrap()],
         sets: vec![SetName::read("base").unwrap()],
         kernel: Scalar::read("XEN3_DOMU").unwrap(),
         devices,
@@ -154,7 +155,7 @@ fn each_fault_is_told_with_the_file_and_the_remedy() {
 
 #[test]
 fn sets_and_kernels_are_found_in_the_checksum_file_by_either_ending() {
-    let sum = |name: &str| (name.to_owned(), Sum::Sha512("0".repeat(128)));
+    let sum = |name: &str| (name.to_owned(), Sum::Sha512("0".repeat(128).parse().unwrap()));
     let sums: BTreeMap<String, Sum> =
         ["base.tar.xz", "etc.tgz", "netbsd-GENERIC.gz", "MD5"].into_iter().map(sum).collect();
     assert_eq!(set_file(&sums, "base").unwrap().0, "base.tar.xz");

@@ -9,8 +9,8 @@ use crate::downloads::third_party::{SourceError, Sources};
 use crate::ext2::ReadAt;
 use crate::foreign::sums::Sum;
 use crate::guests::plan9::{self, Plan9Error};
+use crate::pipeline::Request;
 use crate::pipeline::steps::knoppix::{self, KnoppixFault};
-use crate::pipeline::{Request, image_name};
 use crate::recipe::{DiskFormat, Guest, GuestKind, Origins};
 use crate::sys::image_file::ImageFile;
 use crate::sys::process::{Tool, ToolError};
@@ -194,7 +194,7 @@ pub fn make(request: &Request<'_>, sources: &Sources<'_>, guest: &Guest) -> Resu
     if len == 0 {
         return Err(fault(DiskFault::Empty { file: path.display().to_string() }));
     }
-    Ok(Disk { name: image_name(guest.name.as_str()), path, len, patches })
+    Ok(Disk { name: guest.name.clone(), path, len, patches })
 }
 
 /// A file of others by what the recipe or its lock knows it by.
@@ -208,7 +208,7 @@ pub fn fetch(
 ) -> Result<(PathBuf, Sum), DiskFault> {
     let urls: Vec<String> = origins.urls.iter().map(ToString::to_string).collect();
     let sum = match &origins.sha256 {
-        Some(hex) => Some(Sum::Sha256(hex.to_string())),
+        Some(sha256) => Some(Sum::Sha256(*sha256)),
         None => urls.iter().find_map(|url| request.lock.sums.get(url)).cloned(),
     };
     let sum = sum.ok_or_else(|| DiskFault::Unpinned { url: urls.first().cloned().unwrap_or_default() })?;

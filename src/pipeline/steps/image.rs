@@ -19,7 +19,7 @@ use crate::ext2::{
     self, Align, Census, InodeSize, LayoutMap, Pages, PlaceError, Plan, PlanError, Previous, Profile,
     Sequential, Stable, WriteError,
 };
-use crate::recipe::{self, Recipe};
+use crate::recipe::Recipe;
 use crate::release::Layout;
 use crate::repository::store::Store;
 use crate::sys::progress::{Progress, Unit};
@@ -117,10 +117,7 @@ impl Wanted {
         Wanted {
             free: system.image.free,
             zero_freed: system.image.zero_freed,
-            inode_size: match system.image.inode_size {
-                recipe::InodeSize::B128 => InodeSize::Small,
-                recipe::InodeSize::B256 => InodeSize::Large,
-            },
+            inode_size: system.image.inode_size,
             profile: system.profile,
             ..Wanted::named(recipe, &system.name, epoch, last)
         }
@@ -132,18 +129,11 @@ impl Wanted {
     }
 
     fn named(recipe: &Recipe, name: &ImageName, epoch: i64, last: &Last) -> Self {
-        let blocks = &recipe.blocks;
-        // The recipe's check has let only levels through that the codecs have.
-        let level = u8::try_from(blocks.level).unwrap_or(u8::MAX);
-        let codec = match blocks.codec {
-            recipe::Codec::Libdeflate => Codec::libdeflate(level),
-            recipe::Codec::Zlib => Codec::zlib(level),
-        };
         Wanted {
             name: name.clone(),
             serial: last.next,
-            block_size: BlockSize::new(blocks.size).expect("a recipe's block sizes are those of an index"),
-            codec: codec.expect("a recipe's levels are those of the codec"),
+            block_size: recipe.blocks.size,
+            codec: recipe.blocks.codec,
             epoch: u64::try_from(epoch).unwrap_or(0),
             free: 0,
             zero_freed: false,

@@ -12,7 +12,6 @@ use crate::foreign::iso9660::Iso;
 use crate::foreign::sums::Sum;
 use crate::guests::plan9::{self, Chain, Plan9Error};
 use crate::pipeline::Request;
-use crate::pipeline::image_name;
 use crate::pipeline::steps::disks::{Disk, DiskFault, inflated};
 use crate::recipe::{self, Guest};
 use crate::sys::image_file::ImageFile;
@@ -103,7 +102,7 @@ pub fn together(
     let mut patches = plan9::patches(&iso, plan9).map_err(fault)?;
     patches.extend(plan9::relocated(&iso, &apart.chain).map_err(fault)?);
     let len = path.metadata().map_err(|error| FileError::new(&path, "look at", error))?.len();
-    Ok(Disk { name: image_name(guest.name.as_str()), path, len, patches })
+    Ok(Disk { name: guest.name.clone(), path, len, patches })
 }
 
 /// What the medium to be depends on.

@@ -2,7 +2,7 @@
 
 use crate::debian::{Script, Set, kit};
 use crate::downloads::third_party::Sources;
-use crate::ext2::Profile;
+use crate::ext2::{InodeSize, Profile};
 use crate::guests::{self, GuestError};
 use crate::iso::grub::Grub;
 use crate::pipeline::step_runner::{Steps, Told};
@@ -11,17 +11,16 @@ use crate::pipeline::steps::knoppix;
 use crate::pipeline::steps::netbsd::{self, MakeNetBsdError};
 use crate::pipeline::steps::plan9;
 use crate::pipeline::steps::tree::{DebianTree, MakeTreeError, TreeMaker};
-use crate::pipeline::{Output, Request, image_name};
+use crate::pipeline::{Output, Request};
 use crate::project::overlay::{self, LoadOverlayError};
 use crate::recipe::{
-    self, Debian, Flavour, Guest, GuestKind, HOST_IMAGE, HostName, InodeSize, Knoppix, KnoppixForm,
-    OverlayName, ProjectPath,
+    self, Debian, Flavour, Guest, GuestKind, HostName, Knoppix, KnoppixForm, OverlayName, ProjectPath,
 };
 use crate::sys::spool::Spools;
 use crate::templates::context;
 use crate::tree::overlay::OverlayError;
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
-use formats::names::ImageName;
+use formats::names::{BadName, ImageName};
 use system::files::{self, FileError};
 
 /// A script for mmdebstrap of more than this is none.
@@ -114,6 +113,9 @@ pub enum SystemError {
     /// A disk that is taken as it is.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The name of a second disk, which is made of a guest's.
+    #[error(transparent)]
+    Name(#[from] BadName),
     /// A script can't be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -140,7 +142,7 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
 
     let host = &recipe.host;
     let kit = works.tree("kit", &kit::set(host.system.kit(), &Grub::images()))?.tree;
-    let name = image_name(HOST_IMAGE);
+    let name = recipe::Host::image_name();
     let host = match &host.system {
         recipe::System::Debian(debian) => {
             works.debian(name, debian, &host.overlays, &host.hostname, host.image)?
@@ -158,7 +160,7 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
         if let GuestKind::Plan9(plan9) = &guest.kind
             && plan9.data > 0
         {
-            guests.push(second_disk(guest, plan9, works.epoch));
+            guests.push(second_disk(guest, plan9, works.epoch)?);
         }
     }
     let Works { spools, epoch, .. } = works;
@@ -170,20 +172,20 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
 }
 
 /// An empty file system for what a Plan 9 writes. 9legacy's ext2srv damages one with inodes of 256 bytes.
-fn second_disk(guest: &Guest, plan9: &recipe::Plan9, epoch: i64) -> System {
+fn second_disk(guest: &Guest, plan9: &recipe::Plan9, epoch: i64) -> Result<System, BadName> {
     let (inode_size, profile) = match plan9.flavour {
-        Flavour::Legacy => (InodeSize::B128, Profile::Legacy9),
+        Flavour::Legacy => (InodeSize::Small, Profile::Legacy9),
         // Its ext4srv writes the types of entries, and NetBSD's limits suit it.
-        Flavour::Front => (InodeSize::B256, Profile::NetBsd),
+        Flavour::Front => (InodeSize::Large, Profile::NetBsd),
     };
     let mtime = Time { secs: epoch, nanos: 0 };
-    System {
-        name: image_name(&format!("{}-data", guest.name)),
+    Ok(System {
+        name: format!("{}-data", guest.name).parse()?,
         tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),
         image: recipe::Image { free: plan9.data, inode_size, zero_freed: false },
         profile,
         linux: false,
-    }
+    })
 }
 
 /// What a guest has become.
@@ -204,7 +206,7 @@ struct Works<'a, 's> {
 
 impl Works<'_, '_> {
     fn guest(&mut self, guest: &Guest) -> Result<Made, SystemError> {
-        let name = image_name(guest.name.as_str());
+        let name = guest.name.clone();
         match &guest.kind {
             GuestKind::Debian(debian) => {
                 let system = self.debian(name, debian, &guest.overlays, &guest.hostname, guest.image)?;

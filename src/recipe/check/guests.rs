@@ -4,8 +4,9 @@ use super::super::choices::{
     BsdArchitecture, Console, Cow, Devices, DiskFormat, GuestNetwork, KnoppixForm, Virt,
 };
 use super::super::guests::{Disk, GuestKind, Knoppix, NETBSD_MIRRORS, NetBsd, Origins, Plan9};
-use super::super::values::{FileUrl, KernelName, SetName, Sha256Hex};
+use super::super::values::{FileUrl, KernelName, SetName};
 use super::*;
+use formats::digest::Sha256;
 
 /// NetBSD cuts what is longer off its command line.
 const NETBSD_CMDLINE: usize = 255;
@@ -226,7 +227,7 @@ impl Checker<'_> {
     fn origins(
         &mut self,
         urls: Option<Located<List<FileUrl>>>,
-        sha256: Option<Located<Sha256Hex>>,
+        sha256: Option<Located<Sha256>>,
     ) -> Option<Origins> {
         if let Some(given) = urls.as_ref().filter(|given| given.value.is_empty()) {
             self.findings.add(&given.span, "no URL", "say where the file is");
@@ -250,7 +251,7 @@ impl Checker<'_> {
         let given = raw.as_ref().is_some_and(|raw| raw.value.inode_size.is_some());
         let mut image = self.image(raw)?;
         if !given && matches!(kind, Some(GuestKind::NetBsd(_))) {
-            image.inode_size = InodeSize::B128;
+            image.inode_size = InodeSize::Small;
         }
         Some(image)
     }

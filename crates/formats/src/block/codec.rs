@@ -1,73 +1,123 @@
-//! With which compressor block files are made. The name of a block does not depend on it, so one store may hold
+//! The compressors of block files. The name of a block does not depend on the compressor, so one store may hold
 //! files of several.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
-/// Which compressor, and how hard it tries.
+/// A compressor. All of them write zlib streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
+pub enum CodecKind {
     /// libdeflate: at level 6 three times as fast as stock zlib, and 1.4 % smaller; at level 5 more than that, 0.6 %
     /// larger.
-    Libdeflate(Level),
+    Libdeflate,
     /// Stock zlib. Only this one gives the sizes of the paper's Table 2.
-    Zlib(Level),
+    Zlib,
 }
 
-/// A level that its compressor has.
+/// A compressor and a level that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(u8);
+pub struct Codec {
+    kind: CodecKind,
+    level: u8,
+}
 
 /// A level that the compressor does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("level {found}: {codec} has 1 to {max}")]
+#[error("level {found}: {kind} has {} to {}", kind.levels().start(), kind.levels().end())]
 pub struct BadLevel {
-    codec: &'static str,
+    kind: CodecKind,
     found: u8,
-    max: u8,
+}
+
+impl CodecKind {
+    /// Every compressor, the default first.
+    pub const ALL: [CodecKind; 2] = [CodecKind::Libdeflate, CodecKind::Zlib];
+
+    /// Its name in recipes and on command lines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CodecKind::Libdeflate => "libdeflate",
+            CodecKind::Zlib => "zlib",
+        }
+    }
+
+    /// The level if none is given. docs/layout.md has the costs of others; the paper used 6 of zlib.
+    pub const fn default_level(self) -> u8 {
+        match self {
+            CodecKind::Libdeflate => 5,
+            CodecKind::Zlib => 6,
+        }
+    }
+
+    /// The levels that it has.
+    pub const fn levels(self) -> RangeInclusive<u8> {
+        match self {
+            CodecKind::Libdeflate => 1..=12,
+            CodecKind::Zlib => 1..=9,
+        }
+    }
+
+    /// The compressor at its default level.
+    pub const fn codec(self) -> Codec {
+        Codec { kind: self, level: self.default_level() }
+    }
+
+    /// The compressor at this level.
+    ///
+    /// # Errors
+    /// [`BadLevel`].
+    pub fn at(self, level: u8) -> Result<Codec, BadLevel> {
+        if self.levels().contains(&level) {
+            Ok(Codec { kind: self, level })
+        } else {
+            Err(BadLevel { kind: self, found: level })
+        }
+    }
+}
+
+impl fmt::Display for CodecKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl Codec {
-    /// libdeflate at level 1 to 12; 5 is the default.
+    /// libdeflate at this level.
     ///
     /// # Errors
     /// [`BadLevel`].
     pub fn libdeflate(level: u8) -> Result<Self, BadLevel> {
-        Level::within("libdeflate", level, 12).map(Codec::Libdeflate)
+        CodecKind::Libdeflate.at(level)
     }
 
-    /// Stock zlib at level 1 to 9; 6 is what the paper used.
+    /// Stock zlib at this level.
     ///
     /// # Errors
     /// [`BadLevel`].
     pub fn zlib(level: u8) -> Result<Self, BadLevel> {
-        Level::within("zlib", level, 9).map(Codec::Zlib)
+        CodecKind::Zlib.at(level)
+    }
+
+    /// The compressor.
+    pub const fn kind(self) -> CodecKind {
+        self.kind
+    }
+
+    /// The level, one of [`CodecKind::levels`].
+    pub const fn level(self) -> u8 {
+        self.level
     }
 }
 
 impl Default for Codec {
+    /// libdeflate at its default level.
     fn default() -> Self {
-        Codec::Libdeflate(Level(5))
+        CodecKind::ALL[0].codec()
     }
 }
 
 impl fmt::Display for Codec {
-    /// As a recipe has it: `libdeflate`, level 5.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, Level(level)) = match self {
-            Codec::Libdeflate(level) => ("libdeflate", level),
-            Codec::Zlib(level) => ("zlib", level),
-        };
-        write!(f, "{name}, level {level}")
-    }
-}
-
-impl Level {
-    /// The level's number, 1 to the highest of its compressor.
-    pub fn get(self) -> u8 {
-        self.0
-    }
-
-    fn within(codec: &'static str, found: u8, max: u8) -> Result<Self, BadLevel> {
-        if (1..=max).contains(&found) { Ok(Level(found)) } else { Err(BadLevel { codec, found, max }) }
+        write!(f, "{}, level {}", self.kind, self.level)
     }
 }

@@ -11,7 +11,7 @@ use md5::{Digest, Md5};
 
 use crate::digest::hex_id;
 
-pub use codec::{BadLevel, Codec, Level};
+pub use codec::{BadLevel, Codec, CodecKind};
 pub use file::{Block, Damage, Fetched, Inflated, Object, max_file_len};
 
 /// Raw bytes in a block unless an index says otherwise: 256 KiB (the paper, section 3.2).

@@ -1,13 +1,11 @@
 //! `mirrors.txt`: where the release can be fetched, signed. `latest` names it by length and SHA-256, so an old
 //! list can't be put in the place of a new one.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::signed::Document;
 use super::{Fault, MAX_LINE, MAX_MIRRORS};
-use crate::names::{ImageName, clip};
+use crate::names::ImageName;
 use crate::text::{At, Lines, TextFault, number32};
+use crate::url::MirrorUrl;
 
 /// Most mirrors in a list.
 pub const MAX: usize = 64;
@@ -32,63 +30,6 @@ pub struct Mirror {
     pub max_connections: Option<u32>,
     /// Where it stands, for clients that choose by place: 1 to 32 letters, digits and `-`.
     pub location: Option<String>,
-}
-
-/// URL of a mirror's root: `http://` or `https://`, a host, and a path that ends with `/`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MirrorUrl(String);
-
-impl MirrorUrl {
-    /// Longest URL in bytes.
-    pub const MAX: usize = 256;
-
-    /// The URL.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// As a person types it: the `/` at the end may be missing.
-    ///
-    /// # Errors
-    /// [`BadUrl`].
-    pub fn typed(text: &str) -> Result<Self, BadUrl> {
-        if text.ends_with('/') { text.parse() } else { format!("{text}/").parse() }
-    }
-}
-
-/// Text that is no URL of a mirror.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{}` is no URL of a mirror: http:// or https://, a host, a path that ends with /; no user, no ? and no #, \
-     at most 256 bytes",
-    clip(.0)
-)]
-pub struct BadUrl(String);
-
-impl FromStr for MirrorUrl {
-    type Err = BadUrl;
-    fn from_str(text: &str) -> Result<Self, BadUrl> {
-        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-        let fits = rest.is_some_and(|rest| !rest.starts_with(['/', ':']) && rest.ends_with('/'));
-        let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#@\\\"<>^`{|}".contains(&byte));
-        if fits && plain && text.len() <= Self::MAX {
-            Ok(MirrorUrl(text.into()))
-        } else {
-            Err(BadUrl(text.into()))
-        }
-    }
-}
-
-impl fmt::Display for MirrorUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for MirrorUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 impl Document for Mirrors {

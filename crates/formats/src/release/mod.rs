@@ -19,13 +19,15 @@ mod upload;
 pub use dlahead::{Ahead, Dlahead, Phase, merge};
 pub use fault::Fault;
 pub use latest::Latest;
-pub use mirrors::{BadUrl, Mirror, MirrorUrl, Mirrors};
+pub use mirrors::{Mirror, Mirrors};
 pub use numbered::{ImageFiles, Release, Stored};
 pub use path::{BadPath, Leaf, MirrorPath};
 pub use reads::{Reading, Reads};
 pub use signed::{BadKey, Document, Error, KeyId, TrustedKeys, Verified, base64};
 pub use successors::{MAX_HOPS, Successors};
 pub use upload::{Put, Upload};
+
+pub use crate::url::{BadUrl, MirrorUrl};
 
 use crate::digest::{Digest, Sha256};
 
