@@ -5,10 +5,10 @@ use libdeflater::CompressionLvl;
 
 /// A compressor with its working memory, for one thread.
 pub struct Compressor {
-    engine: Engine,
+    engine: Deflater,
 }
 
-enum Engine {
+enum Deflater {
     Libdeflate {
         main: libdeflater::Compressor,
         /// Stores: for the rare block that `main` would make longer than a block file may be.
@@ -29,8 +29,8 @@ impl Compressor {
         };
         let level = codec.level();
         let engine = match codec.kind() {
-            CodecKind::Libdeflate => Engine::Libdeflate { main: libdeflate(level), store: libdeflate(0) },
-            CodecKind::Zlib => Engine::Zlib { level },
+            CodecKind::Libdeflate => Deflater::Libdeflate { main: libdeflate(level), store: libdeflate(0) },
+            CodecKind::Zlib => Deflater::Zlib { level },
         };
         Compressor { engine }
     }
@@ -43,11 +43,11 @@ impl Compressor {
         let raw_len = u32::try_from(raw.len()).expect("a block has at most 4 MiB");
         let mut file = vec![0; max_file_len(raw_len) as usize];
         let len = match &mut self.engine {
-            Engine::Libdeflate { main, store } => main.zlib_compress(raw, &mut file).unwrap_or_else(|_| {
+            Deflater::Libdeflate { main, store } => main.zlib_compress(raw, &mut file).unwrap_or_else(|_| {
                 // 6 bytes, and 5 for every 65,535 raw ones: less than `max_file_len` allows for any length.
                 store.zlib_compress(raw, &mut file).expect("stored blocks fit")
             }),
-            Engine::Zlib { level } => zlib(raw, &mut file, *level),
+            Deflater::Zlib { level } => zlib(raw, &mut file, *level),
         };
         file.truncate(len);
         file

@@ -99,11 +99,11 @@ pub enum TemplateError {
 }
 
 /// Gives the project's own template of a name, if there is one.
-type Load<'l> = dyn Fn(&str) -> io::Result<Option<String>> + 'l;
+type TemplateLoader<'l> = dyn Fn(&str) -> io::Result<Option<String>> + 'l;
 
 /// Finds templates and renders them.
 pub struct Templates<'l> {
-    load: Box<Load<'l>>,
+    load: Box<TemplateLoader<'l>>,
 }
 
 impl<'l> Templates<'l> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
-use crate::debian::{Mirrors, Mode};
+use crate::debian::{ArchiveMirrors, MmdebstrapMode};
 use crate::downloads::apt;
 use crate::pipeline::facts::Step;
 use crate::pipeline::{self, Built, Request, Signer};
@@ -74,7 +74,7 @@ pub(super) struct Meant {
     pub recipe: Recipe,
     pub out: PathBuf,
     pub cache: PathBuf,
-    mirrors: Mirrors,
+    mirrors: ArchiveMirrors,
     epoch: Option<i64>,
     pub key: String,
     public: String,
@@ -125,7 +125,11 @@ impl Meant {
             out,
             cache: &self.cache,
             mirrors: &self.mirrors,
-            mode: if rustix::process::geteuid().is_root() { Mode::Root } else { Mode::Unshare },
+            mode: if rustix::process::geteuid().is_root() {
+                MmdebstrapMode::Root
+            } else {
+                MmdebstrapMode::Unshare
+            },
             epoch: self.epoch,
             sources: self.sources.as_deref(),
             lock: &self.lock,
@@ -158,14 +162,14 @@ pub(super) fn out_of(recipe: &Recipe) -> PathBuf {
     Path::new("out").join(recipe.name.as_str())
 }
 
-fn mirrors(given: &[String]) -> Result<Mirrors, Failure> {
-    let mut mirrors = Mirrors::default();
+fn mirrors(given: &[String]) -> Result<ArchiveMirrors, Failure> {
+    let mut mirrors = ArchiveMirrors::default();
     let wrong = |text: &str, error| Failure::Usage(format!("--debian-mirror {text}: {error}"));
     for text in given {
-        mirrors = mirrors.or(Mirrors::from_option(text).map_err(|error| wrong(text, error))?);
+        mirrors = mirrors.or(ArchiveMirrors::from_option(text).map_err(|error| wrong(text, error))?);
     }
     if let Ok(text) = std::env::var("IMGFACTORY_DEBIAN_MIRROR") {
-        let more = Mirrors::from_option(&text)
+        let more = ArchiveMirrors::from_option(&text)
             .map_err(|error| Failure::Usage(format!("IMGFACTORY_DEBIAN_MIRROR={text}: {error}")))?;
         mirrors = mirrors.or(more);
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Failure, Session, print};
 use crate::project::folder::Project;
 use crate::project::overlay::{self, LoadOverlayError};
-use crate::recipe::{Debian, Guest, GuestKind, HOST_IMAGE, HostName, OverlayName, Recipe, Start, System};
+use crate::recipe::{Debian, Guest, GuestKind, HOST_IMAGE, HostName, HostSystem, OverlayName, Recipe, Start};
 use crate::sys::spool::Spools;
 use crate::templates::context;
 use formats::report::{Exit, size};
@@ -66,8 +66,8 @@ fn summary(recipe: &Recipe) -> String {
     let host = &recipe.host;
     let mut text = format!("  {}  {}\n", recipe.name, recipe.description);
     let what = match &host.system {
-        System::Debian(debian) => system(debian),
-        System::Knoppix(..) => "KNOPPIX as a tree".into(),
+        HostSystem::Debian(debian) => system(debian),
+        HostSystem::Knoppix(..) => "KNOPPIX as a tree".into(),
     };
     text.push_str(&format!(
         "  image {HOST_IMAGE}: {}, {} free{}\n",

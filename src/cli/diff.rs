@@ -5,7 +5,7 @@ use std::path::Path;
 use super::tree::Tree;
 use super::{Failure, Session, print};
 use crate::pipeline::changes::{Publication, ReleaseChanges};
-use crate::publish::{Either, Files};
+use crate::publish::{Either, MirrorFiles};
 use crate::repository::mirror::trusted;
 use crate::repository::published::Published;
 use formats::names::Serial;
@@ -37,7 +37,7 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
     let (before, after) =
         (Published::open(Path::new(old.place), 1)?, Published::open(Path::new(new.place), 1)?);
     let keys = keys(&args.key, [(old.place, &before), (new.place, &after)])?;
-    let read = |side: &Side<'_>, files: &dyn Files| {
+    let read = |side: &Side<'_>, files: &dyn MirrorFiles| {
         Publication::read(files, &keys, side.serial).map_err(|error| Failure::at(side.place, error))
     };
     let (old, new) = (read(old, &before)?, read(new, &Either(&after, &before))?);

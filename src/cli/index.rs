@@ -9,7 +9,7 @@ use clap::Subcommand;
 use super::{Failure, Session, print};
 use crate::repository::store::Store;
 use formats::block::{BlockName, Object};
-use formats::index::{Fault, Header, Index, MAX_BLOCKS, plain};
+use formats::index::{Header, Index, IndexFault, MAX_BLOCKS, plain};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::report::Exit;
 use system::files::{AtomicFile, FileError};
@@ -78,7 +78,7 @@ enum IndexError {
     #[error("{}", path.display())]
     List { path: PathBuf, source: formats::text::At<plain::PlainFault> },
     #[error("{}: its blocks make no disk", path.display())]
-    Disk { path: PathBuf, source: Fault },
+    Disk { path: PathBuf, source: IndexFault },
 }
 
 pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {

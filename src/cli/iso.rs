@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::tree::Tree;
 use super::{Failure, Session, print};
-use crate::iso::offline::{Blocks, Disc};
+use crate::iso::offline::{BlockSelection, Disc};
 use crate::pipeline::facts::{Facts, LOGS};
 use crate::pipeline::offline_medium::{self, Request};
 use formats::report::{Exit, size};
@@ -51,8 +51,8 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         mirror: &tree.root,
         state: &state,
         blocks: match args.with_blocks {
-            BlocksArg::All => Blocks::All,
-            BlocksArg::Prefetch => Blocks::Prefetch,
+            BlocksArg::All => BlockSelection::All,
+            BlocksArg::Prefetch => BlockSelection::Prefetch,
         },
         target: &target,
         disc: args.fits,

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
-use crate::downloads::third_party::Sources;
+use crate::downloads::third_party::ThirdPartySources;
 use crate::pipeline::steps::netbsd;
 use crate::project::folder::{Project, lock_path};
 use crate::recipe::lock::Lock;
-use crate::recipe::{GuestKind, Origins, System};
+use crate::recipe::{GuestKind, HostSystem, Origins};
 use formats::report::Exit;
 use system::files::write_atomic;
 
@@ -29,9 +29,9 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let (_, recipe) = Project::load(&args.recipe)?;
     let cache = args.cache.directory()?;
-    let sources = Sources::new(args.sources.as_deref(), &cache, false, session.progress.as_ref());
+    let sources = ThirdPartySources::new(args.sources.as_deref(), &cache, false, session.progress.as_ref());
     let mut lock = Lock::default();
-    if let System::Knoppix(knoppix, _) = &recipe.host.system {
+    if let HostSystem::Knoppix(knoppix, _) = &recipe.host.system {
         pin(&knoppix.origins, &sources, &mut lock)?;
     }
     for guest in &recipe.guests {
@@ -60,7 +60,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
 }
 
 /// What the recipe itself knows a file by needs no lock.
-fn pin(origins: &Origins, sources: &Sources<'_>, lock: &mut Lock) -> Result<(), Failure> {
+fn pin(origins: &Origins, sources: &ThirdPartySources<'_>, lock: &mut Lock) -> Result<(), Failure> {
     if origins.sha256.is_some() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use crate::pipeline::facts::{Facts, MIRROR};
 use crate::project::folder::Project;
 use crate::repository::server::Server;
 use crate::vm::accel::{self, Accel};
-use crate::vm::{Firmware, Machine, Medium, Nic, Screen};
+use crate::vm::{Firmware, Medium, Nic, Screen, VirtualMachine};
 
 /// Options of the machine.
 #[derive(Debug, clap::Args)]
@@ -95,7 +95,7 @@ enum AccelArg {
 /// A machine ready to be started.
 pub(super) struct Prepared {
     /// The machine.
-    pub(super) machine: Machine,
+    pub(super) machine: VirtualMachine,
     /// The mirror it fetches from, if that is ours. It serves until dropped.
     pub(super) server: Option<Server>,
     /// The menu entry that it boots.
@@ -171,7 +171,7 @@ impl MachineArgs {
             (None, Some(server)) => Some(format!("http://10.0.2.2:{}/", server.address().port())),
             (None, None) => None,
         };
-        let machine = Machine {
+        let machine = VirtualMachine {
             iso: self.iso.clone().unwrap_or_else(|| self.out.join(&facts.iso)),
             medium,
             firmware,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::publish::jobs_here;
 use super::tree::{http, published};
 use super::{Failure, Session, print};
-use crate::publish::{Files, State, read_state};
-use crate::repository::mirror::{Finding, Pull, Verify, pull, standing, verify};
+use crate::publish::{MirrorFiles, ReleaseState, read_state};
+use crate::repository::mirror::{MirrorDefect, Pull, Verify, pull, standing, verify};
 use crate::repository::published::Published;
 use crate::sys::progress::Unit;
 use formats::release::{Latest, MirrorPath, MirrorUrl, TrustedKeys};
@@ -152,7 +152,7 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
         counted(report.findings.len() as u64, "finding")
     ));
     print(&text)?;
-    let bad = report.findings.iter().any(|finding| !matches!(finding, Finding::Extra(_)));
+    let bad = report.findings.iter().any(|finding| !matches!(finding, MirrorDefect::Extra(_)));
     Ok(if bad { Exit::Failed } else { Exit::Done })
 }
 
@@ -195,7 +195,11 @@ fn run_list(args: &ListArgs, _: &Session) -> Result<Exit, Failure> {
     Ok(if all_good { Exit::Done } else { Exit::Failed })
 }
 
-fn newest(files: &dyn Files, keys: &TrustedKeys, shown: &str) -> Result<(State, Vec<MirrorUrl>), Failure> {
+fn newest(
+    files: &dyn MirrorFiles,
+    keys: &TrustedKeys,
+    shown: &str,
+) -> Result<(ReleaseState, Vec<MirrorUrl>), Failure> {
     let missing = || Failure::Failed(format!("{shown}: no release there").into());
     let state = read_state(files, keys)?.ok_or_else(missing)?;
     let file = files.read(&MirrorPath::Mirrors, formats::release::MAX_MIRRORS)?.unwrap_or_default();

@@ -4,7 +4,7 @@ use super::build::{Common, ENVIRONMENT, Meant};
 use super::diff::show;
 use super::{Failure, Session};
 use crate::pipeline;
-use crate::publish::Files;
+use crate::publish::MirrorFiles;
 use crate::repository::published::Published;
 use formats::release::MirrorPath;
 use formats::report::Exit;

@@ -11,7 +11,7 @@ use crate::pipeline::boot_order::{self, Seen};
 use crate::pipeline::changes::Publication;
 use crate::pipeline::facts::{Facts, LOGS, MIRROR};
 use crate::pipeline::prefetch;
-use crate::recipe::Entry;
+use crate::recipe::MenuEntry;
 use crate::repository::mirror::trusted;
 use crate::repository::server::Server;
 use crate::repository::store::Store;
@@ -21,7 +21,7 @@ use crate::vm::timeline::{LOGIN, Timeline};
 use crate::vm::trial::Trial;
 use formats::index::Index;
 use formats::names::{ImageName, Serial};
-use formats::release::{Ahead, Dlahead, Leaf, MirrorPath, Phase, Reads, merge};
+use formats::release::{Dlahead, Leaf, MirrorPath, Phase, PrefetchBlock, Reads, merge};
 use formats::report::{Exit, elapsed, size};
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,7 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
         let header = index.header();
         let files: std::collections::HashMap<_, _> =
             index.objects().iter().map(|object| (object.name, u64::from(object.file_len))).collect();
-        let entries: Vec<Ahead> =
+        let entries: Vec<PrefetchBlock> =
             merged.iter().filter(|ahead| files.contains_key(&ahead.name)).cloned().collect();
         if entries.is_empty() {
             continue;
@@ -153,7 +153,7 @@ struct NoReads;
 /// What a boot was seen to read.
 struct Boot {
     /// Blocks, in order of first request.
-    blocks: Vec<Ahead>,
+    blocks: Vec<PrefetchBlock>,
     /// What the clients said, by image.
     reads: BTreeMap<ImageName, Vec<u8>>,
 }
@@ -163,7 +163,7 @@ fn boot(args: &Args, session: &Session) -> Result<(Facts, Boot), Failure> {
     let token = token()?;
     let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;
     let mut templates = facts.expect.lines.clone();
-    if prepared.entry == Entry::Xen.as_str() {
+    if prepared.entry == MenuEntry::Xen.as_str() {
         templates.extend(facts.expect.guest_lines.iter().cloned());
     }
     let mut timeline = Timeline::new(expected(&templates, &token)?);
@@ -195,7 +195,7 @@ fn boot(args: &Args, session: &Session) -> Result<(Facts, Boot), Failure> {
         let phase = if login.is_some_and(|login| at >= login) { Phase::login() } else { Phase::boot() };
         let millis = start.map_or(0, |start| at.saturating_duration_since(start).as_millis());
         let first_read_ms = u32::try_from(millis).unwrap_or(u32::MAX);
-        Ahead { phase, name, first_read_ms, reads: 1 }
+        PrefetchBlock { phase, name, first_read_ms, reads: 1 }
     };
     Ok((facts, Boot { blocks: noted.iter().map(ahead).collect(), reads }))
 }

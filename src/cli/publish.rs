@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::tree::{Tree, http};
 use super::{Failure, Session, print};
 use crate::pipeline::facts::PublishTarget;
-use crate::publish::{self, Done, Files, Item, Job, Options, Plan, State, Target, Token};
+use crate::publish::{
+    self, FileToSend, Job, LeaseToken, MirrorFiles, PublishOptions, PublishPlan, PublishResult, ReleaseState,
+    Target,
+};
 use crate::repository::mirror::{CheckedTree, Expected, WebTree, prove};
 use crate::repository::targets::{self, LocalTree, WallClock};
 use crate::sys::progress::Unit;
@@ -82,14 +85,14 @@ pub(super) fn host_name() -> String {
 }
 
 /// A new word.
-pub(super) fn new_token() -> Result<Token, FileError> {
+pub(super) fn new_token() -> Result<LeaseToken, FileError> {
     use std::io::Read;
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 16];
     let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|error| FileError::new(path, "read", error))?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Token::new(&text).expect("32 hex digits"))
+    Ok(LeaseToken::new(&text).expect("32 hex digits"))
 }
 
 fn parsed(target: &PublishTarget) -> Result<(Target, Option<MirrorUrl>), Failure> {
@@ -125,7 +128,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
-    let token = match Token::new(&memory.token) {
+    let token = match LeaseToken::new(&memory.token) {
         Some(token) => token,
         None => new_token()?,
     };
@@ -134,7 +137,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         // Before our flag can stand anywhere.
         remember(&file, &memory)?;
     }
-    let options = Options {
+    let options = PublishOptions {
         token,
         host: host_name(),
         verify: args.verify,
@@ -211,16 +214,16 @@ pub(super) fn jobs_here() -> usize {
 struct Round<'a> {
     args: &'a Args,
     session: &'a Session,
-    ours: &'a State,
+    ours: &'a ReleaseState,
     keys: &'a TrustedKeys,
     tree: &'a CheckedTree<'a>,
     expected: &'a Expected,
-    extra: &'a [Item],
-    options: Options,
+    extra: &'a [FileToSend],
+    options: PublishOptions,
 }
 
 /// What keys say of their successors: `keys/` of our tree.
-fn statements(root: &Path) -> Result<Vec<Item>, Failure> {
+fn statements(root: &Path) -> Result<Vec<FileToSend>, Failure> {
     let dir = root.join("keys");
     let Ok(entries) = fs::read_dir(&dir) else { return Ok(vec![]) };
     let mut items = Vec::new();
@@ -230,7 +233,7 @@ fn statements(root: &Path) -> Result<Vec<Item>, Failure> {
         if let Ok(path @ MirrorPath::Keys(_)) = path.parse() {
             let len =
                 entry.metadata().map_err(|error| FileError::new(&entry.path(), "look at", error))?.len();
-            items.push(Item { path, len });
+            items.push(FileToSend { path, len });
         }
     }
     Ok(items)
@@ -240,14 +243,14 @@ impl Round<'_> {
     fn one(&self, to: &Target, url: Option<&MirrorUrl>, memory: &Mutex<Memory>) -> Result<(), Failure> {
         let remote = targets::open(to, self.args.jobs)?;
         let http = http(self.args.jobs)?;
-        let prove = |plan: &Plan| match url {
+        let prove = |plan: &PublishPlan| match url {
             Some(url) => prove(WebTree { http: &http, url }, self.ours, self.expected, plan, self.args.jobs)
                 .map_err(Into::into),
             None => Ok(()),
         };
         let mut job = Job {
             remote: remote.as_ref(),
-            tree: self.tree as &dyn Files,
+            tree: self.tree as &dyn MirrorFiles,
             ours: self.ours,
             keys: self.keys,
             extra: self.extra,
@@ -295,8 +298,8 @@ impl Round<'_> {
     }
 }
 
-fn said(to: &Target, done: &Done, took: Duration) -> String {
-    let Done { plan, files, bytes, found } = done;
+fn said(to: &Target, done: &PublishResult, took: Duration) -> String {
+    let PublishResult { plan, files, bytes, found } = done;
     if *files == 0 {
         return format!("{to}: release {} was there already; 0 blocks sent\n", plan.serial);
     }
@@ -309,7 +312,7 @@ fn said(to: &Target, done: &Done, took: Duration) -> String {
     )
 }
 
-fn estimate(plan: &Plan, rate: Option<u64>) -> String {
+fn estimate(plan: &PublishPlan, rate: Option<u64>) -> String {
     match rate {
         _ if plan.is_done() => String::new(),
         Some(rate) if rate > 0 => {

@@ -7,7 +7,7 @@ use super::{Failure, Session, print};
 use crate::pipeline::facts::Facts;
 use crate::pipeline::resign::{self, Again, AgainError, Signing};
 use crate::project::keys::KeyFiles;
-use crate::publish::{Files, Listed, image_files, read_latest};
+use crate::publish::{Listed, MirrorFiles, image_files, read_latest};
 use crate::recipe::Seconds;
 use crate::release::SigningKey;
 use crate::repository::mirror::trusted;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdin};
 
 use super::machine::MachineArgs;
 use super::{Failure, Session};
-use crate::sys::terminal::Settings;
+use crate::sys::terminal::TerminalSettings;
 use crate::vm::Screen;
 use formats::report::Exit;
 
@@ -34,7 +34,7 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     if stdin().is_terminal() {
         session.progress.say("the machine's console is here; Ctrl-A x ends it");
     }
-    let _settings = Settings::remember();
+    let _settings = TerminalSettings::remember();
     prepared.machine.start_here()?.wait()?;
     Ok(Exit::Done)
 }

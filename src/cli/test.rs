@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::machine::MachineArgs;
 use super::{Failure, Session, print};
 use crate::pipeline::facts::LOGS;
-use crate::recipe::Entry;
+use crate::recipe::MenuEntry;
 use crate::repository::server::Server;
 use crate::templates::{TemplateError, context, render_text};
 use crate::vm::Screen;
@@ -39,7 +39,7 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     if templates.is_empty() {
         templates.extend(facts.expect.lines.iter().cloned());
         // Guests start below Xen only.
-        if prepared.entry == Entry::Xen.as_str() {
+        if prepared.entry == MenuEntry::Xen.as_str() {
             templates.extend(facts.expect.guest_lines.iter().cloned());
         }
     }

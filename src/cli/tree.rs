@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::pipeline::facts::{FILE, Facts, MIRROR, Publish};
-use crate::publish::{State, follow, read_state};
+use crate::publish::{ReleaseState, follow, read_state};
 use crate::repository::mirror::trusted;
 use crate::repository::published::Published;
 use crate::repository::targets::LocalTree;
@@ -49,7 +49,7 @@ impl Tree {
     }
 
     /// Its newest release.
-    pub fn state(&self, keys: &TrustedKeys) -> Result<State, Failure> {
+    pub fn state(&self, keys: &TrustedKeys) -> Result<ReleaseState, Failure> {
         let state = read_state(&LocalTree(self.root.clone()), keys)?;
         state.ok_or_else(|| {
             Failure::Failed(format!("{}: no release there; build one", self.root.display()).into())

@@ -69,7 +69,7 @@ fn every_codec_and_level_comes_back_and_fits_its_bound() {
             let file = compressor.compress(&raw);
             assert!(file.len() <= max_file_len(raw.len() as u32) as usize, "{codec:?}");
             let object = object_of(&raw, &file);
-            let block = Fetched::new(object, &file).inflate().unwrap().verify().unwrap();
+            let block = FetchedFile::new(object, &file).inflate().unwrap().verify().unwrap();
             assert_eq!(block.bytes(), raw, "{codec:?}");
         }
     }
@@ -130,7 +130,7 @@ fn each_damage_has_its_name() {
         }),
     ];
     for (object, bytes, said) in cases {
-        let damage = Fetched::new(object, bytes).inflate().and_then(Inflated::verify).unwrap_err();
+        let damage = FetchedFile::new(object, bytes).inflate().and_then(Inflated::verify).unwrap_err();
         assert_eq!(damage.to_string(), format!("block {name}: {said}"));
     }
 }
@@ -158,7 +158,7 @@ proptest! {
         let object = object_of(&raw, &file);
         let at = at.index(file.len());
         file[at] ^= xor;
-        match Fetched::new(object, file).inflate().and_then(Inflated::verify) {
+        match FetchedFile::new(object, file).inflate().and_then(Inflated::verify) {
             Ok(block) => prop_assert_eq!(block.bytes(), raw),
             Err(damage) => {
                 let place = format!("block {}: ", object.name);
@@ -172,6 +172,6 @@ proptest! {
         file in proptest::collection::vec(any::<u8>(), 0..300), raw_len in 1_u32..8192,
     ) {
         let object = Object { raw_len, file_len: file.len() as u32, ..object_of(b"x", &file) };
-        prop_assert!(Fetched::new(object, file).inflate().and_then(Inflated::verify).is_err());
+        prop_assert!(FetchedFile::new(object, file).inflate().and_then(Inflated::verify).is_err());
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::{Script, Set, more_sources, names};
+use super::{PackageSet, Script, more_sources, names};
 use crate::recipe;
 use crate::tree::{Contents, Kind, NodeId, Tree};
 
@@ -33,8 +33,8 @@ pub struct GrubImage {
 }
 
 /// The set that makes a kit for the system `debian`: of its suite and sources, so that its updates come in too.
-pub fn set(debian: &recipe::Debian, images: &[GrubImage]) -> Set {
-    Set {
+pub fn set(debian: &recipe::Debian, images: &[GrubImage]) -> PackageSet {
+    PackageSet {
         suite: debian.suite.as_str().into(),
         variant: recipe::Variant::Extract.as_str().into(),
         components: names(&debian.components),

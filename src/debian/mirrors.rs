@@ -9,15 +9,15 @@ const ARCHIVES: [(Archive, &str, &str); 2] =
 
 /// A URI for each archive that one is known for, without a `/` at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mirrors {
+pub struct ArchiveMirrors {
     debian: Option<String>,
     security: Option<String>,
 }
 
-/// What `apt-get indextargets --format` is to print for [`Mirrors::from_index_targets`].
+/// What `apt-get indextargets --format` is to print for [`ArchiveMirrors::from_index_targets`].
 pub const INDEX_TARGETS_FORMAT: &str = "$(LABEL)|$(REPO_URI)";
 
-impl Mirrors {
+impl ArchiveMirrors {
     /// The URI of an archive, if known.
     pub fn uri(&self, archive: Archive) -> Option<&str> {
         match archive {
@@ -32,8 +32,8 @@ impl Mirrors {
     }
 
     /// Takes from `other` what is not known here.
-    pub fn or(self, other: Mirrors) -> Self {
-        Mirrors { debian: self.debian.or(other.debian), security: self.security.or(other.security) }
+    pub fn or(self, other: ArchiveMirrors) -> Self {
+        ArchiveMirrors { debian: self.debian.or(other.debian), security: self.security.or(other.security) }
     }
 
     /// Sets the URI of an archive unless it is known; says whether it did.
@@ -54,7 +54,7 @@ impl Mirrors {
     /// # Errors
     /// [`SetError::Word`] for what is no URI, or an archive given twice.
     pub fn from_option(text: &str) -> Result<Self, SetError> {
-        let mut mirrors = Mirrors::default();
+        let mut mirrors = ArchiveMirrors::default();
         for uri in text.split_whitespace() {
             let refused = |why| SetError::Word { what: "a mirror", value: uri.to_owned(), why };
             if !uri.contains(":/") {
@@ -76,7 +76,7 @@ impl Mirrors {
     /// From `apt-get indextargets` in [`INDEX_TARGETS_FORMAT`]: by the labels of the archives, whatever their
     /// URIs look like. Knows only what apt has lists of.
     pub fn from_index_targets(text: &str) -> Self {
-        let mut mirrors = Mirrors::default();
+        let mut mirrors = ArchiveMirrors::default();
         for (label, uri) in text.lines().filter_map(|line| line.split_once('|')) {
             if let Some((archive, ..)) = ARCHIVES.iter().find(|(_, known, _)| *known == label) {
                 mirrors.set(*archive, uri);
@@ -88,7 +88,7 @@ impl Mirrors {
     /// From the text of an apt source file, one-line style or, if `deb822`, in paragraphs: by the last
     /// component of the URIs. Sources that are off do not count. Source: sources.list(5).
     pub fn from_source_file(text: &str, deb822: bool) -> Self {
-        let mut mirrors = Mirrors::default();
+        let mut mirrors = ArchiveMirrors::default();
         let uris = if deb822 { deb822_uris(text) } else { one_line_uris(text) };
         for uri in uris {
             if let Some(archive) = archive_by_directory(uri) {
@@ -159,7 +159,7 @@ fn paragraphs(text: &str) -> Vec<Vec<(&str, Vec<&str>)>> {
 mod tests {
     use super::*;
 
-    fn both(mirrors: &Mirrors) -> [Option<&str>; 2] {
+    fn both(mirrors: &ArchiveMirrors) -> [Option<&str>; 2] {
         [Archive::Debian, Archive::Security].map(|archive| mirrors.uri(archive))
     }
 
@@ -180,7 +180,7 @@ mod tests {
             ("http://s.example/debian-security", "", "http://s.example/debian-security"),
             ("", "", ""),
         ] {
-            assert_eq!(both(&Mirrors::from_option(text).unwrap()), some(main, security), "{text}");
+            assert_eq!(both(&ArchiveMirrors::from_option(text).unwrap()), some(main, security), "{text}");
         }
         for (text, message) in [
             (
@@ -192,7 +192,7 @@ mod tests {
                 "`http://b/y` can't be a mirror: there is one before it for the same archive",
             ),
         ] {
-            assert_eq!(Mirrors::from_option(text).unwrap_err().to_string(), message);
+            assert_eq!(ArchiveMirrors::from_option(text).unwrap_err().to_string(), message);
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
     fn labels_tell_archives_whatever_their_uris() {
         let text = "Node Source|https://node.example/\nDebian|http://cache.example/a/\nDebian|http://b.example/\n\
                     Debian-Security|http://cache.example/s/\nDebian Backports|http://c.example/\n";
-        let mirrors = Mirrors::from_index_targets(text);
+        let mirrors = ArchiveMirrors::from_index_targets(text);
         assert_eq!(both(&mirrors), some("http://cache.example/a", "http://cache.example/s"));
         assert!(mirrors.is_complete());
     }
@@ -215,16 +215,16 @@ mod tests {
                       # comment\nTypes: deb deb-src\nURIs:\n# within\n  http://a.example/debian\nSuites: trixie\n\n\n\
                       types: deb\nuris: http://s.example/debian-security/\n";
         for (text, is_deb822) in [(one_line, false), (deb822, true)] {
-            let mirrors = Mirrors::from_source_file(text, is_deb822);
+            let mirrors = ArchiveMirrors::from_source_file(text, is_deb822);
             assert_eq!(both(&mirrors), some("http://a.example/debian", "http://s.example/debian-security"));
         }
-        assert_eq!(both(&Mirrors::from_source_file("garbage\n:\n [", true)), some("", ""));
+        assert_eq!(both(&ArchiveMirrors::from_source_file("garbage\n:\n [", true)), some("", ""));
     }
 
     #[test]
     fn what_is_known_already_is_not_replaced() {
-        let option = Mirrors::from_option("http://a.example/other").unwrap();
-        let own = Mirrors::from_source_file(
+        let option = ArchiveMirrors::from_option("http://a.example/other").unwrap();
+        let own = ArchiveMirrors::from_source_file(
             "deb http://b.example/debian x\ndeb http://b.example/debian-security x",
             false,
         );

@@ -1,7 +1,7 @@
 //! Debian trees: which packages, from which archives, made by which mmdebstrap command.
 //!
-//! A [`Set`] says what is wanted, a [`Mirrors`] where the archives are; together they give [`Source`]s and, with
-//! what the archives' InRelease files say, a [`Plan`]: the arguments of mmdebstrap and the name under which its
+//! A [`PackageSet`] says what is wanted, a [`ArchiveMirrors`] where the archives are; together they give [`AptSource`]s and, with
+//! what the archives' InRelease files say, a [`TreePlan`]: the arguments of mmdebstrap and the name under which its
 //! tree can be kept. Running it is the host's work.
 
 pub mod inrelease;
@@ -12,12 +12,12 @@ pub mod plan;
 
 use std::fmt;
 
-use crate::recipe::{self, Origin};
+use crate::recipe::{self, ArchiveLocation};
 
 pub use crate::recipe::Archive;
 pub use inrelease::InRelease;
-pub use mirrors::Mirrors;
-pub use plan::{Mode, Plan};
+pub use mirrors::ArchiveMirrors;
+pub use plan::{MmdebstrapMode, TreePlan};
 
 /// The keyring that every source is checked against unless it names its own; of Debian's package
 /// `debian-archive-keyring`, at the same path here and in the tree.
@@ -25,7 +25,7 @@ pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What a tree is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Set {
+pub struct PackageSet {
     /// The release: `trixie`.
     pub suite: String,
     /// mmdebstrap's variant: `minbase`, `apt`, `essential`, `extract`, ...
@@ -48,7 +48,7 @@ pub struct MoreSource {
     /// `trixie-security`, ...
     pub suite: String,
     /// Where it is.
-    pub place: Place,
+    pub place: AptLocation,
     /// Its components.
     pub components: Vec<String>,
     /// The keyring it is checked against, [`KEYRING`] if `None`.
@@ -57,7 +57,7 @@ pub struct MoreSource {
 
 /// Where a source is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum AptLocation {
     /// In one of Debian's archives, wherever the mirror for it is.
     Archive(Archive),
     /// At a URI.
@@ -75,7 +75,7 @@ pub struct Script {
 
 /// A source as apt gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct AptSource {
     /// Where the archive is, without a `/` at the end.
     pub uri: String,
     /// The suite in it.
@@ -86,7 +86,7 @@ pub struct Source {
     pub signed_by: String,
 }
 
-impl Source {
+impl AptSource {
     /// Where its InRelease file is.
     pub fn inrelease_uri(&self) -> String {
         format!("{}/dists/{}/InRelease", self.uri, self.suite)
@@ -94,9 +94,9 @@ impl Source {
 }
 
 /// The line for sources.list.
-impl fmt::Display for Source {
+impl fmt::Display for AptSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Source { uri, suite, components, signed_by } = self;
+        let AptSource { uri, suite, components, signed_by } = self;
         write!(f, "deb [signed-by={signed_by}] {uri} {suite} {}", components.join(" "))
     }
 }
@@ -123,12 +123,12 @@ pub enum SetError {
     },
 }
 
-impl Set {
+impl PackageSet {
     /// What a recipe asks for. `scripts` are the texts of its `customise`, in order.
     pub fn of(debian: &recipe::Debian, scripts: Vec<Script>) -> Self {
         // Whatever mmdebstrap's default: what the recipe says holds.
         let recommends = format!("APT::Install-Recommends \"{}\"", debian.recommends);
-        Set {
+        PackageSet {
             suite: debian.suite.as_str().into(),
             variant: debian.variant.as_str().into(),
             components: names(&debian.components),
@@ -143,10 +143,10 @@ impl Set {
     ///
     /// # Errors
     /// [`SetError`].
-    pub fn sources(&self, mirrors: &Mirrors) -> Result<Vec<Source>, SetError> {
+    pub fn sources(&self, mirrors: &ArchiveMirrors) -> Result<Vec<AptSource>, SetError> {
         let own = MoreSource {
             suite: self.suite.clone(),
-            place: Place::Archive(Archive::Debian),
+            place: AptLocation::Archive(Archive::Debian),
             components: self.components.clone(),
             signed_by: None,
         };
@@ -159,8 +159,8 @@ pub fn more_sources(debian: &recipe::Debian) -> Vec<MoreSource> {
     let sources = debian.sources.iter().map(|source| MoreSource {
         suite: source.suite.as_str().into(),
         place: match &source.origin {
-            Origin::Archive(archive) => Place::Archive(*archive),
-            Origin::Uri(url) => Place::Uri(url.as_str().into()),
+            ArchiveLocation::Archive(archive) => AptLocation::Archive(*archive),
+            ArchiveLocation::Uri(url) => AptLocation::Uri(url.as_str().into()),
         },
         components: names(&source.components),
         signed_by: None,
@@ -173,10 +173,12 @@ fn names(components: &[recipe::Component]) -> Vec<String> {
 }
 
 impl MoreSource {
-    fn resolve(&self, mirrors: &Mirrors) -> Result<Source, SetError> {
+    fn resolve(&self, mirrors: &ArchiveMirrors) -> Result<AptSource, SetError> {
         let uri = match &self.place {
-            Place::Uri(uri) => uri.clone(),
-            Place::Archive(archive) => mirrors.uri(*archive).ok_or(SetError::NoMirror(*archive))?.to_owned(),
+            AptLocation::Uri(uri) => uri.clone(),
+            AptLocation::Archive(archive) => {
+                mirrors.uri(*archive).ok_or(SetError::NoMirror(*archive))?.to_owned()
+            }
         };
         let uri = uri.trim_end_matches('/').to_owned();
         if !uri.contains(":/") {
@@ -185,7 +187,7 @@ impl MoreSource {
         }
         let suite = word("a suite", &self.suite)?;
         let components = self.components.iter().map(|name| word("a component", name));
-        Ok(Source {
+        Ok(AptSource {
             uri: word("the place of an archive", &uri)?,
             suite,
             components: components.collect::<Result<_, _>>()?,
@@ -212,21 +214,21 @@ fn word(what: &'static str, value: &str) -> Result<String, SetError> {
 mod tests {
     use super::*;
 
-    pub(super) fn set() -> Set {
-        Set {
+    pub(super) fn set() -> PackageSet {
+        PackageSet {
             suite: "trixie".into(),
             variant: "minbase".into(),
             components: vec!["main".into(), "non-free-firmware".into()],
             sources: vec![
                 MoreSource {
                     suite: "trixie-security".into(),
-                    place: Place::Archive(Archive::Security),
+                    place: AptLocation::Archive(Archive::Security),
                     components: vec!["main".into()],
                     signed_by: None,
                 },
                 MoreSource {
                     suite: "stable".into(),
-                    place: Place::Uri("https://packages.example/apt/".into()),
+                    place: AptLocation::Uri("https://packages.example/apt/".into()),
                     components: vec!["tools".into()],
                     signed_by: Some("/usr/share/keyrings/tools.gpg".into()),
                 },
@@ -239,7 +241,7 @@ mod tests {
 
     #[test]
     fn sources_become_lines_with_their_keyrings() {
-        let mirrors = Mirrors::from_option("http://mirror.example/debian/").unwrap();
+        let mirrors = ArchiveMirrors::from_option("http://mirror.example/debian/").unwrap();
         let lines: Vec<String> = set().sources(&mirrors).unwrap().iter().map(ToString::to_string).collect();
         let keys = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
         assert_eq!(
@@ -255,8 +257,8 @@ mod tests {
 
     #[test]
     fn what_would_change_the_line_is_refused() {
-        let mirrors = Mirrors::from_option("http://mirror.example/debian").unwrap();
-        type Change = fn(&mut Set);
+        let mirrors = ArchiveMirrors::from_option("http://mirror.example/debian").unwrap();
+        type Change = fn(&mut PackageSet);
         let cases: [(Change, &str); 4] = [
             (
                 |set| set.suite = "tri xie".into(),
@@ -265,7 +267,7 @@ mod tests {
             (|set| set.suite = String::new(), "`` can't be a suite: it is empty"),
             (|set| set.components[0] = "-o".into(), "`-o` can't be a component: it begins with `-`"),
             (
-                |set| set.sources[0].place = Place::Uri("mirror.example".into()),
+                |set| set.sources[0].place = AptLocation::Uri("mirror.example".into()),
                 "`mirror.example` can't be the place of an archive: a URI begins like `http://mirror.example/debian`",
             ),
         ];
@@ -274,6 +276,9 @@ mod tests {
             change(&mut set);
             assert_eq!(set.sources(&mirrors).unwrap_err().to_string(), message);
         }
-        assert_eq!(set().sources(&Mirrors::default()).unwrap_err(), SetError::NoMirror(Archive::Debian));
+        assert_eq!(
+            set().sources(&ArchiveMirrors::default()).unwrap_err(),
+            SetError::NoMirror(Archive::Debian)
+        );
     }
 }

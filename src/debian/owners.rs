@@ -13,7 +13,7 @@ const STATUS: &[u8] = b"var/lib/dpkg/status";
 
 /// A package as it is installed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Package {
+pub struct InstalledPackage {
     /// The source package that it was built from: these are updated together.
     pub source: String,
     /// Its name, with `:amd64` where dpkg's records have it.
@@ -26,7 +26,7 @@ pub struct Package {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     /// By source, then by name.
-    pub packages: Vec<Package>,
+    pub packages: Vec<InstalledPackage>,
     owner: HashMap<NodeId, u32>,
 }
 
@@ -41,14 +41,14 @@ impl Owners {
         let status = text(tree, contents, status)?;
         let described = stanzas(&status);
         let Some(entries) = tree.entries(info) else { return Ok(owners) };
-        let mut lists: BTreeMap<Package, (NodeId, &[u8])> = BTreeMap::new();
+        let mut lists: BTreeMap<InstalledPackage, (NodeId, &[u8])> = BTreeMap::new();
         for (file, &id) in entries {
             let Some(stem) = file.strip_suffix(b".list") else { continue };
             let name = String::from_utf8_lossy(stem).into_owned();
             let plain = name.split(':').next().unwrap_or_default();
             let (source, version) =
                 described.get(plain).cloned().unwrap_or_else(|| (plain.to_owned(), String::new()));
-            lists.insert(Package { source, name, version }, (id, stem));
+            lists.insert(InstalledPackage { source, name, version }, (id, stem));
         }
         for ((package, (list, stem)), number) in lists.into_iter().zip(0..) {
             owners.packages.push(package);
@@ -93,8 +93,10 @@ impl Owners {
 
     /// The packages, as a layout map names them.
     pub fn labels(&self) -> Vec<Label> {
-        let label =
-            |package: &Package| Label { name: package.name.clone(), version: package.version.clone() };
+        let label = |package: &InstalledPackage| Label {
+            name: package.name.clone(),
+            version: package.version.clone(),
+        };
         self.packages.iter().map(label).collect()
     }
 

@@ -6,37 +6,37 @@ use std::path::Path;
 
 use formats::digest::Sha256;
 
-use super::{InRelease, Set, SetError, Source, word};
+use super::{AptSource, InRelease, PackageSet, SetError, word};
 
 /// How mmdebstrap becomes root in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum MmdebstrapMode {
     /// It is root.
     Root,
     /// In a user namespace, as an ordinary user with ids in /etc/subuid and /etc/subgid.
     Unshare,
 }
 
-impl Mode {
+impl MmdebstrapMode {
     fn argument(self) -> &'static str {
         match self {
-            Mode::Root => "--mode=root",
-            Mode::Unshare => "--mode=unshare",
+            MmdebstrapMode::Root => "--mode=root",
+            MmdebstrapMode::Unshare => "--mode=unshare",
         }
     }
 }
 
 /// Everything that decides what is in a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    set: Set,
-    sources: Vec<(Source, InRelease)>,
+pub struct TreePlan {
+    set: PackageSet,
+    sources: Vec<(AptSource, InRelease)>,
     epoch: i64,
 }
 
 /// A file for mmdebstrap, to be written into one directory that its hooks can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanFile {
+pub struct TreePlanFile {
     /// Its name in the directory.
     pub name: String,
     /// What is in it.
@@ -53,19 +53,23 @@ const FINISH: &str = "finish";
 /// Changes when the way trees are made does, so that none made the old way is taken from a cache.
 const GENERATION: u32 = 1;
 
-impl Plan {
+impl TreePlan {
     /// A plan for `set` from `sources`, each with its InRelease as it is now. `epoch` is SOURCE_DATE_EPOCH,
     /// seconds since 1970; without one it is the date of the newest InRelease.
     ///
     /// # Errors
     /// [`SetError::Word`] for the variant or a package that can't be one.
-    pub fn new(set: Set, sources: Vec<(Source, InRelease)>, epoch: Option<i64>) -> Result<Self, SetError> {
+    pub fn new(
+        set: PackageSet,
+        sources: Vec<(AptSource, InRelease)>,
+        epoch: Option<i64>,
+    ) -> Result<Self, SetError> {
         word("a variant", &set.variant)?;
         for package in &set.packages {
             word("a package", package)?;
         }
         let newest = sources.iter().map(|(_, inrelease)| inrelease.date).max();
-        Ok(Plan { epoch: epoch.or(newest).unwrap_or(0), set, sources })
+        Ok(TreePlan { epoch: epoch.or(newest).unwrap_or(0), set, sources })
     }
 
     /// No file of the tree gets a later time; seconds since 1970.
@@ -86,7 +90,8 @@ impl Plan {
 
     /// All that a tree depends on, a line each, with the newline.
     pub fn inputs(&self) -> Vec<String> {
-        let Set { suite, variant, components: _, sources: _, packages, apt_options, scripts } = &self.set;
+        let PackageSet { suite, variant, components: _, sources: _, packages, apt_options, scripts } =
+            &self.set;
         let mut text = format!("tree {GENERATION}\nsuite {suite}\nvariant {variant}\nepoch {}\n", self.epoch);
         // Writing to a String can't fail.
         let _ = writeln!(text, "finish {}", Sha256::of(FINISH_SCRIPT.as_bytes()));
@@ -105,28 +110,28 @@ impl Plan {
         text.split_inclusive('\n').map(str::to_owned).collect()
     }
 
-    /// The files that [`Plan::arguments`] names. `host_options`: what apt needs to reach the archives from
+    /// The files that [`TreePlan::arguments`] names. `host_options`: what apt needs to reach the archives from
     /// this machine, in the form of apt.conf; nothing of it stays in the tree.
-    pub fn files(&self, host_options: &str) -> Vec<PlanFile> {
+    pub fn files(&self, host_options: &str) -> Vec<TreePlanFile> {
         let mut apt_conf = host_options.to_owned();
         for option in &self.set.apt_options {
             let _ = writeln!(apt_conf, "{};", option.trim_end_matches(';'));
         }
         let mut files = vec![
-            PlanFile { name: APT_CONF.into(), bytes: apt_conf.into(), executable: false },
-            PlanFile { name: CHECK.into(), bytes: self.check_script().into(), executable: true },
-            PlanFile { name: FINISH.into(), bytes: FINISH_SCRIPT.into(), executable: true },
+            TreePlanFile { name: APT_CONF.into(), bytes: apt_conf.into(), executable: false },
+            TreePlanFile { name: CHECK.into(), bytes: self.check_script().into(), executable: true },
+            TreePlanFile { name: FINISH.into(), bytes: FINISH_SCRIPT.into(), executable: true },
         ];
         for (index, script) in self.set.scripts.iter().enumerate() {
             let (name, bytes) = (script_file(index), script.text.clone());
-            files.push(PlanFile { name, bytes, executable: true });
+            files.push(TreePlanFile { name, bytes, executable: true });
         }
         files
     }
 
-    /// mmdebstrap's arguments, with the files of [`Plan::files`] in `dir`. The archive comes out of its
+    /// mmdebstrap's arguments, with the files of [`TreePlan::files`] in `dir`. The archive comes out of its
     /// standard output.
-    pub fn arguments(&self, mode: Mode, dir: &Path) -> Vec<OsString> {
+    pub fn arguments(&self, mode: MmdebstrapMode, dir: &Path) -> Vec<OsString> {
         let with_path = |option: &str, name: &str| {
             let mut argument = OsString::from(option);
             argument.push(dir.join(name));
@@ -204,19 +209,19 @@ fn script_file(index: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::debian::{Mirrors, Script, tests::set};
+    use crate::debian::{ArchiveMirrors, Script, tests::set};
 
-    fn plan(change: impl FnOnce(&mut Set), date: i64, epoch: Option<i64>) -> Plan {
+    fn plan(change: impl FnOnce(&mut PackageSet), date: i64, epoch: Option<i64>) -> TreePlan {
         let mut set = set();
         change(&mut set);
-        let mirrors = Mirrors::from_option("http://mirror.example/debian").unwrap();
+        let mirrors = ArchiveMirrors::from_option("http://mirror.example/debian").unwrap();
         let sources = set.sources(&mirrors).unwrap().into_iter().enumerate().map(|(index, source)| {
             let date = date - index as i64;
             let sha256 = format!("{:064x}", date + 2 * index as i64).parse().unwrap();
             (source, InRelease { date, sha256 })
         });
         let sources = sources.collect();
-        Plan::new(set, sources, epoch).unwrap()
+        TreePlan::new(set, sources, epoch).unwrap()
     }
 
     fn script(text: &str) -> Script {
@@ -226,7 +231,7 @@ mod tests {
     #[test]
     fn arguments_are_those_of_mmdebstrap() {
         let plan = plan(|set| set.scripts.push(script("#!/bin/sh\n")), 1000, None);
-        let arguments = plan.arguments(Mode::Unshare, Path::new("/scratch"));
+        let arguments = plan.arguments(MmdebstrapMode::Unshare, Path::new("/scratch"));
         let shown: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
         assert_eq!(
             shown,
@@ -261,7 +266,7 @@ mod tests {
 
     #[test]
     fn whatever_changes_the_tree_changes_its_name() {
-        type Change = fn(&mut Set);
+        type Change = fn(&mut PackageSet);
         let base = plan(|_| (), 1000, None);
         assert_eq!(base.key(), plan(|_| (), 1000, None).key());
         let changes: [Change; 6] = [
@@ -291,7 +296,7 @@ mod tests {
         let mut set = set();
         set.packages.push("a,b".into());
         assert_eq!(
-            Plan::new(set, vec![], None).unwrap_err().to_string(),
+            TreePlan::new(set, vec![], None).unwrap_err().to_string(),
             "`a,b` can't be a package: it has a space or one of `[ ] , # \"` in it"
         );
     }

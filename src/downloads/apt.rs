@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::debian::inrelease::{self, InReleaseError};
 use crate::debian::mirrors::INDEX_TARGETS_FORMAT;
-use crate::debian::{InRelease, Mirrors, Source};
+use crate::debian::{AptSource, ArchiveMirrors, InRelease};
 use crate::sys::process::{Tool, ToolError};
 use system::files::{FileError, Scratch, read_at_most};
 
@@ -68,20 +68,20 @@ pub enum FetchError {
 
 /// The mirrors that this machine's own apt uses: by the labels of what it has lists of, and where it has none,
 /// by the URIs in its source files. Empty on a machine without apt.
-pub fn own_mirrors() -> Mirrors {
+pub fn own_mirrors() -> ArchiveMirrors {
     let printed = Tool::new("apt-get").args(["indextargets", "--format", INDEX_TARGETS_FORMAT]).output();
-    let listed = Mirrors::from_index_targets(&String::from_utf8_lossy(&printed.unwrap_or_default()));
+    let listed = ArchiveMirrors::from_index_targets(&String::from_utf8_lossy(&printed.unwrap_or_default()));
     if listed.is_complete() { listed } else { listed.or(mirrors_in(Path::new(SOURCES))) }
 }
 
 /// The mirrors in `sources.list` and `sources.list.d/` of a directory.
-fn mirrors_in(dir: &Path) -> Mirrors {
+fn mirrors_in(dir: &Path) -> ArchiveMirrors {
     let mut paths = vec![dir.join("sources.list")];
     let parts = fs::read_dir(dir.join("sources.list.d")).into_iter().flatten().flatten();
     let mut parts: Vec<_> = parts.map(|entry| entry.path()).collect();
     parts.sort();
     paths.append(&mut parts);
-    let mut mirrors = Mirrors::default();
+    let mut mirrors = ArchiveMirrors::default();
     for path in paths {
         let deb822 = path.extension() == Some(OsStr::new("sources"));
         if !deb822 && path.extension() != Some(OsStr::new("list")) {
@@ -89,7 +89,7 @@ fn mirrors_in(dir: &Path) -> Mirrors {
         }
         // What can't be read names no mirror.
         if let Ok(text) = fs::read_to_string(&path) {
-            mirrors = mirrors.or(Mirrors::from_source_file(&text, deb822));
+            mirrors = mirrors.or(ArchiveMirrors::from_source_file(&text, deb822));
         }
     }
     mirrors
@@ -120,7 +120,7 @@ fn options_of_reach(dump: &str) -> String {
 /// # Errors
 /// [`FetchError`] for the first that can't be had.
 pub fn inreleases(
-    sources: &[Source],
+    sources: &[AptSource],
     dir: &Path,
     log: &Path,
     offline: bool,
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn what_was_never_fetched_is_not_there_offline() {
         let dir = Scratch::directory(std::env::temp_dir()).unwrap();
-        let source = Source {
+        let source = AptSource {
             uri: "http://me:secret@mirror.example/debian".into(),
             suite: "trixie".into(),
             components: vec!["main".into()],

@@ -17,7 +17,7 @@ use sha2::Digest as _;
 
 use crate::foreign::sums::{Algorithm, Sum};
 use crate::sys::progress::{Progress, Task, Unit};
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault;
 use system::files::{self, AtomicFile, FileError};
 use system::http::{BadProxy, Get, Http, Patience, Proxies};
 
@@ -32,7 +32,7 @@ const FILE_TIME: Duration = Duration::from_secs(6 * 3600);
 
 /// Why a file can't be had.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub enum ThirdPartyError {
     /// No mirror gave it.
     #[error("{}{}", tried.join("; "), match dir {
         Some(dir) => format!("; nor is it in {}", dir.display()),
@@ -79,7 +79,7 @@ pub enum SourceError {
 }
 
 /// Where files of others come from.
-pub struct Sources<'a> {
+pub struct ThirdPartySources<'a> {
     /// Mirrored files, asked first.
     pub dir: Option<&'a Path>,
     /// The cache's directory.
@@ -92,17 +92,17 @@ pub struct Sources<'a> {
     checked: RefCell<BTreeMap<Sum, PathBuf>>,
 }
 
-impl<'a> Sources<'a> {
+impl<'a> ThirdPartySources<'a> {
     /// Nothing is looked at yet.
     pub fn new(dir: Option<&'a Path>, cache: &'a Path, offline: bool, progress: &'a dyn Progress) -> Self {
-        Sources { dir, cache, offline, progress, checked: RefCell::default() }
+        ThirdPartySources { dir, cache, offline, progress, checked: RefCell::default() }
     }
 
     /// A file that has `sum`, wherever it comes from.
     ///
     /// # Errors
-    /// [`SourceError`]; a file with another sum is not kept.
-    pub fn get(&self, urls: &[String], sum: &Sum) -> Result<PathBuf, SourceError> {
+    /// [`ThirdPartyError`]; a file with another sum is not kept.
+    pub fn get(&self, urls: &[String], sum: &Sum) -> Result<PathBuf, ThirdPartyError> {
         if let Some(path) = self.checked.borrow().get(sum) {
             return Ok(path.clone());
         }
@@ -111,7 +111,7 @@ impl<'a> Sources<'a> {
         Ok(path)
     }
 
-    fn find(&self, urls: &[String], sum: &Sum) -> Result<PathBuf, SourceError> {
+    fn find(&self, urls: &[String], sum: &Sum) -> Result<PathBuf, ThirdPartyError> {
         let url = urls.first().cloned().unwrap_or_default();
         let mut other = None;
         for path in self.mirrored(urls) {
@@ -119,7 +119,7 @@ impl<'a> Sources<'a> {
             if found == *sum {
                 return Ok(path);
             }
-            other.get_or_insert(SourceError::Sum { path, url: url.clone(), found, want: *sum });
+            other.get_or_insert(ThirdPartyError::Sum { path, url: url.clone(), found, want: *sum });
         }
         if let Some(error) = other {
             return Err(error);
@@ -146,8 +146,8 @@ impl<'a> Sources<'a> {
     /// A file of which no sum is known yet, and the SHA-256 that it has.
     ///
     /// # Errors
-    /// [`SourceError`].
-    pub fn get_unknown(&self, urls: &[String]) -> Result<(PathBuf, Sum), SourceError> {
+    /// [`ThirdPartyError`].
+    pub fn get_unknown(&self, urls: &[String]) -> Result<(PathBuf, Sum), ThirdPartyError> {
         if let Some(path) = self.mirrored(urls).into_iter().next() {
             let sum = self.sum_of(&path, Algorithm::Sha256)?;
             return Ok((path, sum));
@@ -167,8 +167,8 @@ impl<'a> Sources<'a> {
     /// A small text that changes, such as a checksum file: mirrored, or fetched now; offline, the last one.
     ///
     /// # Errors
-    /// [`SourceError`].
-    pub fn text(&self, urls: &[String], limit: u64) -> Result<Vec<u8>, SourceError> {
+    /// [`ThirdPartyError`].
+    pub fn text(&self, urls: &[String], limit: u64) -> Result<Vec<u8>, ThirdPartyError> {
         if let Some(path) = self.mirrored(urls).into_iter().next() {
             return Ok(files::read_at_most(path, limit)?);
         }
@@ -179,7 +179,7 @@ impl<'a> Sources<'a> {
                 return Ok(files::read_at_most(kept, limit)?);
             }
             let url = urls.first().cloned().unwrap_or_default();
-            return Err(SourceError::Offline { url, dir: self.dir.map(Into::into) });
+            return Err(ThirdPartyError::Offline { url, dir: self.dir.map(Into::into) });
         }
         self.fetch(urls, |_| Ok(kept.clone()))?;
         Ok(files::read_at_most(kept, limit)?)
@@ -235,7 +235,7 @@ impl<'a> Sources<'a> {
         let mut file = File::open(path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
         let task = self.progress.start(&format!("checking {}", path.display()), len, Unit::Bytes);
-        let mut fetched = Fetched::default();
+        let mut fetched = FileHashers::default();
         copy(&mut file, &mut io::sink(), &mut fetched, &*task).map_err(failed)?;
         Ok(fetched.sum(algorithm))
     }
@@ -244,11 +244,14 @@ impl<'a> Sources<'a> {
     fn fetch(
         &self,
         urls: &[String],
-        mut judge: impl FnMut(&Fetched) -> Result<PathBuf, String>,
-    ) -> Result<(), SourceError> {
+        mut judge: impl FnMut(&FileHashers) -> Result<PathBuf, String>,
+    ) -> Result<(), ThirdPartyError> {
         let dir = || self.dir.map(Into::into);
         if self.offline {
-            return Err(SourceError::Offline { url: urls.first().cloned().unwrap_or_default(), dir: dir() });
+            return Err(ThirdPartyError::Offline {
+                url: urls.first().cloned().unwrap_or_default(),
+                dir: dir(),
+            });
         }
         let http = Http::new(Proxies::from_env()?, None, 1, Patience::default());
         let http = http.unwrap_or_else(|_| unreachable!("there are no certificates to be wrong"));
@@ -277,17 +280,20 @@ impl<'a> Sources<'a> {
                 break;
             }
         }
-        Err(SourceError::Unreachable { tried, dir: dir() })
+        Err(ThirdPartyError::Unreachable { tried, dir: dir() })
     }
 
-    fn fetch_once(&self, http: &Http, url: &str, file: &mut AtomicFile) -> Result<Fetched, Failed> {
+    fn fetch_once(&self, http: &Http, url: &str, file: &mut AtomicFile) -> Result<FileHashers, Failed> {
         let get = Get::new(url, LIMIT, Instant::now() + FILE_TIME);
         let (announced, mut body) = http.stream(get).map_err(|fault| Failed::Net {
-            again: !matches!(fault, Fault::Missing(_) | Fault::WebPage | Fault::TooLong { .. }),
+            again: !matches!(
+                fault,
+                FetchFault::Missing(_) | FetchFault::WebPage | FetchFault::TooLong { .. }
+            ),
             text: fault.to_string(),
         })?;
         let task = self.progress.start(&format!("fetching {url}"), announced.unwrap_or(0), Unit::Bytes);
-        let mut fetched = Fetched::default();
+        let mut fetched = FileHashers::default();
         let broken = |error: io::Error| match error.downcast::<FileError>() {
             Ok(file) => Failed::File(file),
             Err(error) => Failed::Net { text: format!("the connection broke: {error}"), again: true },
@@ -311,13 +317,13 @@ enum Failed {
 
 /// What is known of bytes that have come by.
 #[derive(Default)]
-struct Fetched {
+struct FileHashers {
     len: u64,
     sha256: sha2::Sha256,
     sha512: sha2::Sha512,
 }
 
-impl Fetched {
+impl FileHashers {
     /// The checksum by this algorithm.
     fn sum(&self, algorithm: Algorithm) -> Sum {
         match algorithm {
@@ -327,7 +333,12 @@ impl Fetched {
     }
 }
 
-fn copy(from: &mut impl Read, to: &mut impl Write, fetched: &mut Fetched, task: &dyn Task) -> io::Result<()> {
+fn copy(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    fetched: &mut FileHashers,
+    task: &dyn Task,
+) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
         let len = match from.read(&mut buffer) {
@@ -356,7 +367,7 @@ mod tests {
     use system::files::Scratch;
 
     fn sum(bytes: &[u8]) -> Sum {
-        let mut fetched = Fetched::default();
+        let mut fetched = FileHashers::default();
         fetched.sha512.update(bytes);
         fetched.sum(Algorithm::Sha512)
     }
@@ -378,7 +389,7 @@ mod tests {
             format!("http://{}/blk/absent", server.address()),
             format!("http://{}/blk/three", server.address()),
         ];
-        let sources = |offline| Sources::new(Some(&dir), &cache, offline, &Silent);
+        let sources = |offline| ThirdPartySources::new(Some(&dir), &cache, offline, &Silent);
         let get = |urls: &[&str], bytes: &[u8]| {
             let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
             sources(true).get(&urls, &sum(bytes)).map_err(|error| error.to_string())

@@ -112,14 +112,14 @@ pub fn needed_for(blocks: u32) -> u32 {
 
 /// Where all blocks of a file lie.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Map {
+pub struct BlockMap {
     /// Blocks of data, ascending in the file.
     pub data: Vec<Run>,
     /// Indirect blocks and their positions, in their order.
     pub indirect: Vec<(Indirect, u32)>,
 }
 
-impl Map {
+impl BlockMap {
     /// The block of the image that has a block of the file, 0 for a hole.
     pub fn block(&self, logical: u32) -> u32 {
         let next = self.data.partition_point(|run| run.logical <= logical);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     /// Looks a block up as the kernel does, through the rendered blocks.
-    fn walk(map: &Map, logical: u32) -> u32 {
+    fn walk(map: &BlockMap, logical: u32) -> u32 {
         let pointer =
             |block: &[u8], nth: u32| u32::from_le_bytes(block[nth as usize * 4..][..4].try_into().unwrap());
         let rendered = |at: u32| {
@@ -262,7 +262,7 @@ mod tests {
         ];
         let ranges: Vec<Range<u32>> = runs.iter().map(|run| run.logical..run.logical_end()).collect();
         let indirect = needed(&ranges).into_iter().zip(1_000_000..).collect();
-        let map = Map { data: runs.to_vec(), indirect };
+        let map = BlockMap { data: runs.to_vec(), indirect };
         for run in runs {
             let edges = [0, 1, run.count / 2, run.count - 1].map(|nth| nth.min(run.count - 1));
             for nth in edges {

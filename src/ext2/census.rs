@@ -1,35 +1,35 @@
 //! What each page of a planned image holds, and so which blocks of the disk an update changes.
 
-use super::demand::Origin;
+use super::demand::InodeOrigin;
 use super::geometry::BLOCK;
 use super::layout::LayoutMap;
 use super::pages::{PageHash, Pages};
-use super::plan::{Piece, Plan};
-use super::writer::{Image, WriteError};
+use super::plan::{ImagePlan, RunContents};
+use super::writer::{PlannedImage, WriteError};
 use crate::parallel::{cores, each};
 use crate::tree::{Contents, Kind};
 
 /// What each page of a planned image holds. Pages that nothing uses may hold anything.
 #[derive(Clone, Debug)]
-pub struct Census {
+pub struct PageMap {
     /// By page of the image; zeros for those that are free.
     pages: Vec<PageHash>,
     /// Whether a page is in use.
     live: Vec<bool>,
 }
 
-impl Census {
+impl PageMap {
     /// Takes it. Metadata is rendered; files are known from `pages`.
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn take(plan: &Plan<'_>, contents: &dyn Contents, pages: &Pages) -> Result<Self, WriteError> {
+    pub fn take(plan: &ImagePlan<'_>, contents: &dyn Contents, pages: &Pages) -> Result<Self, WriteError> {
         let geometry = plan.geometry();
-        let mut census = Census {
+        let mut census = PageMap {
             pages: vec![PageHash::ZERO; geometry.blocks as usize],
             live: vec![false; geometry.blocks as usize],
         };
-        let image = Image::new(plan, contents);
+        let image = PlannedImage::new(plan, contents);
         let page = || vec![0; BLOCK as usize];
         let rendered = |page: &mut Vec<u8>, at: u32| {
             image.fill(at, page)?;
@@ -45,13 +45,15 @@ impl Census {
             (start..).zip(hashes).for_each(|(at, hash)| census.set(at, hash));
         }
         let mut page = page();
-        let mut render = |census: &mut Census, at: u32| {
+        let mut render = |census: &mut PageMap, at: u32| {
             census.set(at, rendered(&mut page, at)?);
             Ok::<_, WriteError>(())
         };
         for (wanted, map) in plan.demand.wanted.iter().zip(&plan.maps) {
             let hashes: &[PageHash] = match wanted.origin {
-                Origin::Node(node) if !matches!(plan.demand.tree.node(node).kind, Kind::Directory(_)) => {
+                InodeOrigin::Node(node)
+                    if !matches!(plan.demand.tree.node(node).kind, Kind::Directory(_)) =>
+                {
                     pages.of(node)
                 }
                 _ => &[],
@@ -68,7 +70,7 @@ impl Census {
             }
         }
         for used in &plan.used {
-            if let Piece::Indirect { .. } | Piece::Xattrs { .. } = used.piece {
+            if let RunContents::Indirect { .. } | RunContents::Xattrs { .. } = used.piece {
                 for at in used.start..used.end() {
                     render(&mut census, at)?;
                 }

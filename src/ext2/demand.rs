@@ -43,7 +43,7 @@ impl Profile {
 
 /// What a recipe may say of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct ImageOptions {
     /// Name of the image: UUID and hash seed follow from it, and it is the label, cut to 16 bytes.
     pub name: String,
     /// Time of making, seconds since 1970: in the superblock, and of a lost+found that the tree lacks.
@@ -62,10 +62,10 @@ pub struct Options {
     pub first: Vec<Vec<u8>>,
 }
 
-impl Options {
+impl ImageOptions {
     /// No free space, inodes of 256 bytes, nothing reserved.
     pub fn new(name: &str, epoch: u64) -> Self {
-        Options {
+        ImageOptions {
             name: name.to_owned(),
             epoch,
             free: 0,
@@ -177,7 +177,7 @@ pub enum DemandError {
 
 /// Where an inode comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub enum InodeOrigin {
     /// A node of the tree.
     Node(NodeId),
     /// The lost+found that the tree did not have: empty, mode 0700, root's.
@@ -186,7 +186,7 @@ pub enum Origin {
 
 /// An entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'t> {
+pub struct DemandedEntry<'t> {
     /// Its name.
     pub name: &'t [u8],
     /// The inode, by its position in [`Demand::wanted`].
@@ -203,7 +203,7 @@ pub enum Body<'t> {
     /// A directory.
     Directory {
         /// Its entries without `.` and `..`, in the order of their names.
-        entries: Vec<Entry<'t>>,
+        entries: Vec<DemandedEntry<'t>>,
         /// Blocks that it has at least.
         blocks: u32,
     },
@@ -211,9 +211,9 @@ pub enum Body<'t> {
 
 /// An inode that the tree asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted<'t> {
+pub struct DemandedInode<'t> {
     /// What it is.
-    pub origin: Origin,
+    pub origin: InodeOrigin,
     /// First path of it, without leading `/`; empty for the root.
     pub path: Vec<u8>,
     /// The directory of that path, by its position in [`Demand::wanted`]; the root is its own.
@@ -245,14 +245,14 @@ pub struct Demand<'t> {
     /// The tree.
     pub tree: &'t Tree,
     /// The recipe's wishes.
-    pub options: Options,
+    pub options: ImageOptions,
     /// Inodes.
-    pub wanted: Vec<Wanted<'t>>,
+    pub wanted: Vec<DemandedInode<'t>>,
     /// Attribute blocks.
     pub xattr_blocks: Vec<XattrBlock>,
     /// Position of lost+found in `wanted`.
     pub lost_found: usize,
-    /// By position: which of [`Options::first`] it is, [`NOT_FIRST`] if none.
+    /// By position: which of [`ImageOptions::first`] it is, [`NOT_FIRST`] if none.
     pub rank: Vec<u32>,
 }
 
@@ -264,8 +264,8 @@ impl<'t> Demand<'t> {
     ///
     /// # Errors
     /// [`DemandError`] for a tree that ext2 can't hold.
-    pub fn new(tree: &'t Tree, options: &Options) -> Result<Self, DemandError> {
-        let mut survey = Survey {
+    pub fn new(tree: &'t Tree, options: &ImageOptions) -> Result<Self, DemandError> {
+        let mut survey = TreeSurvey {
             demand: Demand {
                 tree,
                 options: options.clone(),
@@ -284,7 +284,7 @@ impl<'t> Demand<'t> {
     }
 }
 
-struct Survey<'t> {
+struct TreeSurvey<'t> {
     demand: Demand<'t>,
     /// Position in `wanted` of each node of the tree.
     seen: Vec<Option<usize>>,
@@ -294,7 +294,7 @@ struct Survey<'t> {
     shared: HashMap<Vec<Attr>, usize>,
 }
 
-impl<'t> Survey<'t> {
+impl<'t> TreeSurvey<'t> {
     /// Finds what is read first. Paths that the tree does not have are of an earlier one.
     fn rank(&mut self) {
         let Demand { tree, options, wanted, rank, .. } = &mut self.demand;
@@ -314,8 +314,8 @@ impl<'t> Survey<'t> {
             Some(_) => None,
             None => {
                 self.links.push(0);
-                self.demand.wanted.push(Wanted {
-                    origin: Origin::LostFound,
+                self.demand.wanted.push(DemandedInode {
+                    origin: InodeOrigin::LostFound,
                     path: b"lost+found".to_vec(),
                     parent: root,
                     links: 0,
@@ -352,7 +352,7 @@ impl<'t> Survey<'t> {
 
     /// Adds the entries of a directory, and `added` as lost+found; returns the directories among them.
     fn directory(&mut self, dir: usize, added: Option<usize>) -> Result<Vec<usize>, DemandError> {
-        let Origin::Node(node) = self.demand.wanted[dir].origin else { return Ok(vec![]) };
+        let InodeOrigin::Node(node) = self.demand.wanted[dir].origin else { return Ok(vec![]) };
         let path = self.demand.wanted[dir].path.clone();
         let mut entries = vec![];
         let mut below = vec![];
@@ -377,13 +377,13 @@ impl<'t> Survey<'t> {
                 self.links[dir] += 1;
                 below.push(target);
             }
-            entries.push(Entry { name, target });
+            entries.push(DemandedEntry { name, target });
         }
         if let Some(target) = added {
             self.links[target] += 2;
             self.links[dir] += 1;
             let at = entries.partition_point(|entry| entry.name < b"lost+found".as_slice());
-            entries.insert(at, Entry { name: b"lost+found", target });
+            entries.insert(at, DemandedEntry { name: b"lost+found", target });
         }
         self.demand.wanted[dir].body = Body::Directory { entries, blocks: 1 };
         Ok(below)
@@ -405,8 +405,8 @@ impl<'t> Survey<'t> {
         let position = self.demand.wanted.len();
         self.seen[id.index()] = Some(position);
         self.links.push(0);
-        self.demand.wanted.push(Wanted {
-            origin: Origin::Node(id),
+        self.demand.wanted.push(DemandedInode {
+            origin: InodeOrigin::Node(id),
             path,
             parent,
             links: 0,

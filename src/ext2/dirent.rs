@@ -26,7 +26,7 @@ pub const FT_DIR: u8 = 2;
 
 /// Place of one entry in a block of a directory. Its record goes to the next one, or to the end of the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
+pub struct DirentSlot {
     /// Offset in the block, a multiple of 4; below 24 in the first block are `.` and `..`.
     pub offset: u16,
     /// Which of the directory's entries, in the order of their names.
@@ -44,7 +44,7 @@ pub fn record_len(name: &[u8]) -> u16 {
 
 /// Entries one after the other in their order, a new block when one is full: as a directory is that was
 /// filled once.
-pub fn pack<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<Vec<Slot>> {
+pub fn pack<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<Vec<DirentSlot>> {
     let mut blocks = vec![vec![]];
     let mut offset = DOTS;
     for (name, entry) in names.zip(0..) {
@@ -53,7 +53,7 @@ pub fn pack<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<Vec<Slot>> {
             blocks.push(vec![]);
             offset = 0;
         }
-        blocks.last_mut().expect("never empty").push(Slot { offset, entry });
+        blocks.last_mut().expect("never empty").push(DirentSlot { offset, entry });
         offset += len;
     }
     blocks
@@ -61,7 +61,7 @@ pub fn pack<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<Vec<Slot>> {
 
 /// Whether a block's slots ascend, are aligned, and leave room for their entries' records. `first` is where
 /// the first may be: 24 in a directory's first block, 0 in others.
-pub fn fits<'n>(slots: &[Slot], first: u16, name: impl Fn(u32) -> Option<&'n [u8]>) -> bool {
+pub fn fits<'n>(slots: &[DirentSlot], first: u16, name: impl Fn(u32) -> Option<&'n [u8]>) -> bool {
     let mut free = first;
     for slot in slots {
         let Some(name) = name(slot.entry) else { return false };
@@ -113,7 +113,7 @@ fn put_u16(block: &mut [u8], offset: u16, value: u16) {
 
 /// A record as read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'b> {
+pub struct DirentRecord<'b> {
     /// Offset in the block.
     pub offset: usize,
     /// Inode, not 0.
@@ -144,7 +144,7 @@ pub enum BadRecord {
 }
 
 /// The records in use of a block of 1 to 4 KiB; ends after the first bad one.
-pub fn decode_block(block: &[u8]) -> impl Iterator<Item = Result<Record<'_>, BadRecord>> {
+pub fn decode_block(block: &[u8]) -> impl Iterator<Item = Result<DirentRecord<'_>, BadRecord>> {
     let mut offset = 0;
     std::iter::from_fn(move || {
         while let Some(header) = block.get(offset..).and_then(<[u8]>::first_chunk::<8>) {
@@ -165,7 +165,7 @@ pub fn decode_block(block: &[u8]) -> impl Iterator<Item = Result<Record<'_>, Bad
                 offset = block.len();
                 return Some(Err(BadRecord::Name { offset: at }));
             }
-            return Some(Ok(Record { offset: at, inode, file_type: header[7], name }));
+            return Some(Ok(DirentRecord { offset: at, inode, file_type: header[7], name }));
         }
         if offset < block.len() {
             let bad = BadRecord::Length { offset, rec_len: 0 };
@@ -218,10 +218,10 @@ mod tests {
 
     #[test]
     fn slots_that_do_not_fit_are_seen() {
-        let slot = |offset, entry| Slot { offset, entry };
+        let slot = |offset, entry| DirentSlot { offset, entry };
         let long = [b'x'; 255];
         let name = |entry| [&b"a"[..], &long].get(entry as usize).copied();
-        let cases: [(&[Slot], u16, bool); 10] = [
+        let cases: [(&[DirentSlot], u16, bool); 10] = [
             (&[], 0, true),
             (&[slot(0, 0), slot(12, 1)], 0, true),
             (&[slot(0, 0), slot(12, 1)], DOTS, false),

@@ -5,15 +5,15 @@ use std::io::Write;
 
 use super::blockmap::Run;
 use super::ondisk::decode_time;
-use super::reader::{RawInode, ReadError, Reader};
+use super::reader::{ImageReadError, RawInode, Reader};
 use super::xattr::Attr;
 use crate::tree::{Kind, SpoolId};
 
 /// Writes all of an image's metadata as text, one fact a line; what is 0 in the superblock is left out.
 ///
 /// # Errors
-/// Those of the reader; [`ReadError::Output`].
-pub fn dump(image: &Reader<'_>, out: &mut dyn Write) -> Result<(), ReadError> {
+/// Those of the reader; [`ImageReadError::Output`].
+pub fn dump(image: &Reader<'_>, out: &mut dyn Write) -> Result<(), ImageReadError> {
     let mut text = String::from("superblock\n");
     for (field, value) in image.superblock().show() {
         if value.bytes().any(|digit| digit != b'0') {
@@ -50,14 +50,14 @@ pub fn dump(image: &Reader<'_>, out: &mut dyn Write) -> Result<(), ReadError> {
 ///
 /// # Errors
 /// Those of the reader.
-pub fn stat(image: &Reader<'_>, raw: &RawInode) -> Result<String, ReadError> {
+pub fn stat(image: &Reader<'_>, raw: &RawInode) -> Result<String, ImageReadError> {
     let mut text = String::new();
     describe(image, raw, &mut text)?;
     Ok(text)
 }
 
-fn flush(text: &mut String, out: &mut dyn Write) -> Result<(), ReadError> {
-    out.write_all(text.as_bytes()).map_err(ReadError::Output)?;
+fn flush(text: &mut String, out: &mut dyn Write) -> Result<(), ImageReadError> {
+    out.write_all(text.as_bytes()).map_err(ImageReadError::Output)?;
     text.clear();
     Ok(())
 }
@@ -67,7 +67,7 @@ fn line(text: &mut String, args: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{args}");
 }
 
-fn describe_group(image: &Reader<'_>, group: u32, text: &mut String) -> Result<(), ReadError> {
+fn describe_group(image: &Reader<'_>, group: u32, text: &mut String) -> Result<(), ImageReadError> {
     let superblock = image.superblock();
     let descriptor = image.group(group)?;
     let bitmap = image.bitmap(group, false)?;
@@ -92,7 +92,7 @@ fn describe_group(image: &Reader<'_>, group: u32, text: &mut String) -> Result<(
     Ok(())
 }
 
-fn describe(image: &Reader<'_>, raw: &RawInode, text: &mut String) -> Result<(), ReadError> {
+fn describe(image: &Reader<'_>, raw: &RawInode, text: &mut String) -> Result<(), ImageReadError> {
     let inode = &raw.inode;
     let node = image.node(raw, SpoolId(0))?;
     let kind = match &node.kind {

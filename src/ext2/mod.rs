@@ -8,8 +8,8 @@
 //! Tree + Options -> Demand -> Allocator::place -> Placement -> Plan -> Image::fill, write
 //! ```
 //!
-//! [`Demand`] is what the tree asks for, [`Placement`] where an [`Allocator`] puts it, and [`Plan`] the two
-//! once they are known to agree: arithmetic, no contents read. An [`Image`] gives any range of the planned
+//! [`Demand`] is what the tree asks for, [`Placement`] where an [`Allocator`] puts it, and [`ImagePlan`] the two
+//! once they are known to agree: arithmetic, no contents read. An [`PlannedImage`] gives any range of the planned
 //! blocks; [`write`] asks for all of them in one forward pass. [`Reader`] reads images, also those of
 //! `mke2fs -t ext2`, and [`dump`] shows them as text.
 //!
@@ -36,18 +36,21 @@ mod reader;
 mod writer;
 pub mod xattr;
 
-pub use census::Census;
-pub use demand::{Body, Demand, DemandError, Entry, Options, Origin, Profile, Wanted, XattrBlock};
+pub use census::PageMap;
+pub use demand::{
+    Body, Demand, DemandError, DemandedEntry, DemandedInode, ImageOptions, InodeOrigin, Profile, XattrBlock,
+};
 pub use dump::{dump, stat};
 pub use geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry, InodeSize, MAX_BLOCKS};
 pub use layout::{
-    Align, Allocator, Cause, ChangedBlock, Changes, Label, LayoutError, LayoutMap, Mapped, MappedEntry,
-    MappedKind, PlaceError, PlacedInode, Placement, Previous, Sequential, Spread, Stable, keep_times,
+    Align, Allocator, Cause, ChangedBlock, Changes, IncrementalAllocator, Label, LayoutError, LayoutMap,
+    Mapped, MappedEntry, MappedKind, PlaceError, PlacedInode, Placement, PreviousLayout, Sequential, Spread,
+    keep_times,
 };
 pub use pages::{PageHash, Pages};
-pub use plan::{Plan, PlanError};
-pub use reader::{Blocks, Damage, DirEntry, RawInode, ReadAt, ReadError, Reader};
-pub use writer::{Image, WriteError, write};
+pub use plan::{ImagePlan, ImagePlanError};
+pub use reader::{DirEntry, ImageDamage, ImageReadError, InodeBlocks, RawInode, ReadAt, Reader};
+pub use writer::{PlannedImage, WriteError, write};
 
 /// Inode of the root directory (`EXT2_ROOT_INO`).
 pub const ROOT_INO: u32 = 2;

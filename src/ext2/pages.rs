@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::demand::file_runs;
 use super::geometry::BLOCK;
-use super::layout::{Mapped, MappedKind, Previous};
+use super::layout::{Mapped, MappedKind, PreviousLayout};
 use super::ondisk::FAST_SYMLINK;
 use super::shown;
 use super::writer::WriteError;
@@ -87,20 +87,20 @@ pub(super) fn sums_of(len: u64, pages: u64) -> usize {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     /// Where each node's hashes and sums are, by [`NodeId::index`].
-    nodes: Vec<Held>,
+    nodes: Vec<HashRanges>,
     hashes: Vec<PageHash>,
     sums: Vec<PageHash>,
 }
 
 /// Where a node's hashes and sums are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Held {
+struct HashRanges {
     hashes: Range<usize>,
     sums: Range<usize>,
 }
 
 /// Some pages of a file that one thread reads.
-struct Piece<'t> {
+struct PageBatch<'t> {
     content: &'t Content,
     /// A node, for messages.
     node: usize,
@@ -124,7 +124,7 @@ impl Pages {
     pub fn read(
         tree: &Tree,
         contents: &dyn Contents,
-        previous: Option<&Previous<'_>>,
+        previous: Option<&PreviousLayout<'_>>,
         read: &(dyn Fn(u64) + Sync),
     ) -> Result<Self, WriteError> {
         let (mut pages, mut pieces) = Pages::empty(tree);
@@ -132,7 +132,7 @@ impl Pages {
             pages.expect(&mut pieces, tree, previous);
         }
         let hash = |bytes: &mut Vec<u8>, nth: usize| {
-            let Piece { content, node, logical, at, sum, before } = &pieces[nth];
+            let PageBatch { content, node, logical, at, sum, before } = &pieces[nth];
             let part = &mut bytes[..logical.len() * PAGE];
             let done = content.read_at(contents, u64::from(logical.start) * u64::from(BLOCK), part);
             done.map_err(|error| (*node, error))?;
@@ -169,7 +169,7 @@ impl Pages {
 
     /// Room for the hashes of all that `tree` holds, with those of symlinks in it, and the pieces to be read for the
     /// rest.
-    fn empty(tree: &Tree) -> (Self, Vec<Piece<'_>>) {
+    fn empty(tree: &Tree) -> (Self, Vec<PageBatch<'_>>) {
         let mut pages = Pages::default();
         let mut pieces = vec![];
         let (mut count, mut sums) = (0, 0);
@@ -184,13 +184,13 @@ impl Pages {
                         let (at, sum) = (count, summed.then_some(sums));
                         count += logical.len();
                         sums += usize::from(summed);
-                        pieces.push(Piece { content, node: nth, logical, at, sum, before: None });
+                        pieces.push(PageBatch { content, node: nth, logical, at, sum, before: None });
                     }
                 }
                 Kind::Symlink(target) if target.len() >= FAST_SYMLINK => count += 1,
                 _ => {}
             }
-            pages.nodes.push(Held { hashes: from..count, sums: sums_from..sums });
+            pages.nodes.push(HashRanges { hashes: from..count, sums: sums_from..sums });
         }
         pages.hashes.resize(count, PageHash::ZERO);
         pages.sums.resize(sums, PageHash::ZERO);
@@ -214,7 +214,7 @@ impl Pages {
     }
 
     /// Puts what the file at a piece's path had there where the hashes of the piece belong, and tells the piece its sum.
-    fn expect(&mut self, pieces: &mut [Piece<'_>], tree: &Tree, previous: &Previous<'_>) {
+    fn expect(&mut self, pieces: &mut [PageBatch<'_>], tree: &Tree, previous: &PreviousLayout<'_>) {
         let mut old: Vec<Option<&Mapped>> = vec![None; self.nodes.len()];
         for (id, place) in previous.at_paths_of(tree) {
             let (held, old) = (&self.nodes[id.index()], &mut old[id.index()]);
@@ -227,7 +227,7 @@ impl Pages {
         }
         for piece in pieces {
             let (Some(sum), Some(mapped)) = (piece.sum, old[piece.node]) else { continue };
-            let Held { hashes, sums } = &self.nodes[piece.node];
+            let HashRanges { hashes, sums } = &self.nodes[piece.node];
             let had: usize = mapped.data.iter().map(|run| run.count as usize).sum();
             let is_file = matches!(mapped.kind, MappedKind::File(_));
             if is_file && piece.at - hashes.start + piece.logical.len() <= had {

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::blockmap::{Map, needed};
-use super::demand::{Body, Demand, DemandError, Options, Profile, Wanted};
+use super::blockmap::{BlockMap, needed};
+use super::demand::{Body, Demand, DemandError, DemandedInode, ImageOptions, Profile};
 use super::dirent::{self, DOTS};
 use super::geometry::{BLOCKS_PER_GROUP, Geometry};
 use super::layout::{Allocator, PlaceError, PlacedInode, Placement};
@@ -17,7 +17,7 @@ use crate::tree::{Meta, Time, Tree};
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum PlanError {
+pub enum ImagePlanError {
     /// ext2 can't hold the tree.
     #[error(transparent)]
     Demand(#[from] DemandError),
@@ -36,7 +36,7 @@ pub enum PlanError {
 
 /// What a run of blocks that is not group metadata has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
+pub(crate) enum RunContents {
     /// The body of an inode, from its block `logical` on.
     Data { inode: u32, logical: u32 },
     /// An indirect block of an inode: `nth` in its map.
@@ -50,7 +50,7 @@ pub(crate) enum Piece {
 pub(crate) struct Used {
     pub start: u32,
     pub count: u32,
-    pub piece: Piece,
+    pub piece: RunContents,
 }
 
 impl Used {
@@ -61,11 +61,11 @@ impl Used {
 
 /// A file system that is decided in every position and not yet written. No contents were read for it.
 #[derive(Debug)]
-pub struct Plan<'t> {
+pub struct ImagePlan<'t> {
     pub(crate) demand: Demand<'t>,
     pub(crate) placement: Placement,
     /// Block map of each inode wanted.
-    pub(crate) maps: Vec<Map>,
+    pub(crate) maps: Vec<BlockMap>,
     /// Inode numbers in use and whose they are, ascending.
     pub(crate) inodes: Vec<(u32, u32)>,
     /// Blocks in use, without group metadata, ascending.
@@ -74,18 +74,22 @@ pub struct Plan<'t> {
     pub(crate) groups: Vec<GroupDesc>,
 }
 
-impl<'t> Plan<'t> {
+impl<'t> ImagePlan<'t> {
     /// Plans an image of `tree`, all positions chosen by `allocator`.
     ///
     /// # Errors
-    /// [`PlanError`]. An allocator can't make a plan that would be a damaged file system.
-    pub fn new(tree: &'t Tree, options: &Options, allocator: &mut dyn Allocator) -> Result<Self, PlanError> {
+    /// [`ImagePlanError`]. An allocator can't make a plan that would be a damaged file system.
+    pub fn new(
+        tree: &'t Tree,
+        options: &ImageOptions,
+        allocator: &mut dyn Allocator,
+    ) -> Result<Self, ImagePlanError> {
         let demand = Demand::new(tree, options)?;
         let placement = allocator.place(&demand)?;
-        Plan::check(demand, placement)
+        ImagePlan::check(demand, placement)
     }
 
-    fn check(demand: Demand<'t>, mut placement: Placement) -> Result<Self, PlanError> {
+    fn check(demand: Demand<'t>, mut placement: Placement) -> Result<Self, ImagePlanError> {
         let geometry = placement.geometry;
         if !geometry.is_sound() || geometry.inode_size != demand.options.inode_size {
             return Err(misplaced("size", "chose a size without room for its own groups"));
@@ -104,25 +108,25 @@ impl<'t> Plan<'t> {
             used.extend(map.data.iter().map(|run| Used {
                 start: run.physical,
                 count: run.count,
-                piece: Piece::Data { inode, logical: run.logical },
+                piece: RunContents::Data { inode, logical: run.logical },
             }));
             used.extend((0..).zip(&map.indirect).map(|(nth, &(_, start))| Used {
                 start,
                 count: 1,
-                piece: Piece::Indirect { inode, nth },
+                piece: RunContents::Indirect { inode, nth },
             }));
             maps.push(map);
         }
         used.extend((0..).zip(&placement.xattr_blocks).map(|(nth, &start)| Used {
             start,
             count: 1,
-            piece: Piece::Xattrs { nth },
+            piece: RunContents::Xattrs { nth },
         }));
         used.sort_unstable_by_key(|used| used.start);
         check_blocks(&demand, geometry, &used)?;
 
         let groups = descriptors(&demand, geometry, &inodes, &used);
-        Ok(Plan { demand, placement, maps, inodes, used, groups })
+        Ok(ImagePlan { demand, placement, maps, inodes, used, groups })
     }
 
     /// Size and shape.
@@ -136,14 +140,14 @@ impl<'t> Plan<'t> {
     }
 
     /// Each inode wanted with its number and its block map, in the order of [`Demand::wanted`].
-    pub fn inodes(&self) -> impl Iterator<Item = (&Wanted<'t>, u32, &Map)> {
+    pub fn inodes(&self) -> impl Iterator<Item = (&DemandedInode<'t>, u32, &BlockMap)> {
         let numbers = self.placement.inodes.iter().map(|placed| placed.ino);
         self.demand.wanted.iter().zip(numbers).zip(&self.maps).map(|((wanted, ino), map)| (wanted, ino, map))
     }
 
     /// Where the entries of a directory stand, block by block, by the directory's position in
     /// [`Demand::wanted`].
-    pub fn slots(&self, position: usize) -> &[Vec<dirent::Slot>] {
+    pub fn slots(&self, position: usize) -> &[Vec<dirent::DirentSlot>] {
         &self.placement.inodes[position].slots
     }
 
@@ -231,12 +235,12 @@ fn derived(name: &str, purpose: &str) -> [u8; 16] {
     uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, url.as_bytes()).into_bytes()
 }
 
-fn misplaced(place: &str, what: &'static str) -> PlanError {
-    PlanError::Misplaced { place: place.to_owned(), what }
+fn misplaced(place: &str, what: &'static str) -> ImagePlanError {
+    ImagePlanError::Misplaced { place: place.to_owned(), what }
 }
 
 /// Inode numbers, sorted, once they are known to be possible and different.
-fn check_numbers(demand: &Demand<'_>, placement: &Placement) -> Result<Vec<(u32, u32)>, PlanError> {
+fn check_numbers(demand: &Demand<'_>, placement: &Placement) -> Result<Vec<(u32, u32)>, ImagePlanError> {
     let mut numbers: Vec<(u32, u32)> = placement.inodes.iter().map(|placed| placed.ino).zip(0..).collect();
     numbers.sort_unstable();
     let count = placement.geometry.inodes();
@@ -258,7 +262,7 @@ fn check_numbers(demand: &Demand<'_>, placement: &Placement) -> Result<Vec<(u32,
 }
 
 /// The map of one inode, once its blocks and slots are known to be those wanted.
-fn take_map(wanted: &Wanted<'_>, placed: &mut PlacedInode) -> Result<Map, PlanError> {
+fn take_map(wanted: &DemandedInode<'_>, placed: &mut PlacedInode) -> Result<BlockMap, ImagePlanError> {
     let fault = |what| Err(misplaced(&shown(&wanted.path), what));
     let whole;
     let runs: &[Range<u32>] = match &wanted.body {
@@ -309,18 +313,18 @@ fn take_map(wanted: &Wanted<'_>, placed: &mut PlacedInode) -> Result<Map, PlanEr
         return fault("placed more or fewer indirect blocks than were wanted");
     }
     let positions = std::mem::take(&mut placed.indirect);
-    Ok(Map { data, indirect: indirect.into_iter().zip(positions).collect() })
+    Ok(BlockMap { data, indirect: indirect.into_iter().zip(positions).collect() })
 }
 
 /// Blocks may not overlap, be group metadata or lie outside.
-fn check_blocks(demand: &Demand<'_>, geometry: Geometry, used: &[Used]) -> Result<(), PlanError> {
+fn check_blocks(demand: &Demand<'_>, geometry: Geometry, used: &[Used]) -> Result<(), ImagePlanError> {
     let mut free_from = 0;
     for run in used {
         let place = || match run.piece {
-            Piece::Data { inode, .. } | Piece::Indirect { inode, .. } => {
+            RunContents::Data { inode, .. } | RunContents::Indirect { inode, .. } => {
                 shown(&demand.wanted[inode as usize].path)
             }
-            Piece::Xattrs { nth } => format!("attribute block {nth}"),
+            RunContents::Xattrs { nth } => format!("attribute block {nth}"),
         };
         let inside = geometry
             .data_from(run.start)

@@ -2,15 +2,15 @@
 
 use std::io::{self, Write};
 
-use super::blockmap::Map;
-use super::demand::{Body, Origin, Profile, Wanted};
+use super::blockmap::BlockMap;
+use super::demand::{Body, DemandedInode, InodeOrigin, Profile};
 use super::dirent::{self, DOTS, FT_DIR, Written};
 use super::geometry::{BLOCK, BLOCKS_PER_GROUP, has_superblock};
 use super::ondisk::{
     FAST_SYMLINK, GroupDesc, Inode, OLD_INODE_SIZE, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG,
     S_IFSOCK, Superblock, encode_device, encode_netbsd_device, encode_time,
 };
-use super::plan::{Piece, Plan, Used};
+use super::plan::{ImagePlan, RunContents, Used};
 use super::{FIRST_INO, shown, xattr};
 use crate::tree::{Contents, Kind, Meta};
 
@@ -48,8 +48,8 @@ pub enum WriteError {
 ///
 /// # Errors
 /// [`WriteError`].
-pub fn write(plan: &Plan<'_>, contents: &dyn Contents, out: &mut impl Write) -> Result<(), WriteError> {
-    let image = Image::new(plan, contents);
+pub fn write(plan: &ImagePlan<'_>, contents: &dyn Contents, out: &mut impl Write) -> Result<(), WriteError> {
+    let image = PlannedImage::new(plan, contents);
     let mut chunk = vec![0; CHUNK];
     let blocks = plan.geometry().blocks;
     let mut at = 0;
@@ -65,15 +65,15 @@ pub fn write(plan: &Plan<'_>, contents: &dyn Contents, out: &mut impl Write) -> 
 }
 
 /// A planned image and its contents: any of its blocks can be had, in any order, from several threads.
-pub struct Image<'p> {
-    plan: &'p Plan<'p>,
+pub struct PlannedImage<'p> {
+    plan: &'p ImagePlan<'p>,
     contents: &'p dyn Contents,
 }
 
-impl<'p> Image<'p> {
+impl<'p> PlannedImage<'p> {
     /// The image of `plan`, whose tree refers to `contents`.
-    pub fn new(plan: &'p Plan<'p>, contents: &'p dyn Contents) -> Self {
-        Image { plan, contents }
+    pub fn new(plan: &'p ImagePlan<'p>, contents: &'p dyn Contents) -> Self {
+        PlannedImage { plan, contents }
     }
 
     /// Fills `buf`, a multiple of 4,096 bytes, with the blocks from `first` on. Data that lies together is
@@ -242,20 +242,20 @@ impl<'p> Image<'p> {
         }
     }
 
-    fn meta(&self, wanted: &Wanted<'_>) -> Option<&Meta> {
+    fn meta(&self, wanted: &DemandedInode<'_>) -> Option<&Meta> {
         match wanted.origin {
-            Origin::Node(id) => Some(&self.plan.demand.tree.node(id).meta),
-            Origin::LostFound => None,
+            InodeOrigin::Node(id) => Some(&self.plan.demand.tree.node(id).meta),
+            InodeOrigin::LostFound => None,
         }
     }
 
     /// Type bits, size and `i_block` of an inode.
-    fn kind(&self, position: usize, wanted: &Wanted<'_>, map: &Map) -> (u16, u64, [u32; 15]) {
+    fn kind(&self, position: usize, wanted: &DemandedInode<'_>, map: &BlockMap) -> (u16, u64, [u32; 15]) {
         let directory = || {
             let blocks = self.plan.placement.inodes[position].slots.len() as u64;
             (S_IFDIR, blocks * u64::from(BLOCK), map.i_block())
         };
-        let Origin::Node(id) = wanted.origin else { return directory() };
+        let InodeOrigin::Node(id) = wanted.origin else { return directory() };
         match &self.plan.demand.tree.node(id).kind {
             Kind::Directory(_) => directory(),
             Kind::File(content) => (S_IFREG, content.len, map.i_block()),
@@ -292,13 +292,13 @@ impl<'p> Image<'p> {
     /// Blocks of a run in use, from its block `skip` on.
     fn piece(&self, used: &Used, skip: u32, part: &mut [u8]) -> Result<(), WriteError> {
         match used.piece {
-            Piece::Data { inode, logical } => return self.data(inode as usize, logical + skip, part),
-            Piece::Indirect { inode, nth } => {
+            RunContents::Data { inode, logical } => return self.data(inode as usize, logical + skip, part),
+            RunContents::Indirect { inode, nth } => {
                 let map = &self.plan.maps[inode as usize];
                 part.fill(0);
                 map.fill_indirect(map.indirect[nth as usize].0, part);
             }
-            Piece::Xattrs { nth } => {
+            RunContents::Xattrs { nth } => {
                 let block = &self.plan.demand.xattr_blocks[nth as usize];
                 part.fill(0);
                 xattr::encode_block(&block.attrs, block.refcount, part);
@@ -311,8 +311,8 @@ impl<'p> Image<'p> {
     fn data(&self, position: usize, logical: u32, part: &mut [u8]) -> Result<(), WriteError> {
         let wanted = &self.plan.demand.wanted[position];
         let kind = match wanted.origin {
-            Origin::Node(id) => Some(&self.plan.demand.tree.node(id).kind),
-            Origin::LostFound => None,
+            InodeOrigin::Node(id) => Some(&self.plan.demand.tree.node(id).kind),
+            InodeOrigin::LostFound => None,
         };
         match kind {
             Some(Kind::File(content)) => {
@@ -363,7 +363,7 @@ impl<'p> Image<'p> {
         if self.plan.demand.options.profile == Profile::Legacy9 {
             return 0;
         }
-        let Origin::Node(id) = self.plan.demand.wanted[position].origin else { return FT_DIR };
+        let InodeOrigin::Node(id) = self.plan.demand.wanted[position].origin else { return FT_DIR };
         match self.plan.demand.tree.node(id).kind {
             Kind::File(_) => 1,
             Kind::Directory(_) => FT_DIR,

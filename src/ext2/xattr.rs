@@ -198,7 +198,7 @@ fn entry_len(name: usize) -> usize {
 
 /// Attributes of one inode, divided between it and a block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placed {
+pub struct PlacedAttributes {
     /// Those in the inode, sorted.
     pub inline: Vec<Attr>,
     /// Those in a block, sorted.
@@ -210,11 +210,15 @@ pub struct Placed {
 ///
 /// # Errors
 /// [`BadXattr`]; `TooLarge` if what does not fit into the inode does not fit into a block.
-pub fn place(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>, room: usize, block: usize) -> Result<Placed, BadXattr> {
+pub fn place(
+    xattrs: &BTreeMap<Vec<u8>, Vec<u8>>,
+    room: usize,
+    block: usize,
+) -> Result<PlacedAttributes, BadXattr> {
     let mut attrs: Vec<Attr> =
         xattrs.iter().map(|(name, value)| Attr::new(name, value)).collect::<Result<_, _>>()?;
     attrs.sort_by(|a, b| a.order().cmp(&b.order()));
-    let mut placed = Placed::default();
+    let mut placed = PlacedAttributes::default();
     // The magic and the four zeros behind the last entry.
     let mut left = room.saturating_sub(8);
     for attr in attrs {

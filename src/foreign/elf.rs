@@ -16,7 +16,7 @@ const MAX_HEADERS: usize = 4096;
 
 /// What is known of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kernel {
+pub struct ElfKernel {
     /// 64 bits or 32.
     pub wide: bool,
     /// It can be started as pv.
@@ -43,8 +43,8 @@ pub enum ElfError {
 ///
 /// # Errors
 /// [`ElfError`].
-pub fn inspect(bytes: &[u8]) -> Result<Kernel, ElfError> {
-    let file = File { bytes, wide: bytes.get(4) == Some(&2) };
+pub fn inspect(bytes: &[u8]) -> Result<ElfKernel, ElfError> {
+    let file = ElfFile { bytes, wide: bytes.get(4) == Some(&2) };
     if bytes.get(..4) != Some(b"\x7fELF") || bytes.get(5) != Some(&1) {
         return Err(ElfError::NotElf);
     }
@@ -52,7 +52,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Kernel, ElfError> {
     if machine != if file.wide { EM_X86_64 } else { EM_386 } {
         return Err(ElfError::Machine(machine));
     }
-    let mut kernel = Kernel { wide: file.wide, ..Kernel::default() };
+    let mut kernel = ElfKernel { wide: file.wide, ..ElfKernel::default() };
     let (table, size, count) = match file.wide {
         true => (file.word(32)?, file.u16(54)?, file.u16(56)?),
         false => (file.word(28)?, file.u16(42)?, file.u16(44)?),
@@ -91,12 +91,12 @@ pub fn inspect(bytes: &[u8]) -> Result<Kernel, ElfError> {
     Ok(kernel)
 }
 
-struct File<'b> {
+struct ElfFile<'b> {
     bytes: &'b [u8],
     wide: bool,
 }
 
-impl File<'_> {
+impl ElfFile<'_> {
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], ElfError> {
         let end = at.checked_add(N).ok_or(ElfError::Damaged)?;
         let part = self.bytes.get(at..end).and_then(|part| part.try_into().ok());
@@ -135,7 +135,7 @@ impl File<'_> {
         }
     }
 
-    fn notes(&self, offset: usize, len: usize, kernel: &mut Kernel) -> Result<(), ElfError> {
+    fn notes(&self, offset: usize, len: usize, kernel: &mut ElfKernel) -> Result<(), ElfError> {
         let end = offset.checked_add(len).filter(|&end| end <= self.bytes.len()).ok_or(ElfError::Damaged)?;
         let mut at = offset;
         while at + 12 <= end {
@@ -192,7 +192,7 @@ mod tests {
             (&[(b"NetBSD\0", 1)], false, false),
             (&[], false, false),
         ] {
-            assert_eq!(inspect(&kernel(notes)), Ok(Kernel { wide: true, pv, pvh }), "{notes:?}");
+            assert_eq!(inspect(&kernel(notes)), Ok(ElfKernel { wide: true, pv, pvh }), "{notes:?}");
         }
     }
 

@@ -13,8 +13,8 @@ use std::io;
 
 use crate::ext2::ReadAt;
 use crate::foreign::fat::{self, Patches, SECTOR};
-use crate::foreign::iso9660::{Boot, Iso, IsoError};
-use crate::recipe::{Console, Flavour, Plan9};
+use crate::foreign::iso9660::{ElToritoEntry, Iso, Iso9660Error};
+use crate::recipe::{ConsoleDevice, Flavour, Plan9};
 use crate::tree::{Kind, Source, Tree};
 
 /// Where 9front has its settings.
@@ -36,7 +36,7 @@ const BLOCK: u64 = 2048;
 pub enum Plan9Error {
     /// It is no ISO, or damaged.
     #[error(transparent)]
-    Iso(#[from] IsoError),
+    Iso(#[from] Iso9660Error),
     /// It is another system's.
     #[error("no `{path}` on it: is this an ISO or a disk of {flavour}?")]
     Missing {
@@ -80,7 +80,7 @@ pub struct Chain {
     /// What the firmware loads.
     pub program: String,
     /// How it does so.
-    pub boot: Boot,
+    pub boot: ElToritoEntry,
     /// What the program loads by the numbers of its blocks; `None` if it reads names.
     pub loader: Option<String>,
 }
@@ -263,7 +263,7 @@ fn kept(plan9: &Plan9, old: &[u8]) -> String {
     }
     let old = String::from_utf8_lossy(old);
     let (serial, asks) =
-        (plan9.console == Console::Serial, !old.lines().any(|line| line.starts_with("nobootprompt=")));
+        (plan9.console == ConsoleDevice::Serial, !old.lines().any(|line| line.starts_with("nobootprompt=")));
     let mut text = String::from(if serial { SERIAL } else { "" });
     for line in old.lines().map(str::trim_end) {
         match line.split_once('=') {
@@ -284,8 +284,8 @@ fn kept(plan9: &Plan9, old: &[u8]) -> String {
 /// The text of plan9.ini.
 fn settings(plan9: &Plan9, own_kernel: Option<String>) -> String {
     let console = match plan9.console {
-        Console::Serial => SERIAL,
-        Console::Vga => "",
+        ConsoleDevice::Serial => SERIAL,
+        ConsoleDevice::Vga => "",
     };
     if let Some(lines) = &plan9.ini {
         let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -294,7 +294,7 @@ fn settings(plan9: &Plan9, own_kernel: Option<String>) -> String {
     match plan9.flavour {
         Flavour::Front => {
             let kernel = own_kernel.unwrap_or_else(|| "/386/9pc".to_owned());
-            let screen = if plan9.console == Console::Serial { "vgasize=text\n" } else { "" };
+            let screen = if plan9.console == ConsoleDevice::Serial { "vgasize=text\n" } else { "" };
             format!(
                 "cdboot=yes\n{console}nobootprompt=local!/dev/sdD0/data\nuser=glenda\nbootfile={kernel}\n\
                  *acpi=0\n{screen}"

@@ -27,7 +27,7 @@ const MAX_CLUSTER: usize = 32 << 10;
 
 /// A file to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct File<'a> {
+pub struct EspFile<'a> {
     /// From the root, names separated by `/`, with none at the beginning.
     pub path: &'a str,
     /// What is in it.
@@ -68,8 +68,8 @@ pub enum EspError {
 ///
 /// # Errors
 /// [`EspError`].
-pub fn build(files: &[File<'_>], id: u32) -> Result<Vec<u8>, EspError> {
-    let layout = Layout::of(files)?;
+pub fn build(files: &[EspFile<'_>], id: u32) -> Result<Vec<u8>, EspError> {
+    let layout = EspLayout::of(files)?;
     let mut image = vec![0; layout.bytes];
     let options = FormatVolumeOptions::new()
         .fat_type(FatType::Fat12)
@@ -82,7 +82,7 @@ pub fn build(files: &[File<'_>], id: u32) -> Result<Vec<u8>, EspError> {
         .map_err(EspError::Volume)?;
     {
         let root = volume.root_dir();
-        for File { path, bytes } in files {
+        for EspFile { path, bytes } in files {
             let failed = |source| EspError::File { path: (*path).to_owned(), source };
             for (end, _) in path.match_indices('/') {
                 root.create_dir(&path[..end]).map_err(failed)?;
@@ -113,24 +113,24 @@ pub fn read(image: &mut [u8], path: &str) -> Result<Vec<u8>, EspError> {
 
 /// How large the image and its clusters are.
 #[derive(Debug, PartialEq, Eq)]
-struct Layout {
+struct EspLayout {
     bytes: usize,
     cluster: u32,
 }
 
-impl Layout {
+impl EspLayout {
     /// The smallest clusters of which FAT12 has enough, and room for all that is to be stored.
-    fn of(files: &[File<'_>]) -> Result<Self, EspError> {
+    fn of(files: &[EspFile<'_>]) -> Result<Self, EspError> {
         let mut cluster = SECTOR;
         loop {
-            let clusters = Layout::clusters(files, cluster);
+            let clusters = EspLayout::clusters(files, cluster);
             if clusters <= MAX_CLUSTERS {
                 // Twelve bits a cluster, and for the two that do not exist.
                 let fat = ((clusters + 2) * 3).div_ceil(2).div_ceil(SECTOR);
                 // One boot sector, two FATs, the root directory's sector, the clusters.
                 let bytes = (1 + 2 * fat + 1) * SECTOR + clusters * cluster;
                 let cluster = u32::try_from(cluster).expect("at most MAX_CLUSTER");
-                return Ok(Layout { bytes: bytes.max(MIN_BYTES).next_multiple_of(CD_SECTOR), cluster });
+                return Ok(EspLayout { bytes: bytes.max(MIN_BYTES).next_multiple_of(CD_SECTOR), cluster });
             }
             if cluster == MAX_CLUSTER {
                 return Err(EspError::TooLarge { bytes: clusters * cluster });
@@ -140,12 +140,13 @@ impl Layout {
     }
 
     /// An upper bound: a directory is counted once for every file below it, with one entry of the longest name.
-    fn clusters(files: &[File<'_>], cluster: usize) -> usize {
+    fn clusters(files: &[EspFile<'_>], cluster: usize) -> usize {
         /// 255 characters in entries of 13, and the short name's own.
         const LONGEST_NAME: usize = (255usize.div_ceil(13) + 1) * 32;
         let directory = |depth: usize| depth * (2 * 32 + LONGEST_NAME).div_ceil(cluster);
-        let of =
-            |file: &File<'_>| file.bytes.len().div_ceil(cluster) + directory(file.path.matches('/').count());
+        let of = |file: &EspFile<'_>| {
+            file.bytes.len().div_ceil(cluster) + directory(file.path.matches('/').count())
+        };
         files.iter().map(of).sum()
     }
 }
@@ -219,9 +220,9 @@ mod tests {
     fn files_come_back_with_their_long_names() {
         let large = vec![7; 3 << 20];
         let files = [
-            File { path: REMOVABLE_BOOT, bytes: &large },
-            File { path: "EFI/a rather long name that needs entries of its own.text", bytes: b"long" },
-            File { path: "empty", bytes: b"" },
+            EspFile { path: REMOVABLE_BOOT, bytes: &large },
+            EspFile { path: "EFI/a rather long name that needs entries of its own.text", bytes: b"long" },
+            EspFile { path: "empty", bytes: b"" },
         ];
         let mut image = build(&files, 1).unwrap();
         assert_eq!(image.len() % CD_SECTOR, 0);
@@ -234,7 +235,8 @@ mod tests {
     #[test]
     fn directories_of_many_clusters_begin_with_themselves_and_their_parent() {
         let names: Vec<String> = (0..40).map(|n| format!("one/two/{}{n:02}", "long ".repeat(20))).collect();
-        let files: Vec<File<'_>> = names.iter().map(|path| File { path, bytes: path.as_bytes() }).collect();
+        let files: Vec<EspFile<'_>> =
+            names.iter().map(|path| EspFile { path, bytes: path.as_bytes() }).collect();
         let mut image = build(&files, 1).unwrap();
         let found: Vec<String> = read_back(&mut image).into_iter().map(|(path, _)| path).collect();
         assert_eq!(found, names);
@@ -250,14 +252,14 @@ mod tests {
     fn the_room_suffices_for_every_size_and_little_is_wasted() {
         for len in [0, 1, 511, 512, 513, 1_000_000, 2_040_000, 2_050_000, 2_090_000, 4 << 20, 60 << 20] {
             let bytes = vec![1; len];
-            let image = build(&[File { path: REMOVABLE_BOOT, bytes: &bytes }], 1).unwrap();
+            let image = build(&[EspFile { path: REMOVABLE_BOOT, bytes: &bytes }], 1).unwrap();
             assert!(image.len() <= len + len / 50 + (16 << 10), "{} for {len}", image.len());
         }
     }
 
     #[test]
     fn the_same_files_and_id_give_the_same_bytes_and_another_id_others() {
-        let of = |id| build(&[File { path: REMOVABLE_BOOT, bytes: b"MZ" }], id).unwrap();
+        let of = |id| build(&[EspFile { path: REMOVABLE_BOOT, bytes: b"MZ" }], id).unwrap();
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
     }
@@ -265,13 +267,13 @@ mod tests {
     #[test]
     fn what_fat_cannot_have_is_refused() {
         for (files, said) in [
-            (vec![File { path: "a:b", bytes: b"" }], "ESP: a:b: can't be written"),
+            (vec![EspFile { path: "a:b", bytes: b"" }], "ESP: a:b: can't be written"),
             (
-                vec![File { path: "A", bytes: b"" }, File { path: "a", bytes: b"" }],
+                vec![EspFile { path: "A", bytes: b"" }, EspFile { path: "a", bytes: b"" }],
                 "ESP: a: can't be written",
             ),
             (
-                vec![File { path: "a", bytes: &vec![0; 134 << 20] }],
+                vec![EspFile { path: "a", bytes: &vec![0; 134 << 20] }],
                 "the ESP would be 140509184 bytes; at most 131072000 will do",
             ),
         ] {

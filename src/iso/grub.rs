@@ -6,7 +6,7 @@
 //! serves every medium of a suite.
 
 use crate::debian::kit::{GrubImage, Kit, KitError};
-use crate::recipe::{Boot, Entry};
+use crate::recipe::{Boot, MenuEntry};
 use crate::templates::{TemplateError, Templates, context};
 
 /// A file that is on every medium of ours, below its root: GRUB looks for it. Holds the recipe's name.
@@ -144,16 +144,16 @@ pub fn config(
         .iter()
         .map(|&entry| {
             let title = match entry {
-                Entry::Xen => format!("{title} (with Xen)"),
-                Entry::Linux => format!("{title} (without Xen)"),
-                Entry::Rescue => "Rescue: a shell before anything is mounted".to_owned(),
+                MenuEntry::Xen => format!("{title} (with Xen)"),
+                MenuEntry::Linux => format!("{title} (without Xen)"),
+                MenuEntry::Rescue => "Rescue: a shell before anything is mounted".to_owned(),
             };
             context! { id => entry.as_str(), title => quoted(&title) }
         })
         .collect();
     let guests: Vec<_> = guests
         .iter()
-        .filter(|_| boot.entries.contains(&Entry::Xen))
+        .filter(|_| boot.entries.contains(&MenuEntry::Xen))
         .map(|&name| context! { name, id => guest_entry(name), title => quoted(&format!("{title}, and guest {name}")) })
         .collect();
     let xen = boot.xen.as_ref().map(|xen| {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::publish::State;
+use crate::publish::ReleaseState;
 use formats::block::{BlockName, Object};
 use formats::release::{Leaf, MirrorPath};
 
@@ -17,7 +17,7 @@ pub const MIRROR: &str = "/mirror";
 
 /// Which blocks go onto a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blocks {
+pub enum BlockSelection {
     /// All of the release.
     All,
     /// Those that a boot is known to read: the prefetch lists.
@@ -37,29 +37,29 @@ pub struct Graft {
 
 /// What of a mirror goes onto a medium.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chosen {
+pub struct MediumSelection {
     /// The blocks, in the order in which a boot reads them as far as that is known, then as on the disks.
     pub blocks: Vec<Object>,
     /// All other files: what a client needs to know of a release.
     pub files: Vec<MirrorPath>,
 }
 
-impl Chosen {
+impl MediumSelection {
     /// Chooses from a release. `ahead` are the names of all prefetch lists, in their order.
-    pub fn of(state: &State, ahead: &[BlockName], which: Blocks) -> Self {
+    pub fn of(state: &ReleaseState, ahead: &[BlockName], which: BlockSelection) -> Self {
         let objects = state.objects();
         let mut left: HashMap<BlockName, Object> =
             objects.iter().map(|object| (object.name, *object)).collect();
         // A name of a list that no index has is of no use.
         let mut blocks: Vec<Object> = ahead.iter().filter_map(|name| left.remove(name)).collect();
-        if which == Blocks::All {
+        if which == BlockSelection::All {
             blocks.extend(objects.iter().filter(|object| left.contains_key(&object.name)));
         }
         // Layouts are for the next build only.
         let files = state.files().into_iter().map(|item| item.path);
         let wanted = |path: &MirrorPath| !matches!(path, MirrorPath::Image(_, _, Leaf::Layout));
         let files = files.filter(wanted).chain([MirrorPath::Mirrors, MirrorPath::Latest]).collect();
-        Chosen { blocks, files }
+        MediumSelection { blocks, files }
     }
 }
 

@@ -13,7 +13,7 @@ use formats::report::size;
 
 /// What a medium is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Contents<'a> {
+pub struct MediumContents<'a> {
     /// The distribution's name: `[a-z0-9-]+`.
     pub name: &'a str,
     /// The date of everything on the medium, in seconds since 1970.
@@ -37,7 +37,7 @@ pub const OUTPUT: &str = "medium.iso";
 
 /// A medium, ready to be made.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct IsoPlan<'a> {
     /// Files that xorriso reads, by name.
     pub staged: Vec<(&'static str, Bytes<'a>)>,
     /// xorriso's arguments. They hold no path but the names of `staged` and [`OUTPUT`].
@@ -46,22 +46,22 @@ pub struct Plan<'a> {
     pub env: [(&'static str, String); 3],
     /// Identities for [`gpt::lay`](super::gpt::lay).
     pub identity: Identity,
-    /// Bytes of all [`Contents::grafts`].
+    /// Bytes of all [`MediumContents::grafts`].
     grafted: u64,
 }
 
 /// Bytes of a staged file.
 pub type Bytes<'a> = std::borrow::Cow<'a, [u8]>;
 
-impl<'a> Plan<'a> {
+impl<'a> IsoPlan<'a> {
     /// Plans a medium.
     ///
     /// # Errors
     /// [`EspError`] when GRUB does not fit into an ESP.
-    pub fn of(contents: &Contents<'a>) -> Result<Self, EspError> {
-        let Contents { name, epoch, config, grub, grafts, .. } = *contents;
+    pub fn of(contents: &MediumContents<'a>) -> Result<Self, EspError> {
+        let MediumContents { name, epoch, config, grub, grafts, .. } = *contents;
         let identity = Identity::of(name);
-        let program = esp::File { path: REMOVABLE_BOOT, bytes: &grub.uefi };
+        let program = esp::EspFile { path: REMOVABLE_BOOT, bytes: &grub.uefi };
         let esp = esp::build(&[program], identity.volume_id())?;
         let room = vec![0; usize::try_from(BACKUP_SECTORS * SECTOR).expect("18 KiB")];
 
@@ -88,11 +88,11 @@ impl<'a> Plan<'a> {
         }
         let env = [("SOURCE_DATE_EPOCH", epoch.to_string()), ("TZ", "UTC".into()), ("LC_ALL", "C".into())];
         let grafted = grafts.iter().map(|graft| graft.len).sum();
-        Ok(Plan { staged, args, env, identity, grafted })
+        Ok(IsoPlan { staged, args, env, identity, grafted })
     }
 
     /// How many bytes of an ISO of `total` bytes each part takes.
-    pub fn parts(&self, total: u64) -> Parts {
+    pub fn parts(&self, total: u64) -> IsoParts {
         let of = |wanted: &str| {
             let found = self.staged.iter().find(|(name, _)| *name == wanted);
             found.map_or(0, |(_, bytes)| bytes.len() as u64)
@@ -101,7 +101,7 @@ impl<'a> Plan<'a> {
         let (grub_bios, esp) = (of("bios.img"), of(ESP_FILE));
         let blocks = self.grafted;
         let rest = total.saturating_sub(xen + kernel + miniroot + grub_bios + esp + blocks);
-        Parts { xen, kernel, miniroot, grub_bios, esp, blocks, rest, total }
+        IsoParts { xen, kernel, miniroot, grub_bios, esp, blocks, rest, total }
     }
 }
 
@@ -169,7 +169,7 @@ fn arguments(volume: &str, epoch: i64) -> Vec<String> {
 
 /// Bytes of an ISO by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parts {
+pub struct IsoParts {
     /// The hypervisor; 0 without Xen.
     pub xen: u64,
     /// The kernel.
@@ -194,7 +194,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// A table, one part a line.
-impl fmt::Display for Parts {
+impl fmt::Display for IsoParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = [
             ("Xen", self.xen),
@@ -225,16 +225,25 @@ mod tests {
         Grub { bios: vec![1; 5000], uefi: vec![2; 9000], mbr: vec![3; 512] }
     }
 
-    fn contents(grub: &Grub) -> Contents<'_> {
+    fn contents(grub: &Grub) -> MediumContents<'_> {
         let (config, kernel, miniroot) = ("menu\n", &[4; 7000][..], &[5; 3000][..]);
         let xen = Some(&[6; 100][..]);
-        Contents { name: "demo", epoch: 1_700_000_000, config, grub, xen, kernel, miniroot, grafts: &[] }
+        MediumContents {
+            name: "demo",
+            epoch: 1_700_000_000,
+            config,
+            grub,
+            xen,
+            kernel,
+            miniroot,
+            grafts: &[],
+        }
     }
 
     #[test]
     fn xorriso_is_told_everything_by_relative_names() {
         let grub = grub();
-        let plan = Plan::of(&contents(&grub)).unwrap();
+        let plan = IsoPlan::of(&contents(&grub)).unwrap();
         insta::assert_snapshot!(plan.args.join("\n"), @r"
         --no_rc
         -as
@@ -303,7 +312,7 @@ mod tests {
     #[test]
     fn without_xen_there_is_none_on_the_medium() {
         let grub = grub();
-        let plan = Plan::of(&Contents { xen: None, ..contents(&grub) }).unwrap();
+        let plan = IsoPlan::of(&MediumContents { xen: None, ..contents(&grub) }).unwrap();
         assert!(!plan.args.iter().any(|arg| arg.contains("xen")));
         assert_eq!(plan.parts(40_000).xen, 0);
     }
@@ -313,7 +322,7 @@ mod tests {
         let grub = grub();
         let graft = |path: &str, from: &str, len| Graft { path: path.into(), from: from.into(), len };
         let grafts = [graft("/mirror/latest", "/srv/a=b/latest", 7), graft("/mirror/x", "/back\\slash", 5)];
-        let plan = Plan::of(&Contents { grafts: &grafts, ..contents(&grub) }).unwrap();
+        let plan = IsoPlan::of(&MediumContents { grafts: &grafts, ..contents(&grub) }).unwrap();
         assert_eq!(plan.args[plan.args.len() - 2..], ["-path-list", "grafts.list"]);
         let (name, bytes) = plan.staged.last().unwrap();
         assert_eq!(
@@ -326,7 +335,7 @@ mod tests {
     #[test]
     fn the_parts_add_up_to_the_whole() {
         let grub = grub();
-        let parts = Plan::of(&contents(&grub)).unwrap().parts(70_000);
+        let parts = IsoPlan::of(&contents(&grub)).unwrap().parts(70_000);
         assert_eq!(
             parts.to_string(),
             "Xen                  100 B       100 B\n\

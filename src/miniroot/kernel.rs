@@ -73,7 +73,7 @@ pub enum KernelError {
 
 /// One module, as modules.dep has it.
 #[derive(Debug)]
-pub(super) struct Module {
+pub(super) struct ModuleDep {
     /// Path below the modules' directory: `kernel/fs/ext4/ext4.ko.xz`.
     pub path: String,
     /// Names of the modules it needs, all of them, the last to be loaded first.
@@ -90,7 +90,7 @@ pub struct Kernel<'t> {
     tree: &'t Tree,
     /// Directory of its modules in the tree, `usr/lib/modules/RELEASE`.
     dir: String,
-    pub(super) modules: BTreeMap<String, Module>,
+    pub(super) modules: BTreeMap<String, ModuleDep>,
     pub(super) builtin: BTreeSet<String>,
     /// Pattern and module, as in modules.alias.
     pub(super) aliases: Vec<(String, String)>,
@@ -147,7 +147,7 @@ impl<'t> Kernel<'t> {
                 return Err(KernelError::Malformed { path, line: number + 1, text });
             };
             let needs = needs.split_whitespace().map(module_name).collect();
-            self.modules.insert(module_name(module), Module { path: module.to_owned(), needs });
+            self.modules.insert(module_name(module), ModuleDep { path: module.to_owned(), needs });
         }
         // The others may be missing: a kernel can be built without any of them.
         let builtin = self.optional_text("modules.builtin", contents)?;
@@ -200,7 +200,7 @@ impl<'t> Kernel<'t> {
     /// Path below the modules' directory, without compression suffix, and the module's bytes, unpacked.
     pub(super) fn module(
         &self,
-        module: &Module,
+        module: &ModuleDep,
         contents: &dyn Contents,
     ) -> Result<(String, Vec<u8>), KernelError> {
         let path = format!("{}/{}", self.dir, module.path);

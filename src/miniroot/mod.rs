@@ -17,8 +17,8 @@ use std::sync::Arc;
 pub use cpio::CpioError;
 pub use kernel::{Kernel, KernelError, module_name};
 pub use modules::{GROUPS, Group, Selection};
-pub use pack::{PackError, Packed, Part, pack};
-pub use scripts::{Settings, scripts};
+pub use pack::{MinirootPackError, MinirootPart, PackedMiniroot, pack};
+pub use scripts::{ScriptValues, scripts};
 
 use crate::tree::{Content, Contents, Kind, Meta, Node, Time, Tree, TreeError};
 

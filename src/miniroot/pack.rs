@@ -13,7 +13,7 @@ const LEVEL: u32 = 6;
 
 /// Why a tree could not be packed.
 #[derive(Debug, thiserror::Error)]
-pub enum PackError {
+pub enum MinirootPackError {
     /// It can't be written as cpio, or not be compressed.
     #[error(transparent)]
     Cpio(#[from] CpioError),
@@ -24,7 +24,7 @@ pub enum PackError {
 
 /// What a part of a miniroot costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct MinirootPart {
     /// What it is.
     pub name: &'static str,
     /// Bytes in the archive.
@@ -35,11 +35,11 @@ pub struct Part {
 
 /// A miniroot as the boot loader takes it.
 #[derive(Debug)]
-pub struct Packed {
+pub struct PackedMiniroot {
     /// The archive.
     pub bytes: Vec<u8>,
     /// Its parts; their packed bytes add up to the archive.
-    pub parts: Vec<Part>,
+    pub parts: Vec<MinirootPart>,
 }
 
 /// Parts by path: the first that fits counts.
@@ -53,10 +53,11 @@ const PARTS: &[(&str, &[u8])] = &[
 /// Packs a tree whose contents are all in memory: cpio, compressed by xz with CRC-32, as the kernel reads it.
 ///
 /// # Errors
-/// [`PackError`].
-pub fn pack(tree: &Tree) -> Result<Packed, PackError> {
+/// [`MinirootPackError`].
+pub fn pack(tree: &Tree) -> Result<PackedMiniroot, MinirootPackError> {
     let mut xz = Xz::new()?;
-    let mut parts: Vec<Part> = PARTS.iter().map(|(name, _)| Part { name, raw: 0, packed: 0 }).collect();
+    let mut parts: Vec<MinirootPart> =
+        PARTS.iter().map(|(name, _)| MinirootPart { name, raw: 0, packed: 0 }).collect();
     let none: Vec<Vec<u8>> = Vec::new();
     // The part being written, and the bytes in and out when it began.
     let mut current = None;
@@ -81,7 +82,7 @@ pub fn pack(tree: &Tree) -> Result<Packed, PackError> {
     if let Some(last) = current {
         count(last, &xz);
     }
-    Ok(Packed { bytes: xz.out, parts })
+    Ok(PackedMiniroot { bytes: xz.out, parts })
 }
 
 /// An xz stream in memory.

@@ -19,7 +19,7 @@ const SCRIPTS: &[(&str, &str, u16)] = &[
 
 /// What the scripts are told; the templates see it under these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings<'a> {
+pub struct ScriptValues<'a> {
     /// Name of the recipe.
     pub name: &'a str,
     /// Name of the image with the root file system.
@@ -34,8 +34,8 @@ pub struct Settings<'a> {
 ///
 /// # Errors
 /// [`TemplateError`].
-pub fn scripts(templates: &Templates, settings: &Settings) -> Result<Vec<File>, TemplateError> {
-    let Settings { name, image, built, disk } = *settings;
+pub fn scripts(templates: &Templates, settings: &ScriptValues) -> Result<Vec<File>, TemplateError> {
+    let ScriptValues { name, image, built, disk } = *settings;
     let values = context! { name, image, built, disk => disk.unwrap_or_default() };
     SCRIPTS
         .iter()
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn settings_reach_the_scripts() {
         let settings =
-            Settings { name: "demo", image: "guest", built: 1_790_000_000, disk: Some("/dev/xvda") };
+            ScriptValues { name: "demo", image: "guest", built: 1_790_000_000, disk: Some("/dev/xvda") };
         let files = scripts(&Templates::built_in(), &settings).unwrap();
         let text = |path: &str| {
             let file = files.iter().find(|file| file.path == path).expect("it is among the scripts");

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::ext2::{self, Cause, Changes, LayoutMap, Spread};
 use crate::pipeline::layouts::{self, LayoutFault};
-use crate::publish::{Files, StateError, read_indexes, read_latest};
+use crate::publish::{MirrorFiles, ReleaseStateError, read_indexes, read_latest};
 use formats::block::BlockName;
 use formats::index::{Index, ObjectId, Target};
 use formats::names::{ImageName, Serial};
@@ -46,7 +46,7 @@ pub enum PublicationError {
     None,
     /// It is not whole.
     #[error(transparent)]
-    State(#[from] StateError),
+    State(#[from] ReleaseStateError),
     /// A layout is not.
     #[error(transparent)]
     Layout(#[from] LayoutFault),
@@ -64,14 +64,14 @@ impl Publication {
     /// # Errors
     /// [`PublicationError`].
     pub fn read(
-        files: &dyn Files,
+        files: &dyn MirrorFiles,
         keys: &TrustedKeys,
         serial: Option<Serial>,
     ) -> Result<Self, PublicationError> {
         let (latest, latest_file) = read_latest(files, keys)?.ok_or(PublicationError::None)?;
         let serial = serial.unwrap_or(latest.serial);
         let path = MirrorPath::Release(serial);
-        let bytes = files.read(&path, path.limit()).map_err(StateError::from)?;
+        let bytes = files.read(&path, path.limit()).map_err(ReleaseStateError::from)?;
         let bytes = bytes.ok_or(PublicationError::Missing(serial))?;
         let untrusted = |source| PublicationError::Untrusted(serial, source);
         let release = Verified::<Release>::open(&bytes, keys).map_err(untrusted)?;

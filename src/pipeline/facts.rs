@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::repository::published::MIRROR;
 
 use crate::iso::grub::guest_entry;
-use crate::iso::plan::Parts;
+use crate::iso::plan::IsoParts;
 use crate::recipe::{self, Recipe};
 use formats::names::Serial;
 use system::files::{FileError, read_at_most, write_atomic};
@@ -42,7 +42,7 @@ pub struct Facts {
     /// What `test` waits for.
     pub expect: Expect,
     /// Bytes of the ISO by part.
-    pub parts: Parts,
+    pub parts: IsoParts,
     /// Images of the release.
     pub images: Vec<Image>,
     /// Steps of the build, in order.
@@ -202,7 +202,13 @@ pub enum FactsError {
 
 impl Facts {
     /// What is to be known of a build.
-    pub fn of(recipe: &Recipe, serial: Serial, parts: Parts, images: Vec<Image>, steps: Vec<Step>) -> Self {
+    pub fn of(
+        recipe: &Recipe,
+        serial: Serial,
+        parts: IsoParts,
+        images: Vec<Image>,
+        steps: Vec<Step>,
+    ) -> Self {
         let lines = |lines: &[recipe::Line]| lines.iter().map(ToString::to_string).collect::<Vec<_>>();
         Facts {
             version: VERSION,
@@ -281,7 +287,7 @@ impl Facts {
 /// Entries of the boot menu: those of the recipe, then one a guest.
 fn entries(recipe: &Recipe) -> Vec<String> {
     let own = recipe.boot.entries.iter().map(|entry| entry.as_str().to_owned());
-    let below_xen = recipe.boot.entries.contains(&recipe::Entry::Xen);
+    let below_xen = recipe.boot.entries.contains(&recipe::MenuEntry::Xen);
     let guests = recipe.guests.iter().filter(|_| below_xen).map(|guest| guest_entry(guest.name.as_str()));
     own.chain(guests).collect()
 }
@@ -293,7 +299,7 @@ mod tests {
 
     fn facts() -> Facts {
         let parts =
-            Parts { xen: 1, kernel: 2, miniroot: 3, grub_bios: 4, esp: 5, blocks: 0, rest: 6, total: 21 };
+            IsoParts { xen: 1, kernel: 2, miniroot: 3, grub_bios: 4, esp: 5, blocks: 0, rest: 6, total: 21 };
         Facts {
             version: VERSION,
             name: "demo".into(),

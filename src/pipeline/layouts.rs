@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ext2::{LayoutError, LayoutMap};
-use crate::publish::{Files, RemoteError};
+use crate::publish::{MirrorFiles, RemoteError};
 use formats::release::{Error as Untrusted, ImageFiles, MirrorPath, Stored};
 
 /// The layout of an image.
@@ -36,7 +36,7 @@ pub enum LayoutFault {
 ///
 /// # Errors
 /// [`LayoutFault`].
-pub fn read(files: &dyn Files, image: &ImageFiles) -> Result<Option<Known>, LayoutFault> {
+pub fn read(files: &dyn MirrorFiles, image: &ImageFiles) -> Result<Option<Known>, LayoutFault> {
     let Some((stored, path)) = image.layout.zip(image.layout_path()) else { return Ok(None) };
     let file = |stored: Stored, path: &MirrorPath| {
         let bytes = files.read(path, stored.digest.len)?.ok_or_else(|| LayoutFault::Missing(path.clone()))?;

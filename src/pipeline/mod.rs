@@ -16,7 +16,7 @@ pub mod steps;
 
 use std::path::{Path, PathBuf};
 
-use crate::debian::{Mirrors, Mode};
+use crate::debian::{ArchiveMirrors, MmdebstrapMode};
 use crate::project::folder::Project;
 use crate::recipe::Recipe;
 use crate::recipe::lock::Lock;
@@ -45,9 +45,9 @@ pub struct Request<'a> {
     /// Where trees and downloads are kept between builds.
     pub cache: &'a Path,
     /// Where the Debian archives are.
-    pub mirrors: &'a Mirrors,
+    pub mirrors: &'a ArchiveMirrors,
     /// Root, or an ordinary user.
-    pub mode: Mode,
+    pub mode: MmdebstrapMode,
     /// SOURCE_DATE_EPOCH; without, the date of the newest InRelease.
     pub epoch: Option<i64>,
     /// Mirrored files of others, asked before the network.

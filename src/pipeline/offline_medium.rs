@@ -9,14 +9,14 @@ use crate::foreign::iso9660::{self, Iso};
 use crate::iso::esp::{self, EspError, REMOVABLE_BOOT};
 use crate::iso::gpt::{self, SECTOR, TableError};
 use crate::iso::grub::{CONFIG, Grub, MARKER};
-use crate::iso::offline::{Blocks, Chosen, Disc, Graft, MIRROR, room};
-use crate::iso::plan::{BIOS_IMAGE, Contents, KERNEL, MINIROOT, Parts, XEN};
+use crate::iso::offline::{BlockSelection, Disc, Graft, MIRROR, MediumSelection, room};
+use crate::iso::plan::{BIOS_IMAGE, IsoParts, KERNEL, MINIROOT, MediumContents, XEN};
 use crate::pipeline::steps::iso::{self, IsoError};
-use crate::publish::{Files, RemoteError, State};
+use crate::publish::{MirrorFiles, ReleaseState, RemoteError};
 use crate::repository::targets::LocalTree;
 use crate::sys::image_file::ImageFile;
 use crate::sys::progress::{Progress, Unit};
-use formats::block::{BlockName, Damage, Fetched};
+use formats::block::{BlockDamage, BlockName, FetchedFile};
 use formats::names::Serial;
 use formats::release::MirrorPath;
 use formats::report::size;
@@ -32,9 +32,9 @@ pub struct Request<'a> {
     /// The root of a mirror's tree.
     pub mirror: &'a Path,
     /// Its newest release.
-    pub state: &'a State,
+    pub state: &'a ReleaseState,
     /// Which blocks.
-    pub blocks: Blocks,
+    pub blocks: BlockSelection,
     /// The medium to be.
     pub target: &'a Path,
     /// What it must fit.
@@ -54,7 +54,7 @@ pub enum OfflineError {
         /// The medium.
         path: PathBuf,
         /// What is wrong.
-        source: iso9660::IsoError,
+        source: iso9660::Iso9660Error,
     },
     /// A part is missing.
     #[error("{}: has no {part}; give a medium that `imgfactory build` made", path.display())]
@@ -105,7 +105,7 @@ pub enum OfflineError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: Damage,
+        source: BlockDamage,
     },
     /// A list that is not what the release says.
     #[error("{}", path.display())]
@@ -127,7 +127,7 @@ pub enum OfflineError {
         /// Its size.
         bytes: u64,
         /// What was chosen.
-        blocks: Blocks,
+        blocks: BlockSelection,
         /// What it must fit.
         disc: Disc,
     },
@@ -142,10 +142,10 @@ pub enum OfflineError {
     Make(#[from] IsoError),
 }
 
-fn fewer(blocks: Blocks) -> &'static str {
+fn fewer(blocks: BlockSelection) -> &'static str {
     match blocks {
-        Blocks::All => "--with-blocks=prefetch",
-        Blocks::Prefetch => "a recipe with fewer packages or guests",
+        BlockSelection::All => "--with-blocks=prefetch",
+        BlockSelection::Prefetch => "a recipe with fewer packages or guests",
     }
 }
 
@@ -160,7 +160,7 @@ fn larger(bytes: u64) -> String {
 #[derive(Debug)]
 pub struct Made {
     /// Bytes of it, by part.
-    pub parts: Parts,
+    pub parts: IsoParts,
     /// How many blocks are on it.
     pub blocks: usize,
     /// How many the release has.
@@ -172,7 +172,7 @@ pub struct Made {
 /// # Errors
 /// [`OfflineError`].
 pub fn make(request: &Request<'_>) -> Result<Made, OfflineError> {
-    let State { release, .. } = request.state;
+    let ReleaseState { release, .. } = request.state;
     let taken = Taken::apart(request.iso)?;
     if taken.name != release.name.as_str() {
         return Err(OfflineError::OtherName {
@@ -182,7 +182,7 @@ pub fn make(request: &Request<'_>) -> Result<Made, OfflineError> {
         });
     }
     let ahead = prefetch_lists(request)?;
-    let chosen = Chosen::of(request.state, &ahead, request.blocks);
+    let chosen = MediumSelection::of(request.state, &ahead, request.blocks);
     let grafts = grafts(request, &chosen)?;
 
     let bytes = taken.size + room(grafts.iter().map(|graft| graft.len));
@@ -197,13 +197,13 @@ pub fn make(request: &Request<'_>) -> Result<Made, OfflineError> {
 
 /// Names of all prefetch lists: the host's first.
 fn prefetch_lists(request: &Request<'_>) -> Result<Vec<BlockName>, OfflineError> {
-    let State { release, .. } = request.state;
+    let ReleaseState { release, .. } = request.state;
     let tree = LocalTree(request.mirror.into());
     let mut names = Vec::new();
     let mut any = false;
     for image in &release.images {
         let Some(path) = image.dlahead_path() else {
-            if request.blocks == Blocks::Prefetch {
+            if request.blocks == BlockSelection::Prefetch {
                 let say =
                     format!("image {}: no prefetch list; none of its blocks is on the medium", image.name);
                 request.progress.say(&say);
@@ -217,14 +217,14 @@ fn prefetch_lists(request: &Request<'_>) -> Result<Vec<BlockName>, OfflineError>
         any = true;
         names.extend(list.iter().flat_map(|list| &list.entries).map(|entry| entry.name));
     }
-    if !any && request.blocks == Blocks::Prefetch {
+    if !any && request.blocks == BlockSelection::Prefetch {
         return Err(OfflineError::NoLists(release.serial));
     }
     Ok(names)
 }
 
 /// Files of the mirror, which all have to be there.
-fn grafts(request: &Request<'_>, chosen: &Chosen) -> Result<Vec<Graft>, OfflineError> {
+fn grafts(request: &Request<'_>, chosen: &MediumSelection) -> Result<Vec<Graft>, OfflineError> {
     let serial = request.state.release.serial;
     let mirror =
         std::path::absolute(request.mirror).map_err(|error| FileError::new(request.mirror, "find", error))?;
@@ -246,13 +246,13 @@ fn grafts(request: &Request<'_>, chosen: &Chosen) -> Result<Vec<Graft>, OfflineE
 }
 
 /// A medium can't be repaired: what goes onto it has to be right.
-fn check_blocks(request: &Request<'_>, chosen: &Chosen) -> Result<(), OfflineError> {
+fn check_blocks(request: &Request<'_>, chosen: &MediumSelection) -> Result<(), OfflineError> {
     let total = chosen.blocks.iter().map(|object| u64::from(object.file_len)).sum();
     let task = request.progress.start("blocks", total, Unit::Bytes);
     for object in &chosen.blocks {
         let path = request.mirror.join(object.name.path());
         let bytes = fs::read(&path).map_err(|error| FileError::new(&path, "read", error))?;
-        let checked = Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify());
+        let checked = FetchedFile::new(*object, bytes).inflate().and_then(|inflated| inflated.verify());
         checked.map_err(|source| OfflineError::Damaged { path, source })?;
         task.advance(object.file_len.into());
     }
@@ -309,8 +309,8 @@ impl Taken {
         })
     }
 
-    fn contents<'a>(&'a self, grafts: &'a [Graft]) -> Contents<'a> {
-        Contents {
+    fn contents<'a>(&'a self, grafts: &'a [Graft]) -> MediumContents<'a> {
+        MediumContents {
             name: &self.name,
             epoch: self.epoch,
             config: &self.config,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::release::Previous;
 use formats::index::Index;
 use formats::names::ImageName;
-use formats::release::{Dlahead, Fault};
+use formats::release::{Dlahead, ReleaseTextFault};
 use formats::text::At;
 use system::files::{FileError, create_dir_all, read_at_most, write_atomic};
 
@@ -26,7 +26,7 @@ pub enum ProfileError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: At<Fault>,
+        source: At<ReleaseTextFault>,
     },
     /// The system refuses.
     #[error(transparent)]
@@ -95,7 +95,7 @@ mod tests {
     use formats::digest::Sha256;
     use formats::index::Header;
     use formats::names::{BlockSize, Serial, UnixTime};
-    use formats::release::{Ahead, Latest, Phase, Release};
+    use formats::release::{Latest, Phase, PrefetchBlock, Release};
 
     #[test]
     fn a_list_follows_blocks_to_what_stands_in_their_place_but_not_through_a_fresh_layout() {
@@ -114,7 +114,8 @@ mod tests {
                 |byte| Object { name: name(byte), sha256: Sha256([byte; 32]), raw_len: 4096, file_len: 9 };
             Index::assemble(header, blocks.map(|byte| Some(object(byte)))).unwrap()
         };
-        let ahead = |byte| Ahead { phase: Phase::boot(), name: name(byte), first_read_ms: 0, reads: 1 };
+        let ahead =
+            |byte| PrefetchBlock { phase: Phase::boot(), name: name(byte), first_read_ms: 0, reads: 1 };
         let list =
             Dlahead { image: image.clone(), serial: Serial::FIRST, entries: [1, 2].map(ahead).to_vec() };
         let digest = Digest::of(b"");

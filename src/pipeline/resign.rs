@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::pipeline::steps::release::ReleaseError;
-use crate::publish::{Files, StateError, read_state};
+use crate::publish::{MirrorFiles, ReleaseStateError, read_state};
 use crate::release::SigningKey;
 use crate::repository::store::{Store, StoreError};
 use crate::repository::targets::LocalTree;
@@ -63,7 +63,7 @@ pub enum AgainError {
         /// The tree.
         place: String,
         /// Why.
-        source: StateError,
+        source: ReleaseStateError,
     },
     /// No such release.
     #[error("{place}: release {to} is not there; there are those that `imgfactory releases` shows")]
@@ -181,13 +181,14 @@ pub fn again(
             let path = MirrorPath::Keys(old_key.id());
             let successors = Successors { name: old.name.clone(), keys: vec![key.public_base64()] };
             // An attempt that was cut short may have got so far; that is as good.
-            let statement = match tree.read(&path, path.limit()).map_err(StateError::from).map_err(here)? {
-                Some(file) => match Verified::<Successors>::open(&file, &own) {
-                    Ok(found) if *found == successors => file,
-                    _ => return Err(AgainError::Rotated(old_key.id().to_string())),
-                },
-                None => old_key.sign(&successors).map_err(failed)?,
-            };
+            let statement =
+                match tree.read(&path, path.limit()).map_err(ReleaseStateError::from).map_err(here)? {
+                    Some(file) => match Verified::<Successors>::open(&file, &own) {
+                        Ok(found) if *found == successors => file,
+                        _ => return Err(AgainError::Rotated(old_key.id().to_string())),
+                    },
+                    None => old_key.sign(&successors).map_err(failed)?,
+                };
             let both = keys.with(&successors.trusted());
             let missing = || ReleaseError::Missing { path: root.join(MirrorPath::Mirrors.to_string()) };
             let list = tree

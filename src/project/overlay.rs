@@ -14,7 +14,7 @@ use crate::project::folder::Project;
 pub use crate::recipe::Findings;
 use crate::sys::spool::Spools;
 use crate::templates::{TemplateError, render_text};
-use crate::tree::overlay::{Entry, EntryKind, Overlay, Rules};
+use crate::tree::overlay::{EntryKind, Overlay, OverlayEntry, Rules};
 use crate::tree::{Content, Extent, Source};
 use system::files::{FileError, read_at_most};
 
@@ -78,7 +78,7 @@ pub fn load(
         Err(LoadOverlayError::File(error)) if is_missing(&error) => Rules::default(),
         Err(error) => return Err(error),
     };
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<OverlayEntry> = Vec::new();
     let walk = WalkDir::new(&dir).min_depth(1).sort_by_file_name();
     for found in walk {
         let found = found.map_err(|error| {
@@ -115,7 +115,7 @@ pub fn load(
         if entries.iter().any(|entry| entry.path == within) {
             return Err(LoadOverlayError::Twice(dir.join(OsStr::from_bytes(&within))));
         }
-        entries.push(Entry { path: within, kind });
+        entries.push(OverlayEntry { path: within, kind });
     }
     Ok(Overlay { name: shown, entries, rules })
 }

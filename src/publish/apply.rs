@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::time::Duration;
 
-use super::flag::{Flag, Token};
-use super::plan::{Held, Plan, PlanError, block_item};
-use super::remote::{Clock, Files, Remote, RemoteError};
-use super::state::{OfRemote, State, StateError, read_latest, read_named};
+use super::flag::{Lease, LeaseToken};
+use super::plan::{PublishPlan, PublishPlanError, TargetContents, block_item};
+use super::remote::{Clock, MirrorFiles, Remote, RemoteError};
+use super::state::{OfRemote, ReleaseState, ReleaseStateError, read_latest, read_named};
 use super::tombstones::Tombstones;
-use super::{Control, Item, Place};
+use super::{Control, FileToSend, RemotePath};
 use formats::names::Serial;
 use formats::release::{MirrorPath, TrustedKeys};
 use formats::report::size;
@@ -22,13 +22,13 @@ const SAMPLE: usize = 16;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Whatever went wrong.
-type Fault = Box<dyn Error + Send + Sync>;
+type PublishFault = Box<dyn Error + Send + Sync>;
 
 /// How to publish.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct PublishOptions {
     /// Our flag's word; the same for each attempt from one output directory.
-    pub token: Token,
+    pub token: LeaseToken,
     /// The name of this machine, for others that find our flag.
     pub host: String,
     /// Look for every block instead of believing the release that the target has.
@@ -41,9 +41,9 @@ pub struct Options {
 
 /// What was done.
 #[derive(Clone, Debug)]
-pub struct Done {
+pub struct PublishResult {
     /// What was to be done.
-    pub plan: Plan,
+    pub plan: PublishPlan,
     /// Files that were sent.
     pub files: u64,
     /// Bytes that were sent.
@@ -90,7 +90,7 @@ pub enum PublishError {
         /// The target.
         target: String,
         /// Why.
-        source: PlanError,
+        source: PublishPlanError,
     },
     /// What the target has can't be believed.
     #[error("{target}: what is there can't be built upon")]
@@ -98,7 +98,7 @@ pub enum PublishError {
         /// The target.
         target: String,
         /// Why.
-        source: StateError,
+        source: ReleaseStateError,
     },
     /// Too little space.
     #[error("{target}: {} are to be sent, and {} are free", size(*need), size(*free))]
@@ -133,7 +133,7 @@ pub enum PublishError {
         /// The target.
         target: String,
         /// What they get.
-        source: Fault,
+        source: PublishFault,
     },
     /// The target failed.
     #[error(transparent)]
@@ -145,15 +145,15 @@ pub struct Job<'a> {
     /// The target.
     pub remote: &'a dyn Remote,
     /// Our tree.
-    pub tree: &'a dyn Files,
+    pub tree: &'a dyn MirrorFiles,
     /// Its release.
-    pub ours: &'a State,
+    pub ours: &'a ReleaseState,
     /// Who may have signed what the target has.
     pub keys: &'a TrustedKeys,
     /// Files beside the release that the target is to have: what keys say of their successors.
-    pub extra: &'a [Item],
+    pub extra: &'a [FileToSend],
     /// How.
-    pub options: &'a Options,
+    pub options: &'a PublishOptions,
     /// The clock.
     pub clock: &'a dyn Clock,
     /// Told how many bytes will go out, before the first of them.
@@ -161,7 +161,7 @@ pub struct Job<'a> {
     /// Told how many bytes went out.
     pub sent: &'a (dyn Fn(u64) + Sync),
     /// Fetches what was sent as a client would, before `latest` moves.
-    pub prove: &'a dyn Fn(&Plan) -> Result<(), Fault>,
+    pub prove: &'a dyn Fn(&PublishPlan) -> Result<(), PublishFault>,
 }
 
 /// What a publication would send: the plan, less what is there in spite of the target's release, with its length.
@@ -169,9 +169,9 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// [`PublishError`].
-pub fn survey(job: &Job<'_>) -> Result<Plan, PublishError> {
+pub fn survey(job: &Job<'_>) -> Result<PublishPlan, PublishError> {
     let mut plan = plan(job)?;
-    let blocks: Vec<Item> = plan.blocks.iter().map(block_item).collect();
+    let blocks: Vec<FileToSend> = plan.blocks.iter().map(block_item).collect();
     let lengths = job.remote.lengths(&blocks)?;
     let mut there = blocks.iter().zip(lengths).map(|(item, len)| len == Some(item.len));
     plan.blocks.retain(|_| !there.next().unwrap_or_default());
@@ -180,9 +180,9 @@ pub fn survey(job: &Job<'_>) -> Result<Plan, PublishError> {
 }
 
 /// What the target lacks, as far as its own release tells, and of what keys say.
-fn plan(job: &Job<'_>) -> Result<Plan, PublishError> {
+fn plan(job: &Job<'_>) -> Result<PublishPlan, PublishError> {
     let held = held(job)?;
-    let mut plan = Plan::new(job.ours, held.as_ref())
+    let mut plan = PublishPlan::new(job.ours, held.as_ref())
         .map_err(|source| PublishError::Plan { target: job.remote.name(), source })?;
     if !job.extra.is_empty() {
         let lengths = job.remote.lengths(job.extra)?;
@@ -192,20 +192,20 @@ fn plan(job: &Job<'_>) -> Result<Plan, PublishError> {
     Ok(plan)
 }
 
-fn held(job: &Job<'_>) -> Result<Option<Held>, PublishError> {
+fn held(job: &Job<'_>) -> Result<Option<TargetContents>, PublishError> {
     let failed = |source| PublishError::State { target: job.remote.name(), source };
     let files = OfRemote(job.remote);
     let Some(latest) = read_latest(&files, job.keys).map_err(failed)? else { return Ok(None) };
     match read_named(&files, latest.clone(), job.keys, Some(job.tree)) {
-        Ok(state) => Ok(Some(Held { latest, state: Some(state) })),
-        Err(StateError::Remote(error)) => Err(error.into()),
+        Ok(state) => Ok(Some(TargetContents { latest, state: Some(state) })),
+        Err(ReleaseStateError::Remote(error)) => Err(error.into()),
         Err(error) => {
             log::warn!(
                 "{}: release {} is damaged ({error}): it is looked for what is there",
                 job.remote.name(),
                 latest.0.serial
             );
-            Ok(Some(Held { latest, state: None }))
+            Ok(Some(TargetContents { latest, state: None }))
         }
     }
 }
@@ -214,8 +214,8 @@ fn held(job: &Job<'_>) -> Result<Option<Held>, PublishError> {
 ///
 /// # Errors
 /// [`PublishError`]; clients then still read the old release, and the next attempt goes on from there.
-pub fn publish(job: &Job<'_>) -> Result<Done, PublishError> {
-    let mut turn = Turn::take(job)?;
+pub fn publish(job: &Job<'_>) -> Result<PublishResult, PublishError> {
+    let mut turn = HeldLease::take(job)?;
     let result = in_turn(job, &mut turn);
     // The flag is ours to take down even after a failure; that this fails too is not worth more words.
     if let Err(error) = turn.give_back() {
@@ -224,9 +224,9 @@ pub fn publish(job: &Job<'_>) -> Result<Done, PublishError> {
     result
 }
 
-fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
+fn in_turn(job: &Job<'_>, turn: &mut HeldLease<'_>) -> Result<PublishResult, PublishError> {
     let remote = job.remote;
-    let mut done = Done { plan: plan(job)?, files: 0, bytes: 0, found: 0 };
+    let mut done = PublishResult { plan: plan(job)?, files: 0, bytes: 0, found: 0 };
     if done.plan.is_done() && !job.options.verify {
         return Ok(done);
     }
@@ -269,7 +269,7 @@ fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
             MirrorPath::Latest => job.ours.latest_file.clone(),
             path => job.tree.read(path, path.limit())?.unwrap_or_default(),
         };
-        remote.write(&Place::File(item.path.clone()), &bytes)?;
+        remote.write(&RemotePath::File(item.path.clone()), &bytes)?;
         (job.sent)(item.len);
         count(&mut done, &[item]);
     }
@@ -277,9 +277,9 @@ fn in_turn(job: &Job<'_>, turn: &mut Turn<'_>) -> Result<Done, PublishError> {
 }
 
 /// Images' files of earlier releases may be there although the newest release does not name them: after a rollback.
-fn drop_old_files(job: &Job<'_>, plan: &mut Plan) -> Result<(), PublishError> {
+fn drop_old_files(job: &Job<'_>, plan: &mut PublishPlan) -> Result<(), PublishError> {
     let serial = plan.serial;
-    let old: Vec<Item> = plan
+    let old: Vec<FileToSend> = plan
         .files
         .iter()
         .filter(|item| matches!(item.path, MirrorPath::Image(_, of, _) if of < serial))
@@ -298,14 +298,14 @@ fn drop_old_files(job: &Job<'_>, plan: &mut Plan) -> Result<(), PublishError> {
     Ok(())
 }
 
-fn count(done: &mut Done, items: &[Item]) {
+fn count(done: &mut PublishResult, items: &[FileToSend]) {
     done.files += items.len() as u64;
     done.bytes += items.iter().map(|item| item.len).sum::<u64>();
 }
 
 /// Blocks that the target has not. Those that are going to be removed are revived before they count as present.
-fn lacking(job: &Job<'_>, plan: &Plan) -> Result<Vec<Item>, PublishError> {
-    let looked_for: Vec<Item> = if job.options.verify {
+fn lacking(job: &Job<'_>, plan: &PublishPlan) -> Result<Vec<FileToSend>, PublishError> {
+    let looked_for: Vec<FileToSend> = if job.options.verify {
         plan.blocks.iter().chain(&plan.shared).map(block_item).collect()
     } else {
         plan.blocks.iter().map(block_item).collect()
@@ -320,7 +320,7 @@ fn lacking(job: &Job<'_>, plan: &Plan) -> Result<Vec<Item>, PublishError> {
     let step = if job.remote.is_near() { 1 } else { present.len().div_ceil(SAMPLE).max(1) };
     let sample: Vec<_> = present.iter().step_by(step).collect();
     for some in sample.chunks(SAMPLE) {
-        let places: Vec<_> = some.iter().map(|(item, _)| Place::File(item.path.clone())).collect();
+        let places: Vec<_> = some.iter().map(|(item, _)| RemotePath::File(item.path.clone())).collect();
         for (found, there) in some.iter().zip(job.remote.get_all(&places)?) {
             let Some(ours) = job.tree.read(&found.0.path, found.0.len)? else { continue };
             if there.as_deref() == Some(&ours[..]) {
@@ -343,8 +343,8 @@ fn lacking(job: &Job<'_>, plan: &Plan) -> Result<Vec<Item>, PublishError> {
 }
 
 /// Takes what we need off the list of what is going to be removed.
-fn revive(job: &Job<'_>, plan: &Plan) -> Result<(), PublishError> {
-    let place = Place::Control(Control::Tombstones);
+fn revive(job: &Job<'_>, plan: &PublishPlan) -> Result<(), PublishError> {
+    let place = RemotePath::Control(Control::Tombstones);
     let Some(text) = job.remote.get(&place)? else { return Ok(()) };
     // What can't be read condemns nothing: the next collection starts anew.
     let mut stones = Tombstones::decode(&text[..]).unwrap_or_default();
@@ -361,8 +361,8 @@ fn revive(job: &Job<'_>, plan: &Plan) -> Result<(), PublishError> {
 }
 
 /// Looks whether everything that is new is there, with its length.
-fn complete(job: &Job<'_>, plan: &Plan, sent: &[Item]) -> Result<(), PublishError> {
-    let mut items: Vec<Item> = plan.blocks.iter().map(block_item).collect();
+fn complete(job: &Job<'_>, plan: &PublishPlan, sent: &[FileToSend]) -> Result<(), PublishError> {
+    let mut items: Vec<FileToSend> = plan.blocks.iter().map(block_item).collect();
     let new: HashSet<_> = items.iter().map(|item| item.path.clone()).collect();
     items.extend(sent.iter().filter(|item| !new.contains(&item.path)).cloned());
     items.extend(plan.files.iter().cloned());
@@ -379,20 +379,20 @@ fn complete(job: &Job<'_>, plan: &Plan, sent: &[Item]) -> Result<(), PublishErro
 }
 
 /// Our turn at a target: its flag says so.
-pub(super) struct Turn<'a> {
+pub(super) struct HeldLease<'a> {
     remote: &'a dyn Remote,
     clock: &'a dyn Clock,
-    flag: Flag,
-    place: Place,
+    flag: Lease,
+    place: RemotePath,
 }
 
 /// Reads a flag; a damaged one is none.
-pub(super) fn read_flag(remote: &dyn Remote, which: Control) -> Result<Option<Flag>, RemoteError> {
-    let text = remote.get(&Place::Control(which))?;
-    Ok(text.and_then(|text| Flag::decode(&text).ok()))
+pub(super) fn read_flag(remote: &dyn Remote, which: Control) -> Result<Option<Lease>, RemoteError> {
+    let text = remote.get(&RemotePath::Control(which))?;
+    Ok(text.and_then(|text| Lease::decode(&text).ok()))
 }
 
-impl<'a> Turn<'a> {
+impl<'a> HeldLease<'a> {
     fn take(job: &Job<'a>) -> Result<Self, PublishError> {
         let Job { remote, clock, options, .. } = *job;
         let end = clock.now().0.saturating_add(options.wait.as_secs());
@@ -417,9 +417,9 @@ impl<'a> Turn<'a> {
     }
 
     /// Writes our flag, then reads the collector's: whichever of the two wrote second sees the other.
-    fn try_take(job: &Job<'a>) -> Result<Result<Self, (&'static str, Flag)>, PublishError> {
+    fn try_take(job: &Job<'a>) -> Result<Result<Self, (&'static str, Lease)>, PublishError> {
         let Job { remote, clock, options, .. } = *job;
-        let theirs = |flag: &Flag| flag.token != options.token && !options.take_over;
+        let theirs = |flag: &Lease| flag.token != options.token && !options.take_over;
         let now = clock.now();
         if let Some(flag) = read_flag(remote, Control::Publishing)?
             && flag.is_fresh(now)
@@ -427,10 +427,10 @@ impl<'a> Turn<'a> {
         {
             return Ok(Err(("publishing", flag)));
         }
-        let flag = Flag::new(&options.token, &options.host, now);
-        let place = Place::Control(Control::Publishing);
+        let flag = Lease::new(&options.token, &options.host, now);
+        let place = RemotePath::Control(Control::Publishing);
         remote.write(&place, &flag.to_text())?;
-        let mut turn = Turn { remote, clock, flag, place };
+        let mut turn = HeldLease { remote, clock, flag, place };
         if let Some(flag) = read_flag(remote, Control::Collecting)?
             && flag.is_fresh(clock.now())
             && !options.take_over
@@ -480,7 +480,7 @@ impl<'a> Turn<'a> {
 /// The release that a target has, for lists.
 ///
 /// # Errors
-/// [`StateError`].
-pub fn serial_at(remote: &dyn Remote, keys: &TrustedKeys) -> Result<Option<Serial>, StateError> {
+/// [`ReleaseStateError`].
+pub fn serial_at(remote: &dyn Remote, keys: &TrustedKeys) -> Result<Option<Serial>, ReleaseStateError> {
     Ok(read_latest(&OfRemote(remote), keys)?.map(|(latest, _)| latest.serial))
 }

@@ -14,9 +14,9 @@ pub const LEASE: u64 = 600;
 
 /// A flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flag {
+pub struct Lease {
     /// Whose: a publisher that was killed knows its own flag again.
-    pub token: Token,
+    pub token: LeaseToken,
     /// Which machine, for people: 1 to 64 letters, digits, `.`, `-`.
     pub host: String,
     /// Since when.
@@ -27,13 +27,13 @@ pub struct Flag {
 
 /// A word that nobody else has: 1 to 64 of `a-z`, `0-9`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token(String);
+pub struct LeaseToken(String);
 
-impl Token {
+impl LeaseToken {
     /// Takes a word of 1 to 64 of `a-z`, `0-9`.
     pub fn new(text: &str) -> Option<Self> {
         let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        (plain && (1..=64).contains(&text.len())).then(|| Token(text.into()))
+        (plain && (1..=64).contains(&text.len())).then(|| LeaseToken(text.into()))
     }
 
     /// The word.
@@ -44,7 +44,7 @@ impl Token {
 
 /// What is wrong with a flag.
 #[derive(Debug, thiserror::Error)]
-pub enum FlagFault {
+pub enum LeaseFault {
     /// Not even a text of the right shape.
     #[error(transparent)]
     Text(#[from] TextFault),
@@ -58,20 +58,20 @@ pub enum FlagFault {
     },
 }
 
-impl Flag {
+impl Lease {
     /// A flag from now on.
-    pub fn new(token: &Token, host: &str, now: UnixTime) -> Self {
+    pub fn new(token: &LeaseToken, host: &str, now: UnixTime) -> Self {
         let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
         let mut host: String = host.chars().filter(plain).take(64).collect();
         if host.is_empty() {
             host = "unknown".into();
         }
-        Flag { token: token.clone(), host, since: now, until: UnixTime(now.0.saturating_add(LEASE)) }
+        Lease { token: token.clone(), host, since: now, until: UnixTime(now.0.saturating_add(LEASE)) }
     }
 
     /// The same for a while longer.
     pub fn renewed(&self, now: UnixTime) -> Self {
-        Flag { until: UnixTime(now.0.saturating_add(LEASE)), ..self.clone() }
+        Lease { until: UnixTime(now.0.saturating_add(LEASE)), ..self.clone() }
     }
 
     /// Whether it counts.
@@ -87,25 +87,25 @@ impl Flag {
     /// Reads the canonical text.
     ///
     /// # Errors
-    /// The line and its [`FlagFault`].
-    pub fn decode(text: &[u8]) -> Result<Self, At<FlagFault>> {
+    /// The line and its [`LeaseFault`].
+    pub fn decode(text: &[u8]) -> Result<Self, At<LeaseFault>> {
         let mut lines = Lines::new(text, 4096, 256);
         decode(&mut lines).map_err(|fault| At { file: "flag", line: lines.number(), fault })
     }
 }
 
-impl fmt::Display for Flag {
+impl fmt::Display for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Flag { token: Token(token), host, since, until } = self;
+        let Lease { token: LeaseToken(token), host, since, until } = self;
         write!(f, "imgfactory-flag 1\ntoken: {token}\nhost: {host}\nsince: {since}\nuntil: {until}\nend\n")
     }
 }
 
-fn decode(lines: &mut Lines<&[u8]>) -> Result<Flag, FlagFault> {
+fn decode(lines: &mut Lines<&[u8]>) -> Result<Lease, LeaseFault> {
     lines.heading("imgfactory-flag")?;
-    let word = |what, found: &str| FlagFault::Word { what, found: found.into() };
+    let word = |what, found: &str| LeaseFault::Word { what, found: found.into() };
     let token = lines.field("token:")?;
-    let token = Token::new(token).ok_or_else(|| word("token", token))?;
+    let token = LeaseToken::new(token).ok_or_else(|| word("token", token))?;
     let host = lines.field("host:")?;
     let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
     if !plain || !(1..=64).contains(&host.len()) {
@@ -114,7 +114,7 @@ fn decode(lines: &mut Lines<&[u8]>) -> Result<Flag, FlagFault> {
     let host = host.to_owned();
     let (since, until) = (lines.time("since:")?, lines.time("until:")?);
     lines.end()?;
-    Ok(Flag { token, host, since, until })
+    Ok(Lease { token, host, since, until })
 }
 
 #[cfg(test)]
@@ -123,11 +123,11 @@ mod tests {
 
     #[test]
     fn a_flag_is_read_as_it_was_written_and_nothing_else_is() {
-        let token = Token::new("0a1b").unwrap();
-        let flag = Flag::new(&token, "ci runner.example", UnixTime(1000));
+        let token = LeaseToken::new("0a1b").unwrap();
+        let flag = Lease::new(&token, "ci runner.example", UnixTime(1000));
         let text = "imgfactory-flag 1\ntoken: 0a1b\nhost: cirunner.example\nsince: 1000\nuntil: 1600\nend\n";
         assert_eq!(flag.to_string(), text);
-        assert_eq!(Flag::decode(text.as_bytes()).unwrap(), flag);
+        assert_eq!(Lease::decode(text.as_bytes()).unwrap(), flag);
         assert!(flag.is_fresh(UnixTime(1600)) && !flag.is_fresh(UnixTime(1601)));
         assert!(flag.renewed(UnixTime(1500)).is_fresh(UnixTime(2100)));
         for (from, to, said) in [
@@ -140,7 +140,7 @@ mod tests {
                 "flag:1: version 2 is not supported; this program knows version 1. A newer one may read it",
             ),
         ] {
-            let error = Flag::decode(text.replace(from, to).as_bytes()).unwrap_err();
+            let error = Lease::decode(text.replace(from, to).as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), said);
         }
     }

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use super::apply::read_flag;
-use super::flag::{Flag, Token};
+use super::flag::{Lease, LeaseToken};
 use super::remote::{Clock, Listed, Remote, RemoteError};
-use super::state::{OfRemote, StateError, image_files, read_indexes, read_latest};
+use super::state::{OfRemote, ReleaseStateError, image_files, read_indexes, read_latest};
 use super::tombstones::Tombstones;
-use super::{Control, Item, Place};
+use super::{Control, FileToSend, RemotePath};
 use formats::index::Index;
 use formats::names::{Serial, UnixTime};
 use formats::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
@@ -59,7 +59,7 @@ pub enum GcError {
         /// The target.
         target: String,
         /// Why.
-        source: StateError,
+        source: ReleaseStateError,
     },
     /// The list of condemned files is damaged.
     #[error("{target}: .imgfactory/tombstones is damaged; remove it, and the grace begins anew")]
@@ -89,7 +89,7 @@ pub struct GcPlan {
     /// Files in use.
     pub live: usize,
     /// Files to be removed now: their grace is over.
-    pub due: Vec<Item>,
+    pub due: Vec<FileToSend>,
     /// Files that wait for the end of their grace, with when they were condemned.
     pub waiting: Tombstones,
     /// Bytes of the waiting ones, as far as known.
@@ -131,7 +131,7 @@ pub struct GcJob<'a> {
     /// The clock.
     pub clock: &'a dyn Clock,
     /// Our flag's word.
-    pub token: &'a Token,
+    pub token: &'a LeaseToken,
     /// The name of this machine.
     pub host: &'a str,
     /// Told how many files are gone.
@@ -145,7 +145,7 @@ pub struct GcJob<'a> {
 pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
     let target = || job.remote.name();
     let failed = |source| GcError::State { target: target(), source };
-    let text = job.remote.get(&Place::Control(Control::Tombstones))?;
+    let text = job.remote.get(&RemotePath::Control(Control::Tombstones))?;
     let stones = match text {
         Some(text) => Tombstones::decode(&text[..])
             .map_err(|source| GcError::Tombstones { target: target(), source })?,
@@ -159,7 +159,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
     let now = job.clock.now();
     let (kept, expired) = sort(&releases, &latest, job.policy, now);
     if !kept.contains_key(&latest.serial) {
-        let missing = StateError::Missing { path: latest.release_path(), by: "latest" };
+        let missing = ReleaseStateError::Missing { path: latest.release_path(), by: "latest" };
         return Err(failed(missing));
     }
 
@@ -176,11 +176,11 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
         let indexes = match read_indexes(&files, &fresh, None) {
             Ok(indexes) => indexes,
             // Of an expired release a collection that was cut short may have removed it already.
-            Err(StateError::Missing { .. }) if !is_kept => vec![],
+            Err(ReleaseStateError::Missing { .. }) if !is_kept => vec![],
             Err(error) => return Err(failed(error)),
         };
         let named = image_files(release).into_iter().chain(indexes.iter().flat_map(block_items));
-        let own = Item { path: MirrorPath::Release(*serial), len: *len };
+        let own = FileToSend { path: MirrorPath::Release(*serial), len: *len };
         for item in named.chain([own]) {
             if is_kept {
                 live.insert(item.path);
@@ -214,7 +214,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
     for (path, len) in candidates {
         let since = stones.0.get(&path).copied().unwrap_or(now).min(now);
         if stones.0.contains_key(&path) && now.0.saturating_sub(since.0) >= job.policy.grace {
-            due.push(Item { path, len });
+            due.push(FileToSend { path, len });
         } else {
             waiting_bytes += len;
             waiting.0.insert(path, since);
@@ -238,7 +238,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
     })
 }
 
-fn block_items(index: &Index) -> impl Iterator<Item = Item> + '_ {
+fn block_items(index: &Index) -> impl Iterator<Item = FileToSend> + '_ {
     index.objects().iter().map(super::plan::block_item)
 }
 
@@ -253,7 +253,11 @@ fn is_above(path: &MirrorPath, latest: Serial) -> bool {
 type Releases = BTreeMap<Serial, (Release, u64)>;
 
 /// Every release that the target has, its signature checked, with the length of its file.
-fn releases(job: &GcJob<'_>, latest: &Latest, listed: Option<&[Listed]>) -> Result<Releases, StateError> {
+fn releases(
+    job: &GcJob<'_>,
+    latest: &Latest,
+    listed: Option<&[Listed]>,
+) -> Result<Releases, ReleaseStateError> {
     let serials: Vec<Serial> = match listed {
         Some(listed) => listed
             .iter()
@@ -267,7 +271,7 @@ fn releases(job: &GcJob<'_>, latest: &Latest, listed: Option<&[Listed]>) -> Resu
             let all = newest.saturating_sub(LOOK_BACK - 1).max(1)..=newest;
             let items: Vec<_> = all
                 .filter_map(Serial::new)
-                .map(|serial| Item { path: MirrorPath::Release(serial), len: 0 })
+                .map(|serial| FileToSend { path: MirrorPath::Release(serial), len: 0 })
                 .collect();
             let lengths = job.remote.lengths(&items)?;
             let there = items.iter().zip(lengths).filter(|(_, len)| len.is_some());
@@ -282,8 +286,8 @@ fn releases(job: &GcJob<'_>, latest: &Latest, listed: Option<&[Listed]>) -> Resu
     let mut releases = Releases::new();
     for serial in serials {
         let path = MirrorPath::Release(serial);
-        let untrusted = |source: Untrusted| StateError::Untrusted(path.clone(), source);
-        let Some(bytes) = job.remote.get(&Place::File(path.clone()))? else { continue };
+        let untrusted = |source: Untrusted| ReleaseStateError::Untrusted(path.clone(), source);
+        let Some(bytes) = job.remote.get(&RemotePath::File(path.clone()))? else { continue };
         let release = Verified::<Release>::open(&bytes, job.keys).map_err(untrusted)?;
         release.expect(&latest.name, serial).map_err(untrusted)?;
         releases.insert(serial, (release.into_inner(), bytes.len() as u64));
@@ -325,13 +329,13 @@ fn sort(
 /// # Errors
 /// [`GcError`]. What was removed by then was due.
 pub fn collect(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
-    let mut flag = Flag::new(job.token, job.host, job.clock.now());
-    let place = Place::Control(Control::Collecting);
+    let mut flag = Lease::new(job.token, job.host, job.clock.now());
+    let place = RemotePath::Control(Control::Collecting);
     busy(job, Control::Collecting, "collecting")?;
     // First our flag, then a look at the publisher's: whichever of the two wrote second sees the other.
     job.remote.write(&place, &flag.to_text())?;
     let result = in_turn(job, &mut flag);
-    let ours = |found: &Flag| found.token == flag.token;
+    let ours = |found: &Lease| found.token == flag.token;
     let down = read_flag(job.remote, Control::Collecting).and_then(|found| {
         if found.is_some_and(|found| ours(&found)) { job.remote.remove(&[place]) } else { Ok(()) }
     });
@@ -341,17 +345,17 @@ pub fn collect(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
     result
 }
 
-fn in_turn(job: &GcJob<'_>, flag: &mut Flag) -> Result<GcPlan, GcError> {
+fn in_turn(job: &GcJob<'_>, flag: &mut Lease) -> Result<GcPlan, GcError> {
     busy(job, Control::Publishing, "publishing")?;
     let plan = plan(job)?;
     for batch in plan.due.chunks(BATCH) {
         still_ours(job, flag)?;
-        let places: Vec<Place> = batch.iter().map(|item| Place::File(item.path.clone())).collect();
+        let places: Vec<RemotePath> = batch.iter().map(|item| RemotePath::File(item.path.clone())).collect();
         job.remote.remove(&places)?;
         (job.gone)(batch.len() as u64);
     }
     still_ours(job, flag)?;
-    let place = Place::Control(Control::Tombstones);
+    let place = RemotePath::Control(Control::Tombstones);
     if plan.waiting.0.is_empty() {
         job.remote.remove(&[place])?;
     } else {
@@ -372,7 +376,7 @@ fn busy(job: &GcJob<'_>, which: Control, what: &'static str) -> Result<(), GcErr
 }
 
 /// Only with a flag that counts may anything be removed.
-fn still_ours(job: &GcJob<'_>, flag: &mut Flag) -> Result<(), GcError> {
+fn still_ours(job: &GcJob<'_>, flag: &mut Lease) -> Result<(), GcError> {
     let now = job.clock.now();
     let lapsed = || GcError::Lapsed(job.remote.name());
     if !flag.is_fresh(now) {
@@ -384,7 +388,7 @@ fn still_ours(job: &GcJob<'_>, flag: &mut Flag) -> Result<(), GcError> {
     }
     if flag.until.0.saturating_sub(now.0) <= super::flag::LEASE / 2 {
         *flag = flag.renewed(now);
-        job.remote.write(&Place::Control(Control::Collecting), &flag.to_text())?;
+        job.remote.write(&RemotePath::Control(Control::Collecting), &flag.to_text())?;
     }
     Ok(())
 }

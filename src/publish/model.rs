@@ -20,7 +20,7 @@ use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::release::{ImageFiles, Latest, MirrorPath, Mirrors, Release, Stored, TrustedKeys};
 
 /// Files by path.
-type Memory = BTreeMap<String, Vec<u8>>;
+type FilesByPath = BTreeMap<String, Vec<u8>>;
 
 /// The time at which every scenario begins.
 const START: u64 = 1_000_000_000;
@@ -40,8 +40,8 @@ impl Author {
 
     /// A tree with one release whose disk is made of these bytes, one a block; it was published `ago` seconds before
     /// the start and is kept for a day.
-    fn release(&self, serial: u64, blocks: &[u8], ago: u64) -> Memory {
-        let mut memory = Memory::new();
+    fn release(&self, serial: u64, blocks: &[u8], ago: u64) -> FilesByPath {
+        let mut memory = FilesByPath::new();
         let (serial, published) = (Serial::new(serial).unwrap(), UnixTime(START - ago));
         let name: ImageName = "demo".parse().unwrap();
         let mut compressor = Compressor::new(Codec::zlib(6).unwrap());
@@ -92,14 +92,14 @@ impl Author {
     }
 }
 
-impl Files for Memory {
+impl MirrorFiles for FilesByPath {
     fn read(&self, path: &MirrorPath, _: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         Ok(self.get(&path.to_string()).cloned())
     }
 }
 
 /// What a client can read; panics when it can read neither release whole.
-fn served(memory: &Memory, keys: &TrustedKeys) -> Option<Serial> {
+fn served(memory: &FilesByPath, keys: &TrustedKeys) -> Option<Serial> {
     let state = read_state(memory, keys).unwrap_or_else(|error| panic!("{error}"))?;
     for object in state.objects() {
         let path = MirrorPath::Block(object.name).to_string();
@@ -112,7 +112,7 @@ fn served(memory: &Memory, keys: &TrustedKeys) -> Option<Serial> {
 
 /// One step.
 #[derive(Clone, Debug, Hash)]
-enum Ask {
+enum ModelRequest {
     Get(String),
     Len(String),
     Write(String, Vec<u8>),
@@ -122,45 +122,45 @@ enum Ask {
 }
 
 #[derive(Clone, Debug, Hash)]
-enum Answer {
+enum ModelAnswer {
     Bytes(Option<Vec<u8>>),
     Len(Option<u64>),
     Paths(Vec<(String, u64)>),
     Done,
 }
 
-fn serve(memory: &mut Memory, ask: &Ask) -> Answer {
+fn serve(memory: &mut FilesByPath, ask: &ModelRequest) -> ModelAnswer {
     match ask {
-        Ask::Get(path) => Answer::Bytes(memory.get(path).cloned()),
-        Ask::Len(path) => Answer::Len(memory.get(path).map(|bytes| bytes.len() as u64)),
-        Ask::Write(path, bytes) => {
+        ModelRequest::Get(path) => ModelAnswer::Bytes(memory.get(path).cloned()),
+        ModelRequest::Len(path) => ModelAnswer::Len(memory.get(path).map(|bytes| bytes.len() as u64)),
+        ModelRequest::Write(path, bytes) => {
             memory.insert(path.clone(), bytes.clone());
-            Answer::Done
+            ModelAnswer::Done
         }
-        Ask::Remove(path) => {
+        ModelRequest::Remove(path) => {
             memory.remove(path);
-            Answer::Done
+            ModelAnswer::Done
         }
-        Ask::List => Answer::Paths(
+        ModelRequest::List => ModelAnswer::Paths(
             memory
                 .iter()
                 .filter(|(path, _)| !path.starts_with(CONTROL_DIR))
                 .map(|(path, bytes)| (path.clone(), bytes.len() as u64))
                 .collect(),
         ),
-        Ask::Free => Answer::Done,
+        ModelRequest::Free => ModelAnswer::Done,
     }
 }
 
 /// One program's way to the target: it waits before each step until it is its turn.
 struct Stepped {
-    ask: Mutex<Sender<Ask>>,
-    answer: Mutex<Receiver<Answer>>,
+    ask: Mutex<Sender<ModelRequest>>,
+    answer: Mutex<Receiver<ModelAnswer>>,
     lists: bool,
 }
 
 impl Stepped {
-    fn step(&self, ask: Ask) -> Result<Answer, RemoteError> {
+    fn step(&self, ask: ModelRequest) -> Result<ModelAnswer, RemoteError> {
         let ended = || RemoteError::new("model", "ended");
         self.ask.lock().unwrap().send(ask).map_err(|_| ended())?;
         self.answer.lock().unwrap().recv().map_err(|_| ended())
@@ -172,43 +172,48 @@ impl Remote for Stepped {
         "model".into()
     }
 
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
-        match self.step(Ask::Get(place.to_string()))? {
-            Answer::Bytes(bytes) => Ok(bytes),
+    fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
+        match self.step(ModelRequest::Get(place.to_string()))? {
+            ModelAnswer::Bytes(bytes) => Ok(bytes),
             other => panic!("{other:?}"),
         }
     }
 
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
-        let len = |item: &Item| match self.step(Ask::Len(item.path.to_string()))? {
-            Answer::Len(len) => Ok(len),
+    fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError> {
+        let len = |item: &FileToSend| match self.step(ModelRequest::Len(item.path.to_string()))? {
+            ModelAnswer::Len(len) => Ok(len),
             other => panic!("{other:?}"),
         };
         items.iter().map(len).collect()
     }
 
-    fn put(&self, tree: &dyn Files, items: &[Item], _: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+    fn put(
+        &self,
+        tree: &dyn MirrorFiles,
+        items: &[FileToSend],
+        _: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RemoteError> {
         for item in items {
             let bytes = tree.read(&item.path, item.len)?.expect("our tree is whole");
-            self.step(Ask::Write(item.path.to_string(), bytes))?;
+            self.step(ModelRequest::Write(item.path.to_string(), bytes))?;
         }
         Ok(())
     }
 
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
-        self.step(Ask::Write(place.to_string(), bytes.into())).map(|_| ())
+    fn write(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
+        self.step(ModelRequest::Write(place.to_string(), bytes.into())).map(|_| ())
     }
 
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
-        places.iter().try_for_each(|place| self.step(Ask::Remove(place.to_string())).map(|_| ()))
+    fn remove(&self, places: &[RemotePath]) -> Result<(), RemoteError> {
+        places.iter().try_for_each(|place| self.step(ModelRequest::Remove(place.to_string())).map(|_| ()))
     }
 
     fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
         if !self.lists {
             return Ok(None);
         }
-        match self.step(Ask::List)? {
-            Answer::Paths(paths) => {
+        match self.step(ModelRequest::List)? {
+            ModelAnswer::Paths(paths) => {
                 Ok(Some(paths.into_iter().map(|(path, len)| Listed { path, len }).collect()))
             }
             other => panic!("{other:?}"),
@@ -216,7 +221,7 @@ impl Remote for Stepped {
     }
 
     fn free(&self) -> Option<u64> {
-        self.step(Ask::Free).ok().and(None)
+        self.step(ModelRequest::Free).ok().and(None)
     }
 }
 
@@ -234,11 +239,11 @@ impl Clock for ModelClock {
 
 type Program = Arc<dyn Fn(&Stepped, &ModelClock) -> bool + Send + Sync>;
 
-fn publisher(author: &Arc<Author>, tree: Memory, token: &str) -> Program {
-    let (author, token) = (author.clone(), Token::new(token).unwrap());
+fn publisher(author: &Arc<Author>, tree: FilesByPath, token: &str) -> Program {
+    let (author, token) = (author.clone(), LeaseToken::new(token).unwrap());
     let ours = read_state(&tree, &author.keys).unwrap().unwrap();
     Arc::new(move |remote, clock| {
-        let options = Options {
+        let options = PublishOptions {
             token: token.clone(),
             host: "p".into(),
             verify: false,
@@ -265,7 +270,7 @@ fn collector(author: &Arc<Author>) -> Program {
     let author = author.clone();
     Arc::new(move |remote, clock| {
         let policy = Policy { grace: DAY, keep: 1, pinned: BTreeSet::new() };
-        let token = Token::new("gc").unwrap();
+        let token = LeaseToken::new("gc").unwrap();
         let job = GcJob {
             remote,
             keys: &author.keys,
@@ -280,17 +285,17 @@ fn collector(author: &Arc<Author>) -> Program {
 }
 
 /// A program under way.
-struct Running {
-    asks: Receiver<Ask>,
-    answers: Option<Sender<Answer>>,
+struct ModelProgram {
+    asks: Receiver<ModelRequest>,
+    answers: Option<Sender<ModelAnswer>>,
     /// What it waits to do; `None` when it has ended.
-    pending: Option<Ask>,
+    pending: Option<ModelRequest>,
     /// All that it has seen, which is all that its state depends on.
     seen: DefaultHasher,
     thread: Option<thread::JoinHandle<bool>>,
 }
 
-impl Running {
+impl ModelProgram {
     fn start(program: &Program, clock: &ModelClock, lists: bool) -> Self {
         let (ask, asks) = channel();
         let (answers, answer) = channel();
@@ -300,10 +305,16 @@ impl Running {
             program(&remote, &clock)
         });
         let pending = asks.recv().ok();
-        Running { asks, answers: Some(answers), pending, seen: DefaultHasher::new(), thread: Some(thread) }
+        ModelProgram {
+            asks,
+            answers: Some(answers),
+            pending,
+            seen: DefaultHasher::new(),
+            thread: Some(thread),
+        }
     }
 
-    fn step(&mut self, memory: &mut Memory) {
+    fn step(&mut self, memory: &mut FilesByPath) {
         let ask = self.pending.take().expect("it waits");
         let answer = serve(memory, &ask);
         answer.hash(&mut self.seen);
@@ -319,7 +330,7 @@ impl Running {
 
 struct Scenario {
     keys: TrustedKeys,
-    begin: Memory,
+    begin: FilesByPath,
     programs: Vec<Program>,
     /// Whether the clock may jump over a lease, once, at any moment.
     ticks: bool,
@@ -344,8 +355,11 @@ impl Scenario {
         while let Some(order) = open.pop() {
             let clock = ModelClock(Arc::new(AtomicU64::new(START)));
             let mut memory = self.begin.clone();
-            let mut running: Vec<_> =
-                self.programs.iter().map(|program| Running::start(program, &clock, self.lists)).collect();
+            let mut running: Vec<_> = self
+                .programs
+                .iter()
+                .map(|program| ModelProgram::start(program, &clock, self.lists))
+                .collect();
             let tick = running.len();
             // The assumption about time: nobody stands still for a lease between the look at its own flag and the
             // one step after that.
@@ -369,7 +383,7 @@ impl Scenario {
                         let may_tick = self.ticks && !done.contains(&tick) && checked.is_none();
                         let ready: Vec<_> = ready.collect();
                         let Some((&first, others)) = ready.split_first() else {
-                            found.ends.insert(running.drain(..).map(Running::result).collect());
+                            found.ends.insert(running.drain(..).map(ModelProgram::result).collect());
                             break;
                         };
                         // The first of them goes on here; the others' turn comes later.
@@ -387,8 +401,7 @@ impl Scenario {
                     running.iter_mut().for_each(|program| "tick".hash(&mut program.seen));
                     continue;
                 }
-                let looks =
-                    matches!(&running[next].pending, Some(Ask::Get(path)) if path.ends_with("/collecting"));
+                let looks = matches!(&running[next].pending, Some(ModelRequest::Get(path)) if path.ends_with("/collecting"));
                 if looks && next > 0 {
                     checked = Some(next);
                 } else if checked == Some(next) {
@@ -407,7 +420,7 @@ fn hash_of(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-fn states_of(running: &[Running]) -> Vec<(u64, bool)> {
+fn states_of(running: &[ModelProgram]) -> Vec<(u64, bool)> {
     running.iter().map(|program| (program.seen.finish(), program.pending.is_some())).collect()
 }
 
@@ -422,13 +435,13 @@ fn scenario(ticks: bool, lists: bool, left_behind: bool) -> Scenario {
     let mut stones = BTreeMap::from([(condemned(9), UnixTime(START - 15 * DAY))]);
     if left_behind {
         // An attempt that was killed left its flag and one block, which was condemned since.
-        let flag = Flag::new(&Token::new("p1").unwrap(), "p", UnixTime(START - 1));
-        begin.insert(Place::Control(Control::Publishing).to_string(), flag.to_text());
+        let flag = Lease::new(&LeaseToken::new("p1").unwrap(), "p", UnixTime(START - 1));
+        begin.insert(RemotePath::Control(Control::Publishing).to_string(), flag.to_text());
         let path = condemned(3);
         begin.insert(path.to_string(), next[&path.to_string()].clone());
         stones.insert(path, UnixTime(START - 15 * DAY));
     }
-    let tombstones = Place::Control(Control::Tombstones).to_string();
+    let tombstones = RemotePath::Control(Control::Tombstones).to_string();
     begin.insert(tombstones, Tombstones(stones).to_text());
     Scenario {
         keys: author.keys.clone(),
@@ -453,13 +466,13 @@ fn in_every_order_of_a_publication_and_a_collection_no_block_in_use_is_missing()
 
 /// A target that fails for good after some steps; the last of them may be torn.
 struct Failing {
-    memory: Mutex<Memory>,
+    memory: Mutex<FilesByPath>,
     left: AtomicU64,
     torn: bool,
 }
 
 impl Failing {
-    fn step(&self, ask: &Ask) -> Result<Answer, RemoteError> {
+    fn step(&self, ask: &ModelRequest) -> Result<ModelAnswer, RemoteError> {
         let dead = || RemoteError::new("model", "the publisher was killed");
         let mut memory = self.memory.lock().unwrap();
         let left = self.left.load(Ordering::SeqCst);
@@ -469,7 +482,7 @@ impl Failing {
         self.left.store(left - 1, Ordering::SeqCst);
         if left == 1 && self.torn {
             // A target without renames: half of the file has its name. `latest` is one small PUT everywhere.
-            if let Ask::Write(path, bytes) = ask
+            if let ModelRequest::Write(path, bytes) = ask
                 && path != "latest"
                 && path != "mirrors.txt"
             {
@@ -486,34 +499,39 @@ impl Remote for Failing {
         "model".into()
     }
 
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
-        match self.step(&Ask::Get(place.to_string()))? {
-            Answer::Bytes(bytes) => Ok(bytes),
+    fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
+        match self.step(&ModelRequest::Get(place.to_string()))? {
+            ModelAnswer::Bytes(bytes) => Ok(bytes),
             other => panic!("{other:?}"),
         }
     }
 
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
-        let len = |item: &Item| match self.step(&Ask::Len(item.path.to_string()))? {
-            Answer::Len(len) => Ok(len),
+    fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError> {
+        let len = |item: &FileToSend| match self.step(&ModelRequest::Len(item.path.to_string()))? {
+            ModelAnswer::Len(len) => Ok(len),
             other => panic!("{other:?}"),
         };
         items.iter().map(len).collect()
     }
 
-    fn put(&self, tree: &dyn Files, items: &[Item], _: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+    fn put(
+        &self,
+        tree: &dyn MirrorFiles,
+        items: &[FileToSend],
+        _: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RemoteError> {
         items.iter().try_for_each(|item| {
             let bytes = tree.read(&item.path, item.len)?.expect("our tree is whole");
-            self.step(&Ask::Write(item.path.to_string(), bytes)).map(|_| ())
+            self.step(&ModelRequest::Write(item.path.to_string(), bytes)).map(|_| ())
         })
     }
 
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
-        self.step(&Ask::Write(place.to_string(), bytes.into())).map(|_| ())
+    fn write(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
+        self.step(&ModelRequest::Write(place.to_string(), bytes.into())).map(|_| ())
     }
 
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
-        places.iter().try_for_each(|place| self.step(&Ask::Remove(place.to_string())).map(|_| ()))
+    fn remove(&self, places: &[RemotePath]) -> Result<(), RemoteError> {
+        places.iter().try_for_each(|place| self.step(&ModelRequest::Remove(place.to_string())).map(|_| ()))
     }
 
     fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
@@ -526,12 +544,12 @@ fn what_a_publication_needs_again_is_condemned_no_longer() {
     let scenario = scenario(false, false, true);
     let clock = ModelClock(Arc::new(AtomicU64::new(START)));
     let mut memory = scenario.begin.clone();
-    let mut program = Running::start(&scenario.programs[0], &clock, false);
+    let mut program = ModelProgram::start(&scenario.programs[0], &clock, false);
     while program.pending.is_some() {
         program.step(&mut memory);
     }
     assert!(program.result());
-    let text = &memory[&Place::Control(Control::Tombstones).to_string()];
+    let text = &memory[&RemotePath::Control(Control::Tombstones).to_string()];
     assert_eq!(Tombstones::decode(&text[..]).unwrap(), Tombstones::default());
 }
 
@@ -541,13 +559,13 @@ fn killed_after_any_step_a_client_reads_a_whole_release_and_the_next_attempt_com
     let disk: Vec<u8> = (1..=60).collect();
     let old = author.release(1, &disk[..30], 2 * DAY);
     let new = author.release(2, &disk, 0);
-    let attempt = |begin: &Memory, left, torn| {
+    let attempt = |begin: &FilesByPath, left, torn| {
         let remote = Failing { memory: Mutex::new(begin.clone()), left: AtomicU64::new(left), torn };
         let clock = ModelClock(Arc::new(AtomicU64::new(START)));
         let ours = read_state(&new, &author.keys).unwrap().unwrap();
-        let token = Token::new("p1").unwrap();
+        let token = LeaseToken::new("p1").unwrap();
         let wait = Duration::ZERO;
-        let options = Options { token, host: "p".into(), verify: false, wait, take_over: false };
+        let options = PublishOptions { token, host: "p".into(), verify: false, wait, take_over: false };
         let job = Job {
             remote: &remote,
             tree: &new,
@@ -570,7 +588,7 @@ fn killed_after_any_step_a_client_reads_a_whole_release_and_the_next_attempt_com
     assert!(steps > 90, "{steps}");
 
     let mut points = 0;
-    for begin in [Memory::new(), old] {
+    for begin in [FilesByPath::new(), old] {
         for torn in [false, true] {
             for left in 0..2 * steps {
                 let (done, memory, rest) = attempt(&begin, left, torn);

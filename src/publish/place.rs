@@ -6,7 +6,7 @@ use formats::release::MirrorPath;
 
 /// A file on a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
+pub enum RemotePath {
     /// Of the mirror tree: clients read it.
     File(MirrorPath),
     /// Of publishers.
@@ -30,38 +30,38 @@ pub const CONTROL_DIR: &str = ".imgfactory";
 /// Longest control file that is read: tombstones of 2^24 files.
 const MAX_CONTROL: u64 = 2 << 30;
 
-impl Place {
+impl RemotePath {
     /// Bytes at most that are read of it.
     pub fn limit(&self) -> u64 {
         match self {
-            Place::File(path) => path.limit(),
-            Place::Control(Control::Tombstones) => MAX_CONTROL,
-            Place::Control(_) => 4096,
+            RemotePath::File(path) => path.limit(),
+            RemotePath::Control(Control::Tombstones) => MAX_CONTROL,
+            RemotePath::Control(_) => 4096,
         }
     }
 
     /// Whether it is written once and never changes.
     pub fn is_immutable(&self) -> bool {
         match self {
-            Place::File(MirrorPath::Latest | MirrorPath::Mirrors) | Place::Control(_) => false,
-            Place::File(_) => true,
+            RemotePath::File(MirrorPath::Latest | MirrorPath::Mirrors) | RemotePath::Control(_) => false,
+            RemotePath::File(_) => true,
         }
     }
 }
 
-impl From<MirrorPath> for Place {
+impl From<MirrorPath> for RemotePath {
     fn from(path: MirrorPath) -> Self {
-        Place::File(path)
+        RemotePath::File(path)
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RemotePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::File(path) => path.fmt(f),
-            Place::Control(Control::Publishing) => write!(f, "{CONTROL_DIR}/publishing"),
-            Place::Control(Control::Collecting) => write!(f, "{CONTROL_DIR}/collecting"),
-            Place::Control(Control::Tombstones) => write!(f, "{CONTROL_DIR}/tombstones"),
+            RemotePath::File(path) => path.fmt(f),
+            RemotePath::Control(Control::Publishing) => write!(f, "{CONTROL_DIR}/publishing"),
+            RemotePath::Control(Control::Collecting) => write!(f, "{CONTROL_DIR}/collecting"),
+            RemotePath::Control(Control::Tombstones) => write!(f, "{CONTROL_DIR}/tombstones"),
         }
     }
 }

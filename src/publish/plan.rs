@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::Item;
-use super::state::{State, image_files};
+use super::FileToSend;
+use super::state::{ReleaseState, image_files};
 use formats::block::Object;
 use formats::names::Serial;
 use formats::release::{Latest, MirrorPath};
@@ -12,16 +12,16 @@ use formats::report::size;
 
 /// What a target is known to have.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct TargetContents {
     /// What its `latest` says, and the file.
     pub latest: (Latest, Vec<u8>),
     /// The release that it names; `None` when that can't be read: then nothing is taken for granted.
-    pub state: Option<State>,
+    pub state: Option<ReleaseState>,
 }
 
 /// What is to be sent to one target.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct PublishPlan {
     /// The release that it has.
     pub base: Option<Serial>,
     /// The release that it will have.
@@ -31,16 +31,16 @@ pub struct Plan {
     /// Blocks of the release that it has, and that ours needs too.
     pub shared: Vec<Object>,
     /// Images' files that it lacks, then the release.
-    pub files: Vec<Item>,
+    pub files: Vec<FileToSend>,
     /// Whether mirrors.txt is replaced.
-    pub mirrors: Option<Item>,
+    pub mirrors: Option<FileToSend>,
     /// Whether `latest` is replaced; when not, there is nothing to do.
-    pub latest: Option<Item>,
+    pub latest: Option<FileToSend>,
 }
 
 /// Why a release must not go to a target.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
+pub enum PublishPlanError {
     /// It has another distribution.
     #[error("has `{found}`, and this is `{ours}`; publish to a directory of its own")]
     OtherName {
@@ -71,16 +71,16 @@ pub enum PlanError {
     Refreshed(Serial),
 }
 
-impl Plan {
+impl PublishPlan {
     /// Compares our release with what the target has.
     ///
     /// # Errors
-    /// [`PlanError`].
-    pub fn new(ours: &State, held: Option<&Held>) -> Result<Self, PlanError> {
-        let latest = Item { path: MirrorPath::Latest, len: ours.latest_file.len() as u64 };
-        let mirrors = Item { path: MirrorPath::Mirrors, len: ours.latest.mirrors.len };
+    /// [`PublishPlanError`].
+    pub fn new(ours: &ReleaseState, held: Option<&TargetContents>) -> Result<Self, PublishPlanError> {
+        let latest = FileToSend { path: MirrorPath::Latest, len: ours.latest_file.len() as u64 };
+        let mirrors = FileToSend { path: MirrorPath::Mirrors, len: ours.latest.mirrors.len };
         let Some(held) = held else {
-            return Ok(Plan {
+            return Ok(PublishPlan {
                 base: None,
                 serial: ours.latest.serial,
                 blocks: ours.objects(),
@@ -93,19 +93,20 @@ impl Plan {
         let (theirs, file) = &held.latest;
         if theirs.name != ours.latest.name {
             let (found, ours) = (theirs.name.to_string(), ours.latest.name.to_string());
-            return Err(PlanError::OtherName { found, ours });
+            return Err(PublishPlanError::OtherName { found, ours });
         }
         if theirs.serial > ours.latest.serial {
-            return Err(PlanError::Newer { found: theirs.serial, ours: ours.latest.serial });
+            return Err(PublishPlanError::Newer { found: theirs.serial, ours: ours.latest.serial });
         }
         let same_release = theirs.serial == ours.latest.serial;
         if same_release && theirs.release != ours.latest.release {
-            return Err(PlanError::Fork(theirs.serial));
+            return Err(PublishPlanError::Fork(theirs.serial));
         }
         if same_release && theirs.published > ours.latest.published {
-            return Err(PlanError::Refreshed(theirs.serial));
+            return Err(PublishPlanError::Refreshed(theirs.serial));
         }
-        let has: HashSet<_> = held.state.iter().flat_map(State::objects).map(|object| object.name).collect();
+        let has: HashSet<_> =
+            held.state.iter().flat_map(ReleaseState::objects).map(|object| object.name).collect();
         let (shared, blocks) = ours.objects().into_iter().partition(|object| has.contains(&object.name));
         let mut has_files: HashSet<_> =
             held.state.iter().flat_map(|state| image_files(&state.release)).map(|item| item.path).collect();
@@ -115,7 +116,7 @@ impl Plan {
         let files = ours.files().into_iter().filter(|item| !has_files.contains(&item.path)).collect();
         let mirrors_fit = held.state.as_ref().is_some_and(|state| state.mirrors_fit)
             && theirs.mirrors == ours.latest.mirrors;
-        Ok(Plan {
+        Ok(PublishPlan {
             base: Some(theirs.serial),
             serial: ours.latest.serial,
             blocks,
@@ -132,7 +133,7 @@ impl Plan {
     }
 
     /// Everything that will be sent, in order.
-    pub fn items(&self) -> Vec<Item> {
+    pub fn items(&self) -> Vec<FileToSend> {
         let blocks = self.blocks.iter().map(block_item);
         blocks
             .chain(self.files.iter().cloned())
@@ -141,18 +142,18 @@ impl Plan {
             .collect()
     }
 
-    /// Bytes of [`Plan::items`].
+    /// Bytes of [`PublishPlan::items`].
     pub fn bytes(&self) -> u64 {
         self.items().iter().map(|item| item.len).sum()
     }
 }
 
 /// The file of a block.
-pub fn block_item(object: &Object) -> Item {
-    Item { path: MirrorPath::Block(object.name), len: object.file_len.into() }
+pub fn block_item(object: &Object) -> FileToSend {
+    FileToSend { path: MirrorPath::Block(object.name), len: object.file_len.into() }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for PublishPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_done() {
             return write!(f, "release {} is there already", self.serial);
@@ -163,7 +164,7 @@ impl fmt::Display for Plan {
             None => write!(f, "nothing -> release {}: ", self.serial)?,
         }
         let items = self.items();
-        let bytes = |items: &[Item]| items.iter().map(|item| item.len).sum::<u64>();
+        let bytes = |items: &[FileToSend]| items.iter().map(|item| item.len).sum::<u64>();
         let (blocks, rest) = items.split_at(self.blocks.len());
         write!(
             f,

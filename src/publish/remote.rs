@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Place;
+use super::RemotePath;
 use formats::names::UnixTime;
 use formats::release::MirrorPath;
 
@@ -39,7 +39,7 @@ impl Error for RemoteError {
 }
 
 /// The files of a mirror tree, wherever they are.
-pub trait Files: Sync {
+pub trait MirrorFiles: Sync {
     /// Reads a whole file, `limit` bytes at most; `None` when it is not there.
     ///
     /// # Errors
@@ -50,11 +50,11 @@ pub trait Files: Sync {
     ///
     /// # Errors
     /// [`RemoteError`].
-    fn read_all(&self, items: &[Item]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+    fn read_all(&self, items: &[FileToSend]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
         items.iter().map(|item| self.read(&item.path, item.len)).collect()
     }
 
-    /// How many files [`Files::read_all`] is best asked for: 1 where it saves nothing.
+    /// How many files [`MirrorFiles::read_all`] is best asked for: 1 where it saves nothing.
     fn together(&self) -> usize {
         1
     }
@@ -63,7 +63,7 @@ pub trait Files: Sync {
     ///
     /// # Errors
     /// [`RemoteError`] names the first that is not.
-    fn check(&self, _items: &[Item]) -> Result<(), RemoteError> {
+    fn check(&self, _items: &[FileToSend]) -> Result<(), RemoteError> {
         Ok(())
     }
 
@@ -75,7 +75,7 @@ pub trait Files: Sync {
 
 /// A file to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct FileToSend {
     /// Which.
     pub path: MirrorPath,
     /// Its length.
@@ -96,17 +96,17 @@ pub trait Remote: Sync {
     /// Its name, for people.
     fn name(&self) -> String;
 
-    /// Reads a whole file, its [`Place::limit`] at most; `None` when it is not there.
+    /// Reads a whole file, its [`RemotePath::limit`] at most; `None` when it is not there.
     ///
     /// # Errors
     /// [`RemoteError`].
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError>;
+    fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError>;
 
     /// Reads several files, as [`Remote::get`] does.
     ///
     /// # Errors
     /// [`RemoteError`].
-    fn get_all(&self, places: &[Place]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+    fn get_all(&self, places: &[RemotePath]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
         places.iter().map(|place| self.get(place)).collect()
     }
 
@@ -119,26 +119,31 @@ pub trait Remote: Sync {
     ///
     /// # Errors
     /// [`RemoteError`].
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError>;
+    fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError>;
 
     /// Copies files from a tree, in any order, each in one step as far as the target can do that. When it returns,
     /// all are there, and on a disk of ours synced. `sent` is told bytes as they go.
     ///
     /// # Errors
     /// [`RemoteError`]; some may have been copied.
-    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError>;
+    fn put(
+        &self,
+        tree: &dyn MirrorFiles,
+        items: &[FileToSend],
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RemoteError>;
 
     /// Writes one file in one step.
     ///
     /// # Errors
     /// [`RemoteError`].
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError>;
+    fn write(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError>;
 
     /// Removes files. That one is not there is no error.
     ///
     /// # Errors
     /// [`RemoteError`].
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError>;
+    fn remove(&self, places: &[RemotePath]) -> Result<(), RemoteError>;
 
     /// Everything there is, unfinished files aside; `None` when the target can't tell.
     ///

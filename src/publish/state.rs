@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::remote::{Files, Remote, RemoteError};
-use super::{Item, Place};
+use super::remote::{MirrorFiles, Remote, RemoteError};
+use super::{FileToSend, RemotePath};
 use formats::block::{BlockName, Object};
 use formats::index::Index;
 use formats::release::{
@@ -12,7 +12,7 @@ use formats::release::{
 
 /// A release of a tree, each link checked by the one above it. Its blocks were not looked at.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct ReleaseState {
     /// What `latest` says.
     pub latest: Latest,
     /// The file, with its signature.
@@ -27,7 +27,7 @@ pub struct State {
 
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub enum ReleaseStateError {
     /// A file that is named above it is not there.
     #[error("{path}: not there, though {by} names it")]
     Missing {
@@ -44,7 +44,7 @@ pub enum StateError {
     Remote(#[from] RemoteError),
 }
 
-impl State {
+impl ReleaseState {
     /// Each block file of the release once, in order of first use.
     pub fn objects(&self) -> Vec<Object> {
         objects(&self.indexes)
@@ -52,9 +52,9 @@ impl State {
 
     /// Files of the release that are no blocks, in the order in which they are written: images' files, then the
     /// release itself.
-    pub fn files(&self) -> Vec<Item> {
+    pub fn files(&self) -> Vec<FileToSend> {
         let mut files = image_files(&self.release);
-        files.push(Item { path: self.latest.release_path(), len: self.latest.release.len });
+        files.push(FileToSend { path: self.latest.release_path(), len: self.latest.release.len });
         files
     }
 }
@@ -72,28 +72,31 @@ pub fn objects(indexes: &[Index]) -> Vec<Object> {
 }
 
 /// The files of a release's images: maps, prefetch lists, layouts.
-pub fn image_files(release: &Release) -> Vec<Item> {
+pub fn image_files(release: &Release) -> Vec<FileToSend> {
     let files = release.images.iter().flat_map(ImageFiles::files);
-    files.map(|(path, digest)| Item { path, len: digest.len }).collect()
+    files.map(|(path, digest)| FileToSend { path, len: digest.len }).collect()
 }
 
 /// Reads `latest`, checks its signature; `None` when there is none.
 ///
 /// # Errors
-/// [`StateError`].
-pub fn read_latest(files: &dyn Files, keys: &TrustedKeys) -> Result<Option<(Latest, Vec<u8>)>, StateError> {
+/// [`ReleaseStateError`].
+pub fn read_latest(
+    files: &dyn MirrorFiles,
+    keys: &TrustedKeys,
+) -> Result<Option<(Latest, Vec<u8>)>, ReleaseStateError> {
     let Some(file) = files.read(&MirrorPath::Latest, MirrorPath::Latest.limit())? else { return Ok(None) };
     let latest = Verified::<Latest>::open(&file, keys)
-        .map_err(|source| StateError::Untrusted(MirrorPath::Latest, source))?
+        .map_err(|source| ReleaseStateError::Untrusted(MirrorPath::Latest, source))?
         .into_inner();
     Ok(Some((latest, file)))
 }
 
 /// The keys that may have signed a tree: these, and when its `latest` is of none of them, those that they name as their
 /// successors there.
-pub fn follow(files: &dyn Files, keys: &TrustedKeys) -> TrustedKeys {
+pub fn follow(files: &dyn MirrorFiles, keys: &TrustedKeys) -> TrustedKeys {
     match read_latest(files, keys) {
-        Err(StateError::Untrusted(_, Untrusted::UnknownKey { .. })) => {}
+        Err(ReleaseStateError::Untrusted(_, Untrusted::UnknownKey { .. })) => {}
         _ => return keys.clone(),
     }
     let mut known = keys.clone();
@@ -115,31 +118,31 @@ pub fn follow(files: &dyn Files, keys: &TrustedKeys) -> TrustedKeys {
 /// Reads what `latest` names. Files that `near` has, and that are right, are taken from there.
 ///
 /// # Errors
-/// [`StateError`].
+/// [`ReleaseStateError`].
 pub fn read_named(
-    files: &dyn Files,
+    files: &dyn MirrorFiles,
     (latest, latest_file): (Latest, Vec<u8>),
     keys: &TrustedKeys,
-    near: Option<&dyn Files>,
-) -> Result<State, StateError> {
+    near: Option<&dyn MirrorFiles>,
+) -> Result<ReleaseState, ReleaseStateError> {
     let path = latest.release_path();
     let open = |bytes: &[u8]| latest.open_release(bytes, keys).map(Verified::into_inner);
     let release = read_either(files, near, &path, latest.release.len, "latest", open)?;
     let indexes = read_indexes(files, &release, near)?;
     let mirrors = files.read(&MirrorPath::Mirrors, MirrorPath::Mirrors.limit())?;
     let mirrors_fit = mirrors.is_some_and(|file| latest.open_mirrors(&file, keys).is_ok());
-    Ok(State { latest, latest_file, release, indexes, mirrors_fit })
+    Ok(ReleaseState { latest, latest_file, release, indexes, mirrors_fit })
 }
 
 /// Reads the map of each image of a release.
 ///
 /// # Errors
-/// [`StateError`].
+/// [`ReleaseStateError`].
 pub fn read_indexes(
-    files: &dyn Files,
+    files: &dyn MirrorFiles,
     release: &Release,
-    near: Option<&dyn Files>,
-) -> Result<Vec<Index>, StateError> {
+    near: Option<&dyn MirrorFiles>,
+) -> Result<Vec<Index>, ReleaseStateError> {
     let read = |image: &formats::release::ImageFiles| {
         let (path, len) = (image.index_path(), image.index.digest.len);
         read_either(files, near, &path, len, "the release", |bytes| image.open_index(bytes))
@@ -150,8 +153,11 @@ pub fn read_indexes(
 /// Reads the newest release of a tree; `None` when the tree has none.
 ///
 /// # Errors
-/// [`StateError`].
-pub fn read_state(files: &dyn Files, keys: &TrustedKeys) -> Result<Option<State>, StateError> {
+/// [`ReleaseStateError`].
+pub fn read_state(
+    files: &dyn MirrorFiles,
+    keys: &TrustedKeys,
+) -> Result<Option<ReleaseState>, ReleaseStateError> {
     match read_latest(files, keys)? {
         Some(latest) => read_named(files, latest, keys, None).map(Some),
         None => Ok(None),
@@ -159,30 +165,30 @@ pub fn read_state(files: &dyn Files, keys: &TrustedKeys) -> Result<Option<State>
 }
 
 fn read_either<T>(
-    files: &dyn Files,
-    near: Option<&dyn Files>,
+    files: &dyn MirrorFiles,
+    near: Option<&dyn MirrorFiles>,
     path: &MirrorPath,
     len: u64,
     by: &'static str,
     open: impl Fn(&[u8]) -> Result<T, Untrusted>,
-) -> Result<T, StateError> {
+) -> Result<T, ReleaseStateError> {
     if let Some(near) = near
         && let Ok(Some(bytes)) = near.read(path, len)
         && let Ok(opened) = open(&bytes)
     {
         return Ok(opened);
     }
-    let missing = || StateError::Missing { path: path.clone(), by };
+    let missing = || ReleaseStateError::Missing { path: path.clone(), by };
     let bytes = files.read(path, len)?.ok_or_else(missing)?;
-    open(&bytes).map_err(|source| StateError::Untrusted(path.clone(), source))
+    open(&bytes).map_err(|source| ReleaseStateError::Untrusted(path.clone(), source))
 }
 
 /// What one tree lacks is in another: the mirror of a build that knows the release before only by its name has what
 /// is new, and nothing else.
 #[derive(Clone, Copy)]
-pub struct Either<'a>(pub &'a dyn Files, pub &'a dyn Files);
+pub struct Either<'a>(pub &'a dyn MirrorFiles, pub &'a dyn MirrorFiles);
 
-impl Files for Either<'_> {
+impl MirrorFiles for Either<'_> {
     fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         match self.0.read(path, limit)? {
             Some(bytes) => Ok(Some(bytes)),
@@ -195,13 +201,13 @@ impl Files for Either<'_> {
 #[derive(Clone, Copy)]
 pub struct OfRemote<'a>(pub &'a dyn Remote);
 
-impl Files for OfRemote<'_> {
+impl MirrorFiles for OfRemote<'_> {
     fn read(&self, path: &MirrorPath, _: u64) -> Result<Option<Vec<u8>>, RemoteError> {
-        self.0.get(&Place::File(path.clone()))
+        self.0.get(&RemotePath::File(path.clone()))
     }
 
-    fn read_all(&self, items: &[Item]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
-        let places: Vec<_> = items.iter().map(|item| Place::File(item.path.clone())).collect();
+    fn read_all(&self, items: &[FileToSend]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+        let places: Vec<_> = items.iter().map(|item| RemotePath::File(item.path.clone())).collect();
         self.0.get_all(&places)
     }
 

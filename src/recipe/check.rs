@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::choices::{Architecture, Archive, Entry, OnFailure, Start, Variant};
+use super::choices::{Architecture, Archive, MenuEntry, OnFailure, Start, Variant};
 use super::raw;
 use super::types::{
-    Blocks, Boot, DEFAULT_MODULES, Debian, Expect, Guest, HOST_IMAGE, Host, Image, Machine, Origin, Publish,
-    PublishTarget, Recipe, Source, System, Xen,
+    ArchiveLocation, Blocks, Boot, DEFAULT_MODULES, Debian, DebianSource, Expect, FileSystem, Guest,
+    HOST_IMAGE, Host, HostSystem, Machine, Publish, PublishTarget, Recipe, Xen,
 };
 use super::values::{Component, HostName, Line, Module, OverlayName, ProjectPath, Seconds, Size, Suite};
 use super::{ProjectFile, Surroundings};
@@ -44,7 +44,7 @@ fn or<T>(given: Option<Located<T>>, default: impl FnOnce() -> T) -> T {
 }
 
 /// Checks the whole recipe. `None` after at least one finding; findings may also come with a recipe.
-pub fn check(raw: raw::Recipe, around: &dyn Surroundings, findings: &mut Findings) -> Option<Recipe> {
+pub fn check(raw: raw::RawRecipe, around: &dyn Surroundings, findings: &mut Findings) -> Option<Recipe> {
     let mut checker = Checker { around, overlays: around.overlays(), findings };
     checker.recipe(raw)
 }
@@ -56,7 +56,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn recipe(&mut self, raw: raw::Recipe) -> Option<Recipe> {
+    fn recipe(&mut self, raw: raw::RawRecipe) -> Option<Recipe> {
         let guests_at = raw.guests.as_ref().map(|guests| guests.span.clone());
         let guests_given = raw.guests.as_ref().is_some_and(|guests| !guests.value.is_empty());
         let xen_given = raw.boot.as_ref().is_some_and(|boot| has_xen(boot.value.xen.as_ref()));
@@ -115,9 +115,9 @@ impl Checker<'_> {
         }
     }
 
-    fn host(&mut self, raw: raw::Host, recipe: Option<&ImageName>) -> Option<Host> {
+    fn host(&mut self, raw: raw::RawHost, recipe: Option<&ImageName>) -> Option<Host> {
         let system = match (raw.debian, raw.knoppix) {
-            (Some(debian), _) => Some(System::Debian(self.debian(debian.value))),
+            (Some(debian), _) => Some(HostSystem::Debian(self.debian(debian.value))),
             (None, Some(knoppix)) => self.knoppix_host(knoppix.value),
             (None, None) => None,
         };
@@ -128,7 +128,7 @@ impl Checker<'_> {
     }
 
     /// All guests, or `None` if one of them is wrong.
-    fn guests(&mut self, raw: Option<Located<List<raw::Guest>>>) -> Option<Vec<Guest>> {
+    fn guests(&mut self, raw: Option<Located<List<raw::RawGuest>>>) -> Option<Vec<Guest>> {
         let Some(raw) = raw else { return Some(Vec::new()) };
         let mut names: BTreeSet<ImageName> = BTreeSet::new();
         let mut guests = Vec::new();
@@ -149,7 +149,7 @@ impl Checker<'_> {
         guests.into_iter().collect()
     }
 
-    fn debian(&mut self, raw: raw::Debian) -> Debian {
+    fn debian(&mut self, raw: raw::RawDebian) -> Debian {
         let components: Vec<Component> = self.components(raw.components, &[known("main")]);
         let mut sources = Vec::new();
         for Located { value, .. } in raw.sources.map(|sources| sources.value).unwrap_or_default() {
@@ -174,7 +174,7 @@ impl Checker<'_> {
         if raw.is_none() { default.to_vec() } else { self.distinct(raw) }
     }
 
-    fn source(&mut self, raw: raw::DebianSource, default: &[Component]) -> Option<Source> {
+    fn source(&mut self, raw: raw::RawDebianSource, default: &[Component]) -> Option<DebianSource> {
         let components = self.components(raw.components, default);
         if let (Some(uri), Some(_)) = (&raw.uri, &raw.archive) {
             self.findings.add(&uri.span, "both `uri` and `archive`", "one of them says where it is");
@@ -183,10 +183,10 @@ impl Checker<'_> {
             self.archive_fits(suite, raw.archive.as_ref());
         }
         let origin = match raw.uri {
-            Some(uri) => Origin::Uri(uri.value),
-            None => Origin::Archive(or(raw.archive, || Archive::Debian)),
+            Some(uri) => ArchiveLocation::Uri(uri.value),
+            None => ArchiveLocation::Archive(or(raw.archive, || Archive::Debian)),
         };
-        Some(Source { suite: raw.suite?.value, origin, components })
+        Some(DebianSource { suite: raw.suite?.value, origin, components })
     }
 
     /// Security suites are in the security archive, and nothing else is.
@@ -240,16 +240,16 @@ impl Checker<'_> {
         self.distinct(raw)
     }
 
-    fn image(&mut self, raw: Option<Located<raw::Image>>) -> Option<Image> {
+    fn image(&mut self, raw: Option<Located<raw::RawFileSystem>>) -> Option<FileSystem> {
         let Some(Located { value: raw, .. }) = raw else {
-            return Some(Image { free: 64 * MIB, inode_size: InodeSize::Large, zero_freed: false });
+            return Some(FileSystem { free: 64 * MIB, inode_size: InodeSize::Large, zero_freed: false });
         };
         let free = self.size_within(raw.free, 64 * MIB, 0, 1024 * GIB, "free space");
         let inode_size = or(raw.inode_size, || InodeSize::Large);
-        Some(Image { free: free?, inode_size, zero_freed: or(raw.zero_freed, || false) })
+        Some(FileSystem { free: free?, inode_size, zero_freed: or(raw.zero_freed, || false) })
     }
 
-    fn boot(&mut self, raw: Option<Located<raw::Boot>>) -> Option<Boot> {
+    fn boot(&mut self, raw: Option<Located<raw::RawBoot>>) -> Option<Boot> {
         let raw = raw.map(|raw| raw.value);
         let (xen, cmdline, modules, entries, timeout) = match raw {
             Some(raw) => (raw.xen, raw.cmdline, raw.modules, raw.entries, raw.timeout),
@@ -267,11 +267,14 @@ impl Checker<'_> {
             self.findings.add(
                 &given.span,
                 "an empty menu",
-                format!("allowed: {}", listed(Entry::WORDS.iter().copied())),
+                format!("allowed: {}", listed(MenuEntry::WORDS.iter().copied())),
             );
         }
-        let of_xen =
-            entries.iter().flat_map(|entries| &entries.value).find(|entry| entry.value == Entry::Xen).map(at);
+        let of_xen = entries
+            .iter()
+            .flat_map(|entries| &entries.value)
+            .find(|entry| entry.value == MenuEntry::Xen)
+            .map(at);
         match (xen_given, of_xen, &xen_at) {
             (false, Some(entry), _) => {
                 self.findings.add(
@@ -291,9 +294,9 @@ impl Checker<'_> {
         }
         let mut entries = self.distinct(entries);
         if !entries_given {
-            entries = vec![Entry::Linux, Entry::Rescue];
+            entries = vec![MenuEntry::Linux, MenuEntry::Rescue];
             if xen_given {
-                entries.insert(0, Entry::Xen);
+                entries.insert(0, MenuEntry::Xen);
             }
         }
         let modules = match modules {
@@ -306,12 +309,12 @@ impl Checker<'_> {
         Some(Boot { xen: xen?, cmdline: or(cmdline, || known("")), modules, entries, timeout })
     }
 
-    fn xen(&mut self, raw: raw::Xen) -> Option<Xen> {
+    fn xen(&mut self, raw: raw::RawXen) -> Option<Xen> {
         let memory = self.memory_size(raw.memory, 900 * MIB, 256 * MIB);
         Some(Xen { memory: memory?, cmdline: or(raw.cmdline, || known("")) })
     }
 
-    fn blocks(&mut self, raw: Option<Located<raw::Blocks>>) -> Option<Blocks> {
+    fn blocks(&mut self, raw: Option<Located<raw::RawBlocks>>) -> Option<Blocks> {
         let (raw_size, raw_codec, raw_level) = match raw.map(|raw| raw.value) {
             Some(raw) => (raw.size, raw.codec, raw.level),
             None => (None, None, None),
@@ -325,7 +328,7 @@ impl Checker<'_> {
         Some(Blocks { size: or(raw_size, || BlockSize::DEFAULT), codec })
     }
 
-    fn machine(&mut self, raw: Option<Located<raw::Machine>>) -> Option<Machine> {
+    fn machine(&mut self, raw: Option<Located<raw::RawMachine>>) -> Option<Machine> {
         let (memory, cpus) = match raw.map(|raw| raw.value) {
             Some(raw) => (raw.memory, raw.cpus),
             None => (None, None),
@@ -335,7 +338,7 @@ impl Checker<'_> {
         Some(Machine { memory: memory?, cpus: cpus? })
     }
 
-    fn expect(&mut self, raw: Option<Located<raw::Expect>>) -> Option<Expect> {
+    fn expect(&mut self, raw: Option<Located<raw::RawExpect>>) -> Option<Expect> {
         let (timeout, lines) = match raw.map(|raw| raw.value) {
             Some(raw) => (raw.timeout, raw.lines),
             None => (None, None),
@@ -345,7 +348,7 @@ impl Checker<'_> {
         Some(Expect { timeout: Duration::from_secs(timeout?), lines })
     }
 
-    fn publish(&mut self, raw: Option<Located<raw::Publish>>) -> Option<Publish> {
+    fn publish(&mut self, raw: Option<Located<raw::RawPublish>>) -> Option<Publish> {
         const DAY: u64 = 86_400;
         let raw = raw.map(|raw| raw.value);
         let (targets, on_failure, times, keep, pin) = match raw {
@@ -460,7 +463,7 @@ impl Checker<'_> {
 }
 
 /// Whether there is to be Xen, right or wrong.
-fn has_xen(given: Option<&Located<Switch<raw::Xen>>>) -> bool {
+fn has_xen(given: Option<&Located<Switch<raw::RawXen>>>) -> bool {
     given.is_some_and(|given| !matches!(given.value, Switch::Off))
 }
 

@@ -50,7 +50,7 @@ choice! {
     }
 
     /// An entry of the boot menu.
-    pub enum Entry as "a menu entry" {
+    pub enum MenuEntry as "a menu entry" {
         /// The host below Xen, which the guests need.
         Xen = "xen",
         /// The host's kernel without Xen.
@@ -122,7 +122,7 @@ choice! {
     }
 
     /// Where a system talks.
-    pub enum Console as "a console" {
+    pub enum ConsoleDevice as "a console" {
         /// On the first serial line.
         Serial = "serial",
         /// On a screen.
@@ -160,7 +160,7 @@ mod tests {
             assert_eq!(Variant::read(word).unwrap().as_str(), word);
         }
         assert_eq!(
-            said::<Entry>("linx"),
+            said::<MenuEntry>("linx"),
             "`linx` is not a menu entry; did you mean `linux`? allowed: `xen`, `linux`, `rescue`"
         );
         assert_eq!(

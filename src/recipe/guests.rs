@@ -5,9 +5,9 @@ use formats::names::ImageName;
 use formats::url::MirrorUrl;
 
 use super::choices::{
-    BsdArchitecture, Console, Cow, Devices, DiskFormat, Flavour, GuestNetwork, KnoppixForm, Start, Virt,
+    BsdArchitecture, ConsoleDevice, Cow, Devices, DiskFormat, Flavour, GuestNetwork, KnoppixForm, Start, Virt,
 };
-use super::types::{Debian, Image};
+use super::types::{Debian, FileSystem};
 use super::values::{BsdVersion, FileUrl, HostName, KernelName, Line, OverlayName, ProjectPath, SetName};
 
 /// A system below Xen.
@@ -22,7 +22,7 @@ pub struct Guest {
     /// Its host name.
     pub hostname: HostName,
     /// Its file system, if we make one.
-    pub image: Image,
+    pub image: FileSystem,
     /// The machine that Xen makes for it; the kind can be started in it.
     pub virt: Virt,
     /// Where what it writes is kept.
@@ -83,7 +83,7 @@ pub struct Plan9 {
     /// Its ISO, or a disk that it is installed on.
     pub origins: Origins,
     /// Where it talks.
-    pub console: Console,
+    pub console: ConsoleDevice,
     /// Bytes of a second disk; 0 for none.
     pub data: u64,
     /// What stands in plan9.ini instead of our lines; `None` for ours.

@@ -54,7 +54,7 @@ impl Recipe {
     pub fn parse(name: &str, text: &str, around: &dyn Surroundings) -> Result<Recipe, Findings> {
         let mut findings = Findings::new(name, text);
         let root = node::parse(text, &mut findings);
-        let raw = root.and_then(|root| raw::Recipe::from_node(&root, &mut findings));
+        let raw = root.and_then(|root| raw::RawRecipe::from_node(&root, &mut findings));
         let recipe = raw.and_then(|raw| check::check(raw, around, &mut findings));
         match (findings.none_or(), recipe) {
             (Ok(()), Some(recipe)) => Ok(recipe),

@@ -7,8 +7,8 @@ use formats::names::{BlockSize, ImageName};
 use formats::url::MirrorUrl;
 
 use super::choices::{
-    Architecture, Archive, BsdArchitecture, Console, Cow, Devices, DiskFormat, Entry, Flavour, GuestNetwork,
-    KnoppixForm, OnFailure, Start, Variant, Virt,
+    Architecture, Archive, BsdArchitecture, ConsoleDevice, Cow, Devices, DiskFormat, Flavour, GuestNetwork,
+    KnoppixForm, MenuEntry, OnFailure, Start, Variant, Virt,
 };
 use super::target::Target;
 use super::values::{
@@ -23,7 +23,7 @@ type List<T> = Vec<Located<T>>;
 
 section! {
     /// A live distribution: the host, its guests, how it boots, where it is fetched from.
-    pub struct Recipe {
+    pub struct RawRecipe as "Recipe" {
         /// Name of the distribution; the ISO and the release have it.
         name (required): ImageName,
         /// What it is, in a line.
@@ -33,55 +33,55 @@ section! {
         /// The signing key: KEY.key (secret) and KEY.pub. Default: keys/NAME.
         key: ProjectPath,
         /// The system that the machine boots.
-        host (required): Host,
+        host (required): RawHost,
         /// The boot menu, kernels and miniroot.
-        boot: Boot,
+        boot: RawBoot,
         /// Systems that run below Xen beside the host. Default: none.
-        guests: List<Guest>,
+        guests: List<RawGuest>,
         /// How images are cut into block files.
-        blocks: Blocks,
+        blocks: RawBlocks,
         /// The smallest machine that this is for. `run` and `test` make one like it.
-        machine: Machine,
+        machine: RawMachine,
         /// What `test` waits for on the console.
-        expect: Expect,
+        expect: RawExpect,
         /// Where releases go, and how long they stay there.
-        publish: Publish,
+        publish: RawPublish,
     }
 
     /// The system that the machine boots.
-    pub struct Host one of "host" { debian, knoppix } {
+    pub struct RawHost as "Host" one of "host" { debian, knoppix } {
         /// A Debian system.
-        debian: Debian,
+        debian: RawDebian,
         /// A KNOPPIX medium or its compressed file system, whose files become the host's.
-        knoppix: Knoppix,
+        knoppix: RawKnoppix,
         /// Directories below overlays/ that are laid over the system, in order. Default: none.
         overlays: List<OverlayName>,
         /// Its host name. Default: the recipe's name.
         hostname: HostName,
         /// Properties of its file system.
-        image: Image,
+        image: RawFileSystem,
     }
 
     /// A system below Xen.
-    pub struct Guest one of "guest" { debian, netbsd, plan9, disk, knoppix } {
+    pub struct RawGuest as "Guest" one of "guest" { debian, netbsd, plan9, disk, knoppix } {
         /// Its name, also of its image.
         name (required): ImageName,
         /// A Debian system.
-        debian: Debian,
+        debian: RawDebian,
         /// A NetBSD system, made of a release's sets.
-        netbsd: NetBsd,
+        netbsd: RawNetBsd,
         /// Plan 9, from its bootable ISO.
-        plan9: Plan9,
+        plan9: RawPlan9,
         /// A disk as it is.
-        disk: Disk,
+        disk: RawDisk,
         /// A KNOPPIX medium or its compressed file system.
-        knoppix: Knoppix,
+        knoppix: RawKnoppix,
         /// Directories below overlays/ that are laid over the system, in order. Default: none.
         overlays: List<OverlayName>,
         /// Its host name. Default: its name.
         hostname: HostName,
         /// Properties of its file system.
-        image: Image,
+        image: RawFileSystem,
         /// The machine that Xen makes for it. Default: pv; hvm for plan9, disk, and knoppix as a device.
         xen: Virt,
         /// Where what it writes to its disk is kept. Default: none for debian, tmpfs for others.
@@ -101,7 +101,7 @@ section! {
     }
 
     /// A Debian system.
-    pub struct Debian {
+    pub struct RawDebian as "Debian" {
         /// The release. Default: trixie.
         suite: Suite,
         /// What goes in to begin with. Default: minbase.
@@ -111,7 +111,7 @@ section! {
         /// Default, and so far the only one: amd64.
         architecture: Architecture,
         /// Archives beside that of the suite: security updates, backports. Default: none.
-        sources: List<DebianSource>,
+        sources: List<RawDebianSource>,
         /// Packages to install, with what they depend on. Default: none.
         packages: List<Package>,
         /// Whether recommended packages come along too. Default: false.
@@ -122,7 +122,7 @@ section! {
     }
 
     /// A NetBSD system, made of a release's sets.
-    pub struct NetBsd {
+    pub struct RawNetBsd as "NetBsd" {
         /// The release: 10.1.
         version (required): BsdVersion,
         /// Default: amd64.
@@ -141,7 +141,7 @@ section! {
     }
 
     /// Plan 9, from its bootable ISO.
-    pub struct Plan9 {
+    pub struct RawPlan9 as "Plan9" {
         /// Which Plan 9.
         flavour (required): Flavour,
         /// Where its ISO is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
@@ -149,7 +149,7 @@ section! {
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
         sha256: Sha256,
         /// Where it talks. Default: serial.
-        console: Console,
+        console: ConsoleDevice,
         /// Bytes of a second disk, ext2 and writable; 0 for none. Default: 0.
         data: Size,
         /// Lines that take the place of ours in plan9.ini, below those for the console. Default: ours.
@@ -157,7 +157,7 @@ section! {
     }
 
     /// A disk as it is.
-    pub struct Disk {
+    pub struct RawDisk as "Disk" {
         /// Where it is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
@@ -167,7 +167,7 @@ section! {
     }
 
     /// A KNOPPIX medium or its compressed file system.
-    pub struct Knoppix {
+    pub struct RawKnoppix as "Knoppix" {
         /// Where it is: an ISO, or the file KNOPPIX/KNOPPIX of one. All have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
@@ -177,7 +177,7 @@ section! {
     }
 
     /// An archive beside that of the suite.
-    pub struct DebianSource {
+    pub struct RawDebianSource as "DebianSource" {
         /// Its suite: trixie-security.
         suite (required): Suite,
         /// Whose mirror it is taken from. Default: debian.
@@ -189,7 +189,7 @@ section! {
     }
 
     /// Properties of a file system.
-    pub struct Image {
+    pub struct RawFileSystem as "Image" {
         /// Free space for what the system writes. Default: 64MiB.
         free: Size,
         /// Bytes of an inode: 128 or 256. Default: 256.
@@ -199,9 +199,9 @@ section! {
     }
 
     /// The boot menu, kernels and miniroot.
-    pub struct Boot {
+    pub struct RawBoot as "Boot" {
         /// Xen below the host; `true` for all defaults. Default: false.
-        xen: Switch<Xen>,
+        xen: Switch<RawXen>,
         /// Appended to the host's kernel command line. Default: nothing.
         cmdline: Line,
         /// Kernel modules of the miniroot, single ones or groups: `net` (common network cards), `net-usb`,
@@ -209,13 +209,13 @@ section! {
         /// needs. Default: net, disk, keyboard.
         modules: List<Module>,
         /// The boot menu; the first is the default. Default: xen if there is `xen`, linux, rescue.
-        entries: List<Entry>,
+        entries: List<MenuEntry>,
         /// How long the menu waits. Default: 3s.
         timeout: Seconds,
     }
 
     /// Xen below the host.
-    pub struct Xen {
+    pub struct RawXen as "Xen" {
         /// Memory of the host; the rest is for the guests. Default: 900MiB.
         memory: Size,
         /// Appended to Xen's command line. Default: nothing.
@@ -223,7 +223,7 @@ section! {
     }
 
     /// How images are cut into block files.
-    pub struct Blocks {
+    pub struct RawBlocks as "Blocks" {
         /// Bytes of a block: a multiple of 4KiB from 4KiB to 4MiB. Default: 256KiB.
         size: BlockSize,
         /// What compresses them. Default: libdeflate.
@@ -233,7 +233,7 @@ section! {
     }
 
     /// The smallest machine that this is for.
-    pub struct Machine {
+    pub struct RawMachine as "Machine" {
         /// Its memory. Default: 2GiB.
         memory: Size,
         /// Its processors. Default: 2.
@@ -241,9 +241,9 @@ section! {
     }
 
     /// Where releases go, and how long they stay there.
-    pub struct Publish {
+    pub struct RawPublish as "Publish" {
         /// Where `publish` sends them. Default: none.
-        targets: List<PublishTarget>,
+        targets: List<RawPublishTarget>,
         /// What becomes of the other targets when one fails: continue or stop. Default: continue.
         on_failure: OnFailure,
         /// How long the blocks of a release stay at least. Default: 90d.
@@ -259,7 +259,7 @@ section! {
     }
 
     /// A place to publish to.
-    pub struct PublishTarget {
+    pub struct RawPublishTarget as "PublishTarget" {
         /// A directory, `user@host:path`, `rsync://host/module/path`, `http(s)://host/path` or `s3://bucket/prefix`.
         to (required): Target,
         /// Where clients fetch from there: some blocks are fetched back before `latest` moves. Default: not done.
@@ -267,7 +267,7 @@ section! {
     }
 
     /// What `test` waits for on the console.
-    pub struct Expect {
+    pub struct RawExpect as "Expect" {
         /// How long. Default: 5min.
         timeout: Seconds,
         /// Texts that must all appear, in any order; `{{ token }}` is a word made up at each boot. Default:

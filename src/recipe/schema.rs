@@ -9,7 +9,7 @@ use super::raw;
 /// The schema as text: which keys there are and what kind of value each takes, as
 /// [`Recipe::parse`](super::Recipe::parse) has it.
 pub fn schema() -> String {
-    let mut schema = schemars::schema_for!(raw::Recipe);
+    let mut schema = schemars::schema_for!(raw::RawRecipe);
     RecursiveTransform(without_null).transform(&mut schema);
     let mut text = serde_json::to_string_pretty(schema.as_value()).expect("a schema has only string keys");
     text.push('\n');

@@ -40,7 +40,7 @@ fn the_recipes_that_come_along_are_right() {
     };
     let demo = load("demo.yaml");
     assert_eq!(demo.guests.len(), 1);
-    assert_eq!(demo.boot.entries, [Entry::Xen, Entry::Linux, Entry::Rescue]);
+    assert_eq!(demo.boot.entries, [MenuEntry::Xen, MenuEntry::Linux, MenuEntry::Rescue]);
     assert_eq!(demo.key.as_str(), "keys/demo");
     let xenoppix = load("xenoppix.yaml");
     let kinds: Vec<&str> = xenoppix.guests.iter().map(|guest| guest.kind.word()).collect();
@@ -70,9 +70,12 @@ fn the_least_recipe_has_every_default_in_place() {
     assert_eq!((debian.suite.as_str(), debian.variant), ("trixie", Variant::Minbase));
     assert_eq!(debian.components.iter().map(Component::as_str).collect::<Vec<_>>(), ["main"]);
     assert_eq!(recipe.host.hostname.as_str(), "x");
-    assert_eq!(recipe.host.image, Image { free: 64 << 20, inode_size: InodeSize::Large, zero_freed: false });
+    assert_eq!(
+        recipe.host.image,
+        FileSystem { free: 64 << 20, inode_size: InodeSize::Large, zero_freed: false }
+    );
     assert_eq!((recipe.boot.xen.as_ref(), recipe.boot.timeout), (None, 3));
-    assert_eq!(recipe.boot.entries, [Entry::Linux, Entry::Rescue]);
+    assert_eq!(recipe.boot.entries, [MenuEntry::Linux, MenuEntry::Rescue]);
     assert_eq!(recipe.boot.modules.len(), DEFAULT_MODULES.len());
     assert_eq!(recipe.blocks, Blocks { size: BlockSize::DEFAULT, codec: Codec::libdeflate(5).unwrap() });
     assert_eq!(recipe.machine, Machine { memory: 2 << 30, cpus: 2 });
@@ -109,8 +112,8 @@ fn a_source_is_an_archive_or_a_url() {
         .iter()
         .map(|source| {
             let origin = match &source.origin {
-                Origin::Archive(archive) => archive.to_string(),
-                Origin::Uri(uri) => uri.to_string(),
+                ArchiveLocation::Archive(archive) => archive.to_string(),
+                ArchiveLocation::Uri(uri) => uri.to_string(),
             };
             format!("{} {origin} {}", source.suite, source.components.len())
         })

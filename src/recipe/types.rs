@@ -11,8 +11,8 @@ use super::target::Target;
 use crate::ext2::InodeSize;
 
 pub use super::choices::{
-    Architecture, Archive, BsdArchitecture, Console, Cow, Devices, DiskFormat, Entry, Flavour, GuestNetwork,
-    KnoppixForm, OnFailure, Start, Variant, Virt,
+    Architecture, Archive, BsdArchitecture, ConsoleDevice, Cow, Devices, DiskFormat, Flavour, GuestNetwork,
+    KnoppixForm, MenuEntry, OnFailure, Start, Variant, Virt,
 };
 pub use super::guests::{Disk, Guest, GuestKind, Knoppix, NetBsd, Origins, Plan9};
 pub use super::values::{
@@ -62,19 +62,19 @@ impl Host {
 
 /// Where the contents of a system come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum System {
+pub enum HostSystem {
     /// Debian packages.
     Debian(Debian),
     /// KNOPPIX, as a tree; with the Debian system that GRUB and busybox are taken from.
     Knoppix(Knoppix, Box<Debian>),
 }
 
-impl System {
+impl HostSystem {
     /// The Debian system that GRUB and busybox are taken from.
     pub fn kit(&self) -> &Debian {
         match self {
-            System::Debian(debian) => debian,
-            System::Knoppix(_, kit) => kit,
+            HostSystem::Debian(debian) => debian,
+            HostSystem::Knoppix(_, kit) => kit,
         }
     }
 }
@@ -83,13 +83,13 @@ impl System {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// What it is made of.
-    pub system: System,
+    pub system: HostSystem,
     /// Overlays, in the order in which they are laid over the system.
     pub overlays: Vec<OverlayName>,
     /// Its host name.
     pub hostname: HostName,
     /// Its file system.
-    pub image: Image,
+    pub image: FileSystem,
 }
 
 /// A Debian system, as mmdebstrap makes it.
@@ -104,7 +104,7 @@ pub struct Debian {
     /// The processor.
     pub architecture: Architecture,
     /// Archives beside that of `suite`.
-    pub sources: Vec<Source>,
+    pub sources: Vec<DebianSource>,
     /// Packages, in the recipe's order.
     pub packages: Vec<Package>,
     /// Whether recommended packages come along.
@@ -115,18 +115,18 @@ pub struct Debian {
 
 /// An archive beside that of the suite.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Source {
+pub struct DebianSource {
     /// Its suite.
     pub suite: Suite,
     /// Where it is.
-    pub origin: Origin,
+    pub origin: ArchiveLocation,
     /// At least one.
     pub components: Vec<Component>,
 }
 
 /// Where an archive is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub enum ArchiveLocation {
     /// On the mirror that the build is told to use.
     Archive(Archive),
     /// At a URL.
@@ -135,7 +135,7 @@ pub enum Origin {
 
 /// A file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct FileSystem {
     /// Bytes free for what the system writes.
     pub free: u64,
     /// Bytes of an inode.
@@ -147,14 +147,14 @@ pub struct Image {
 /// Boot menu, kernels, miniroot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
-    /// Xen below the host; there is one if and only if `entries` has [`Entry::Xen`].
+    /// Xen below the host; there is one if and only if `entries` has [`MenuEntry::Xen`].
     pub xen: Option<Xen>,
     /// What is appended to the host's kernel command line; may be empty.
     pub cmdline: Line,
     /// Modules that the miniroot is to have, without what they depend on.
     pub modules: Vec<Module>,
     /// The menu, none twice; the first is the default.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<MenuEntry>,
     /// How long the menu waits, in seconds.
     pub timeout: u32,
 }

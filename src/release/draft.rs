@@ -298,7 +298,7 @@ mod tests {
     fn a_list_is_published_beside_its_index_and_again_only_when_it_says_something_else() {
         let key = SigningKey::generate().unwrap();
         let list = |bytes: &[u8]| {
-            let ahead = |&byte: &u8| formats::release::Ahead {
+            let ahead = |&byte: &u8| formats::release::PrefetchBlock {
                 phase: "boot".parse().unwrap(),
                 name: object(byte).name,
                 first_read_ms: 0,

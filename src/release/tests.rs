@@ -427,7 +427,7 @@ proptest! {
 /// `At` names the place of a fault in its text.
 #[test]
 fn a_fault_has_its_source_but_once() {
-    let error: At<Fault> = Latest::decode_text(b"x").unwrap_err();
+    let error: At<ReleaseTextFault> = Latest::decode_text(b"x").unwrap_err();
     assert_eq!(
         formats::report::report(&error),
         "error: latest:1: the line has no end; the file is cut short"

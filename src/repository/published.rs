@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::publish::{BadTarget, Files, Item, Listed, OfRemote, Remote, RemoteError, Target};
+use crate::publish::{BadTarget, FileToSend, Listed, MirrorFiles, OfRemote, Remote, RemoteError, Target};
 use crate::repository::mirror::WebTree;
 use crate::repository::targets::{self, LocalTree};
 use formats::release::{BadUrl, MirrorPath, MirrorUrl};
@@ -88,14 +88,14 @@ impl Published {
     /// [`RemoteError`].
     pub fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
         match self {
-            Published::Directory(tree) => targets::Directory::new(&tree.0, 1).list(),
+            Published::Directory(tree) => targets::DirectoryTarget::new(&tree.0, 1).list(),
             Published::Url(..) => Ok(None),
             Published::Target(_, remote) => remote.list(),
         }
     }
 }
 
-impl Files for Published {
+impl MirrorFiles for Published {
     fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         match self {
             Published::Directory(tree) => tree.read(path, limit),
@@ -104,7 +104,7 @@ impl Files for Published {
         }
     }
 
-    fn read_all(&self, items: &[Item]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+    fn read_all(&self, items: &[FileToSend]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
         match self {
             Published::Target(_, remote) => OfRemote(remote.as_ref()).read_all(items),
             _ => items.iter().map(|item| self.read(&item.path, item.len)).collect(),

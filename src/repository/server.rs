@@ -68,7 +68,7 @@ pub struct Traffic {
 
 /// Counts while requests are answered.
 #[derive(Debug, Default)]
-struct Counters {
+struct ServerCounters {
     requests: AtomicU64,
     bytes: AtomicU64,
     /// First requests for blocks, in order; `None` while nobody wants to know.
@@ -83,7 +83,7 @@ struct FirstRequests {
     order: Vec<(BlockName, Instant)>,
 }
 
-impl Counters {
+impl ServerCounters {
     fn first(&self) -> std::sync::MutexGuard<'_, Option<FirstRequests>> {
         // One insertion at a time: it is whole whatever panicked.
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
@@ -114,7 +114,7 @@ impl Counters {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -136,7 +136,7 @@ impl Server {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(ServeError::Start)?;
         let (stop, stopped) = oneshot::channel();
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(ServerCounters::default());
         let files =
             ServeDir::new(root).append_index_html_on_directories(false).html_as_default_extension(false);
         let serve = serve(listener, files, counters.clone(), stopped);
@@ -197,7 +197,7 @@ impl Drop for Server {
 async fn serve(
     listener: TcpListener,
     files: ServeDir,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     stopped: oneshot::Receiver<()>,
 ) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
@@ -222,7 +222,7 @@ async fn serve(
 async fn accept(
     listener: tokio::net::TcpListener,
     files: ServeDir,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     graceful: &GracefulShutdown,
 ) {
     loop {
@@ -247,14 +247,14 @@ async fn accept(
 }
 
 /// What goes back: a file's contents as they are read, or nothing.
-type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
+type ResponseStream = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 /// Answers one request and counts it.
 async fn answer(
     mut files: ServeDir,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
+) -> Result<ResponseStream, Infallible> {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     if let Some(image) = counters.image(&method, &path) {
@@ -294,7 +294,7 @@ async fn answer(
 }
 
 /// An answer without contents.
-fn empty(status: StatusCode) -> Answer {
+fn empty(status: StatusCode) -> ResponseStream {
     let body = http_body_util::Empty::new().map_err(|never: Infallible| match never {});
     let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = status;
@@ -302,7 +302,7 @@ fn empty(status: StatusCode) -> Answer {
 }
 
 /// Takes what was read of an image.
-async fn take(counters: &Counters, image: ImageName, body: Incoming) -> Answer {
+async fn take(counters: &ServerCounters, image: ImageName, body: Incoming) -> ResponseStream {
     let limit = usize::try_from(MAX_READS).unwrap_or(usize::MAX);
     match Limited::new(body, limit).collect().await {
         Ok(sent) => {

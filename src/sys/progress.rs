@@ -46,9 +46,9 @@ pub fn for_standard_error(quiet: bool) -> Arc<dyn Progress> {
     if quiet {
         Arc::new(Silent)
     } else if std::io::stderr().is_terminal() {
-        Arc::new(Bars::new())
+        Arc::new(BarProgress::new())
     } else {
-        Arc::new(Lines::new(std::io::stderr()))
+        Arc::new(LineProgress::new(std::io::stderr()))
     }
 }
 
@@ -70,24 +70,24 @@ impl Task for Silent {
 
 /// One bar a task on a terminal; a finished one becomes a line.
 #[derive(Debug)]
-pub struct Bars {
+pub struct BarProgress {
     bars: MultiProgress,
 }
 
-impl Bars {
+impl BarProgress {
     /// Bars on standard error.
     pub fn new() -> Self {
-        Bars { bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)) }
+        BarProgress { bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)) }
     }
 }
 
-impl Default for Bars {
+impl Default for BarProgress {
     fn default() -> Self {
-        Bars::new()
+        BarProgress::new()
     }
 }
 
-impl Progress for Bars {
+impl Progress for BarProgress {
     fn start(&self, what: &str, total: u64, unit: Unit) -> Box<dyn Task> {
         let figures = match unit {
             Unit::Bytes => "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}".to_owned(),
@@ -104,7 +104,7 @@ impl Progress for Bars {
         }
         let bar = self.bars.add(bar.with_message(what.to_owned()));
         bar.enable_steady_tick(Duration::from_millis(200));
-        Box::new(Bar { bars: self.bars.clone(), bar, count: Count::new(what, total, unit) })
+        Box::new(Bar { bars: self.bars.clone(), bar, count: TaskCount::new(what, total, unit) })
     }
 
     fn say(&self, line: &str) {
@@ -116,7 +116,7 @@ impl Progress for Bars {
 struct Bar {
     bars: MultiProgress,
     bar: ProgressBar,
-    count: Count,
+    count: TaskCount,
 }
 
 impl Task for Bar {
@@ -135,20 +135,20 @@ impl Drop for Bar {
 
 /// A line when a task begins, every 5 seconds, and when it ends.
 #[derive(Debug)]
-pub struct Lines<W> {
+pub struct LineProgress<W> {
     out: Arc<Mutex<W>>,
 }
 
-impl<W: Write + Send + 'static> Lines<W> {
+impl<W: Write + Send + 'static> LineProgress<W> {
     /// Lines into `out`.
     pub fn new(out: W) -> Self {
-        Lines { out: Arc::new(Mutex::new(out)) }
+        LineProgress { out: Arc::new(Mutex::new(out)) }
     }
 }
 
-impl<W: Write + Send + 'static> Progress for Lines<W> {
+impl<W: Write + Send + 'static> Progress for LineProgress<W> {
     fn start(&self, what: &str, total: u64, unit: Unit) -> Box<dyn Task> {
-        let count = Count::new(what, total, unit);
+        let count = TaskCount::new(what, total, unit);
         self.say(&if total == 0 {
             format!("{what} ...")
         } else {
@@ -169,7 +169,7 @@ fn print<W: Write>(out: &Mutex<W>, line: &str) {
 
 struct LineTask<W: Write> {
     out: Arc<Mutex<W>>,
-    count: Count,
+    count: TaskCount,
 }
 
 impl<W: Write + Send> Task for LineTask<W> {
@@ -190,7 +190,7 @@ impl<W: Write> Drop for LineTask<W> {
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// What a task has done. Time is an argument.
-struct Count {
+struct TaskCount {
     what: String,
     total: u64,
     unit: Unit,
@@ -199,10 +199,10 @@ struct Count {
     done: Mutex<(u64, Instant)>,
 }
 
-impl Count {
+impl TaskCount {
     fn new(what: &str, total: u64, unit: Unit) -> Self {
         let now = Instant::now();
-        Count { what: what.to_owned(), total, unit, began: now, done: Mutex::new((0, now)) }
+        TaskCount { what: what.to_owned(), total, unit, began: now, done: Mutex::new((0, now)) }
     }
 
     /// Counts `n` more; gives a line when it is time for one.
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_log_has_a_line_at_the_start_every_five_seconds_and_at_the_end() {
-        let count = Count::new("blocks", 4800, Unit::Things("blocks"));
+        let count = TaskCount::new("blocks", 4800, Unit::Things("blocks"));
         let at = |millis| count.began + Duration::from_millis(millis);
         let said: Vec<Option<String>> =
             [4999, 5000, 7000, 10_001].map(|millis| count.add(500, at(millis))).into();
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn an_unknown_total_is_counted_without_percent() {
-        let count = Count::new("tree", 0, Unit::Bytes);
+        let count = TaskCount::new("tree", 0, Unit::Bytes);
         let at = |secs| count.began + Duration::from_secs(secs);
         assert_eq!(count.last_line(at(3)), "tree: 3.0 s");
         assert_eq!(count.add(3 << 20, at(6)), Some("tree: 3 MiB".into()));
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn lines_go_to_their_writer_in_order() {
-        let lines = Lines::new(Vec::new());
+        let lines = LineProgress::new(Vec::new());
         let out = lines.out.clone();
         let task = lines.start("copy", 2048, Unit::Bytes);
         task.advance(2048);

@@ -45,22 +45,22 @@ fn match_name(pattern: &[u8], name: &[u8]) -> bool {
     let mut rest = pattern.iter();
     while let Some(&byte) = rest.next() {
         tokens.push(match byte {
-            b'*' => Token::Any,
-            b'?' => Token::One,
-            b'\\' => Token::Byte(*rest.next().unwrap_or(&b'\\')),
-            byte => Token::Byte(byte),
+            b'*' => GlobToken::Any,
+            b'?' => GlobToken::One,
+            b'\\' => GlobToken::Byte(*rest.next().unwrap_or(&b'\\')),
+            byte => GlobToken::Byte(byte),
         });
     }
     match_sequence(
         &tokens,
         name,
-        |token| *token == Token::Any,
-        |token, byte| *token == Token::One || *token == Token::Byte(*byte),
+        |token| *token == GlobToken::Any,
+        |token, byte| *token == GlobToken::One || *token == GlobToken::Byte(*byte),
     )
 }
 
 #[derive(PartialEq, Eq)]
-enum Token {
+enum GlobToken {
     Any,
     One,
     Byte(u8),

@@ -12,7 +12,7 @@ use super::{Content, Contents, Kind, Meta, Node, NodeId, Time, Tree};
 
 /// What a rule does with what its pattern matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
+enum RuleAction {
     /// Takes the entry out, whatever it is, with all below it.
     Remove,
     /// Takes it out if it is a regular file.
@@ -23,10 +23,10 @@ enum Action {
     RemoveDangling,
 }
 
-use Action::{Remove, RemoveDangling, RemoveFile, RemoveFilled};
+use RuleAction::{Remove, RemoveDangling, RemoveFile, RemoveFilled};
 
 /// What to do where, and why.
-const RULES: &[(&str, Action)] = &[
+const RULES: &[(&str, RuleAction)] = &[
     // Mounts at boot, or emptied then.
     ("run/*", Remove),
     ("tmp/*", Remove),

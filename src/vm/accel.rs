@@ -24,7 +24,7 @@ pub enum Accel {
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct AccelChoice {
     /// To be used.
     pub accel: Accel,
     /// Why it is not KVM.
@@ -40,7 +40,7 @@ const COUNTED: i32 = 0x21;
 ///
 /// # Errors
 /// [`ToolError::Missing`] when there is no QEMU; [`ToolError::Log`] when the ROM can't be written.
-pub fn find() -> Result<Found, ToolError> {
+pub fn find() -> Result<AccelChoice, ToolError> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(tcg("there is no /dev/kvm"));
     }
@@ -48,15 +48,15 @@ pub fn find() -> Result<Found, ToolError> {
         return Ok(tcg("/dev/kvm may not be opened; being in the group kvm helps"));
     }
     Ok(match count("kvm")? {
-        Count::InTime => Found { accel: Accel::Kvm, why: None },
-        Count::Never => tcg("/dev/kvm is there and does not start a machine"),
-        Count::TooSlow => tcg("/dev/kvm is there and far too slow; it seems to interpret its guests"),
+        RomRun::InTime => AccelChoice { accel: Accel::Kvm, why: None },
+        RomRun::Never => tcg("/dev/kvm is there and does not start a machine"),
+        RomRun::TooSlow => tcg("/dev/kvm is there and far too slow; it seems to interpret its guests"),
     })
 }
 
 /// How the ROM fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Count {
+enum RomRun {
     InTime,
     TooSlow,
     /// QEMU gave up.
@@ -64,7 +64,7 @@ enum Count {
 }
 
 /// Runs the ROM with an accelerator.
-fn count(accel: &str) -> Result<Count, ToolError> {
+fn count(accel: &str) -> Result<RomRun, ToolError> {
     let no_rom = |source: FileError| ToolError::Log { program: PROGRAM.into(), source };
     let rom = Scratch::file(std::env::temp_dir()).map_err(no_rom)?;
     fs::write(rom.path(), rom_bytes()).map_err(|error| no_rom(FileError::new(rom.path(), "write", error)))?;
@@ -74,14 +74,14 @@ fn count(accel: &str) -> Result<Count, ToolError> {
         .arg(rom.path())
         .spawn()?;
     Ok(match machine.wait_until(Instant::now() + LIMIT)?.map(|status| status.code()) {
-        Some(Some(COUNTED)) => Count::InTime,
-        Some(_) => Count::Never,
-        None => Count::TooSlow,
+        Some(Some(COUNTED)) => RomRun::InTime,
+        Some(_) => RomRun::Never,
+        None => RomRun::TooSlow,
     })
 }
 
-fn tcg(why: &str) -> Found {
-    Found { accel: Accel::Tcg, why: Some(why.to_owned()) }
+fn tcg(why: &str) -> AccelChoice {
+    AccelChoice { accel: Accel::Tcg, why: Some(why.to_owned()) }
 }
 
 /// 64 KiB whose last 16 bytes are where a PC begins.
@@ -110,11 +110,11 @@ mod tests {
     #[test]
     fn the_rom_counts_and_says_so() {
         // With the translator, which every machine has.
-        assert_eq!(count("tcg").unwrap(), Count::InTime);
+        assert_eq!(count("tcg").unwrap(), RomRun::InTime);
     }
 
     #[test]
     fn an_accelerator_that_does_not_start_is_told_from_a_slow_one() {
-        assert_eq!(count("nothing").unwrap(), Count::Never);
+        assert_eq!(count("nothing").unwrap(), RomRun::Never);
     }
 }

@@ -14,14 +14,14 @@ const TAIL: usize = 40;
 
 /// Turns a terminal's bytes into lines.
 #[derive(Debug, Default)]
-struct Lines {
+struct TerminalLines {
     line: Vec<u8>,
-    state: State,
+    state: EscapeState,
 }
 
 /// Where in an escape sequence (ECMA-48) we are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum EscapeState {
     #[default]
     Text,
     /// After ESC.
@@ -32,32 +32,32 @@ enum State {
     Title,
 }
 
-impl Lines {
+impl TerminalLines {
     /// Takes a byte; gives the line that it ends. Empty lines are not worth one.
     fn push(&mut self, byte: u8) -> Option<String> {
         match (self.state, byte) {
-            (State::Escape, b'[') => self.state = State::Control,
-            (State::Escape, b']') => self.state = State::Title,
-            (State::Escape, _) => self.state = State::Text,
-            (State::Control, 0x40..=0x7e) => {
-                self.state = State::Text;
+            (EscapeState::Escape, b'[') => self.state = EscapeState::Control,
+            (EscapeState::Escape, b']') => self.state = EscapeState::Title,
+            (EscapeState::Escape, _) => self.state = EscapeState::Text,
+            (EscapeState::Control, 0x40..=0x7e) => {
+                self.state = EscapeState::Text;
                 // Cursor to a place, or screen cleared: what follows stands elsewhere.
                 if matches!(byte, b'H' | b'J' | b'f') {
                     return self.take();
                 }
             }
-            (State::Control, _) => {}
-            (State::Title, 0x07) => self.state = State::Text,
-            (State::Title | State::Text, 0x1b) => self.state = State::Escape,
-            (State::Title, _) => {}
-            (State::Text, b'\n') => return self.take(),
-            (State::Text, b'\t' | b' '..=0x7e | 0x80..) => {
+            (EscapeState::Control, _) => {}
+            (EscapeState::Title, 0x07) => self.state = EscapeState::Text,
+            (EscapeState::Title | EscapeState::Text, 0x1b) => self.state = EscapeState::Escape,
+            (EscapeState::Title, _) => {}
+            (EscapeState::Text, b'\n') => return self.take(),
+            (EscapeState::Text, b'\t' | b' '..=0x7e | 0x80..) => {
                 self.line.push(byte);
                 if self.line.len() >= LONGEST {
                     return self.take();
                 }
             }
-            (State::Text, _) => {}
+            (EscapeState::Text, _) => {}
         }
         None
     }
@@ -76,7 +76,7 @@ impl Lines {
 
 /// Something on the console.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ConsoleLine {
     /// How long after the start.
     pub at: Duration,
     /// The line.
@@ -92,7 +92,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// to, it leaves a log that is whole, also of a line that never ended.
 #[derive(Debug)]
 pub struct Console {
-    said: Receiver<Said>,
+    said: Receiver<ConsoleLine>,
     tail: VecDeque<String>,
 }
 
@@ -116,7 +116,7 @@ impl Console {
     ///
     /// # Errors
     /// `deadline` has passed.
-    pub fn next(&mut self, deadline: Instant) -> Result<Option<Said>, TooLate> {
+    pub fn next(&mut self, deadline: Instant) -> Result<Option<ConsoleLine>, TooLate> {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.said.recv_timeout(left) {
             Ok(said) => {
@@ -151,8 +151,8 @@ impl Drop for Console {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLate;
 
-fn follow(mut from: impl Read, mut log: impl Write, start: Instant, sender: &Sender<Said>) {
-    let mut lines = Lines::default();
+fn follow(mut from: impl Read, mut log: impl Write, start: Instant, sender: &Sender<ConsoleLine>) {
+    let mut lines = TerminalLines::default();
     let mut began = None;
     let mut buffer = [0; 4096];
     let mut say = |at: Duration, text: String, ended| {
@@ -161,7 +161,7 @@ fn follow(mut from: impl Read, mut log: impl Write, start: Instant, sender: &Sen
             let _ = writeln!(log, "[{:9.3}] {text}", at.as_secs_f64()).and_then(|()| log.flush());
         }
         // Nobody may listen any more; the log goes on.
-        let _ = sender.send(Said { at, text, ended });
+        let _ = sender.send(ConsoleLine { at, text, ended });
     };
     loop {
         let read = match from.read(&mut buffer) {
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     fn lines(bytes: &[u8]) -> Vec<String> {
-        let mut lines = Lines::default();
+        let mut lines = TerminalLines::default();
         let mut found: Vec<String> = bytes.iter().filter_map(|&byte| lines.push(byte)).collect();
         found.extend(lines.take());
         found

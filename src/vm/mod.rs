@@ -79,7 +79,7 @@ pub enum Screen {
 
 /// A machine to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct VirtualMachine {
     /// The ISO.
     pub iso: PathBuf,
     /// How it is put in.
@@ -122,7 +122,7 @@ pub enum MachineError {
     Console(#[source] io::Error),
 }
 
-impl Machine {
+impl VirtualMachine {
     /// QEMU's arguments, apart from what becomes of the serial line.
     fn args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
@@ -233,8 +233,8 @@ impl Started {
 mod tests {
     use super::*;
 
-    fn machine() -> Machine {
-        Machine {
+    fn machine() -> VirtualMachine {
+        VirtualMachine {
             iso: "out/a,b.iso".into(),
             medium: Medium::Cdrom,
             firmware: Firmware::Bios,
@@ -248,7 +248,7 @@ mod tests {
         }
     }
 
-    fn shown(machine: &Machine) -> String {
+    fn shown(machine: &VirtualMachine) -> String {
         machine.args().iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
@@ -267,7 +267,7 @@ mod tests {
     fn each_choice_has_its_words() {
         for (change, words) in [
             (
-                (|m| m.medium = Medium::Disk) as fn(&mut Machine),
+                (|m| m.medium = Medium::Disk) as fn(&mut VirtualMachine),
                 "-device virtio-blk-pci,drive=medium,bootindex=0",
             ),
             (|m| m.medium = Medium::Usb, "-device qemu-xhci -device usb-storage,drive=medium,bootindex=0"),
@@ -284,7 +284,7 @@ mod tests {
             change(&mut machine);
             assert!(shown(&machine).contains(words), "{words} is not in {}", shown(&machine));
         }
-        let bare = Machine { nic: None, oem: None, ..machine() };
+        let bare = VirtualMachine { nic: None, oem: None, ..machine() };
         assert!(!shown(&bare).contains("-netdev") && !shown(&bare).contains("-smbios"), "{}", shown(&bare));
     }
 }

@@ -67,7 +67,7 @@ pub struct Timeline {
 
 /// What a line means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum ConsoleEvent {
     /// Nothing to us.
     Nothing,
     /// Something was reached for the first time.
@@ -84,7 +84,7 @@ impl Timeline {
     }
 
     /// Takes a line, or as much of one as there is.
-    pub fn hear(&mut self, line: &str, now: Reached) -> Heard {
+    pub fn hear(&mut self, line: &str, now: Reached) -> ConsoleEvent {
         let mut heard = Vec::new();
         for ((name, sign), reached) in STAGES.iter().zip(&mut self.stages) {
             if reached.is_none() && sign.fits(line) {
@@ -99,11 +99,11 @@ impl Timeline {
             }
         }
         if !heard.is_empty() {
-            Heard::Reached(heard.join(", "))
+            ConsoleEvent::Reached(heard.join(", "))
         } else if FATAL.iter().any(|sign| sign.fits(line)) {
-            Heard::Fatal
+            ConsoleEvent::Fatal
         } else {
-            Heard::Nothing
+            ConsoleEvent::Nothing
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
             (30, "[ 21.0] demo guest ready abc", Some("guest ready abc")),
             (35, "demo login:", Some("login")),
         ] {
-            let expected = heard.map_or(Heard::Nothing, |name| Heard::Reached(name.to_owned()));
+            let expected = heard.map_or(ConsoleEvent::Nothing, |name| ConsoleEvent::Reached(name.to_owned()));
             assert_eq!(timeline.hear(line, at(second, second)), expected, "{line}");
         }
         assert_eq!(timeline.missing(), ["host ready abc"]);
@@ -192,10 +192,10 @@ mod tests {
     #[test]
     fn what_ends_a_boot_is_known() {
         for (line, heard) in [
-            ("imgfactory: FAILED: no network: no cable in: eth0", Heard::Fatal),
-            ("[    4.2] Kernel panic - not syncing: Attempted to kill init!", Heard::Fatal),
-            ("(XEN) Panic on CPU 0:", Heard::Fatal),
-            ("imgfactory: looking for a network", Heard::Nothing),
+            ("imgfactory: FAILED: no network: no cable in: eth0", ConsoleEvent::Fatal),
+            ("[    4.2] Kernel panic - not syncing: Attempted to kill init!", ConsoleEvent::Fatal),
+            ("(XEN) Panic on CPU 0:", ConsoleEvent::Fatal),
+            ("imgfactory: looking for a network", ConsoleEvent::Nothing),
         ] {
             assert_eq!(Timeline::new(["x".to_owned()]).hear(line, at(1, 0)), heard, "{line}");
         }
@@ -203,7 +203,7 @@ mod tests {
         let mut timeline = Timeline::new(["FAILED: no network".to_owned()]);
         assert_eq!(
             timeline.hear("imgfactory: FAILED: no network: no cable", at(1, 0)),
-            Heard::Reached("FAILED: no network".into())
+            ConsoleEvent::Reached("FAILED: no network".into())
         );
     }
 

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::timeline::{Heard, Reached, Timeline};
-use super::{Machine, MachineError};
+use super::timeline::{ConsoleEvent, Reached, Timeline};
+use super::{MachineError, VirtualMachine};
 use crate::repository::server::Traffic;
 
 /// What to boot and what to wait for.
 #[derive(Debug)]
 pub struct Trial<'a> {
     /// The machine.
-    pub machine: &'a Machine,
+    pub machine: &'a VirtualMachine,
     /// Where its console goes.
     pub console_log: &'a Path,
     /// Where QEMU's own words go.
@@ -93,12 +93,12 @@ impl Trial<'_> {
                 Ok(Some(said)) => {
                     let now = Reached { at: said.at, traffic: traffic() };
                     match timeline.hear(&said.text, now) {
-                        Heard::Reached(name) => tell(&name, said.at),
-                        Heard::Fatal if !gave_up => {
+                        ConsoleEvent::Reached(name) => tell(&name, said.at),
+                        ConsoleEvent::Fatal if !gave_up => {
                             gave_up = true;
                             until = deadline.min(Instant::now() + Duration::from_secs(2));
                         }
-                        Heard::Fatal | Heard::Nothing => {}
+                        ConsoleEvent::Fatal | ConsoleEvent::Nothing => {}
                     }
                     continue;
                 }

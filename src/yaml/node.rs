@@ -18,9 +18,9 @@ pub enum Value {
     /// Text, number or truth value, as written.
     Scalar(String),
     /// `- a` lines or `[a, b]`.
-    List(Vec<Node>),
+    List(Vec<YamlNode>),
     /// `key: value` lines or `{key: value}`, in their order, no key twice.
-    Map(Vec<(Located<String>, Node)>),
+    Map(Vec<(Located<String>, YamlNode)>),
 }
 
 impl Value {
@@ -36,7 +36,7 @@ impl Value {
 }
 
 /// A value and its place.
-pub type Node = Located<Value>;
+pub type YamlNode = Located<Value>;
 
 /// Nodes in a text, those that aliases repeat counted each time.
 const MAX_NODES: usize = 100_000;
@@ -44,29 +44,29 @@ const MAX_NODES: usize = 100_000;
 const MAX_DEPTH: usize = 32;
 
 /// Reads a text of one document. What is wrong goes to `findings`; `None` if there is nothing to go on with.
-pub fn parse(text: &str, findings: &mut Findings) -> Option<Node> {
+pub fn parse(text: &str, findings: &mut Findings) -> Option<YamlNode> {
     let options = granit_parser::options! {
         emit_comments: false,
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
     let events = Parser::new_from_str_with_options(text, options);
-    let mut reader = Reader { text, events, findings, anchors: BTreeMap::new(), nodes: 0 };
+    let mut reader = YamlReader { text, events, findings, anchors: BTreeMap::new(), nodes: 0 };
     reader.document().unwrap_or_default()
 }
 
 /// The text can't be read on; why is among the findings.
 struct Stop;
 
-struct Reader<'t, 'f> {
+struct YamlReader<'t, 'f> {
     text: &'t str,
     events: Parser<'t, granit_parser::StrInput<'t>>,
     findings: &'f mut Findings,
-    anchors: BTreeMap<usize, Node>,
+    anchors: BTreeMap<usize, YamlNode>,
     nodes: usize,
 }
 
-impl<'t> Reader<'t, '_> {
+impl<'t> YamlReader<'t, '_> {
     /// The next event, or [`Stop`] at what is not YAML.
     fn next(&mut self) -> Result<(Event<'t>, Span), Stop> {
         match self.events.next() {
@@ -93,7 +93,7 @@ impl<'t> Reader<'t, '_> {
         bytes.unwrap_or_else(|| self.text.char_indices().nth(chars).map_or(self.text.len(), |(at, _)| at))
     }
 
-    fn document(&mut self) -> Result<Option<Node>, Stop> {
+    fn document(&mut self) -> Result<Option<YamlNode>, Stop> {
         let mut root = None;
         loop {
             match self.next()? {
@@ -114,7 +114,7 @@ impl<'t> Reader<'t, '_> {
         Ok(root)
     }
 
-    fn node(&mut self, event: Event<'t>, span: Span) -> Result<Node, Stop> {
+    fn node(&mut self, event: Event<'t>, span: Span) -> Result<YamlNode, Stop> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             self.findings.add(&span, format!("more than {MAX_NODES} values"), "");
@@ -132,7 +132,7 @@ impl<'t> Reader<'t, '_> {
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
                     self.findings.add(&span, "an alias inside of what it stands for", "");
-                    return Ok(Node { span, value: Value::Null });
+                    return Ok(YamlNode { span, value: Value::Null });
                 };
                 // What is wrong in it is shown where it is written.
                 let node = node.clone();
@@ -144,7 +144,7 @@ impl<'t> Reader<'t, '_> {
         if tagged {
             self.findings.add(&span, "tags have no meaning here", "leave out the word with `!`");
         }
-        let node = Node { span, value };
+        let node = YamlNode { span, value };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -162,7 +162,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     fn map(&mut self) -> Result<Value, Stop> {
-        let mut map: Vec<(Located<String>, Node)> = Vec::new();
+        let mut map: Vec<(Located<String>, YamlNode)> = Vec::new();
         loop {
             let key = match self.next()? {
                 (Event::MappingEnd, _) => return Ok(Value::Map(map)),
@@ -189,7 +189,7 @@ impl<'t> Reader<'t, '_> {
     }
 }
 
-fn count(node: &Node) -> usize {
+fn count(node: &YamlNode) -> usize {
     1 + match &node.value {
         Value::Null | Value::Scalar(_) => 0,
         Value::List(list) => list.iter().map(count).sum(),
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parsed(text: &str) -> (Option<Node>, Vec<String>) {
+    fn parsed(text: &str) -> (Option<YamlNode>, Vec<String>) {
         let mut findings = Findings::new("x", text);
         let node = parse(text, &mut findings);
         let said = findings
@@ -247,7 +247,7 @@ mod tests {
     }
 
     /// A node without places, in short.
-    fn short(node: &Node) -> String {
+    fn short(node: &YamlNode) -> String {
         match &node.value {
             Value::Null => "~".into(),
             Value::Scalar(text) => format!("{text:?}"),

@@ -9,12 +9,12 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::findings::{Findings, Located, did_you_mean, listed};
-use super::node::{Node, Value};
+use super::node::{Value, YamlNode};
 
 /// A type that a node can be read as.
 pub trait FromNode: Sized {
     /// Reads `node`. `None` after at least one finding.
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self>;
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self>;
 }
 
 /// What a scalar is not.
@@ -46,7 +46,7 @@ pub trait Scalar: Sized {
 }
 
 impl<T: Scalar> FromNode for T {
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let Value::Scalar(text) = &node.value else {
             let found = node.value.kind();
             findings.add(&node.span, format!("{found}, where {} belongs", T::KIND), "");
@@ -63,7 +63,7 @@ impl<T: Scalar> FromNode for T {
 }
 
 impl<T: FromNode> FromNode for Vec<Located<T>> {
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let Value::List(list) = &node.value else {
             let found = node.value.kind();
             findings.add(
@@ -79,7 +79,7 @@ impl<T: FromNode> FromNode for Vec<Located<T>> {
 }
 
 /// Reads a node and keeps its place.
-pub fn located<T: FromNode>(node: &Node, findings: &mut Findings) -> Option<Located<T>> {
+pub fn located<T: FromNode>(node: &YamlNode, findings: &mut Findings) -> Option<Located<T>> {
     Some(Located { span: node.span.clone(), value: T::from_node(node, findings)? })
 }
 
@@ -95,11 +95,11 @@ pub enum Switch<T> {
 }
 
 impl<T: FromNode> FromNode for Switch<T> {
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let on = match &node.value {
             Value::Scalar(text) if text == "false" => return Some(Switch::Off),
             Value::Scalar(text) if text == "true" => {
-                let empty = Node { span: node.span.clone(), value: Value::Map(Vec::new()) };
+                let empty = YamlNode { span: node.span.clone(), value: Value::Map(Vec::new()) };
                 T::from_node(&empty, findings)
             }
             _ => T::from_node(node, findings),
@@ -164,15 +164,15 @@ impl<T: HasSchema> JsonSchema for Located<T> {
 
 /// The keys of a section while they are taken out.
 pub struct Keys<'n, 'f> {
-    node: &'n Node,
-    map: &'n [(Located<String>, Node)],
+    node: &'n YamlNode,
+    map: &'n [(Located<String>, YamlNode)],
     findings: &'f mut Findings,
     known: Vec<String>,
 }
 
 impl<'n, 'f> Keys<'n, 'f> {
     /// The keys of `node`. A key without a value has a section without keys: `xen:` means all defaults.
-    pub fn open(node: &'n Node, findings: &'f mut Findings) -> Option<Self> {
+    pub fn open(node: &'n YamlNode, findings: &'f mut Findings) -> Option<Self> {
         let map: &[_] = match &node.value {
             Value::Map(map) => map,
             Value::Null => &[],
@@ -247,18 +247,18 @@ impl<'n, 'f> Keys<'n, 'f> {
 }
 
 /// Declares a section of the recipe: a struct of optional, located fields, its reader, and its JSON schema.
-/// `name (required): T` must be there; `one of "what" {names}` after the section's name says which keys are
+/// The section has the name after `as` in that schema. `name (required): T` must be there; `one of "what" {names}` after the section's name says which keys are
 /// kinds, of which there must be one.
 macro_rules! section {
     ($(
         $(#[$doc:meta])*
-        pub struct $Name:ident $(one of $of:literal { $($kind:ident),* })? {
+        pub struct $Name:ident as $schema_name:tt $(one of $of:literal { $($kind:ident),* })? {
             $( $(#[$field_doc:meta])* $field:ident $(($required:ident))? : $ty:ty, )*
         }
     )*) => {$(
         $(#[$doc])*
         #[derive(Debug, schemars::JsonSchema)]
-        #[schemars(rename_all = "kebab-case", deny_unknown_fields)]
+        #[schemars(rename = $schema_name, rename_all = "kebab-case", deny_unknown_fields)]
         pub struct $Name {
             $( $(#[$field_doc])* $(#[schemars($required)])? pub $field: Option<$crate::yaml::findings::Located<$ty>>, )*
         }
@@ -275,7 +275,7 @@ macro_rules! section {
 
         impl $crate::yaml::shape::FromNode for $Name {
             fn from_node(
-                node: &$crate::yaml::node::Node,
+                node: &$crate::yaml::node::YamlNode,
                 findings: &mut $crate::yaml::findings::Findings,
             ) -> Option<Self> {
                 let mut keys = $crate::yaml::shape::Keys::open(node, findings)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::block::Damage;
+use crate::block::BlockDamage;
 
 /// Which wait was too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl std::fmt::Display for Wait {
 
 /// Why a request brought nothing that can be used. The mirror stands in front of these texts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum FetchFault {
     /// Refused, unreachable, no such host, TLS.
     #[error("can't connect: {0}")]
     Unreachable(String),
@@ -82,7 +82,7 @@ pub enum Fault {
     WebPage,
     /// Other bytes than the signed ones.
     #[error(transparent)]
-    Damaged(#[from] Damage),
+    Damaged(#[from] BlockDamage),
     /// Other bytes than the signed ones, in a file that is not a block.
     #[error("{0}")]
     NotSigned(String),
@@ -102,25 +102,25 @@ pub enum Blame {
     Busy(Option<Duration>),
 }
 
-impl Fault {
+impl FetchFault {
     /// Who is to blame.
     pub fn blame(&self) -> Blame {
         match self {
-            Fault::Unreachable(_)
-            | Fault::TimedOut(_)
-            | Fault::Broken(_)
-            | Fault::Protocol(_)
-            | Fault::Status(500..) => Blame::Mirror,
-            Fault::Busy { after, .. } => Blame::Busy(*after),
-            Fault::Missing(_)
-            | Fault::Status(_)
-            | Fault::Redirect(_)
-            | Fault::Encoded(_)
-            | Fault::Length { .. }
-            | Fault::TooLong { .. }
-            | Fault::WebPage
-            | Fault::Damaged(_)
-            | Fault::NotSigned(_) => Blame::File,
+            FetchFault::Unreachable(_)
+            | FetchFault::TimedOut(_)
+            | FetchFault::Broken(_)
+            | FetchFault::Protocol(_)
+            | FetchFault::Status(500..) => Blame::Mirror,
+            FetchFault::Busy { after, .. } => Blame::Busy(*after),
+            FetchFault::Missing(_)
+            | FetchFault::Status(_)
+            | FetchFault::Redirect(_)
+            | FetchFault::Encoded(_)
+            | FetchFault::Length { .. }
+            | FetchFault::TooLong { .. }
+            | FetchFault::WebPage
+            | FetchFault::Damaged(_)
+            | FetchFault::NotSigned(_) => Blame::File,
         }
     }
 
@@ -129,11 +129,11 @@ impl Fault {
     pub fn is_wrong_bytes(&self) -> bool {
         matches!(
             self,
-            Fault::Damaged(_)
-                | Fault::NotSigned(_)
-                | Fault::WebPage
-                | Fault::Length { .. }
-                | Fault::TooLong { .. }
+            FetchFault::Damaged(_)
+                | FetchFault::NotSigned(_)
+                | FetchFault::WebPage
+                | FetchFault::Length { .. }
+                | FetchFault::TooLong { .. }
         )
     }
 }

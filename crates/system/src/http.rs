@@ -1,7 +1,7 @@
 //! GET of small files over HTTP and HTTPS, directly or through a proxy, within bounds of time and size.
 //!
 //! ureq does the protocol. Ours are the bounds, the redirects (never to a weaker or another scheme), the way to
-//! proxies, and the words for what went wrong ([`Fault`]).
+//! proxies, and the words for what went wrong ([`FetchFault`]).
 
 mod forward;
 mod grip;
@@ -26,7 +26,7 @@ pub use route::{BadProxy, Proxies};
 use route::{Route, redirect_target};
 
 use crate::clock;
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault;
 use formats::fetch_fault::Wait;
 
 /// Redirects followed for one file.
@@ -179,8 +179,8 @@ impl Http {
     /// Fetches one file.
     ///
     /// # Errors
-    /// [`Fault`], by `until` at the latest.
-    pub fn get(&self, get: Get<'_>) -> Result<Answer, Fault> {
+    /// [`FetchFault`], by `until` at the latest.
+    pub fn get(&self, get: Get<'_>) -> Result<Answer, FetchFault> {
         let whole = || {
             let start = Instant::now();
             read(self.response(&get)?, &get, start)
@@ -195,22 +195,22 @@ impl Http {
     /// With it comes the length that the server announces.
     ///
     /// # Errors
-    /// [`Fault`] for the head of the answer; the reader gives the system's errors.
-    pub fn stream(&self, get: Get<'_>) -> Result<(Option<u64>, impl std::io::Read + use<>), Fault> {
+    /// [`FetchFault`] for the head of the answer; the reader gives the system's errors.
+    pub fn stream(&self, get: Get<'_>) -> Result<(Option<u64>, impl std::io::Read + use<>), FetchFault> {
         let response = self.response(&get)?;
         let headers = response.headers();
         if header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
-            return Err(Fault::WebPage);
+            return Err(FetchFault::WebPage);
         }
         let announced = announced(headers);
         if announced.is_some_and(|len| len > get.limit) {
-            return Err(Fault::TooLong { limit: get.limit });
+            return Err(FetchFault::TooLong { limit: get.limit });
         }
         Ok((announced, response.into_body().into_with_config().limit(get.limit.saturating_add(1)).reader()))
     }
 
     /// The head of an answer with status 200, after all redirects.
-    fn response(&self, get: &Get<'_>) -> Result<Response<Body>, Fault> {
+    fn response(&self, get: &Get<'_>) -> Result<Response<Body>, FetchFault> {
         let mut url = get.url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.ask(&url, get)?;
@@ -222,21 +222,24 @@ impl Http {
             match status {
                 301 | 302 | 303 | 307 | 308 => {
                     let to = header(&headers, LOCATION).unwrap_or_default();
-                    url = redirect_target(&url, to).map_err(Fault::Redirect)?;
+                    url = redirect_target(&url, to).map_err(FetchFault::Redirect)?;
                 }
-                403 | 404 | 410 => return Err(Fault::Missing(status)),
+                403 | 404 | 410 => return Err(FetchFault::Missing(status)),
                 429 | 503 => {
                     let secs = header(&headers, RETRY_AFTER).and_then(|text| text.parse().ok());
-                    return Err(Fault::Busy { status, after: secs.map(Duration::from_secs) });
+                    return Err(FetchFault::Busy { status, after: secs.map(Duration::from_secs) });
                 }
-                _ => return Err(Fault::Status(status)),
+                _ => return Err(FetchFault::Status(status)),
             }
         }
-        Err(Fault::Redirect(format!("more than {MAX_REDIRECTS}, the last to {}", formats::names::clip(&url))))
+        Err(FetchFault::Redirect(format!(
+            "more than {MAX_REDIRECTS}, the last to {}",
+            formats::names::clip(&url)
+        )))
     }
 
     /// One request and the head of its answer.
-    fn ask(&self, url: &str, get: &Get<'_>) -> Result<Response<Body>, Fault> {
+    fn ask(&self, url: &str, get: &Get<'_>) -> Result<Response<Body>, FetchFault> {
         let route = self.proxies.route(url);
         let mut use_extra = self.extra_first.load(Ordering::Relaxed);
         let mut fault = None;
@@ -261,13 +264,13 @@ impl Http {
                         ended if get.grip.is_some_and(|grip| grip.is_over()) => return Err(ended),
                         // Broken twice, or unknown to both: it is so.
                         again if untrusted && attempt == 0 => fault = Some(again),
-                        again @ Fault::Broken(_) if attempt < 2 => fault = Some(again),
+                        again @ FetchFault::Broken(_) if attempt < 2 => fault = Some(again),
                         other => return Err(other),
                     }
                 }
             }
         }
-        Err(fault.unwrap_or(Fault::TimedOut(Wait::Whole)))
+        Err(fault.unwrap_or(FetchFault::TimedOut(Wait::Whole)))
     }
 
     fn ask_agent(
@@ -332,7 +335,7 @@ fn end(response: Response<Body>) -> HeaderMap {
 }
 
 /// The body, when its head fits.
-fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answer, Fault> {
+fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answer, FetchFault> {
     let waited = get.grip.map_or(Duration::ZERO, |grip| grip.waited());
     let first_byte = start.elapsed().saturating_sub(waited);
     let headers = response.headers();
@@ -341,11 +344,13 @@ fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answe
     let encoding = header(headers, CONTENT_ENCODING).filter(|found| *found != "identity");
     if let Some(encoding) = encoding.map(formats::names::clip) {
         end(response);
-        return Err(Fault::Encoded(encoding));
+        return Err(FetchFault::Encoded(encoding));
     }
     let check = |found: u64| match get.len {
-        Some(want) if found != want => Err(if html { Fault::WebPage } else { Fault::Length { found, want } }),
-        None if found > get.limit => Err(Fault::TooLong { limit: get.limit }),
+        Some(want) if found != want => {
+            Err(if html { FetchFault::WebPage } else { FetchFault::Length { found, want } })
+        }
+        None if found > get.limit => Err(FetchFault::TooLong { limit: get.limit }),
         _ => Ok(()),
     };
     if let Err(fault) = announced.map_or(Ok(()), check) {
@@ -364,7 +369,7 @@ fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answe
     })?;
     let html = html || looks_like_html(&bytes);
     match check(bytes.len() as u64) {
-        Err(_) if html => Err(Fault::WebPage),
+        Err(_) if html => Err(FetchFault::WebPage),
         Err(fault) => Err(fault),
         Ok(()) => Ok(Answer { bytes, web_page: html, first_byte, whole: start.elapsed() }),
     }
@@ -398,7 +403,7 @@ fn with_clock(error: String) -> String {
     error
 }
 
-fn fault_of(error: Error, part: Part) -> Fault {
+fn fault_of(error: Error, part: Part) -> FetchFault {
     use std::io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, TimedOut, UnexpectedEof,
         WouldBlock, WriteZero,
@@ -408,26 +413,26 @@ fn fault_of(error: Error, part: Part) -> Fault {
         Part::Body => Wait::MoreBytes,
     };
     match error {
-        Error::Timeout(Timeout::Resolve) => Fault::TimedOut(Wait::Name),
-        Error::Timeout(Timeout::Connect) => Fault::TimedOut(Wait::Connection),
-        Error::Timeout(Timeout::Global | Timeout::PerCall) => Fault::TimedOut(Wait::Whole),
-        Error::Timeout(_) => Fault::TimedOut(waited),
-        Error::HostNotFound => Fault::Unreachable("no such host".into()),
+        Error::Timeout(Timeout::Resolve) => FetchFault::TimedOut(Wait::Name),
+        Error::Timeout(Timeout::Connect) => FetchFault::TimedOut(Wait::Connection),
+        Error::Timeout(Timeout::Global | Timeout::PerCall) => FetchFault::TimedOut(Wait::Whole),
+        Error::Timeout(_) => FetchFault::TimedOut(waited),
+        Error::HostNotFound => FetchFault::Unreachable("no such host".into()),
         Error::Io(error) => match error.kind() {
-            TimedOut | WouldBlock => Fault::TimedOut(waited),
+            TimedOut | WouldBlock => FetchFault::TimedOut(waited),
             UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected | WriteZero => {
-                Fault::Broken(error.to_string())
+                FetchFault::Broken(error.to_string())
             }
-            InvalidData if matches!(part, Part::Body) => Fault::Broken(error.to_string()),
-            _ => Fault::Unreachable(with_clock(error.to_string())),
+            InvalidData if matches!(part, Part::Body) => FetchFault::Broken(error.to_string()),
+            _ => FetchFault::Unreachable(with_clock(error.to_string())),
         },
-        Error::Protocol(error) => Fault::Protocol(error.to_string()),
+        Error::Protocol(error) => FetchFault::Protocol(error.to_string()),
         Error::LargeResponseHeader(..) => {
-            Fault::Protocol(format!("more than {MAX_HEADERS} bytes of headers"))
+            FetchFault::Protocol(format!("more than {MAX_HEADERS} bytes of headers"))
         }
         other => match part {
-            Part::Head => Fault::Unreachable(with_clock(other.to_string())),
-            Part::Body => Fault::Broken(other.to_string()),
+            Part::Head => FetchFault::Unreachable(with_clock(other.to_string())),
+            Part::Body => FetchFault::Broken(other.to_string()),
         },
     }
 }

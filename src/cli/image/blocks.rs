@@ -8,7 +8,7 @@ use super::super::output::In;
 use super::super::{Failure, Session, print};
 use crate::ext2::ReadAt;
 use crate::pipeline::steps::split::{self, Options, Source, SplitError};
-use crate::publish::{Files, RemoteError};
+use crate::publish::{MirrorFiles, RemoteError};
 use crate::recipe::Size;
 use crate::repository::published::Published;
 use crate::repository::store::Store;
@@ -16,7 +16,7 @@ use crate::repository::targets::parallel;
 use crate::sys::image_file::{ImageFile, SparseFile};
 use crate::sys::progress::Unit;
 use crate::yaml::Scalar;
-use formats::block::{Block, Codec, CodecKind, Fetched, Inflated, Object};
+use formats::block::{Block, Codec, CodecKind, FetchedFile, Inflated, Object};
 use formats::index::{Header, Index, Target};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::release::{Leaf, MirrorPath};
@@ -181,7 +181,7 @@ fn fetch(store: &Published, object: &Object) -> Result<Block, RemoteError> {
     let place = || store.locate(&path).display().to_string();
     let bytes = store.read(&path, object.file_len.into())?;
     let bytes = bytes.ok_or_else(|| RemoteError::new(place(), "not there, though the index names it"))?;
-    let block = Fetched::new(*object, bytes).inflate().and_then(Inflated::verify);
+    let block = FetchedFile::new(*object, bytes).inflate().and_then(Inflated::verify);
     block.map_err(|damage| RemoteError::new(place(), damage))
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::output::In;
 use super::{Failure, Session, print};
-use crate::ext2::{self, RawInode, ReadError, Reader, ondisk::S_IFDIR};
+use crate::ext2::{self, ImageReadError, RawInode, Reader, ondisk::S_IFDIR};
 use crate::sys::image_file::ImageFile;
 use crate::tree::{Kind, SpoolId};
 use formats::report::{self, Exit};
@@ -74,7 +74,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
                 let raw = reader.lookup(path.as_os_str().as_bytes())?;
                 let shown = || path.display().to_string();
                 match reader.cat(&raw, &mut out) {
-                    Err(ReadError::NotFile { .. }) => Err(ReadError::NotFile { path: shown() }),
+                    Err(ImageReadError::NotFile { .. }) => Err(ImageReadError::NotFile { path: shown() }),
                     result => result,
                 }
                 .or_else(unread)
@@ -89,7 +89,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
             let mut out = BufWriter::new(io::stdout().lock());
             reading(&image, |reader| {
                 ext2::dump(reader, &mut out)
-                    .and_then(|()| out.flush().map_err(ReadError::Output))
+                    .and_then(|()| out.flush().map_err(ImageReadError::Output))
                     .or_else(unread)
             })?;
         }
@@ -101,21 +101,24 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
 }
 
 /// That nobody reads the output any more (`| head`) is no failure.
-fn unread(error: ReadError) -> Result<(), ReadError> {
+fn unread(error: ImageReadError) -> Result<(), ImageReadError> {
     match error {
-        ReadError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ImageReadError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         error => Err(error),
     }
 }
 
-fn reading<T>(path: &Path, what: impl FnOnce(&Reader<'_>) -> Result<T, ReadError>) -> Result<T, Failure> {
+fn reading<T>(
+    path: &Path,
+    what: impl FnOnce(&Reader<'_>) -> Result<T, ImageReadError>,
+) -> Result<T, Failure> {
     let image = ImageFile::open(path)?;
     let result = Reader::open(&image).and_then(|reader| what(&reader));
     Ok(result.map_err(|error| In { place: path.into(), error })?)
 }
 
 /// One line for each entry, as of `ls -l`: type and mode, links, owner, group, size, time, name.
-fn list(reader: &Reader<'_>, path: &Path) -> Result<String, ReadError> {
+fn list(reader: &Reader<'_>, path: &Path) -> Result<String, ImageReadError> {
     let bytes = path.as_os_str().as_bytes();
     let raw = reader.lookup(bytes)?;
     if raw.file_type() != S_IFDIR {
@@ -127,7 +130,7 @@ fn list(reader: &Reader<'_>, path: &Path) -> Result<String, ReadError> {
     entries.iter().map(|entry| line(reader, &reader.inode(entry.ino)?, &entry.name)).collect()
 }
 
-fn line(reader: &Reader<'_>, raw: &RawInode, name: &[u8]) -> Result<String, ReadError> {
+fn line(reader: &Reader<'_>, raw: &RawInode, name: &[u8]) -> Result<String, ImageReadError> {
     let node = reader.node(raw, SpoolId(0))?;
     let mut size = raw.inode.size().to_string();
     let mut target = String::new();

@@ -8,8 +8,8 @@ use super::super::{Failure, Session, print};
 use super::blocks::{Cut, cut};
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, LayoutMap, Options, Pages, Plan, Previous, Profile, Sequential, Stable,
-    WriteError, keep_times,
+    self, Align, ImageOptions, ImagePlan, IncrementalAllocator, InodeSize, LayoutMap, PageMap, Pages,
+    PreviousLayout, Profile, Sequential, WriteError, keep_times,
 };
 use crate::pipeline::steps::image::{LEAST_RUN, Rendered};
 use crate::recipe::Size;
@@ -107,14 +107,18 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
         let what = "9legacy's ext2srv damages a file system with inodes of 256 bytes: leave --inode-size out";
         return Err(Failure::Usage(what.into()));
     }
-    let options =
-        Options { free: args.free, inode_size, profile: args.profile, ..Options::new(&name, epoch(tree)?) };
+    let options = ImageOptions {
+        free: args.free,
+        inode_size,
+        profile: args.profile,
+        ..ImageOptions::new(&name, epoch(tree)?)
+    };
     // Pages of a block of the disk.
     let unit = args.cut.block_size.get() / ext2::BLOCK;
     let mut aligned = Sequential { align: Some(Align { blocks: unit, from: unit }) };
     if args.layout.is_none() && args.previous_layout.is_none() {
         let mut anew = if args.store.is_some() { aligned } else { Sequential::default() };
-        let plan = Plan::new(tree, &options, &mut anew)?;
+        let plan = ImagePlan::new(tree, &options, &mut anew)?;
         return put(&name, &plan, args, contents, session);
     }
     let owners = Owners::read(tree, contents)?;
@@ -123,22 +127,22 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
         LayoutMap::decode(&bytes).map_err(|error| Failure::at(file, error))
     });
     let previous = previous.transpose()?;
-    let previous = previous.as_ref().map(Previous::new);
+    let previous = previous.as_ref().map(PreviousLayout::new);
     let pages = Pages::read(tree, contents, previous.as_ref(), &|_| {})?;
     let mut tree = tree.clone();
     let plan = match &previous {
         Some(previous) => {
             let made = Time { secs: i64::try_from(options.epoch).unwrap_or(i64::MAX), nanos: 0 };
             keep_times(&mut tree, &pages, previous, made);
-            let options = Options { epoch: previous.epoch, ..options };
-            let mut stable = Stable { previous, pages: &pages, unit, least_run: LEAST_RUN };
-            Plan::new(&tree, &options, &mut stable)?
+            let options = ImageOptions { epoch: previous.epoch, ..options };
+            let mut stable = IncrementalAllocator { previous, pages: &pages, unit, least_run: LEAST_RUN };
+            ImagePlan::new(&tree, &options, &mut stable)?
         }
-        None => Plan::new(&tree, &options, &mut aligned)?,
+        None => ImagePlan::new(&tree, &options, &mut aligned)?,
     };
     put(&name, &plan, args, contents, session)?;
     if let Some(file) = &args.layout {
-        let census = Census::take(&plan, contents, &pages)?;
+        let census = PageMap::take(&plan, contents, &pages)?;
         let layout =
             LayoutMap::of(&plan, &pages, census.into_pages(), owners.labels(), |node| owners.label(node));
         write_atomic(file, &layout.encode())?;
@@ -149,14 +153,14 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
 /// Writes a planned image, or its blocks.
 fn put(
     name: &str,
-    plan: &Plan<'_>,
+    plan: &ImagePlan<'_>,
     args: &Args,
     contents: &dyn Contents,
     session: &Session,
 ) -> Result<(), Failure> {
     let geometry = plan.geometry();
     let length = u64::from(geometry.blocks) * u64::from(ext2::BLOCK);
-    let image = ext2::Image::new(plan, contents);
+    let image = ext2::PlannedImage::new(plan, contents);
     let Some(to) = &args.to else {
         let store = args.store.as_ref().expect("the arguments have one or the other");
         let name = name.parse().map_err(|error| Failure::Usage(format!("--name: {error}")))?;

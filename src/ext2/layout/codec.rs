@@ -55,7 +55,7 @@ pub enum LayoutError {
 impl LayoutMap {
     /// As `layout.z`. The same map gives the same bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Out(MAGIC.to_vec());
+        let mut out = MapEncoder(MAGIC.to_vec());
         out.head(self);
         out.number(self.labels.len() as u64);
         self.labels.iter().for_each(|label| out.label(label));
@@ -88,7 +88,7 @@ impl LayoutMap {
         if !bytes.starts_with(MAGIC) {
             return Err(LayoutError::Version);
         }
-        In { bytes: &bytes, at: MAGIC.len() }.map()
+        MapDecoder { bytes: &bytes, at: MAGIC.len() }.map()
     }
 }
 
@@ -121,9 +121,9 @@ pub(super) struct Near {
 }
 
 /// A map on its way to a file.
-pub(super) struct Out(pub(super) Vec<u8>);
+pub(super) struct MapEncoder(pub(super) Vec<u8>);
 
-impl Out {
+impl MapEncoder {
     /// The file.
     pub(super) fn deflate(mut self) -> Vec<u8> {
         self.0.extend(END);
@@ -243,12 +243,12 @@ fn sums(kind: &MappedKind, data: &[Run]) -> usize {
 }
 
 /// A map on its way from a file.
-pub(super) struct In<'b> {
+pub(super) struct MapDecoder<'b> {
     pub(super) bytes: &'b [u8],
     pub(super) at: usize,
 }
 
-impl In<'_> {
+impl MapDecoder<'_> {
     pub(super) fn damaged<T>(&self, what: &'static str) -> Result<T, LayoutError> {
         Err(LayoutError::Damaged { at: self.at, what })
     }

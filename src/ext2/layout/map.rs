@@ -2,11 +2,11 @@
 
 use std::ops::Deref;
 
-use crate::ext2::blockmap::{Map, Run, needed};
-use crate::ext2::demand::{Body, Origin};
+use crate::ext2::blockmap::{BlockMap, Run, needed};
+use crate::ext2::demand::{Body, InodeOrigin};
 use crate::ext2::geometry::Geometry;
 use crate::ext2::pages::{PageHash, Pages};
-use crate::ext2::plan::Plan;
+use crate::ext2::plan::ImagePlan;
 use crate::tree::{Kind, Meta, NodeId, Tree};
 
 /// Where everything of an image stands and what its pages hold: the image without its contents. It is published
@@ -27,14 +27,14 @@ pub struct LayoutMap {
 
 /// The layout of the release before, and what it has under each name.
 #[derive(Debug)]
-pub struct Previous<'a> {
+pub struct PreviousLayout<'a> {
     map: &'a LayoutMap,
     /// By place in [`LayoutMap::inodes`]: the entries of a directory, ascending by name, and the places of what they
     /// name.
     names: Vec<Vec<(&'a [u8], usize)>>,
 }
 
-impl<'a> Previous<'a> {
+impl<'a> PreviousLayout<'a> {
     /// Of a map. Entries of inodes that it does not have are left out.
     pub fn new(map: &'a LayoutMap) -> Self {
         let numbers: Vec<u32> = map.inodes.iter().map(|mapped| mapped.ino).collect();
@@ -44,7 +44,7 @@ impl<'a> Previous<'a> {
             names.sort_unstable();
             names
         });
-        Previous { map, names: names.collect() }
+        PreviousLayout { map, names: names.collect() }
     }
 
     /// Place of the root in [`LayoutMap::inodes`].
@@ -71,7 +71,7 @@ impl<'a> Previous<'a> {
     }
 }
 
-impl Deref for Previous<'_> {
+impl Deref for PreviousLayout<'_> {
     type Target = LayoutMap;
 
     fn deref(&self) -> &LayoutMap {
@@ -139,9 +139,9 @@ pub struct MappedEntry {
 
 impl Mapped {
     /// Its block map.
-    pub fn map(&self) -> Map {
+    pub fn map(&self) -> BlockMap {
         let runs: Vec<_> = self.data.iter().map(|run| run.logical..run.logical_end()).collect();
-        Map {
+        BlockMap {
             data: self.data.clone(),
             indirect: needed(&runs).into_iter().zip(self.indirect.iter().copied()).collect(),
         }
@@ -159,9 +159,9 @@ impl Mapped {
 
 impl LayoutMap {
     /// The map of a plan. `held` says what files hold, `pages` what each page of the image holds once it is written
-    /// ([`crate::ext2::Census::after`]); `label` whom a node belongs to, by place in `labels`.
+    /// ([`crate::ext2::PageMap::after`]); `label` whom a node belongs to, by place in `labels`.
     pub fn of(
-        plan: &Plan<'_>,
+        plan: &ImagePlan<'_>,
         held: &Pages,
         pages: Vec<PageHash>,
         labels: Vec<Label>,
@@ -173,8 +173,8 @@ impl LayoutMap {
             let wanted = &plan.demand.wanted[position];
             let map = &plan.maps[position];
             let (meta, kind) = match wanted.origin {
-                Origin::LostFound => (plan.lost_found(), None),
-                Origin::Node(id) => {
+                InodeOrigin::LostFound => (plan.lost_found(), None),
+                InodeOrigin::Node(id) => {
                     let node = plan.demand.tree.node(id);
                     (node.meta.clone(), Some(&node.kind))
                 }
@@ -191,7 +191,7 @@ impl LayoutMap {
                         Body::Directory { entries, .. } => entries,
                         _ => &[],
                     };
-                    let entry = |slot: &crate::ext2::dirent::Slot| {
+                    let entry = |slot: &crate::ext2::dirent::DirentSlot| {
                         let entry = &entries[slot.entry as usize];
                         MappedEntry {
                             offset: slot.offset,
@@ -205,10 +205,10 @@ impl LayoutMap {
             };
             let indirect = map.indirect.iter().map(|&(_, at)| at).collect();
             let (label, sums) = match wanted.origin {
-                Origin::Node(id) => {
+                InodeOrigin::Node(id) => {
                     (label(id).filter(|&label| (label as usize) < labels.len()), held.sums(id).to_vec())
                 }
-                Origin::LostFound => (None, vec![]),
+                InodeOrigin::LostFound => (None, vec![]),
             };
             Mapped { ino, meta, kind, data: map.data.clone(), indirect, sums, label }
         };

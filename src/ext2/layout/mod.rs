@@ -1,6 +1,6 @@
 //! Who stands where: the [`Allocator`] and what it answers with.
 //!
-//! [`Sequential`] is for a first layout. [`Stable`] keeps the positions of the layout before, which a [`LayoutMap`]
+//! [`Sequential`] is for a first layout. [`IncrementalAllocator`] keeps the positions of the layout before, which a [`LayoutMap`]
 //! describes, so that an update changes few blocks of the disk. docs/layout.md has its cost model.
 
 mod changes;
@@ -15,19 +15,19 @@ mod update;
 
 use super::blockmap::Run;
 use super::demand::Demand;
-use super::dirent::Slot;
+use super::dirent::DirentSlot;
 use super::geometry::Geometry;
 
 pub use changes::{Cause, ChangedBlock, Changes};
 pub use codec::LayoutError;
-pub use map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind, Previous};
+pub use map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind, PreviousLayout};
 pub use read::Spread;
 pub use sequential::{Align, Sequential};
-pub use stable::Stable;
+pub use stable::IncrementalAllocator;
 pub use times::keep_times;
 
 /// Chooses every position of an image: its size, inode numbers, blocks, places of directory entries. It is
-/// asked once and sees all at once, so it may keep, move or pack as it likes; [`super::Plan::new`] checks
+/// asked once and sees all at once, so it may keep, move or pack as it likes; [`super::ImagePlan::new`] checks
 /// what it answers.
 pub trait Allocator {
     /// Places everything in `demand`.
@@ -83,5 +83,5 @@ pub struct PlacedInode {
     /// Blocks of [`needed`] for the body's runs, in that order.
     pub indirect: Vec<u32>,
     /// For a directory, its entries in each of its blocks.
-    pub slots: Vec<Vec<Slot>>,
+    pub slots: Vec<Vec<DirentSlot>>,
 }

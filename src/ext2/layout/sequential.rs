@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::order::positions;
 use super::{Allocator, PlaceError, PlacedInode, Placement};
 use crate::ext2::blockmap::{Run, needed};
-use crate::ext2::demand::{Body, Demand, NOT_FIRST, Origin, Wanted};
+use crate::ext2::demand::{Body, Demand, DemandedInode, InodeOrigin, NOT_FIRST};
 use crate::ext2::dirent::pack;
 use crate::ext2::geometry::{Geometry, Need};
 use crate::ext2::{FIRST_INO, ROOT_INO};
@@ -21,7 +21,7 @@ pub struct Align {
 }
 
 /// A first layout. Inodes are numbered and blocks given out first to all directories, then to attributes and
-/// symlinks, then to files, each directory by directory, but for what is read first ([`crate::ext2::Options::first`]). Gaps between
+/// symlinks, then to files, each directory by directory, but for what is read first ([`crate::ext2::ImageOptions::first`]). Gaps between
 /// that stay empty: who reads it should not have to fetch anything else. A file's indirect blocks stand right before its data, which is in one
 /// piece but for the metadata at the start of groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Allocator for Sequential {
         })?;
 
         let room = u64::from(geometry.blocks - geometry.total_overhead());
-        let mut space = Space { geometry, next: 0, room, need: blocks, gaps: vec![] };
+        let mut space = UnusedBlocks { geometry, next: 0, room, need: blocks, gaps: vec![] };
         let mut xattr_blocks = vec![0; demand.xattr_blocks.len()];
         for zone in [Zone::Directories, Zone::Symlinks, Zone::Files] {
             let align = self.align.filter(|_| zone == Zone::Files);
@@ -108,10 +108,10 @@ enum Zone {
 }
 
 impl Zone {
-    fn of(demand: &Demand<'_>, wanted: &Wanted<'_>) -> Zone {
+    fn of(demand: &Demand<'_>, wanted: &DemandedInode<'_>) -> Zone {
         match wanted.origin {
-            Origin::LostFound => Zone::Directories,
-            Origin::Node(id) => match demand.tree.node(id).kind {
+            InodeOrigin::LostFound => Zone::Directories,
+            InodeOrigin::Node(id) => match demand.tree.node(id).kind {
                 Kind::Directory(_) => Zone::Directories,
                 Kind::Symlink(_) => Zone::Symlinks,
                 _ => Zone::Files,
@@ -125,7 +125,7 @@ fn length(runs: &[Range<u32>]) -> u32 {
 }
 
 /// Blocks not given out yet: those from `next` on, and the gaps that alignment left below it.
-struct Space {
+struct UnusedBlocks {
     geometry: Geometry,
     next: u32,
     /// Blocks from `next` on that are not metadata. Never fewer than `need`.
@@ -136,7 +136,7 @@ struct Space {
     gaps: Vec<(u32, u32)>,
 }
 
-impl Space {
+impl UnusedBlocks {
     /// Places an inode's indirect blocks and, behind them, its data.
     fn place(&mut self, placed: &mut PlacedInode, runs: &[Range<u32>], align: Option<Align>) {
         let above = u32::try_from(placed.indirect.len()).expect("fewer than the data's blocks");

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::codec::{In, LayoutError, Near, Out, UPDATE_MAGIC, inflate};
+use super::codec::{LayoutError, MapDecoder, MapEncoder, Near, UPDATE_MAGIC, inflate};
 use super::map::{Label, LayoutMap, Mapped};
 use formats::digest::Sha256;
 
@@ -28,7 +28,7 @@ impl LayoutMap {
         if !same_shape(base, self) {
             return None;
         }
-        let mut out = Out(UPDATE_MAGIC.to_vec());
+        let mut out = MapEncoder(UPDATE_MAGIC.to_vec());
         out.0.extend(sum.0);
         out.head(self);
         out.edits(&edits(&base.labels, &self.labels, |label| &label.name, |a, b| a == b), |out, at| {
@@ -70,13 +70,13 @@ impl LayoutMap {
         if rest.get(..SUM) != Some(&sum.0[..]) {
             return Err(LayoutError::OtherBase);
         }
-        let mut input = In { bytes: &bytes, at: UPDATE_MAGIC.len() + SUM };
+        let mut input = MapDecoder { bytes: &bytes, at: UPDATE_MAGIC.len() + SUM };
         let (geometry, epoch) = input.head()?;
         let mut map = LayoutMap { geometry, epoch, inodes: vec![], labels: vec![], pages: vec![] };
         if !same_shape(base, &map) {
             return input.damaged("another shape than that of the map that it changes");
         }
-        map.labels = input.edits(&base.labels, 2, Label::clone, In::label)?;
+        map.labels = input.edits(&base.labels, 2, Label::clone, MapDecoder::label)?;
         let renamed = renamed(base, &map.labels);
         let copy = |old: &Mapped| {
             let label = old.label.and_then(|label| renamed[label as usize]);
@@ -143,7 +143,7 @@ fn edits<'a, T, K: Ord>(
     all
 }
 
-impl Out {
+impl MapEncoder {
     fn edits(&mut self, edits: &[Edit], mut record: impl FnMut(&mut Self, usize)) {
         self.number(edits.len() as u64);
         for Edit { copy, drop, insert } in edits {
@@ -155,7 +155,7 @@ impl Out {
     }
 }
 
-impl In<'_> {
+impl MapDecoder<'_> {
     fn edits<T>(
         &mut self,
         old: &[T],

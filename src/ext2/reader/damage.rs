@@ -7,7 +7,7 @@ use crate::ext2::xattr::BadEntry;
 
 /// Why something could not be read from an image.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum ImageReadError {
     /// The medium failed.
     #[error("the image can't be read at byte {at}")]
     Io {
@@ -22,7 +22,7 @@ pub enum ReadError {
         /// Superblock, group, inode.
         place: String,
         /// What is wrong there. Part of the message, as it is one fact, not a cause.
-        damage: Damage,
+        damage: ImageDamage,
     },
     /// The image is sound as far as can be seen, but has something that this reader does not know.
     #[error("{place}: {what}")]
@@ -57,7 +57,7 @@ pub enum ReadError {
 
 /// One thing that is wrong with an image.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Damage {
+pub enum ImageDamage {
     /// Too short for a superblock.
     #[error("the image has {have} bytes; a file system has at least 2048")]
     Short {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 
-use super::{Damage, RawInode, ReadError, Reader, damaged};
+use super::{ImageDamage, ImageReadError, RawInode, Reader, damaged};
 use crate::ext2::blockmap::{DIRECT, Run};
 use crate::ext2::ondisk::{
     FAST_SYMLINK, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, decode_device,
@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 18;
 
 /// Where the blocks of an inode lie.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blocks {
+pub struct InodeBlocks {
     /// Data, ascending in the file.
     pub data: Vec<Run>,
     /// Indirect blocks, each before those below it.
@@ -26,7 +26,7 @@ pub struct Blocks {
 
 /// A walk through a block map.
 struct MapWalk {
-    blocks: Blocks,
+    blocks: InodeBlocks,
     seen: HashSet<u32>,
     /// Data blocks so far.
     count: u32,
@@ -44,7 +44,7 @@ impl RawInode {
         format!("inode {}", self.ino)
     }
 
-    fn damaged(&self, damage: Damage) -> ReadError {
+    fn damaged(&self, damage: ImageDamage) -> ImageReadError {
         damaged(self.place(), damage)
     }
 }
@@ -60,22 +60,22 @@ impl Reader<'_> {
     /// left out.
     ///
     /// # Errors
-    /// [`Damage::BlockOutside`], [`Damage::MapLoop`], [`Damage::TooManyBlocks`], [`Damage::Size`].
-    pub fn blocks(&self, raw: &RawInode) -> Result<Blocks, ReadError> {
+    /// [`ImageDamage::BlockOutside`], [`ImageDamage::MapLoop`], [`ImageDamage::TooManyBlocks`], [`ImageDamage::Size`].
+    pub fn blocks(&self, raw: &RawInode) -> Result<InodeBlocks, ImageReadError> {
         let kind = match raw.file_type() {
             S_IFREG => "file",
             S_IFDIR => "directory",
             S_IFLNK if !self.is_fast_symlink(raw) => "symlink",
-            _ => return Ok(Blocks::default()),
+            _ => return Ok(InodeBlocks::default()),
         };
         let size = raw.inode.size();
         let pointers = u64::from(self.block_size / 4);
         let limit = size.div_ceil(u64::from(self.block_size));
         let reach = u64::from(DIRECT) + pointers + pointers.pow(2) + pointers.pow(3);
         if limit > reach.min(u64::from(u32::MAX)) {
-            return Err(raw.damaged(Damage::Size { kind, size }));
+            return Err(raw.damaged(ImageDamage::Size { kind, size }));
         }
-        let mut walk = MapWalk { blocks: Blocks::default(), seen: HashSet::new(), count: 0, limit };
+        let mut walk = MapWalk { blocks: InodeBlocks::default(), seen: HashSet::new(), count: 0, limit };
         for (logical, &block) in (0..).zip(&raw.inode.i_block[..12]) {
             self.add_block(raw, &mut walk, block, logical)?;
         }
@@ -94,7 +94,7 @@ impl Reader<'_> {
         block: u32,
         level: u32,
         first: u64,
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), ImageReadError> {
         if level == 0 {
             return self.add_block(raw, walk, block, first);
         }
@@ -102,7 +102,7 @@ impl Reader<'_> {
             return Ok(());
         }
         if !walk.seen.insert(block) {
-            return Err(raw.damaged(Damage::MapLoop { block }));
+            return Err(raw.damaged(ImageDamage::MapLoop { block }));
         }
         walk.blocks.indirect.push(block);
         let bytes = self.block(block, || raw.place())?;
@@ -119,16 +119,16 @@ impl Reader<'_> {
         walk: &mut MapWalk,
         block: u32,
         logical: u64,
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), ImageReadError> {
         if block == 0 || logical >= walk.limit {
             return Ok(());
         }
         if block >= self.superblock.s_blocks_count {
-            return Err(raw.damaged(Damage::BlockOutside { block }));
+            return Err(raw.damaged(ImageDamage::BlockOutside { block }));
         }
         walk.count += 1;
         if walk.count >= self.superblock.s_blocks_count {
-            return Err(raw.damaged(Damage::TooManyBlocks));
+            return Err(raw.damaged(ImageDamage::TooManyBlocks));
         }
         let logical = u32::try_from(logical).expect("below the limit, which has 32 bits");
         match walk.blocks.data.last_mut() {
@@ -143,10 +143,10 @@ impl Reader<'_> {
     /// Writes the contents of a regular file; holes as zeros.
     ///
     /// # Errors
-    /// Those of [`Reader::blocks`], [`ReadError::NotFile`], [`ReadError::Output`].
-    pub fn cat(&self, raw: &RawInode, out: &mut dyn Write) -> Result<(), ReadError> {
+    /// Those of [`Reader::blocks`], [`ImageReadError::NotFile`], [`ImageReadError::Output`].
+    pub fn cat(&self, raw: &RawInode, out: &mut dyn Write) -> Result<(), ImageReadError> {
         if raw.file_type() != S_IFREG {
-            return Err(ReadError::NotFile { path: raw.place() });
+            return Err(ImageReadError::NotFile { path: raw.place() });
         }
         let size = raw.inode.size();
         let block_size = u64::from(self.block_size);
@@ -156,10 +156,10 @@ impl Reader<'_> {
             chunk.fill(0);
             while *at < until {
                 let len = usize::try_from(until - *at).unwrap_or(CHUNK).min(CHUNK);
-                out.write_all(&chunk[..len]).map_err(ReadError::Output)?;
+                out.write_all(&chunk[..len]).map_err(ImageReadError::Output)?;
                 *at += len as u64;
             }
-            Ok::<(), ReadError>(())
+            Ok::<(), ImageReadError>(())
         };
         let mut data = vec![0; CHUNK];
         for run in self.blocks(raw)?.data {
@@ -170,7 +170,7 @@ impl Reader<'_> {
             while done < len {
                 let part = usize::try_from(len - done).unwrap_or(CHUNK).min(CHUNK);
                 self.read(start + done, &mut data[..part])?;
-                out.write_all(&data[..part]).map_err(ReadError::Output)?;
+                out.write_all(&data[..part]).map_err(ImageReadError::Output)?;
                 done += part as u64;
             }
             at += len;
@@ -179,7 +179,7 @@ impl Reader<'_> {
     }
 
     /// Contents of a regular file by reference: the image itself is the spool.
-    fn content(&self, raw: &RawInode, spool: SpoolId) -> Result<Content, ReadError> {
+    fn content(&self, raw: &RawInode, spool: SpoolId) -> Result<Content, ImageReadError> {
         let len = raw.inode.size();
         let block_size = u64::from(self.block_size);
         let extents = self.blocks(raw)?.data.into_iter().map(|run| {
@@ -195,22 +195,22 @@ impl Reader<'_> {
     }
 
     /// The target of a symlink.
-    fn target(&self, raw: &RawInode) -> Result<Vec<u8>, ReadError> {
+    fn target(&self, raw: &RawInode) -> Result<Vec<u8>, ImageReadError> {
         let size = raw.inode.size();
         let bytes = if self.is_fast_symlink(raw) {
             raw.inode.i_block.iter().flat_map(|word| word.to_le_bytes()).collect()
         } else {
             match self.blocks(raw)?.data.first() {
                 Some(run) if run.logical == 0 => self.block(run.physical, || raw.place())?,
-                _ => return Err(raw.damaged(Damage::NoTarget)),
+                _ => return Err(raw.damaged(ImageDamage::NoTarget)),
             }
         };
         let room = if self.is_fast_symlink(raw) { FAST_SYMLINK } else { bytes.len() };
         let target = usize::try_from(size).ok().filter(|&size| size > 0 && size < room);
         let target = target.and_then(|size| bytes.get(..size));
-        let target = target.ok_or_else(|| raw.damaged(Damage::Size { kind: "symlink", size }))?;
+        let target = target.ok_or_else(|| raw.damaged(ImageDamage::Size { kind: "symlink", size }))?;
         if target.contains(&0) {
-            return Err(raw.damaged(Damage::NoTarget));
+            return Err(raw.damaged(ImageDamage::NoTarget));
         }
         Ok(target.to_vec())
     }
@@ -218,9 +218,9 @@ impl Reader<'_> {
     /// Attributes as they are on disk: those in the inode, and those in a block.
     ///
     /// # Errors
-    /// [`Damage::Xattrs`], [`Damage::BlockOutside`].
-    pub fn attrs(&self, raw: &RawInode) -> Result<(Vec<Attr>, Vec<Attr>), ReadError> {
-        let bad = |bad| raw.damaged(Damage::Xattrs(bad));
+    /// [`ImageDamage::Xattrs`], [`ImageDamage::BlockOutside`].
+    pub fn attrs(&self, raw: &RawInode) -> Result<(Vec<Attr>, Vec<Attr>), ImageReadError> {
+        let bad = |bad| raw.damaged(ImageDamage::Xattrs(bad));
         let inline = xattr::decode_inline(&raw.rest).map_err(bad)?;
         let block = match raw.inode.i_file_acl {
             0 => vec![],
@@ -230,14 +230,14 @@ impl Reader<'_> {
     }
 
     /// Attributes by full name, values as system calls give them.
-    fn xattrs(&self, raw: &RawInode) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, ReadError> {
+    fn xattrs(&self, raw: &RawInode) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, ImageReadError> {
         let (inline, block) = self.attrs(raw)?;
         let mut xattrs = BTreeMap::new();
         for attr in inline.iter().chain(&block) {
-            let (name, value) = attr.to_system().map_err(|bad| raw.damaged(Damage::Xattrs(bad)))?;
+            let (name, value) = attr.to_system().map_err(|bad| raw.damaged(ImageDamage::Xattrs(bad)))?;
             if xattrs.contains_key(&name) {
                 let name = String::from_utf8_lossy(&name).into_owned();
-                return Err(raw.damaged(Damage::XattrTwice { name }));
+                return Err(raw.damaged(ImageDamage::XattrTwice { name }));
             }
             xattrs.insert(name, value);
         }
@@ -248,11 +248,11 @@ impl Reader<'_> {
     /// in the image, which is called `spool`.
     ///
     /// # Errors
-    /// [`Damage`] of all it consists of; [`Damage::Unused`], [`Damage::Type`].
-    pub fn node(&self, raw: &RawInode, spool: SpoolId) -> Result<Node, ReadError> {
+    /// [`ImageDamage`] of all it consists of; [`ImageDamage::Unused`], [`ImageDamage::Type`].
+    pub fn node(&self, raw: &RawInode, spool: SpoolId) -> Result<Node, ImageReadError> {
         let inode = &raw.inode;
         if inode.i_links_count == 0 {
-            return Err(raw.damaged(Damage::Unused));
+            return Err(raw.damaged(ImageDamage::Unused));
         }
         let (major, minor) = decode_device(inode.i_block[0], inode.i_block[1]);
         let kind = match raw.file_type() {
@@ -263,7 +263,7 @@ impl Reader<'_> {
             S_IFBLK => Kind::BlockDevice { major, minor },
             S_IFIFO => Kind::Fifo,
             S_IFSOCK => Kind::Socket,
-            _ => return Err(raw.damaged(Damage::Type { i_mode: inode.i_mode })),
+            _ => return Err(raw.damaged(ImageDamage::Type { i_mode: inode.i_mode })),
         };
         let meta = Meta {
             mode: inode.i_mode & 0o7777,

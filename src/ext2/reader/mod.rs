@@ -2,7 +2,7 @@
 //!
 //! Nothing is believed: each number from the image is checked before it is used, memory stays in proportion to
 //! the image, and a walk ends however the image refers to itself. What contradicts the format is
-//! [`ReadError::Damaged`]; features of ext4 are [`ReadError::Unsupported`].
+//! [`ImageReadError::Damaged`]; features of ext4 are [`ImageReadError::Unsupported`].
 
 mod damage;
 mod files;
@@ -10,8 +10,8 @@ mod walk;
 
 use std::io;
 
-pub use damage::{Damage, ReadError};
-pub use files::Blocks;
+pub use damage::{ImageDamage, ImageReadError};
+pub use files::InodeBlocks;
 pub use walk::DirEntry;
 
 use super::ondisk::{
@@ -72,17 +72,17 @@ impl<'i> Reader<'i> {
     /// Reads the superblock.
     ///
     /// # Errors
-    /// [`ReadError::Io`], [`ReadError::Damaged`], [`ReadError::Unsupported`].
-    pub fn open(image: &'i dyn ReadAt) -> Result<Self, ReadError> {
-        let have = image.size().map_err(|source| ReadError::Io { at: 0, source })?;
+    /// [`ImageReadError::Io`], [`ImageReadError::Damaged`], [`ImageReadError::Unsupported`].
+    pub fn open(image: &'i dyn ReadAt) -> Result<Self, ImageReadError> {
+        let have = image.size().map_err(|source| ImageReadError::Io { at: 0, source })?;
         if have < 2048 {
-            return Err(in_superblock(Damage::Short { have }));
+            return Err(in_superblock(ImageDamage::Short { have }));
         }
         let mut bytes = [0; Superblock::SIZE];
-        image.read_exact_at(1024, &mut bytes).map_err(|source| ReadError::Io { at: 1024, source })?;
+        image.read_exact_at(1024, &mut bytes).map_err(|source| ImageReadError::Io { at: 1024, source })?;
         let superblock = Superblock::decode(&bytes);
         if superblock.s_magic != MAGIC {
-            return Err(in_superblock(Damage::Magic { found: superblock.s_magic }));
+            return Err(in_superblock(ImageDamage::Magic { found: superblock.s_magic }));
         }
         check_known(&superblock)?;
         let (block_size, inode_size, groups) = check_sizes(&superblock, have).map_err(in_superblock)?;
@@ -107,8 +107,8 @@ impl<'i> Reader<'i> {
     /// The descriptor of a group below [`Reader::groups`].
     ///
     /// # Errors
-    /// [`Damage::BlockOutside`].
-    pub fn group(&self, group: u32) -> Result<GroupDesc, ReadError> {
+    /// [`ImageDamage::BlockOutside`].
+    pub fn group(&self, group: u32) -> Result<GroupDesc, ImageReadError> {
         let place = || format!("group {group}");
         let table = self.superblock.s_first_data_block + 1;
         let at = u64::from(table) * u64::from(self.block_size) + u64::from(group) * GroupDesc::SIZE as u64;
@@ -122,7 +122,7 @@ impl<'i> Reader<'i> {
         for block in [descriptor.bg_block_bitmap, descriptor.bg_inode_bitmap, descriptor.bg_inode_table, last]
         {
             if block == 0 || block >= self.superblock.s_blocks_count {
-                return Err(damaged(place(), Damage::BlockOutside { block }));
+                return Err(damaged(place(), ImageDamage::BlockOutside { block }));
             }
         }
         Ok(descriptor)
@@ -131,12 +131,12 @@ impl<'i> Reader<'i> {
     /// An inode, in use or not.
     ///
     /// # Errors
-    /// [`Damage::InodeOutside`], [`Damage::ExtraSize`], those of [`Reader::group`];
-    /// [`ReadError::Unsupported`] for inodes with extents, inline data, encryption or compression.
-    pub fn inode(&self, ino: u32) -> Result<RawInode, ReadError> {
+    /// [`ImageDamage::InodeOutside`], [`ImageDamage::ExtraSize`], those of [`Reader::group`];
+    /// [`ImageReadError::Unsupported`] for inodes with extents, inline data, encryption or compression.
+    pub fn inode(&self, ino: u32) -> Result<RawInode, ImageReadError> {
         let place = || format!("inode {ino}");
         if ino == 0 || ino > self.superblock.s_inodes_count {
-            return Err(damaged(place(), Damage::InodeOutside { ino }));
+            return Err(damaged(place(), ImageDamage::InodeOutside { ino }));
         }
         let per_group = self.superblock.s_inodes_per_group;
         let table = self.group((ino - 1) / per_group)?.bg_inode_table;
@@ -151,12 +151,12 @@ impl<'i> Reader<'i> {
         let i_extra_isize = Inode::decode(&fixed).i_extra_isize;
         let end = OLD_INODE_SIZE + usize::from(i_extra_isize);
         if end > bytes.len() || !i_extra_isize.is_multiple_of(4) {
-            return Err(damaged(place(), Damage::ExtraSize { i_extra_isize }));
+            return Err(damaged(place(), ImageDamage::ExtraSize { i_extra_isize }));
         }
         fixed[end.min(Inode::SIZE)..].fill(0);
         let inode = Inode::decode(&fixed);
         if inode.i_flags & UNREADABLE_FLAGS != 0 {
-            return Err(ReadError::Unsupported {
+            return Err(ImageReadError::Unsupported {
                 place: place(),
                 what: format!("flags {:#x}: contents are kept as in ext4, not in block maps", inode.i_flags),
             });
@@ -166,41 +166,41 @@ impl<'i> Reader<'i> {
     }
 
     /// One block, on behalf of `place`.
-    fn block(&self, block: u32, place: impl FnOnce() -> String) -> Result<Vec<u8>, ReadError> {
+    fn block(&self, block: u32, place: impl FnOnce() -> String) -> Result<Vec<u8>, ImageReadError> {
         if block == 0 || block >= self.superblock.s_blocks_count {
-            return Err(damaged(place(), Damage::BlockOutside { block }));
+            return Err(damaged(place(), ImageDamage::BlockOutside { block }));
         }
         let mut bytes = vec![0; self.block_size as usize];
         self.read(u64::from(block) * u64::from(self.block_size), &mut bytes)?;
         Ok(bytes)
     }
 
-    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-        self.image.read_exact_at(at, buf).map_err(|source| ReadError::Io { at, source })
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), ImageReadError> {
+        self.image.read_exact_at(at, buf).map_err(|source| ImageReadError::Io { at, source })
     }
 
     /// The bitmap of a group's blocks or inodes.
     ///
     /// # Errors
     /// Those of [`Reader::group`].
-    pub fn bitmap(&self, group: u32, inodes: bool) -> Result<Vec<u8>, ReadError> {
+    pub fn bitmap(&self, group: u32, inodes: bool) -> Result<Vec<u8>, ImageReadError> {
         let descriptor = self.group(group)?;
         let block = if inodes { descriptor.bg_inode_bitmap } else { descriptor.bg_block_bitmap };
         self.block(block, || format!("group {group}"))
     }
 }
 
-fn damaged(place: String, damage: Damage) -> ReadError {
-    ReadError::Damaged { place, damage }
+fn damaged(place: String, damage: ImageDamage) -> ImageReadError {
+    ImageReadError::Damaged { place, damage }
 }
 
-fn in_superblock(damage: Damage) -> ReadError {
+fn in_superblock(damage: ImageDamage) -> ImageReadError {
     damaged("superblock".to_owned(), damage)
 }
 
 /// Refuses revisions, features and block sizes that are not ext2's.
-fn check_known(superblock: &Superblock) -> Result<(), ReadError> {
-    let unsupported = |what| Err(ReadError::Unsupported { place: "superblock".to_owned(), what });
+fn check_known(superblock: &Superblock) -> Result<(), ImageReadError> {
+    let unsupported = |what| Err(ImageReadError::Unsupported { place: "superblock".to_owned(), what });
     if superblock.s_rev_level > 1 {
         return unsupported(format!("revision {}; 0 and 1 are known", superblock.s_rev_level));
     }
@@ -221,8 +221,9 @@ fn check_known(superblock: &Superblock) -> Result<(), ReadError> {
 }
 
 /// Block size, inode size and number of groups, once they are possible and within an image of `have` bytes.
-fn check_sizes(superblock: &Superblock, have: u64) -> Result<(u32, u32, u32), Damage> {
-    let field = |field, value: u32, right: String| Damage::Field { field, value: u64::from(value), right };
+fn check_sizes(superblock: &Superblock, have: u64) -> Result<(u32, u32, u32), ImageDamage> {
+    let field =
+        |field, value: u32, right: String| ImageDamage::Field { field, value: u64::from(value), right };
     let block_size = match superblock.s_log_block_size {
         log @ 0..=2 => 1024u32 << log,
         log => return Err(field("s_log_block_size", log, "0 to 2".to_owned())),
@@ -254,7 +255,7 @@ fn check_sizes(superblock: &Superblock, have: u64) -> Result<(u32, u32, u32), Da
     }
     let wanted = u64::from(blocks) * u64::from(block_size);
     if wanted > have {
-        return Err(Damage::Truncated { wanted, have });
+        return Err(ImageDamage::Truncated { wanted, have });
     }
     let groups = (blocks - first).div_ceil(superblock.s_blocks_per_group);
     let inodes = u64::from(groups) * u64::from(superblock.s_inodes_per_group);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Damage, RawInode, ReadError, Reader, damaged};
+use super::{ImageDamage, ImageReadError, RawInode, Reader, damaged};
 use crate::ext2::dirent;
 use crate::ext2::ondisk::S_IFDIR;
 use crate::ext2::{ROOT_INO, shown};
@@ -34,35 +34,36 @@ impl Reader<'_> {
     /// All entries of a directory in their order on disk, `.` and `..` too.
     ///
     /// # Errors
-    /// [`ReadError::NotDirectory`]; [`Damage::Size`], [`Damage::DirectoryHole`], [`Damage::Record`],
-    /// [`Damage::InodeOutside`] and those of [`Reader::blocks`].
-    pub fn entries(&self, raw: &RawInode) -> Result<Vec<DirEntry>, ReadError> {
+    /// [`ImageReadError::NotDirectory`]; [`ImageDamage::Size`], [`ImageDamage::DirectoryHole`], [`ImageDamage::Record`],
+    /// [`ImageDamage::InodeOutside`] and those of [`Reader::blocks`].
+    pub fn entries(&self, raw: &RawInode) -> Result<Vec<DirEntry>, ImageReadError> {
         let place = || format!("inode {}", raw.ino);
         if raw.file_type() != S_IFDIR {
-            return Err(ReadError::NotDirectory { path: place() });
+            return Err(ImageReadError::NotDirectory { path: place() });
         }
         let size = raw.inode.size();
         if size == 0 || !size.is_multiple_of(u64::from(self.block_size)) {
-            return Err(damaged(place(), Damage::Size { kind: "directory", size }));
+            return Err(damaged(place(), ImageDamage::Size { kind: "directory", size }));
         }
         let mut entries = vec![];
         let mut logical = 0;
         let mut seen = HashSet::new();
         for run in self.blocks(raw)?.data {
             if run.logical != logical {
-                return Err(damaged(place(), Damage::DirectoryHole { logical }));
+                return Err(damaged(place(), ImageDamage::DirectoryHole { logical }));
             }
             for physical in run.physical..run.physical + run.count {
                 // One block many times would be many entries from a small image.
                 if !seen.insert(physical) {
-                    return Err(damaged(place(), Damage::TooManyBlocks));
+                    return Err(damaged(place(), ImageDamage::TooManyBlocks));
                 }
                 let block = self.block(physical, place)?;
                 for record in dirent::decode_block(&block) {
-                    let record = record.map_err(|bad| damaged(place(), Damage::Record { logical, bad }))?;
+                    let record =
+                        record.map_err(|bad| damaged(place(), ImageDamage::Record { logical, bad }))?;
                     let ino = record.inode;
                     if ino > self.superblock.s_inodes_count {
-                        return Err(damaged(place(), Damage::InodeOutside { ino }));
+                        return Err(damaged(place(), ImageDamage::InodeOutside { ino }));
                     }
                     let name = record.name.to_vec();
                     let (file_type, offset) = (record.file_type, record.offset);
@@ -72,7 +73,7 @@ impl Reader<'_> {
             }
         }
         if u64::from(logical) * u64::from(self.block_size) != size {
-            return Err(damaged(place(), Damage::DirectoryHole { logical }));
+            return Err(damaged(place(), ImageDamage::DirectoryHole { logical }));
         }
         Ok(entries)
     }
@@ -80,20 +81,20 @@ impl Reader<'_> {
     /// The inode at `path`, whose components are separated by `/`; symlinks are not followed.
     ///
     /// # Errors
-    /// [`ReadError::Missing`], [`ReadError::NotDirectory`], those of [`Reader::entries`].
-    pub fn lookup(&self, path: &[u8]) -> Result<RawInode, ReadError> {
+    /// [`ImageReadError::Missing`], [`ImageReadError::NotDirectory`], those of [`Reader::entries`].
+    pub fn lookup(&self, path: &[u8]) -> Result<RawInode, ImageReadError> {
         let mut at = self.inode(ROOT_INO)?;
         let mut walked = vec![];
         for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
             if at.file_type() != S_IFDIR {
-                return Err(ReadError::NotDirectory { path: shown(&walked) });
+                return Err(ImageReadError::NotDirectory { path: shown(&walked) });
             }
             if !walked.is_empty() {
                 walked.push(b'/');
             }
             walked.extend_from_slice(name);
             let found = self.entries(&at)?.into_iter().find(|entry| entry.name == name);
-            let found = found.ok_or_else(|| ReadError::Missing { path: shown(&walked) })?;
+            let found = found.ok_or_else(|| ImageReadError::Missing { path: shown(&walked) })?;
             at = self.inode(found.ino)?;
         }
         Ok(at)
@@ -103,11 +104,11 @@ impl Reader<'_> {
     /// caller's [`crate::tree::Contents`] reads them from there.
     ///
     /// # Errors
-    /// [`Damage`] of all it consists of, [`Damage::DirectoryTwice`], [`Damage::NameTwice`].
-    pub fn tree(&self, spool: SpoolId) -> Result<Tree, ReadError> {
+    /// [`ImageDamage`] of all it consists of, [`ImageDamage::DirectoryTwice`], [`ImageDamage::NameTwice`].
+    pub fn tree(&self, spool: SpoolId) -> Result<Tree, ImageReadError> {
         let root = self.inode(ROOT_INO)?;
         if root.file_type() != S_IFDIR {
-            return Err(ReadError::NotDirectory { path: "/".to_owned() });
+            return Err(ImageReadError::NotDirectory { path: "/".to_owned() });
         }
         let mut tree = Tree::new(Meta::default());
         tree.node_mut(tree.root()).meta = self.node(&root, spool)?.meta;
@@ -121,12 +122,12 @@ impl Reader<'_> {
                 below.extend_from_slice(&entry.name);
                 if !names.insert(entry.name.clone()) {
                     let name = String::from_utf8_lossy(&entry.name).into_owned();
-                    return Err(damaged(format!("inode {}", dir.ino), Damage::NameTwice { name }));
+                    return Err(damaged(format!("inode {}", dir.ino), ImageDamage::NameTwice { name }));
                 }
                 let impossible = "names were checked, parents come first";
                 if let Some(&known) = nodes.get(&entry.ino) {
                     if tree.entries(known).is_some() {
-                        let damage = Damage::DirectoryTwice { path: shown(&below[1..]) };
+                        let damage = ImageDamage::DirectoryTwice { path: shown(&below[1..]) };
                         return Err(damaged(format!("inode {}", entry.ino), damage));
                     }
                     tree.link(&below, known).expect(impossible);

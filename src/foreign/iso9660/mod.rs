@@ -14,7 +14,7 @@ use crate::ext2::ReadAt;
 use crate::tree::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError};
 use rock::Rock;
 
-pub use zisofs::{Packed, ZisofsError};
+pub use zisofs::{ZisofsError, ZisofsFile};
 
 /// Bytes of a logical block; others are not made.
 const BLOCK: u64 = 2048;
@@ -31,7 +31,7 @@ const MAX_NODES: usize = 1 << 24;
 
 /// What is wrong with an ISO.
 #[derive(Debug, thiserror::Error)]
-pub enum IsoError {
+pub enum Iso9660Error {
     /// It can't be read.
     #[error("can't be read at byte {at}")]
     Read {
@@ -80,7 +80,7 @@ pub enum IsoError {
 pub struct Iso<'m> {
     medium: &'m dyn ReadAt,
     size: u64,
-    root: Record,
+    root: DirectoryRecord,
     /// Bytes to skip at the start of each system use area (SUSP's SP).
     skip: Option<usize>,
     /// Whether system use areas are as Plan 9 writes them.
@@ -89,7 +89,7 @@ pub struct Iso<'m> {
 
 /// What the firmware of a PC starts from a medium: El Torito's default entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Boot {
+pub struct ElToritoEntry {
     /// First byte of the program on the medium.
     pub at: u64,
     /// What it is taken for: 0 for a program, 1 to 3 for a floppy disk of 1.2, 1.44 or 2.88 MB, 4 for a disk.
@@ -100,7 +100,7 @@ pub struct Boot {
 
 /// Where a file's bytes are, and what the directory says of it.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct DirectoryRecord {
     /// Its name as systems with Rock Ridge see it; else in lower case, without version and final dot.
     pub name: Vec<u8>,
     /// Where the record itself is on the medium.
@@ -112,7 +112,7 @@ pub struct Record {
     rock: Rock,
 }
 
-impl Record {
+impl DirectoryRecord {
     /// Bytes of the file, as it lies on the medium.
     pub fn len(&self) -> u64 {
         self.pieces.iter().map(|(_, len)| len).sum()
@@ -135,44 +135,46 @@ pub struct Imported {
     /// Its contents are the medium's own bytes, in the spool given, except for [`Imported::packed`].
     pub tree: Tree,
     /// Files that zisofs has packed: their contents are still to be unpacked.
-    pub packed: Vec<(NodeId, Packed)>,
+    pub packed: Vec<(NodeId, ZisofsFile)>,
 }
 
 impl<'m> Iso<'m> {
     /// Looks for the primary volume descriptor.
     ///
     /// # Errors
-    /// [`IsoError`].
-    pub fn open(medium: &'m dyn ReadAt) -> Result<Self, IsoError> {
-        let size = medium.size().map_err(|source| IsoError::Read { at: 0, source })?;
+    /// [`Iso9660Error`].
+    pub fn open(medium: &'m dyn ReadAt) -> Result<Self, Iso9660Error> {
+        let size = medium.size().map_err(|source| Iso9660Error::Read { at: 0, source })?;
         for nth in DESCRIPTORS..DESCRIPTORS + MAX_DESCRIPTORS {
             let mut block = vec![0; 2048];
             match medium.read_exact_at(nth * BLOCK, &mut block) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(IsoError::NotIso),
-                read => read.map_err(|source| IsoError::Read { at: nth * BLOCK, source })?,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(Iso9660Error::NotIso);
+                }
+                read => read.map_err(|source| Iso9660Error::Read { at: nth * BLOCK, source })?,
             }
             match (&block[1..6], block[0]) {
                 (b"CD001", 1) => {
                     let block_size = u16::from_le_bytes([block[128], block[129]]);
                     if u64::from(block_size) != BLOCK {
-                        return Err(IsoError::BlockSize(block_size));
+                        return Err(Iso9660Error::BlockSize(block_size));
                     }
                     let plan9 = block[8..].starts_with(b"PLAN 9");
-                    let mut iso = Iso { medium, size, root: Record::empty(), skip: None, plan9 };
+                    let mut iso = Iso { medium, size, root: DirectoryRecord::empty(), skip: None, plan9 };
                     iso.root = iso.record("/", nth * BLOCK + 156, &block[156..190])?;
                     iso.find_susp()?;
                     return Ok(iso);
                 }
-                (b"CD001", 255) => return Err(IsoError::NotIso),
+                (b"CD001", 255) => return Err(Iso9660Error::NotIso),
                 (b"CD001", _) => {}
-                _ => return Err(IsoError::NotIso),
+                _ => return Err(Iso9660Error::NotIso),
             }
         }
-        Err(IsoError::NotIso)
+        Err(Iso9660Error::NotIso)
     }
 
     /// Rock Ridge announces itself in the root's own record.
-    fn find_susp(&mut self) -> Result<(), IsoError> {
+    fn find_susp(&mut self) -> Result<(), Iso9660Error> {
         let (at, _) = self.root.pieces[0];
         let mut first = [0; 255];
         self.read(at, &mut first)?;
@@ -186,8 +188,8 @@ impl<'m> Iso<'m> {
     /// What a PC's firmware starts; `None` for a medium that does not boot.
     ///
     /// # Errors
-    /// [`IsoError::Read`].
-    pub fn boot(&self) -> Result<Option<Boot>, IsoError> {
+    /// [`Iso9660Error::Read`].
+    pub fn boot(&self) -> Result<Option<ElToritoEntry>, Iso9660Error> {
         let mut descriptor = [0; 2048];
         self.read((DESCRIPTORS + 1) * BLOCK, &mut descriptor)?;
         if !descriptor.starts_with(b"\0CD001\x01EL TORITO SPECIFICATION") {
@@ -203,14 +205,14 @@ impl<'m> Iso<'m> {
         }
         let block = u32::from_le_bytes([entry[8], entry[9], entry[10], entry[11]]);
         let sectors = u16::from_le_bytes([entry[6], entry[7]]);
-        Ok(Some(Boot { at: u64::from(block) * BLOCK, media: entry[1] & 0xf, sectors }))
+        Ok(Some(ElToritoEntry { at: u64::from(block) * BLOCK, media: entry[1] & 0xf, sectors }))
     }
 
     /// The file at `path`, without links. Names are compared without case if the medium has no Rock Ridge.
     ///
     /// # Errors
-    /// [`IsoError`].
-    pub fn find(&self, path: &str) -> Result<Option<Record>, IsoError> {
+    /// [`Iso9660Error`].
+    pub fn find(&self, path: &str) -> Result<Option<DirectoryRecord>, Iso9660Error> {
         let mut at = self.root.clone();
         for name in path.split('/').filter(|name| !name.is_empty()) {
             if !at.directory {
@@ -229,8 +231,8 @@ impl<'m> Iso<'m> {
     /// What is in a file, of `limit` bytes at most; `None` when there is none at `path`.
     ///
     /// # Errors
-    /// [`IsoError`].
-    pub fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, IsoError> {
+    /// [`Iso9660Error`].
+    pub fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Iso9660Error> {
         let Some(found) = self.find(path)? else { return Ok(None) };
         if found.len() > limit {
             return Err(self.fault(path, found.at, "a file of this length is none of ours"));
@@ -247,8 +249,8 @@ impl<'m> Iso<'m> {
     /// All files as a tree, whose contents are the bytes of the medium as `spool`.
     ///
     /// # Errors
-    /// [`IsoError`].
-    pub fn import(&self, spool: SpoolId) -> Result<Imported, IsoError> {
+    /// [`Iso9660Error`].
+    pub fn import(&self, spool: SpoolId) -> Result<Imported, Iso9660Error> {
         let rock = self.rock_of_root()?;
         let root = rock.meta(0o755, self.root.time);
         let mut imported = Imported { tree: Tree::new(root), packed: Vec::new() };
@@ -258,7 +260,7 @@ impl<'m> Iso<'m> {
     }
 
     /// The root's attributes are in its `.` entry.
-    fn rock_of_root(&self) -> Result<Rock, IsoError> {
+    fn rock_of_root(&self) -> Result<Rock, Iso9660Error> {
         let (at, _) = self.root.pieces[0];
         let mut first = vec![0; 255];
         self.read(at, &mut first)?;
@@ -268,20 +270,20 @@ impl<'m> Iso<'m> {
 
     fn directory(
         &self,
-        record: &Record,
+        record: &DirectoryRecord,
         path: &[u8],
         spool: SpoolId,
         imported: &mut Imported,
         above: &mut BTreeSet<u64>,
-    ) -> Result<(), IsoError> {
+    ) -> Result<(), Iso9660Error> {
         let shown = || format!("/{}", String::from_utf8_lossy(path));
         let start = record.pieces.first().map_or(0, |(at, _)| *at);
         if above.len() >= MAX_DEPTH || !above.insert(start) {
-            return Err(IsoError::Circle { path: shown() });
+            return Err(Iso9660Error::Circle { path: shown() });
         }
         for entry in self.entries(&shown(), record)? {
             if imported.tree.nodes().len() >= MAX_NODES {
-                return Err(IsoError::TooMany);
+                return Err(Iso9660Error::TooMany);
             }
             let mut below = path.to_vec();
             if !below.is_empty() {
@@ -300,7 +302,7 @@ impl<'m> Iso<'m> {
             let id = imported.tree.insert(&below, Node { meta, kind })?;
             if let Some((header, block, len)) = entry.rock.zisofs.filter(|_| is_file && !entry.is_empty()) {
                 let (at, stored) = entry.pieces[0];
-                imported.packed.push((id, Packed { at, stored, header, block, len }));
+                imported.packed.push((id, ZisofsFile { at, stored, header, block, len }));
             }
         }
         above.remove(&start);
@@ -308,8 +310,8 @@ impl<'m> Iso<'m> {
     }
 
     /// The entries of a directory, without itself and the one above, and without what Rock Ridge has moved.
-    fn entries(&self, path: &str, record: &Record) -> Result<Vec<Record>, IsoError> {
-        let mut entries: Vec<Record> = Vec::new();
+    fn entries(&self, path: &str, record: &DirectoryRecord) -> Result<Vec<DirectoryRecord>, Iso9660Error> {
+        let mut entries: Vec<DirectoryRecord> = Vec::new();
         let mut unfinished = false;
         for &(start, len) in &record.pieces {
             if len > MAX_DIRECTORY {
@@ -350,7 +352,7 @@ impl<'m> Iso<'m> {
     }
 
     /// One directory record.
-    fn record(&self, path: &str, at: u64, bytes: &[u8]) -> Result<Record, IsoError> {
+    fn record(&self, path: &str, at: u64, bytes: &[u8]) -> Result<DirectoryRecord, Iso9660Error> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let name_len = usize::from(bytes[32]);
         let name = bytes.get(33..33 + name_len);
@@ -376,25 +378,25 @@ impl<'m> Iso<'m> {
         let name = rock.name.clone().unwrap_or_else(|| plain_name(name));
         if len > 0 && start.checked_add(len).is_none_or(|end| end > self.size) {
             let path = format!("{}/{}", path.trim_end_matches('/'), String::from_utf8_lossy(&name));
-            return Err(IsoError::Outside { path });
+            return Err(Iso9660Error::Outside { path });
         }
         let time = rock.time.unwrap_or_else(|| rock::short_time(&bytes[18..25]));
-        Ok(Record { name, at, pieces: vec![(start, len)], directory, time, rock })
+        Ok(DirectoryRecord { name, at, pieces: vec![(start, len)], directory, time, rock })
     }
 
-    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), IsoError> {
-        self.medium.read_exact_at(at, buf).map_err(|source| IsoError::Read { at, source })
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), Iso9660Error> {
+        self.medium.read_exact_at(at, buf).map_err(|source| Iso9660Error::Read { at, source })
     }
 
-    fn fault(&self, path: &str, at: u64, what: &'static str) -> IsoError {
-        IsoError::Record { path: path.to_owned(), at, what }
+    fn fault(&self, path: &str, at: u64, what: &'static str) -> Iso9660Error {
+        Iso9660Error::Record { path: path.to_owned(), at, what }
     }
 }
 
-impl Record {
+impl DirectoryRecord {
     fn empty() -> Self {
         let rock = Rock::default();
-        Record { name: vec![], at: 0, pieces: vec![], directory: true, time: Time::default(), rock }
+        DirectoryRecord { name: vec![], at: 0, pieces: vec![], directory: true, time: Time::default(), rock }
     }
 
     fn content(&self, spool: SpoolId) -> Content {

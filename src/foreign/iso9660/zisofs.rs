@@ -16,7 +16,7 @@ const MAGIC: [u8; 8] = [0x37, 0xe4, 0x53, 0x96, 0xc9, 0xdb, 0xd6, 0x07];
 
 /// A packed file on a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packed {
+pub struct ZisofsFile {
     /// Its first byte.
     pub at: u64,
     /// Bytes on the medium.
@@ -51,7 +51,7 @@ pub enum ZisofsError {
     Copy(#[source] io::Error),
 }
 
-impl Packed {
+impl ZisofsFile {
     /// Unpacks the file.
     ///
     /// # Errors

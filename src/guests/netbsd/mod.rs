@@ -14,7 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::foreign::elf::{self, ElfError, Kernel};
+use crate::foreign::elf::{self, ElfError, ElfKernel};
 use crate::foreign::sums::Sum;
 use crate::recipe::{NetBsd, Virt};
 use crate::tree::names;
@@ -149,9 +149,9 @@ pub fn kernel_file(sums: &BTreeMap<String, Sum>, kernel: &str) -> Result<(String
 pub fn check_kernel(name: &str, bytes: &[u8], virt: Virt) -> Result<(), NetBsdError> {
     let found = elf::inspect(bytes).map_err(|source| NetBsdError::Elf { kernel: name.to_owned(), source })?;
     let why = match (virt, found) {
-        (Virt::Pv, Kernel { pv: false, .. }) => "it is not made for Xen; XEN3_DOMU is",
-        (Virt::Pv, Kernel { wide: false, .. }) => "Debian's Xen is built without 32-bit pv guests",
-        (Virt::Pvh, Kernel { pvh: false, .. }) => {
+        (Virt::Pv, ElfKernel { pv: false, .. }) => "it is not made for Xen; XEN3_DOMU is",
+        (Virt::Pv, ElfKernel { wide: false, .. }) => "Debian's Xen is built without 32-bit pv guests",
+        (Virt::Pvh, ElfKernel { pvh: false, .. }) => {
             "it has no entry for that; GENERIC of NetBSD 10 and later has"
         }
         (Virt::Hvm, _) => "it has no boot loader",

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::downloads::third_party::{SourceError, Sources};
+use crate::downloads::third_party::{ThirdPartyError, ThirdPartySources};
 use crate::ext2::ReadAt;
 use crate::foreign::sums::Sum;
 use crate::guests::plan9::{self, Plan9Error};
@@ -59,7 +59,7 @@ pub enum DiskFault {
     },
     /// The file can't be had.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] ThirdPartyError),
     /// It can't be inflated.
     #[error("{file}: can't be inflated; it was cut off, or it is another file than its name says")]
     Inflate {
@@ -172,7 +172,11 @@ fn overlay(part: &mut [u8], at: u64, start: u64, bytes: &[u8]) {
 ///
 /// # Errors
 /// [`DiskError`].
-pub fn make(request: &Request<'_>, sources: &Sources<'_>, guest: &Guest) -> Result<Disk, DiskError> {
+pub fn make(
+    request: &Request<'_>,
+    sources: &ThirdPartySources<'_>,
+    guest: &Guest,
+) -> Result<Disk, DiskError> {
     let fault = |fault| DiskError { guest: guest.name.to_string(), source: Box::new(fault) };
     let (path, patches) = match &guest.kind {
         GuestKind::Disk(disk) => (raw(request, sources, &disk.origins, disk.format).map_err(fault)?, vec![]),
@@ -203,7 +207,7 @@ pub fn make(request: &Request<'_>, sources: &Sources<'_>, guest: &Guest) -> Resu
 /// [`DiskFault::Unpinned`] and those of fetching.
 pub fn fetch(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     origins: &Origins,
 ) -> Result<(PathBuf, Sum), DiskFault> {
     let urls: Vec<String> = origins.urls.iter().map(ToString::to_string).collect();
@@ -221,7 +225,7 @@ pub fn fetch(
 /// [`DiskFault`].
 pub fn inflated(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     origins: &Origins,
 ) -> Result<(PathBuf, Sum), DiskFault> {
     let (path, sum) = fetch(request, sources, origins)?;
@@ -252,7 +256,7 @@ pub fn inflated(
 /// A disk, sector after sector.
 fn raw(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     origins: &Origins,
     format: DiskFormat,
 ) -> Result<PathBuf, DiskFault> {

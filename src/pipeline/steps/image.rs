@@ -16,8 +16,8 @@ use sha2::Digest as _;
 
 use crate::debian::owners::Owners;
 use crate::ext2::{
-    self, Align, Census, InodeSize, LayoutMap, Pages, PlaceError, Plan, PlanError, Previous, Profile,
-    Sequential, Stable, WriteError,
+    self, Align, ImagePlan, ImagePlanError, IncrementalAllocator, InodeSize, LayoutMap, PageMap, Pages,
+    PlaceError, PreviousLayout, Profile, Sequential, WriteError,
 };
 use crate::recipe::Recipe;
 use crate::release::Layout;
@@ -39,7 +39,7 @@ pub enum ImageError {
         /// The image.
         image: ImageName,
         /// Why.
-        source: PlanError,
+        source: ImagePlanError,
     },
     /// Its contents can't be read.
     #[error("image `{image}`")]
@@ -90,7 +90,7 @@ pub struct Wanted {
     pub profile: Profile,
     /// The image's index before.
     pub parent: Option<Parent>,
-    /// Paths of what is read first ([`ext2::Options::first`]).
+    /// Paths of what is read first ([`ext2::ImageOptions::first`]).
     pub first: Vec<Vec<u8>>,
     /// How files are laid out.
     pub choices: Choices,
@@ -263,8 +263,8 @@ pub struct Planned<'a> {
 
 /// Where everything stands, and what that changes.
 struct Placed<'a> {
-    plan: Plan<'a>,
-    census: Census,
+    plan: ImagePlan<'a>,
+    census: PageMap,
     /// The release whose layout was kept, and the blocks of the disk that are made anew.
     kept: Option<(&'a Before, Vec<bool>)>,
 }
@@ -273,7 +273,7 @@ struct Placed<'a> {
 pub struct Prepared<'a> {
     tree: Tree,
     pages: Pages,
-    before: Option<(&'a Before, Previous<'a>)>,
+    before: Option<(&'a Before, PreviousLayout<'a>)>,
 }
 
 impl<'a> Prepared<'a> {
@@ -288,7 +288,7 @@ impl<'a> Prepared<'a> {
         before: Option<&'a Before>,
         progress: &dyn Progress,
     ) -> Result<Self, ImageError> {
-        let before = before.map(|before| (before, Previous::new(&before.map)));
+        let before = before.map(|before| (before, PreviousLayout::new(&before.map)));
         let previous = before.as_ref().map(|(_, previous)| previous);
         let failed = |source| ImageError::Contents { image: wanted.name.clone(), source };
         let bytes = tree.nodes().iter().map(|node| match &node.kind {
@@ -338,22 +338,22 @@ impl<'a> Prepared<'a> {
         progress: &dyn Progress,
     ) -> Result<Placed<'a>, ImageError> {
         let failed = |source| ImageError::Plan { image: wanted.name.clone(), source };
-        let options = ext2::Options {
+        let options = ext2::ImageOptions {
             free: wanted.free,
             inode_size: wanted.inode_size,
             profile: wanted.profile,
             first: wanted.first.clone(),
-            ..ext2::Options::new(wanted.name.as_str(), wanted.epoch)
+            ..ext2::ImageOptions::new(wanted.name.as_str(), wanted.epoch)
         };
         let unit = wanted.block_size.get() / ext2::BLOCK;
         let Choices { aligned, least_run } = wanted.choices;
         let stable = self.before.as_ref().map(|(_, previous)| {
-            let options = ext2::Options { epoch: previous.epoch, ..options.clone() };
-            let mut stable = Stable { previous, pages: &self.pages, unit, least_run };
-            Plan::new(&self.tree, &options, &mut stable)
+            let options = ext2::ImageOptions { epoch: previous.epoch, ..options.clone() };
+            let mut stable = IncrementalAllocator { previous, pages: &self.pages, unit, least_run };
+            ImagePlan::new(&self.tree, &options, &mut stable)
         });
         let stable = match stable {
-            Some(Err(PlanError::Place(error @ PlaceError::Relayout { .. }))) => {
+            Some(Err(ImagePlanError::Place(error @ PlaceError::Relayout { .. }))) => {
                 progress.say(&format!("image `{}`: {error}; laying it out anew", wanted.name));
                 None
             }
@@ -364,10 +364,10 @@ impl<'a> Prepared<'a> {
             Some(plan) => plan,
             None => {
                 let align = aligned.then_some(Align { blocks: unit, from: unit });
-                Plan::new(&self.tree, &options, &mut Sequential { align }).map_err(failed)?
+                ImagePlan::new(&self.tree, &options, &mut Sequential { align }).map_err(failed)?
             }
         };
-        let census = Census::take(&plan, contents, &self.pages)
+        let census = PageMap::take(&plan, contents, &self.pages)
             .map_err(|source| ImageError::Contents { image: wanted.name.clone(), source })?;
         let same_blocks = |before: &&Before| before.index.header().block_size == wanted.block_size;
         let kept = before.filter(same_blocks).map(|before| {
@@ -384,7 +384,7 @@ impl<'a> Prepared<'a> {
 
 impl Planned<'_> {
     /// The plan.
-    pub fn plan(&self) -> &Plan<'_> {
+    pub fn plan(&self) -> &ImagePlan<'_> {
         &self.placed.plan
     }
 
@@ -408,7 +408,7 @@ impl Planned<'_> {
             parent: wanted.parent,
         };
         let known = kept.as_ref().map(|(before, changed)| (*before, &changed[..]));
-        let source = Rendered { image: ext2::Image::new(&plan, self.contents), known };
+        let source = Rendered { image: ext2::PlannedImage::new(&plan, self.contents), known };
         // What each page holds is known when the blocks are; all else of the layout is put down beside them.
         let owners = self.owners;
         let (layout, split) = thread::scope(|scope| {
@@ -434,13 +434,13 @@ impl Planned<'_> {
 
 /// A planned image, block by block as it is asked for; with a release before, those alone that change.
 pub struct Rendered<'a> {
-    image: ext2::Image<'a>,
+    image: ext2::PlannedImage<'a>,
     known: Option<(&'a Before, &'a [bool])>,
 }
 
 impl<'a> Rendered<'a> {
     /// Without a release before.
-    pub fn new(image: ext2::Image<'a>) -> Self {
+    pub fn new(image: ext2::PlannedImage<'a>) -> Self {
         Rendered { image, known: None }
     }
 }

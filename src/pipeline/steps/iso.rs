@@ -7,7 +7,7 @@ use crate::debian::kit::{Kit, KitError};
 use crate::iso::esp::EspError;
 use crate::iso::gpt::{self, TableError};
 use crate::iso::grub::{self, Grub};
-use crate::iso::plan::{Contents, OUTPUT, Parts, Plan};
+use crate::iso::plan::{IsoParts, IsoPlan, MediumContents, OUTPUT};
 use crate::pipeline::steps::miniroot::Boot;
 use crate::pipeline::steps::systems::Systems;
 use crate::pipeline::{Output, Request};
@@ -48,7 +48,7 @@ pub fn of_build(
     boot: &Boot,
     target: &Path,
     out: &Output,
-) -> Result<Parts, IsoError> {
+) -> Result<IsoParts, IsoError> {
     let recipe = request.recipe;
     let (name, description) = (recipe.name.as_str(), recipe.description.as_str());
     let grub = Grub::of(&Kit { tree: &systems.kit, contents: &systems.spools })?;
@@ -56,7 +56,7 @@ pub fn of_build(
         let guests: Vec<&str> = recipe.guests.iter().map(|guest| guest.name.as_str()).collect();
         grub::config(&request.project.templates(), name, description, &recipe.boot, &guests)?
     };
-    let contents = Contents {
+    let contents = MediumContents {
         name,
         epoch: systems.epoch,
         config: &config,
@@ -73,8 +73,8 @@ pub fn of_build(
 ///
 /// # Errors
 /// [`IsoError`]; an older `target` is then still there.
-pub fn make(contents: &Contents<'_>, target: &Path, log: &Path) -> Result<Parts, IsoError> {
-    let plan = Plan::of(contents)?;
+pub fn make(contents: &MediumContents<'_>, target: &Path, log: &Path) -> Result<IsoParts, IsoError> {
+    let plan = IsoPlan::of(contents)?;
     // A bare name has the empty path above it.
     let beside = target.parent().filter(|dir| !dir.as_os_str().is_empty());
     let stage = Scratch::directory(beside.unwrap_or(Path::new(".")))?;

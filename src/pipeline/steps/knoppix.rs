@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::downloads::third_party::Sources;
-use crate::ext2::{ReadAt, ReadError, Reader};
+use crate::downloads::third_party::ThirdPartySources;
+use crate::ext2::{ImageReadError, ReadAt, Reader};
 use crate::foreign::cloop::{Cloop, CloopError};
-use crate::foreign::iso9660::{Iso, IsoError, ZisofsError};
+use crate::foreign::iso9660::{Iso, Iso9660Error, ZisofsError};
 use crate::foreign::sums::Sum;
 use crate::pipeline::Request;
 use crate::pipeline::steps::disks::{DiskFault, inflated};
@@ -41,7 +41,7 @@ pub enum KnoppixFault {
         /// The file.
         file: String,
         /// What is wrong.
-        source: IsoError,
+        source: Iso9660Error,
     },
     /// The ext2 in it.
     #[error("{file}")]
@@ -49,7 +49,7 @@ pub enum KnoppixFault {
         /// The file.
         file: String,
         /// What is wrong.
-        source: ReadError,
+        source: ImageReadError,
     },
     /// A packed file in it.
     #[error("{file}: /{path}")]
@@ -122,13 +122,17 @@ impl ReadAt for Part<'_> {
 ///
 /// # Errors
 /// [`DiskFault`].
-pub fn device(request: &Request<'_>, sources: &Sources<'_>, origins: &Origins) -> Result<PathBuf, DiskFault> {
+pub fn device(
+    request: &Request<'_>,
+    sources: &ThirdPartySources<'_>,
+    origins: &Origins,
+) -> Result<PathBuf, DiskFault> {
     Ok(known_device(request, sources, origins)?.0)
 }
 
 fn known_device(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     origins: &Origins,
 ) -> Result<(PathBuf, Sum), DiskFault> {
     let (path, sum) = inflated(request, sources, origins)?;
@@ -186,7 +190,7 @@ fn starts_with(part: &Part<'_>, magic: &[u8; 4]) -> bool {
 /// [`DiskFault`].
 pub fn tree(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     origins: &Origins,
     spools: &mut Spools,
 ) -> Result<(Tree, i64), DiskFault> {
@@ -203,7 +207,7 @@ pub fn tree(
                 iso.import(spool).map_err(|source| KnoppixFault::Iso { file: file.clone(), source })?;
             unpack(imported, &image, &sum, &file, sources, spools)?
         }
-        Err(IsoError::NotIso) => {
+        Err(Iso9660Error::NotIso) => {
             let of_ext2 = |source| KnoppixFault::Ext2 { file: file.clone(), source };
             Reader::open(&image).and_then(|reader| reader.tree(spool)).map_err(of_ext2)?
         }
@@ -218,7 +222,7 @@ pub fn tree(
 /// The files of a squashfs, as Debian's sqfs2tar (package squashfs-tools-ng) reads them.
 fn squashfs(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     path: &Path,
     sum: &Sum,
     spools: &mut Spools,
@@ -249,7 +253,7 @@ fn unpack(
     image: &ImageFile,
     sum: &Sum,
     file: &str,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     spools: &mut Spools,
 ) -> Result<Tree, DiskFault> {
     let mut tree = imported.tree;

@@ -7,7 +7,7 @@ use crate::debian::kit::{Kit, KitError};
 use crate::guests::{self, GuestError};
 use crate::iso::xen::{self, XenError};
 use crate::miniroot::{
-    self, File, Ingredients, Kernel, KernelError, PackError, PlanError, Selection, Settings,
+    self, File, Ingredients, Kernel, KernelError, MinirootPackError, PlanError, ScriptValues, Selection,
 };
 use crate::pipeline::Request;
 use crate::pipeline::step_cache::Kept;
@@ -87,7 +87,7 @@ pub enum MinirootError {
         /// Whose.
         system: String,
         /// Why.
-        source: PackError,
+        source: MinirootPackError,
     },
     /// The cache fails.
     #[error(transparent)]
@@ -212,7 +212,7 @@ fn scripts(
     image: &str,
     disk: Option<&str>,
 ) -> Result<Vec<File>, TemplateError> {
-    let settings = Settings { name: request.recipe.name.as_str(), image, built, disk };
+    let settings = ScriptValues { name: request.recipe.name.as_str(), image, built, disk };
     miniroot::scripts(&request.project.templates(), &settings)
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::downloads::third_party::{SourceError, Sources};
+use crate::downloads::third_party::{ThirdPartyError, ThirdPartySources};
 use crate::foreign::sums::{self, Sum, SumsError};
 use crate::guests::netbsd::{self, Furniture, NetBsdError};
 use crate::pipeline::Request;
@@ -43,7 +43,7 @@ pub struct MakeNetBsdError {
 pub enum NetBsdFault {
     /// A file of the release can't be had.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] ThirdPartyError),
     /// A checksum file is wrong.
     #[error("{url}")]
     Sums {
@@ -98,7 +98,7 @@ pub struct ReleaseFile {
 pub fn files(
     recipe: &recipe::NetBsd,
     lock: &crate::recipe::lock::Lock,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
 ) -> Result<Vec<ReleaseFile>, NetBsdFault> {
     let below = |dir: &str, name: &str| -> Vec<String> {
         let (version, architecture) = (&recipe.version, recipe.architecture);
@@ -150,7 +150,7 @@ pub fn files(
 /// [`MakeNetBsdError`].
 pub fn make(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     guest: &Guest,
     recipe: &recipe::NetBsd,
     spools: &mut Spools,
@@ -164,7 +164,7 @@ pub fn make(
 
 fn try_make(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     guest: &Guest,
     recipe: &recipe::NetBsd,
     spools: &mut Spools,
@@ -227,7 +227,7 @@ fn all_devices(tree: &Tree, spools: &Spools, logs: &Path, guest: &Guest) -> Resu
 }
 
 /// The kernel, inflated.
-fn kernel(sources: &Sources<'_>, file: &ReleaseFile) -> Result<Vec<u8>, NetBsdFault> {
+fn kernel(sources: &ThirdPartySources<'_>, file: &ReleaseFile) -> Result<Vec<u8>, NetBsdFault> {
     let path = sources.get(&file.urls, &file.sum)?;
     let fault = |source| NetBsdFault::Inflate { file: file.name.clone(), source };
     let opened = File::open(&path).map_err(|error| FileError::new(&path, "open", error))?;
@@ -241,7 +241,7 @@ fn kernel(sources: &Sources<'_>, file: &ReleaseFile) -> Result<Vec<u8>, NetBsdFa
 }
 
 /// A set as a plain archive, in the cache.
-fn inflated(sources: &Sources<'_>, file: &ReleaseFile) -> Result<PathBuf, NetBsdFault> {
+fn inflated(sources: &ThirdPartySources<'_>, file: &ReleaseFile) -> Result<PathBuf, NetBsdFault> {
     let path = sources.get(&file.urls, &file.sum)?;
     let name = format!("{}-{}.tar", file.sum.algorithm(), file.sum.hex());
     sources.derived(&name, |out| {

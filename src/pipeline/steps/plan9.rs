@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::downloads::third_party::Sources;
+use crate::downloads::third_party::ThirdPartySources;
 use crate::foreign::iso9660::Iso;
 use crate::foreign::sums::Sum;
 use crate::guests::plan9::{self, Chain, Plan9Error};
@@ -45,7 +45,7 @@ pub struct Apart {
 /// [`DiskFault`].
 pub fn apart(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     plan9: &recipe::Plan9,
     spools: &mut Spools,
 ) -> Result<Apart, DiskFault> {
@@ -67,7 +67,7 @@ pub fn apart(
 /// [`DiskFault`].
 pub fn together(
     request: &Request<'_>,
-    sources: &Sources<'_>,
+    sources: &ThirdPartySources<'_>,
     guest: &Guest,
     plan9: &recipe::Plan9,
     apart: &Apart,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::pipeline::changes::Publication;
 use crate::pipeline::layouts::{self, LayoutFault};
 use crate::pipeline::steps::image::Before;
-use crate::publish::{Files, RemoteError, State, StateError, read_state};
+use crate::publish::{MirrorFiles, ReleaseState, ReleaseStateError, RemoteError, read_state};
 use crate::release::Draft;
 use crate::release::KeyError;
 use crate::release::Previous;
@@ -112,7 +112,7 @@ impl Last {
         keys: &TrustedKeys,
     ) -> Result<Self, ReleaseError> {
         let tree = LocalTree(store.root().into());
-        let (files, place): (&dyn Files, _) = match published {
+        let (files, place): (&dyn MirrorFiles, _) = match published {
             Some(published) => (published, published.locate(&MirrorPath::Latest)),
             None => (&tree, store.locate(&MirrorPath::Latest)),
         };
@@ -169,26 +169,26 @@ impl Place {
         self.root.join(path.to_string())
     }
 
-    fn fault(&self, error: StateError) -> ReleaseError {
+    fn fault(&self, error: ReleaseStateError) -> ReleaseError {
         match error {
-            StateError::Missing { path, .. } => ReleaseError::Missing { path: self.locate(&path) },
-            StateError::Untrusted(path, source) => {
+            ReleaseStateError::Missing { path, .. } => ReleaseError::Missing { path: self.locate(&path) },
+            ReleaseStateError::Untrusted(path, source) => {
                 ReleaseError::Previous { path: self.locate(&path), source }
             }
-            StateError::Remote(error) => error.into(),
+            ReleaseStateError::Remote(error) => error.into(),
         }
     }
 
     fn previous(
         &self,
-        files: &dyn Files,
+        files: &dyn MirrorFiles,
         name: &ImageName,
         keys: &TrustedKeys,
     ) -> Result<Option<(Previous, Befores)>, ReleaseError> {
         let Some(state) = read_state(files, keys).map_err(|error| self.fault(error))? else {
             return Ok(None);
         };
-        let State { latest, release, indexes, .. } = state;
+        let ReleaseState { latest, release, indexes, .. } = state;
         if latest.name != *name {
             let mirror = self.root.clone();
             return Err(ReleaseError::OtherName { mirror, found: latest.name, want: name.clone() });

@@ -1,7 +1,7 @@
 //! Step: the trees of the host, the guests and the boot kit, with overlays, as they will be in their images.
 
-use crate::debian::{Script, Set, kit};
-use crate::downloads::third_party::Sources;
+use crate::debian::{PackageSet, Script, kit};
+use crate::downloads::third_party::ThirdPartySources;
 use crate::ext2::{InodeSize, Profile};
 use crate::guests::{self, GuestError};
 use crate::iso::grub::Grub;
@@ -34,7 +34,7 @@ pub struct System {
     /// Its root file system.
     pub tree: Tree,
     /// What the recipe says of its file system.
-    pub image: recipe::Image,
+    pub image: recipe::FileSystem,
     /// What reads it.
     pub profile: Profile,
     /// Whether it starts with a Linux kernel and a miniroot of ours.
@@ -136,7 +136,7 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
         offline: request.offline,
         progress: request.progress,
     };
-    let sources = Sources::new(request.sources, request.cache, request.offline, request.progress);
+    let sources = ThirdPartySources::new(request.sources, request.cache, request.offline, request.progress);
     let mut works = Works { request, maker, sources, steps, spools: Spools::new(), epoch: 0 };
     let recipe = request.recipe;
 
@@ -144,10 +144,10 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
     let kit = works.tree("kit", &kit::set(host.system.kit(), &Grub::images()))?.tree;
     let name = recipe::Host::image_name();
     let host = match &host.system {
-        recipe::System::Debian(debian) => {
+        recipe::HostSystem::Debian(debian) => {
             works.debian(name, debian, &host.overlays, &host.hostname, host.image)?
         }
-        recipe::System::Knoppix(knoppix, _) => {
+        recipe::HostSystem::Knoppix(knoppix, _) => {
             works.knoppix(name, knoppix, &host.overlays, &host.hostname, host.image)?
         }
     };
@@ -182,7 +182,7 @@ fn second_disk(guest: &Guest, plan9: &recipe::Plan9, epoch: i64) -> Result<Syste
     Ok(System {
         name: format!("{}-data", guest.name).parse()?,
         tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),
-        image: recipe::Image { free: plan9.data, inode_size, zero_freed: false },
+        image: recipe::FileSystem { free: plan9.data, inode_size, zero_freed: false },
         profile,
         linux: false,
     })
@@ -198,7 +198,7 @@ enum Made {
 struct Works<'a, 's> {
     request: &'a Request<'a>,
     maker: TreeMaker<'a>,
-    sources: Sources<'a>,
+    sources: ThirdPartySources<'a>,
     steps: &'s mut Steps,
     spools: Spools,
     epoch: i64,
@@ -264,7 +264,7 @@ impl Works<'_, '_> {
         knoppix: &Knoppix,
         overlays: &[OverlayName],
         hostname: &HostName,
-        image: recipe::Image,
+        image: recipe::FileSystem,
     ) -> Result<System, SystemError> {
         let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
         let made = self.steps.run(format!("tree {name}"), Told::nothing, || {
@@ -285,9 +285,9 @@ impl Works<'_, '_> {
         debian: &Debian,
         overlays: &[OverlayName],
         hostname: &HostName,
-        image: recipe::Image,
+        image: recipe::FileSystem,
     ) -> Result<System, SystemError> {
-        let set = Set::of(debian, self.scripts(debian)?);
+        let set = PackageSet::of(debian, self.scripts(debian)?);
         let DebianTree { mut tree, epoch, .. } = self.tree(name.as_str(), &set)?;
         let time = Time { secs: epoch, nanos: 0 };
         call(&mut tree, hostname, time).map_err(|source| SystemError::Own { name: name.clone(), source })?;
@@ -317,7 +317,7 @@ impl Works<'_, '_> {
             .map_err(|source| SystemError::Overlay { name: name.clone(), overlay: overlay.into(), source })
     }
 
-    fn tree(&mut self, name: &str, set: &Set) -> Result<DebianTree, MakeTreeError> {
+    fn tree(&mut self, name: &str, set: &PackageSet) -> Result<DebianTree, MakeTreeError> {
         let made = self.steps.run(
             format!("tree {name}"),
             |made: &DebianTree| Told { cached: made.cached, inputs: made.inputs.clone() },

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use crate::debian::{Mirrors, Mode, Plan, Set, SetError};
+use crate::debian::{ArchiveMirrors, MmdebstrapMode, PackageSet, SetError, TreePlan};
 use crate::downloads::apt::{self, FetchError};
 use crate::pipeline::step_cache::{Kept, touch};
 use crate::sys::process::{Tool, ToolError};
@@ -24,9 +24,9 @@ pub struct TreeMaker<'a> {
     /// Where mmdebstrap's output goes.
     pub logs: &'a Path,
     /// Where the archives are.
-    pub mirrors: &'a Mirrors,
+    pub mirrors: &'a ArchiveMirrors,
     /// Root, or an ordinary user.
-    pub mode: Mode,
+    pub mode: MmdebstrapMode,
     /// SOURCE_DATE_EPOCH; without, the date of the newest InRelease.
     pub epoch: Option<i64>,
     /// Use InRelease files and trees of the cache and no network.
@@ -107,12 +107,17 @@ impl TreeMaker<'_> {
     ///
     /// # Errors
     /// [`MakeTreeError`]; nothing half-made stays in the cache.
-    pub fn make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, MakeTreeError> {
+    pub fn make(
+        &self,
+        name: &str,
+        set: &PackageSet,
+        spools: &mut Spools,
+    ) -> Result<DebianTree, MakeTreeError> {
         let made = self.try_make(name, set, spools);
         made.map_err(|fault| MakeTreeError { name: name.into(), source: Box::new(fault) })
     }
 
-    fn try_make(&self, name: &str, set: &Set, spools: &mut Spools) -> Result<DebianTree, TreeFault> {
+    fn try_make(&self, name: &str, set: &PackageSet, spools: &mut Spools) -> Result<DebianTree, TreeFault> {
         let plan = self.plan(name, set)?;
         let kept = Kept::open(self.cache, "trees", "tar")?;
         let archive = kept.path(name, &plan.key());
@@ -145,13 +150,13 @@ impl TreeMaker<'_> {
         Ok(DebianTree { tree, epoch: plan.epoch(), cached: false, archive: bytes, inputs })
     }
 
-    fn plan(&self, name: &str, set: &Set) -> Result<Plan, TreeFault> {
+    fn plan(&self, name: &str, set: &PackageSet) -> Result<TreePlan, TreeFault> {
         let sources = set.sources(self.mirrors)?;
         let kept = self.cache.join("inrelease");
         let log = self.logs.join(format!("{name}-inrelease.log"));
         let inreleases = apt::inreleases(&sources, &kept, &log, self.offline)?;
         let sources = sources.into_iter().zip(inreleases).collect();
-        let plan = Plan::new(set.clone(), sources, self.epoch)?;
+        let plan = TreePlan::new(set.clone(), sources, self.epoch)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         if plan.epoch() > now {
@@ -161,7 +166,7 @@ impl TreeMaker<'_> {
     }
 
     /// Runs mmdebstrap. Its archive gets its name when it is whole.
-    fn run(&self, name: &str, plan: &Plan, archive: &Path) -> Result<(), TreeFault> {
+    fn run(&self, name: &str, plan: &TreePlan, archive: &Path) -> Result<(), TreeFault> {
         // In a user namespace, hooks are somebody else to this machine: they must get at their files.
         let room = Scratch::directory(std::env::temp_dir())?;
         set_mode(room.path(), 0o755)?;

@@ -9,13 +9,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use pull::{Pull, PullError, Pulled, pull};
-pub use verify::{Finding, Report, Standing, Verify, standing, verify};
+pub use verify::{MirrorDefect, MirrorStatus, Report, Verify, standing, verify};
 
-use crate::publish::{Files, Item, Plan, RemoteError, State, block_item, image_files};
+use crate::publish::{
+    FileToSend, MirrorFiles, PublishPlan, ReleaseState, RemoteError, block_item, image_files,
+};
 use crate::repository::targets::{LocalTree, parallel};
-use formats::block::{Block, BlockName, Fetched, Inflated, Object};
+use formats::block::{Block, BlockName, FetchedFile, Inflated, Object};
 use formats::digest::Digest;
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault;
 use formats::release::{ImageFiles, MirrorPath, MirrorUrl, TrustedKeys};
 use system::http::{Get, Http};
 
@@ -35,7 +37,7 @@ pub struct WebTree<'a> {
     pub url: &'a MirrorUrl,
 }
 
-impl Files for WebTree<'_> {
+impl MirrorFiles for WebTree<'_> {
     fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         let url = format!("{}{path}", self.url);
         let fresh = matches!(path, MirrorPath::Latest | MirrorPath::Mirrors);
@@ -44,10 +46,13 @@ impl Files for WebTree<'_> {
             let until = Instant::now() + PATIENCE;
             match self.http.get(Get { fresh, ..Get::new(&url, limit, until) }) {
                 Ok(answer) => return Ok(Some(answer.bytes)),
-                Err(Fault::Missing(_)) => return Ok(None),
-                Err(Fault::TimedOut(_) | Fault::Broken(_) | Fault::Busy { .. } | Fault::Status(500..))
-                    if attempt < ATTEMPTS =>
-                {
+                Err(FetchFault::Missing(_)) => return Ok(None),
+                Err(
+                    FetchFault::TimedOut(_)
+                    | FetchFault::Broken(_)
+                    | FetchFault::Busy { .. }
+                    | FetchFault::Status(500..),
+                ) if attempt < ATTEMPTS => {
                     std::thread::sleep(pause);
                     pause *= 2;
                 }
@@ -64,10 +69,10 @@ impl Files for WebTree<'_> {
 /// # Errors
 /// The first of `work`, or of a whole bite.
 fn read_each<R: Send>(
-    files: &dyn Files,
-    items: &[Item],
+    files: &dyn MirrorFiles,
+    items: &[FileToSend],
     jobs: usize,
-    work: impl Fn(&Item, Result<Option<Vec<u8>>, RemoteError>) -> Result<R, RemoteError> + Sync,
+    work: impl Fn(&FileToSend, Result<Option<Vec<u8>>, RemoteError>) -> Result<R, RemoteError> + Sync,
 ) -> Result<Vec<R>, RemoteError> {
     let bite = files.together();
     if bite == 1 {
@@ -90,7 +95,7 @@ pub struct Expected {
 
 impl Expected {
     /// Of this release.
-    pub fn of(state: &State) -> Self {
+    pub fn of(state: &ReleaseState) -> Self {
         let blocks = state.objects().into_iter().map(|object| (object.name, object)).collect();
         let mut files: HashMap<_, _> = state.release.images.iter().flat_map(ImageFiles::files).collect();
         files.insert(state.latest.release_path(), state.latest.release);
@@ -103,7 +108,7 @@ impl Expected {
         match path {
             MirrorPath::Block(name) => {
                 let object = self.blocks.get(name)?;
-                let block = Fetched::new(*object, bytes).inflate().and_then(Inflated::verify);
+                let block = FetchedFile::new(*object, bytes).inflate().and_then(Inflated::verify);
                 block.map(|_: Block| ()).err().map(|damage| damage.to_string())
             }
             path => {
@@ -131,12 +136,12 @@ pub struct CheckedTree<'a> {
     pub jobs: usize,
 }
 
-impl Files for CheckedTree<'_> {
+impl MirrorFiles for CheckedTree<'_> {
     fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         self.tree.read(path, limit)
     }
 
-    fn check(&self, items: &[Item]) -> Result<(), RemoteError> {
+    fn check(&self, items: &[FileToSend]) -> Result<(), RemoteError> {
         parallel(items, self.jobs, |item| {
             let wrong = |text: String| {
                 RemoteError::new(self.tree.0.join(item.path.to_string()).display().to_string(), text)
@@ -193,14 +198,14 @@ pub enum ProofError {
 /// [`ProofError`].
 pub fn prove(
     web: WebTree<'_>,
-    ours: &State,
+    ours: &ReleaseState,
     expected: &Expected,
-    plan: &Plan,
+    plan: &PublishPlan,
     jobs: usize,
 ) -> Result<(), ProofError> {
     let step = plan.blocks.len().div_ceil(SAMPLE).max(1);
     let blocks = plan.blocks.iter().step_by(step).map(block_item);
-    let mut items: Vec<Item> = blocks.chain(plan.files.iter().cloned()).collect();
+    let mut items: Vec<FileToSend> = blocks.chain(plan.files.iter().cloned()).collect();
     // With nothing new to see, at least what is there already must be where clients look.
     if items.is_empty() {
         items.extend(image_files(&ours.release));

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Expected, read_each};
 use crate::publish::{
-    Files, Item, Place, Remote, RemoteError, StateError, block_item, read_latest, read_named,
+    FileToSend, MirrorFiles, ReleaseStateError, Remote, RemoteError, RemotePath, block_item, read_latest,
+    read_named,
 };
-use crate::repository::targets::{Directory, LocalTree, parallel};
+use crate::repository::targets::{DirectoryTarget, LocalTree, parallel};
 use formats::names::Serial;
 use formats::release::{MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
 use system::files::{DirLock, FileError, sweep};
@@ -17,7 +18,7 @@ use system::files::{DirLock, FileError, sweep};
 #[derive(Clone, Copy)]
 pub struct Pull<'a> {
     /// From where.
-    pub from: &'a dyn Files,
+    pub from: &'a dyn MirrorFiles,
     /// Its name, for people; ends with `/`.
     pub name: &'a str,
     /// Where to.
@@ -53,7 +54,7 @@ pub enum PullError {
         /// Which side.
         place: String,
         /// Why.
-        source: StateError,
+        source: ReleaseStateError,
     },
     /// The directory has a later release.
     #[error("{dir}: has release {ours}; {url} has only {theirs}, and nobody goes back to an older one")]
@@ -117,9 +118,9 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
         .unwrap_or_default();
     let state = read_named(pull.from, latest, pull.keys, Some(&here)).map_err(there)?;
     let expected = Expected::of(&state);
-    let target = Directory::new(pull.dir, pull.jobs);
+    let target = DirectoryTarget::new(pull.dir, pull.jobs);
 
-    let mut steps: Vec<Vec<Item>> = Vec::new();
+    let mut steps: Vec<Vec<FileToSend>> = Vec::new();
     if pull.blocks {
         steps.push(state.objects().iter().map(block_item).collect());
     }
@@ -129,7 +130,7 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
     let mut lacking = Vec::new();
     for step in steps {
         let lengths = target.lengths(&step)?;
-        let found: Vec<(Item, bool)> =
+        let found: Vec<(FileToSend, bool)> =
             step.into_iter().zip(lengths).map(|(item, len)| (item.clone(), len == Some(item.len))).collect();
         let right = parallel(&found, pull.jobs, |(item, there)| {
             if !there || proven.contains(&item.path) {
@@ -151,7 +152,7 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
             if let Some(fault) = expected.fault(&item.path, &file) {
                 return Ok(Some(fault).map(|fault| (item.path.clone(), fault)));
             }
-            target.put_one(&Place::File(item.path.clone()), &file)?;
+            target.put_one(&RemotePath::File(item.path.clone()), &file)?;
             files.fetch_add(1, Ordering::Relaxed);
             bytes.fetch_add(item.len, Ordering::Relaxed);
             came(item.len);
@@ -173,7 +174,7 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
         let Ok(next) = Verified::<Successors>::open(&file, &keys) else { continue };
         keys = keys.with(&next.trusted());
         if here.read(&path, path.limit())?.as_ref() != Some(&file) {
-            target.write(&Place::File(path), &file)?;
+            target.write(&RemotePath::File(path), &file)?;
             files.fetch_add(1, Ordering::Relaxed);
             bytes.fetch_add(file.len() as u64, Ordering::Relaxed);
         }
@@ -185,7 +186,7 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
         // A list of mirrors that does not fit is one that is being replaced: the next time.
         let Some(file) = file.filter(|file| expected.fault(&path, file).is_none()) else { continue };
         if here.read(&path, path.limit())?.as_ref() != Some(&file) {
-            target.write(&Place::File(path), &file)?;
+            target.write(&RemotePath::File(path), &file)?;
             files.fetch_add(1, Ordering::Relaxed);
             bytes.fetch_add(file.len() as u64, Ordering::Relaxed);
         }

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::{Expected, WebTree, read_each};
-use crate::publish::{Files, Listed, RemoteError, State, StateError, block_item, read_latest, read_state};
+use crate::publish::{
+    Listed, MirrorFiles, ReleaseState, ReleaseStateError, RemoteError, block_item, read_latest, read_state,
+};
 use formats::names::{Serial, UnixTime};
 use formats::release::{MirrorPath, MirrorUrl, TrustedKeys};
 use system::clock;
@@ -13,7 +15,7 @@ use system::http::Http;
 /// What to look at.
 pub struct Verify<'a> {
     /// The tree.
-    pub files: &'a dyn Files,
+    pub files: &'a dyn MirrorFiles,
     /// All files that it has, when it can tell.
     pub listed: Option<Vec<Listed>>,
     /// Who may have signed it.
@@ -26,7 +28,7 @@ pub struct Verify<'a> {
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub enum MirrorDefect {
     /// It is named and not there.
     Missing(MirrorPath),
     /// It is there and not what is named.
@@ -37,13 +39,15 @@ pub enum Finding {
     Stale(UnixTime),
 }
 
-impl std::fmt::Display for Finding {
+impl std::fmt::Display for MirrorDefect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Finding::Missing(path) => write!(f, "missing  {path}"),
-            Finding::Wrong(path, fault) => write!(f, "wrong    {path}: {fault}"),
-            Finding::Extra(path) => write!(f, "extra    {path}"),
-            Finding::Stale(expires) => write!(f, "stale    latest: expired on {}", clock::date(*expires)),
+            MirrorDefect::Missing(path) => write!(f, "missing  {path}"),
+            MirrorDefect::Wrong(path, fault) => write!(f, "wrong    {path}: {fault}"),
+            MirrorDefect::Extra(path) => write!(f, "extra    {path}"),
+            MirrorDefect::Stale(expires) => {
+                write!(f, "stale    latest: expired on {}", clock::date(*expires))
+            }
         }
     }
 }
@@ -60,17 +64,17 @@ pub struct Report {
     /// Bytes that were read.
     pub bytes: u64,
     /// What is wrong.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<MirrorDefect>,
 }
 
 /// Reads a tree's newest release. `told` learns how many files there are, and then that one more is done.
 ///
 /// # Errors
-/// [`StateError`] when there is no release that could be believed.
+/// [`ReleaseStateError`] when there is no release that could be believed.
 pub fn verify(
     verify: &Verify<'_>,
     told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>,
-) -> Result<Option<Report>, StateError> {
+) -> Result<Option<Report>, ReleaseStateError> {
     let Some(state) = read_state(verify.files, verify.keys)? else { return Ok(None) };
     let expected = Expected::of(&state);
     let objects = state.objects();
@@ -91,22 +95,22 @@ pub fn verify(
     let looked = read_each(verify.files, &items, verify.jobs, |item, bytes| {
         done(1);
         Ok(match bytes {
-            Ok(None) => (0, Some(Finding::Missing(item.path.clone()))),
+            Ok(None) => (0, Some(MirrorDefect::Missing(item.path.clone()))),
             Ok(Some(bytes)) => {
                 let fault = expected.fault(&item.path, &bytes);
-                (bytes.len() as u64, fault.map(|fault| Finding::Wrong(item.path.clone(), fault)))
+                (bytes.len() as u64, fault.map(|fault| MirrorDefect::Wrong(item.path.clone(), fault)))
             }
-            Err(error) => (0, Some(Finding::Wrong(item.path.clone(), worded(&error)))),
+            Err(error) => (0, Some(MirrorDefect::Wrong(item.path.clone(), worded(&error)))),
         })
     })?;
     let bytes = looked.iter().map(|(bytes, _)| bytes).sum();
     let mut findings: Vec<_> = looked.into_iter().filter_map(|(_, finding)| finding).collect();
     let right = items.len() - findings.len();
     if !state.mirrors_fit {
-        findings.push(Finding::Wrong(MirrorPath::Mirrors, "not the list that `latest` names".into()));
+        findings.push(MirrorDefect::Wrong(MirrorPath::Mirrors, "not the list that `latest` names".into()));
     }
     if clock::now() > state.latest.expires {
-        findings.push(Finding::Stale(state.latest.expires));
+        findings.push(MirrorDefect::Stale(state.latest.expires));
     }
     if let Some(listed) = &verify.listed {
         findings.extend(missing_and_extra(&state, listed, verify));
@@ -119,10 +123,10 @@ fn worded(error: &RemoteError) -> String {
 }
 
 /// What a list of the tree's files tells beyond those that were read.
-fn missing_and_extra(state: &State, listed: &[Listed], verify: &Verify<'_>) -> Vec<Finding> {
+fn missing_and_extra(state: &ReleaseState, listed: &[Listed], verify: &Verify<'_>) -> Vec<MirrorDefect> {
     let mut named: HashSet<String> =
         [MirrorPath::Latest, MirrorPath::Mirrors].iter().map(ToString::to_string).collect();
-    let mut add = |state_files: Vec<crate::publish::Item>, objects: Vec<formats::block::Object>| {
+    let mut add = |state_files: Vec<crate::publish::FileToSend>, objects: Vec<formats::block::Object>| {
         named.extend(state_files.iter().map(|item| item.path.to_string()));
         named.extend(objects.iter().map(|object| MirrorPath::Block(object.name).to_string()));
     };
@@ -137,17 +141,17 @@ fn missing_and_extra(state: &State, listed: &[Listed], verify: &Verify<'_>) -> V
         };
         let Ok(indexes) = crate::publish::read_indexes(verify.files, &release, None) else { continue };
         let mut files = crate::publish::image_files(&release);
-        files.push(crate::publish::Item { path, len: 0 });
+        files.push(crate::publish::FileToSend { path, len: 0 });
         add(files, crate::publish::objects(&indexes));
     }
     let hidden = |path: &str| path.starts_with('.') || matches!(path.parse(), Ok(MirrorPath::Keys(_)));
     let extra = listed.iter().filter(|listed| !named.contains(&listed.path) && !hidden(&listed.path));
-    extra.map(|listed| Finding::Extra(listed.path.clone())).collect()
+    extra.map(|listed| MirrorDefect::Extra(listed.path.clone())).collect()
 }
 
 /// How a mirror stands.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct MirrorStatus {
     /// Which.
     pub url: MirrorUrl,
     /// What it has, or why that can't be told.
@@ -161,7 +165,7 @@ pub struct Standing {
 }
 
 /// Asks a mirror for `latest` and for a few blocks of `state`.
-pub fn standing(http: &Http, url: &MirrorUrl, keys: &TrustedKeys, state: &State) -> Standing {
+pub fn standing(http: &Http, url: &MirrorUrl, keys: &TrustedKeys, state: &ReleaseState) -> MirrorStatus {
     const BLOCKS: usize = 8;
     let web = WebTree { http, url };
     let start = Instant::now();
@@ -201,5 +205,5 @@ pub fn standing(http: &Http, url: &MirrorUrl, keys: &TrustedKeys, state: &State)
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         rate = (bytes > 0).then(|| bytes.saturating_mul(1000) / millis);
     }
-    Standing { url: url.clone(), serial, latency, rate, faults }
+    MirrorStatus { url: url.clone(), serial, latency, rate, faults }
 }

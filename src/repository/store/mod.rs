@@ -33,7 +33,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::compress::Compressor;
-use formats::block::{Block, BlockName, Damage, Fetched, Inflated, MAX_BLOCK_SIZE, Object, max_file_len};
+use formats::block::{
+    Block, BlockDamage, BlockName, FetchedFile, Inflated, MAX_BLOCK_SIZE, Object, max_file_len,
+};
 use formats::digest::Digest;
 use formats::index::{Index, ObjectId, Target};
 use formats::names::{ImageName, Serial};
@@ -68,7 +70,7 @@ pub enum StoreError {
         /// The block file.
         path: PathBuf,
         /// In which way.
-        source: Damage,
+        source: BlockDamage,
     },
 }
 
@@ -261,7 +263,7 @@ impl Store {
     pub fn block(&self, object: &Object) -> Result<Block, StoreError> {
         let path = self.locate(&MirrorPath::Block(object.name));
         let file = read_at_most(&path, max_file_len(MAX_BLOCK_SIZE).into())?;
-        let block = Fetched::new(*object, file).inflate().and_then(Inflated::verify);
+        let block = FetchedFile::new(*object, file).inflate().and_then(Inflated::verify);
         block.map_err(|source| StoreError::Damaged { path, source })
     }
 
@@ -274,8 +276,8 @@ impl Store {
         let file = read_at_most(&path, max_file_len(MAX_BLOCK_SIZE).into())?;
         let source = match Block::of_file(&file) {
             Some(block) if block.name() == name => return Ok(object_of(&block, file.len())),
-            Some(block) => Damage::WrongName { name, found: block.name() },
-            None => Damage::Stream { name },
+            Some(block) => BlockDamage::WrongName { name, found: block.name() },
+            None => BlockDamage::Stream { name },
         };
         Err(StoreError::Damaged { path, source })
     }
@@ -295,7 +297,7 @@ impl Store {
             };
             if digest.len != u64::from(object.file_len) {
                 let source =
-                    Damage::FileLength { name: object.name, found: digest.len, want: object.file_len };
+                    BlockDamage::FileLength { name: object.name, found: digest.len, want: object.file_len };
                 return Err(StoreError::Damaged { path: self.locate(&path), source });
             }
             Ok(Put { path, digest })
@@ -356,7 +358,7 @@ impl Store {
         let path = self.locate(&MirrorPath::Block(block.name()));
         let file = read_at_most(&path, max_file_len(MAX_BLOCK_SIZE).into())?;
         let object = object_of(block, file.len());
-        match Fetched::new(object, &file).inflate().and_then(Inflated::verify) {
+        match FetchedFile::new(object, &file).inflate().and_then(Inflated::verify) {
             Ok(_) => return Ok(Examined::Ours(object)),
             Err(damage) => log::debug!("{}: {damage}", path.display()),
         }

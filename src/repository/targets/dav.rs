@@ -5,9 +5,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::objects::{Kind, Objects};
-use super::wire::{Ask, Said, Wire};
-use crate::publish::{Listed, Place, RemoteError};
+use super::objects::{ObjectStore, Objects};
+use super::wire::{ServerRequest, ServerResponse, Wire};
+use crate::publish::{Listed, RemoteError, RemotePath};
 
 /// Environment of credentials.
 const USER: &str = "IMGFACTORY_HTTP_USER";
@@ -43,14 +43,20 @@ impl Dav {
         Ok(Objects::new(dav, jobs))
     }
 
-    fn ask_url(&self, method: &'static str, url: &str, body: &[u8], limit: u64) -> Result<Said, RemoteError> {
+    fn ask_url(
+        &self,
+        method: &'static str,
+        url: &str,
+        body: &[u8],
+        limit: u64,
+    ) -> Result<ServerResponse, RemoteError> {
         let headers = self.authorization.iter().map(|value| ("authorization", value.clone()));
         let headers = headers.chain([("cache-control", "no-cache".to_owned())]).collect();
-        self.wire.ask(&Ask { method, url, headers, body, limit }, url)
+        self.wire.ask(&ServerRequest { method, url, headers, body, limit }, url)
     }
 
     /// Whether all are there now.
-    fn make_directories(&self, place: &Place) -> Result<bool, RemoteError> {
+    fn make_directories(&self, place: &RemotePath) -> Result<bool, RemoteError> {
         // One at a time: Apache refuses the second of two that make the same directory at once.
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let path = place.to_string();
@@ -64,16 +70,21 @@ impl Dav {
     }
 }
 
-impl Kind for Dav {
+impl ObjectStore for Dav {
     fn name(&self) -> &str {
         &self.url
     }
 
-    fn ask(&self, method: &'static str, place: &Place, limit: u64) -> Result<Said, RemoteError> {
+    fn ask(
+        &self,
+        method: &'static str,
+        place: &RemotePath,
+        limit: u64,
+    ) -> Result<ServerResponse, RemoteError> {
         self.ask_url(method, &format!("{}{place}", self.url), &[], limit)
     }
 
-    fn send(&self, place: &Place, bytes: &[u8]) -> Result<Said, RemoteError> {
+    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<ServerResponse, RemoteError> {
         let url = format!("{}{place}", self.url);
         let said = self.ask_url("PUT", &url, bytes, 4096)?;
         // Servers that make no directories by themselves say so in one of these ways. Somebody else, who puts a file
@@ -84,7 +95,7 @@ impl Kind for Dav {
         Ok(said)
     }
 
-    fn is_missing(&self, said: &Said) -> bool {
+    fn is_missing(&self, said: &ServerResponse) -> bool {
         matches!(said.status, 404 | 410)
     }
 

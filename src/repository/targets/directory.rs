@@ -8,24 +8,24 @@ use std::sync::Once;
 use walkdir::WalkDir;
 
 use super::{local, parallel, read_file, send_all};
-use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
+use crate::publish::{FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath};
 use system::files::{AtomicFile, FileError, FileSystem, PREFIX, create_dir_all, sweep};
 
 /// A directory. Files are written beside their names and renamed; everything is synced before it counts.
 #[derive(Debug)]
-pub struct Directory {
+pub struct DirectoryTarget {
     root: PathBuf,
     jobs: usize,
     swept: Once,
 }
 
-impl Directory {
+impl DirectoryTarget {
     /// A directory, which need not be there yet.
     pub fn new(root: impl Into<PathBuf>, jobs: usize) -> Self {
-        Directory { root: root.into(), jobs, swept: Once::new() }
+        DirectoryTarget { root: root.into(), jobs, swept: Once::new() }
     }
 
-    fn path(&self, place: &Place) -> PathBuf {
+    fn path(&self, place: &RemotePath) -> PathBuf {
         // A `Place` has neither `..` nor a leading `/` in it, by its type.
         self.root.join(place.to_string())
     }
@@ -39,7 +39,7 @@ impl Directory {
         });
     }
 
-    fn begin(&self, place: &Place, bytes: &[u8]) -> Result<AtomicFile, FileError> {
+    fn begin(&self, place: &RemotePath, bytes: &[u8]) -> Result<AtomicFile, FileError> {
         let path = self.path(place);
         if let Some(dir) = path.parent() {
             create_dir_all(dir)?;
@@ -53,7 +53,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`RemoteError`].
-    pub fn put_one(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+    pub fn put_one(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
         self.begin(place, bytes).and_then(AtomicFile::commit).map_err(local)
     }
 
@@ -72,18 +72,18 @@ impl Directory {
     }
 }
 
-impl Remote for Directory {
+impl Remote for DirectoryTarget {
     fn name(&self) -> String {
         self.root.display().to_string()
     }
 
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+    fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
         read_file(&self.path(place), place.limit()).map_err(local)
     }
 
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
+    fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError> {
         parallel(items, self.jobs, |item| {
-            let path = self.path(&Place::File(item.path.clone()));
+            let path = self.path(&RemotePath::File(item.path.clone()));
             match fs::symlink_metadata(&path) {
                 Ok(found) => Ok(found.is_file().then_some(found.len())),
                 Err(error) if is_missing(&error) => Ok(None),
@@ -92,17 +92,22 @@ impl Remote for Directory {
         })
     }
 
-    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+    fn put(
+        &self,
+        tree: &dyn MirrorFiles,
+        items: &[FileToSend],
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RemoteError> {
         self.sweep();
         send_all(tree, items, self.jobs, sent, |place, bytes| self.put_one(place, bytes))?;
         self.sync().map_err(local)
     }
 
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+    fn write(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
         self.begin(place, bytes).and_then(AtomicFile::commit_synced).map_err(local)
     }
 
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
+    fn remove(&self, places: &[RemotePath]) -> Result<(), RemoteError> {
         for place in places {
             let path = self.path(place);
             match fs::remove_file(&path) {
@@ -112,7 +117,8 @@ impl Remote for Directory {
                 _ => {}
             }
             // The directory of a release's image is of no use without its files; not empty, it stays.
-            if let (Place::File(formats::release::MirrorPath::Image(..)), Some(dir)) = (place, path.parent())
+            if let (RemotePath::File(formats::release::MirrorPath::Image(..)), Some(dir)) =
+                (place, path.parent())
             {
                 let _ = fs::remove_dir(dir);
             }

@@ -11,10 +11,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use directory::Directory;
+pub use directory::DirectoryTarget;
 
 use crate::parallel::each;
-use crate::publish::{Clock, Files, Item, Place, Remote, RemoteError, Target};
+use crate::publish::{Clock, FileToSend, MirrorFiles, Remote, RemoteError, RemotePath, Target};
 use formats::names::UnixTime;
 use formats::release::MirrorPath;
 use system::clock;
@@ -27,7 +27,7 @@ use system::files::{FileError, read_at_most};
 pub fn open(target: &Target, jobs: usize) -> Result<Box<dyn Remote>, RemoteError> {
     let jobs = jobs.max(1);
     Ok(match target {
-        Target::Directory(path) => Box::new(Directory::new(path, jobs)),
+        Target::Directory(path) => Box::new(DirectoryTarget::new(path, jobs)),
         Target::Rsync(to) => Box::new(rsync::Rsync::new(to)),
         Target::Http(url) => Box::new(dav::Dav::open(url, jobs)?),
         Target::S3(s3) => Box::new(s3::Bucket::open(s3, jobs)?),
@@ -38,7 +38,7 @@ pub fn open(target: &Target, jobs: usize) -> Result<Box<dyn Remote>, RemoteError
 #[derive(Clone, Debug)]
 pub struct LocalTree(pub PathBuf);
 
-impl Files for LocalTree {
+impl MirrorFiles for LocalTree {
     fn read(&self, path: &MirrorPath, limit: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         read_file(&self.0.join(path.to_string()), limit).map_err(local)
     }
@@ -87,7 +87,7 @@ fn local(error: FileError) -> RemoteError {
 }
 
 /// Our own copy of a file that is to be sent.
-fn of_tree(tree: &dyn Files, path: &MirrorPath, len: u64) -> Result<Vec<u8>, RemoteError> {
+fn of_tree(tree: &dyn MirrorFiles, path: &MirrorPath, len: u64) -> Result<Vec<u8>, RemoteError> {
     let bytes = tree.read(path, len)?;
     match bytes {
         Some(bytes) if bytes.len() as u64 == len => Ok(bytes),
@@ -103,14 +103,14 @@ fn of_tree(tree: &dyn Files, path: &MirrorPath, len: u64) -> Result<Vec<u8>, Rem
 
 /// Sends files of a tree, `jobs` at a time, each by `send`; tells `sent` how long each was.
 fn send_all(
-    tree: &dyn Files,
-    items: &[Item],
+    tree: &dyn MirrorFiles,
+    items: &[FileToSend],
     jobs: usize,
     sent: &(dyn Fn(u64) + Sync),
-    send: impl Fn(&Place, &[u8]) -> Result<(), RemoteError> + Sync,
+    send: impl Fn(&RemotePath, &[u8]) -> Result<(), RemoteError> + Sync,
 ) -> Result<(), RemoteError> {
     parallel(items, jobs, |item| {
-        send(&Place::File(item.path.clone()), &of_tree(tree, &item.path, item.len)?)?;
+        send(&RemotePath::File(item.path.clone()), &of_tree(tree, &item.path, item.len)?)?;
         sent(item.len);
         Ok(())
     })?;

@@ -1,11 +1,11 @@
 //! Stores that are asked for one file at a time, over HTTP: what WebDAV and S3 have in common.
 
-use super::wire::{Said, unexpected};
+use super::wire::{ServerResponse, unexpected};
 use super::{parallel, send_all};
-use crate::publish::{Files, Item, Listed, Place, Remote, RemoteError};
+use crate::publish::{FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath};
 
 /// What one kind of store says its own way.
-pub trait Kind: Sync {
+pub trait ObjectStore: Sync {
     /// Its name, for people; the name of a file follows it.
     fn name(&self) -> &str;
 
@@ -13,16 +13,21 @@ pub trait Kind: Sync {
     ///
     /// # Errors
     /// [`RemoteError`] when there is no answer.
-    fn ask(&self, method: &'static str, place: &Place, limit: u64) -> Result<Said, RemoteError>;
+    fn ask(
+        &self,
+        method: &'static str,
+        place: &RemotePath,
+        limit: u64,
+    ) -> Result<ServerResponse, RemoteError>;
 
     /// Sends a file in one step; the last answer.
     ///
     /// # Errors
     /// [`RemoteError`] when there is no answer.
-    fn send(&self, place: &Place, bytes: &[u8]) -> Result<Said, RemoteError>;
+    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<ServerResponse, RemoteError>;
 
     /// Whether the answer says that the file is not there.
-    fn is_missing(&self, said: &Said) -> bool;
+    fn is_missing(&self, said: &ServerResponse) -> bool;
 
     /// Everything there is; `None` when the store can't tell.
     ///
@@ -38,17 +43,17 @@ pub struct Objects<K> {
     jobs: usize,
 }
 
-impl<K: Kind> Objects<K> {
+impl<K: ObjectStore> Objects<K> {
     /// A store.
     pub fn new(kind: K, jobs: usize) -> Self {
         Objects { kind, jobs }
     }
 
-    fn unexpected(&self, place: &Place, doing: &str, said: &Said) -> RemoteError {
+    fn unexpected(&self, place: &RemotePath, doing: &str, said: &ServerResponse) -> RemoteError {
         unexpected(&format!("{}{place}", self.kind.name()), doing, said)
     }
 
-    fn send(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
         let said = self.kind.send(place, bytes)?;
         match said.status {
             200 | 201 | 204 => Ok(()),
@@ -57,12 +62,12 @@ impl<K: Kind> Objects<K> {
     }
 }
 
-impl<K: Kind> Remote for Objects<K> {
+impl<K: ObjectStore> Remote for Objects<K> {
     fn name(&self) -> String {
         self.kind.name().into()
     }
 
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+    fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
         let said = self.kind.ask("GET", place, place.limit())?;
         match said.status {
             200 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
@@ -75,9 +80,9 @@ impl<K: Kind> Remote for Objects<K> {
         }
     }
 
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
+    fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError> {
         parallel(items, self.jobs, |item| {
-            let place = Place::File(item.path.clone());
+            let place = RemotePath::File(item.path.clone());
             let said = self.kind.ask("HEAD", &place, 0)?;
             match said.status {
                 200 => Ok(said.len),
@@ -87,15 +92,20 @@ impl<K: Kind> Remote for Objects<K> {
         })
     }
 
-    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+    fn put(
+        &self,
+        tree: &dyn MirrorFiles,
+        items: &[FileToSend],
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RemoteError> {
         send_all(tree, items, self.jobs, sent, |place, bytes| self.send(place, bytes))
     }
 
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+    fn write(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
         self.send(place, bytes)
     }
 
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
+    fn remove(&self, places: &[RemotePath]) -> Result<(), RemoteError> {
         parallel(places, self.jobs, |place| {
             let said = self.kind.ask("DELETE", place, 4096)?;
             match said.status {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{local, read_file};
-use crate::publish::{CONTROL_DIR, Files, Item, Listed, Place, Remote, RemoteError};
+use crate::publish::{CONTROL_DIR, FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath};
 use crate::sys::process::{Tool, ToolError};
 use system::files::{FileError, Scratch};
 
@@ -185,7 +185,7 @@ impl Remote for Rsync {
         self.to.clone()
     }
 
-    fn get(&self, place: &Place) -> Result<Option<Vec<u8>>, RemoteError> {
+    fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
         let scratch = Self::scratch()?;
         let file = scratch.path().join("file");
         let (from, most) = (format!("{}{place}", self.to), format!("--max-size={}", place.limit()));
@@ -196,19 +196,19 @@ impl Remote for Rsync {
         read_file(&file, place.limit()).map_err(local)
     }
 
-    fn get_all(&self, places: &[Place]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+    fn get_all(&self, places: &[RemotePath]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
         if places.is_empty() {
             return Ok(vec![]);
         }
         let scratch = Self::scratch()?;
         // Not by a list: a daemon of version 3.5.0 without chroot calls everything in it vanished.
         let from: Vec<_> = places.iter().map(|place| format!("{}./{place}", self.to)).collect();
-        let most = format!("--max-size={}", places.iter().map(Place::limit).max().unwrap_or_default());
+        let most = format!("--max-size={}", places.iter().map(RemotePath::limit).max().unwrap_or_default());
         self.run("read", || {
             let tool = self.tool().args(["--ignore-missing-args", "--relative", &most, "--"]).args(&from);
             unless_missing(tool.arg(scratch.path()).run())
         })?;
-        let read = |place: &Place| read_file(&scratch.path().join(place.to_string()), place.limit());
+        let read = |place: &RemotePath| read_file(&scratch.path().join(place.to_string()), place.limit());
         places.iter().map(|place| read(place).map_err(local)).collect()
     }
 
@@ -216,7 +216,7 @@ impl Remote for Rsync {
         TOGETHER
     }
 
-    fn lengths(&self, items: &[Item]) -> Result<Vec<Option<u64>>, RemoteError> {
+    fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError> {
         if items.is_empty() {
             return Ok(vec![]);
         }
@@ -233,7 +233,12 @@ impl Remote for Rsync {
         Ok(items.iter().map(|item| found.get(&item.path.to_string()).copied()).collect())
     }
 
-    fn put(&self, tree: &dyn Files, items: &[Item], sent: &(dyn Fn(u64) + Sync)) -> Result<(), RemoteError> {
+    fn put(
+        &self,
+        tree: &dyn MirrorFiles,
+        items: &[FileToSend],
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RemoteError> {
         let Some(root) = tree.root() else {
             return Err(RemoteError::new(&self.to, "rsync copies from a directory only"));
         };
@@ -265,7 +270,7 @@ impl Remote for Rsync {
         })
     }
 
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), RemoteError> {
+    fn write(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
         let scratch = Self::scratch()?;
         let file = scratch.path().join("file");
         fs::write(&file, bytes).map_err(|error| local(FileError::new(&file, "write", error)))?;
@@ -279,7 +284,7 @@ impl Remote for Rsync {
         })
     }
 
-    fn remove(&self, places: &[Place]) -> Result<(), RemoteError> {
+    fn remove(&self, places: &[RemotePath]) -> Result<(), RemoteError> {
         // What a list names and an empty directory has not is removed on the other side.
         let scratch = Self::scratch()?;
         let list = names(places.iter());

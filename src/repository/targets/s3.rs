@@ -5,9 +5,9 @@ use std::time::Duration;
 use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::{Bucket as Place3, Credentials, S3Action, UrlStyle};
 
-use super::objects::{Kind, Objects};
-use super::wire::{Ask, Said, Wire, unexpected};
-use crate::publish::{Listed, Place, RemoteError, S3};
+use super::objects::{ObjectStore, Objects};
+use super::wire::{ServerRequest, ServerResponse, Wire, unexpected};
+use crate::publish::{Listed, RemoteError, RemotePath, S3};
 
 /// For how long a signed URL is good.
 const SIGNED: Duration = Duration::from_secs(900);
@@ -52,21 +52,32 @@ impl Bucket {
         Ok(Objects::new(bucket, jobs))
     }
 
-    fn key(&self, place: &Place) -> String {
+    fn key(&self, place: &RemotePath) -> String {
         format!("{}{place}", self.prefix)
     }
 
-    fn asked(&self, method: &'static str, url: &str, shown: &str, limit: u64) -> Result<Said, RemoteError> {
-        self.wire.ask(&Ask { method, url, headers: vec![], body: &[], limit }, shown)
+    fn asked(
+        &self,
+        method: &'static str,
+        url: &str,
+        shown: &str,
+        limit: u64,
+    ) -> Result<ServerResponse, RemoteError> {
+        self.wire.ask(&ServerRequest { method, url, headers: vec![], body: &[], limit }, shown)
     }
 }
 
-impl Kind for Bucket {
+impl ObjectStore for Bucket {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn ask(&self, method: &'static str, place: &Place, limit: u64) -> Result<Said, RemoteError> {
+    fn ask(
+        &self,
+        method: &'static str,
+        place: &RemotePath,
+        limit: u64,
+    ) -> Result<ServerResponse, RemoteError> {
         let (key, credentials) = (self.key(place), Some(&self.credentials));
         let url = match method {
             "HEAD" => self.bucket.head_object(credentials, &key).sign(SIGNED),
@@ -76,7 +87,7 @@ impl Kind for Bucket {
         self.asked(method, url.as_str(), &format!("{}{place}", self.name), limit)
     }
 
-    fn send(&self, place: &Place, bytes: &[u8]) -> Result<Said, RemoteError> {
+    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<ServerResponse, RemoteError> {
         let (key, shown) = (self.key(place), format!("{}{place}", self.name));
         let url = self.bucket.put_object(Some(&self.credentials), &key).sign(SIGNED).to_string();
         // What a CDN in front of the bucket will go by.
@@ -85,10 +96,10 @@ impl Kind for Bucket {
             ("cache-control", cache.to_owned()),
             ("content-type", "application/octet-stream".to_owned()),
         ];
-        self.wire.ask(&Ask { method: "PUT", url: &url, headers, body: bytes, limit: 4096 }, &shown)
+        self.wire.ask(&ServerRequest { method: "PUT", url: &url, headers, body: bytes, limit: 4096 }, &shown)
     }
 
-    fn is_missing(&self, said: &Said) -> bool {
+    fn is_missing(&self, said: &ServerResponse) -> bool {
         said.status == 404 && !String::from_utf8_lossy(&said.body).contains("NoSuchBucket")
     }
 

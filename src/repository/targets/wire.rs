@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// What a server said.
 #[derive(Debug)]
-pub struct Said {
+pub struct ServerResponse {
     /// Its status.
     pub status: u16,
     /// The length of the file, as it says.
@@ -27,7 +27,7 @@ pub struct Said {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Ask<'a> {
+pub struct ServerRequest<'a> {
     /// `GET`, `PUT`, ...
     pub method: &'static str,
     /// Of what.
@@ -68,7 +68,7 @@ impl Wire {
     ///
     /// # Errors
     /// [`RemoteError`] when there was none.
-    pub fn ask(&self, ask: &Ask<'_>, shown: &str) -> Result<Said, RemoteError> {
+    pub fn ask(&self, ask: &ServerRequest<'_>, shown: &str) -> Result<ServerResponse, RemoteError> {
         let mut pause = PAUSE;
         let mut attempt = 1;
         loop {
@@ -94,7 +94,7 @@ impl Wire {
         }
     }
 
-    fn once(&self, ask: &Ask<'_>) -> Result<Said, Error> {
+    fn once(&self, ask: &ServerRequest<'_>) -> Result<ServerResponse, Error> {
         let method = Method::from_bytes(ask.method.as_bytes()).map_err(|error| Error::Http(error.into()))?;
         let mut request = Request::builder().method(method).uri(ask.url);
         for (name, value) in &ask.headers {
@@ -113,12 +113,12 @@ impl Wire {
             let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
             reader.take(ask.limit.saturating_add(1)).read_to_end(&mut body)?;
         }
-        Ok(Said { status, len, body })
+        Ok(ServerResponse { status, len, body })
     }
 }
 
 /// What to say of an answer that should not have come.
-pub fn unexpected(shown: &str, doing: &str, said: &Said) -> RemoteError {
+pub fn unexpected(shown: &str, doing: &str, said: &ServerResponse) -> RemoteError {
     let hint = match said.status {
         401 | 403 => "; are IMGFACTORY_HTTP_USER and _PASSWORD (or _TOKEN), or for S3 the AWS_ keys, right?",
         405 => "; does the server allow PUT and DELETE there?",

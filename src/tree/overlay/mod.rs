@@ -21,7 +21,7 @@ pub use rules::{Make, Owner, PathRule, Rules};
 
 /// Something in an overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct OverlayEntry {
     /// Its path in the tree, without a leading `/`.
     pub path: Vec<u8>,
     /// What it is.
@@ -50,7 +50,7 @@ pub struct Overlay {
     /// What people call it: `overlays/common`.
     pub name: String,
     /// What is in it, parents before children.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<OverlayEntry>,
     /// Its rules.
     pub rules: Rules,
 }
@@ -110,7 +110,7 @@ impl Overlay {
         for entry in &self.entries {
             self.put(tree, entry, mtime)?;
         }
-        let names = Names::of(tree, contents)
+        let names = OwnerIds::of(tree, contents)
             .map_err(|source| OverlayError::Names { name: self.name.clone(), source })?;
         for (pattern, rule) in &self.rules.paths {
             follow(tree, pattern, rule, &names, mtime, &mut findings);
@@ -130,7 +130,7 @@ impl Overlay {
         }
     }
 
-    fn put(&self, tree: &mut Tree, entry: &Entry, mtime: Time) -> Result<(), OverlayError> {
+    fn put(&self, tree: &mut Tree, entry: &OverlayEntry, mtime: Time) -> Result<(), OverlayError> {
         let (name, shown) = (&self.name, || String::from_utf8_lossy(&entry.path).into_owned());
         let circle = || OverlayError::Circle { name: name.clone(), path: shown() };
         let path = tree.real_path(&entry.path).ok_or_else(circle)?;
@@ -171,7 +171,7 @@ fn follow(
     tree: &mut Tree,
     pattern: &Located<String>,
     rule: &PathRule,
-    names: &Names,
+    names: &OwnerIds,
     mtime: Time,
     findings: &mut Findings,
 ) {
@@ -246,12 +246,12 @@ fn made(tree: &mut Tree, path: &[u8], make: Make, mtime: Time) -> Result<(), Str
 }
 
 /// Ids by name, as the tree's own files have them.
-struct Names {
+struct OwnerIds {
     users: BTreeMap<String, u32>,
     groups: BTreeMap<String, u32>,
 }
 
-impl Names {
+impl OwnerIds {
     fn of(tree: &Tree, contents: &dyn Contents) -> io::Result<Self> {
         let read = |path: &[u8]| -> io::Result<BTreeMap<String, u32>> {
             let Some(id) = tree.resolve(path) else { return Ok(BTreeMap::new()) };
@@ -259,7 +259,7 @@ impl Names {
             let ids = super::names::ids(&content.read_all(contents)?);
             Ok(ids.into_iter().map(|(name, id)| (String::from_utf8_lossy(&name).into_owned(), id)).collect())
         };
-        Ok(Names { users: read(b"etc/passwd")?, groups: read(b"etc/group")? })
+        Ok(OwnerIds { users: read(b"etc/passwd")?, groups: read(b"etc/group")? })
     }
 }
 

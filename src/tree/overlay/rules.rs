@@ -12,7 +12,7 @@
 
 use crate::yaml::findings::Located;
 use crate::yaml::node;
-use crate::yaml::node::{Node, Value};
+use crate::yaml::node::{Value, YamlNode};
 use crate::yaml::shape::{FromNode, Keys, located};
 use crate::yaml::{Findings, Scalar, Wrong};
 
@@ -89,27 +89,27 @@ impl Rules {
     pub fn parse(name: &str, text: &str) -> Result<Rules, Findings> {
         let mut findings = Findings::new(name, text);
         let root = node::parse(text, &mut findings);
-        let file = root.and_then(|root| File::from_node(&root, &mut findings));
+        let file = root.and_then(|root| RulesFile::from_node(&root, &mut findings));
         findings.none_or()?;
-        let File { remove, paths } = file.unwrap_or_default();
+        let RulesFile { remove, paths } = file.unwrap_or_default();
         let remove = remove.into_iter().map(|Located { span, value }| Located { span, value: value.0 });
         Ok(Rules { name: name.into(), text: text.into(), remove: remove.collect(), paths })
     }
 }
 
 #[derive(Default)]
-struct File {
+struct RulesFile {
     remove: Vec<Located<Pattern>>,
     paths: Vec<(Located<String>, PathRule)>,
 }
 
-impl FromNode for File {
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
+impl FromNode for RulesFile {
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let mut keys = Keys::open(node, findings)?;
         let remove = keys.take("remove", false);
         let paths = keys.take::<Paths>("paths", false);
         keys.close(None);
-        Some(File {
+        Some(RulesFile {
             remove: remove.map(|list| list.value).unwrap_or_default(),
             paths: paths.map(|paths| paths.value.0).unwrap_or_default(),
         })
@@ -135,7 +135,7 @@ impl Scalar for Pattern {
 struct Paths(Vec<(Located<String>, PathRule)>);
 
 impl FromNode for Paths {
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let rules = entries(node, findings, "paths with what is to be so there")?;
         let rules = rules.iter().filter_map(|(path, node)| {
             let value = match Pattern::read(&path.value) {
@@ -158,14 +158,14 @@ impl FromNode for Paths {
 }
 
 impl FromNode for PathRule {
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let mut keys = Keys::open(node, findings)?;
         let rule = PathRule {
             make: keys.take("make", false),
             owner: keys.take("owner", false),
             group: keys.take("group", false),
             mode: keys
-                .take::<Mode>("mode", false)
+                .take::<OctalMode>("mode", false)
                 .map(|mode| Located { span: mode.span, value: mode.value.0 }),
             capabilities: keys.take("capabilities", false),
             xattrs: keys.take::<Attributes>("xattrs", false).map(|list| list.value.0).unwrap_or_default(),
@@ -218,9 +218,9 @@ impl Scalar for Owner {
 }
 
 /// Permission bits, always in octal: `755`, `0755`, `0o755`.
-struct Mode(u16);
+struct OctalMode(u16);
 
-impl Scalar for Mode {
+impl Scalar for OctalMode {
     const KIND: &str = "a mode";
 
     fn read(text: &str) -> Result<Self, Wrong> {
@@ -229,14 +229,14 @@ impl Scalar for Mode {
             (3..=5).contains(&digits.len()) && digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
         let mode = u16::from_str_radix(digits, 8).ok().filter(|&mode| octal && mode <= 0o7777);
         let wrong = || Wrong::new(format!("`{text}` is not a mode"), "write it in octal: `0644`, `2755`");
-        mode.map(Mode).ok_or_else(wrong)
+        mode.map(OctalMode).ok_or_else(wrong)
     }
 }
 
 struct Attributes(Vec<(String, String)>);
 
 impl FromNode for Attributes {
-    fn from_node(node: &Node, findings: &mut Findings) -> Option<Self> {
+    fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let attributes = entries(node, findings, "names of attributes with their values")?;
         let attributes = attributes.iter().filter_map(|(name, node)| {
             let prefixes = ["user.", "trusted.", "security."];
@@ -267,7 +267,11 @@ impl Scalar for Text {
 }
 
 /// The entries of a map whose keys are free.
-fn entries<'n>(node: &'n Node, findings: &mut Findings, what: &str) -> Option<&'n [(Located<String>, Node)]> {
+fn entries<'n>(
+    node: &'n YamlNode,
+    findings: &mut Findings,
+    what: &str,
+) -> Option<&'n [(Located<String>, YamlNode)]> {
     match &node.value {
         Value::Map(map) => Some(map),
         Value::Null => Some(&[]),

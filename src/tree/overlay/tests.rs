@@ -20,16 +20,16 @@ fn tree() -> Tree {
     tree
 }
 
-fn file(path: &str, text: &str, executable: bool) -> Entry {
+fn file(path: &str, text: &str, executable: bool) -> OverlayEntry {
     let content = Content::inline(text.as_bytes());
-    Entry { path: path.into(), kind: EntryKind::File { content, executable } }
+    OverlayEntry { path: path.into(), kind: EntryKind::File { content, executable } }
 }
 
-fn directory(path: &str) -> Entry {
-    Entry { path: path.into(), kind: EntryKind::Directory }
+fn directory(path: &str) -> OverlayEntry {
+    OverlayEntry { path: path.into(), kind: EntryKind::Directory }
 }
 
-fn overlay(entries: Vec<Entry>, rules: &str) -> Overlay {
+fn overlay(entries: Vec<OverlayEntry>, rules: &str) -> Overlay {
     let rules = match rules {
         "" => Rules::default(),
         text => Rules::parse("overlays/x.yaml", text).unwrap_or_else(|findings| panic!("{findings}")),
@@ -65,7 +65,7 @@ fn entries_are_roots_and_what_the_tree_has_keeps_its_mode() {
             file("tmp/run", "#!", true),
             file("usr/lib/a", "other", false),
             directory("srv"),
-            Entry { path: b"srv/link".to_vec(), kind: EntryKind::Symlink(b"/nowhere".to_vec()) },
+            OverlayEntry { path: b"srv/link".to_vec(), kind: EntryKind::Symlink(b"/nowhere".to_vec()) },
         ],
         "",
     );

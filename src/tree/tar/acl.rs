@@ -19,7 +19,7 @@ const OTHER: u16 = 0x20;
 
 /// Ids by name, from the archive's own /etc/passwd and /etc/group.
 #[derive(Default)]
-pub(super) struct Names {
+pub(super) struct AclNames {
     pub users: BTreeMap<Vec<u8>, u32>,
     pub groups: BTreeMap<Vec<u8>, u32>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Names {
 ///
 /// # Errors
 /// The entry that can't be understood.
-pub(super) fn to_binary(text: &[u8], names: &Names) -> Result<Option<Vec<u8>>, String> {
+pub(super) fn to_binary(text: &[u8], names: &AclNames) -> Result<Option<Vec<u8>>, String> {
     let mut entries: Vec<(u16, u32, u16)> = Vec::new();
     for entry in text.split(|&byte| byte == b',' || byte == b'\n') {
         let entry = entry.split(|&byte| byte == b'#').next().unwrap_or_default().trim_ascii();
@@ -54,7 +54,7 @@ pub(super) fn to_binary(text: &[u8], names: &Names) -> Result<Option<Vec<u8>>, S
 }
 
 /// `[default:]TAG:[NAME]:PERMS[:ID]`; the fourth field, which star adds, is the id behind the name.
-fn parse_entry(entry: &[u8], names: &Names) -> Option<(u16, u32, u16)> {
+fn parse_entry(entry: &[u8], names: &AclNames) -> Option<(u16, u32, u16)> {
     let entry = entry.strip_prefix(b"default:").unwrap_or(entry);
     let mut fields = entry.split(|&byte| byte == b':').map(<[u8]>::trim_ascii);
     let (tag, name, perms) = (fields.next()?, fields.next()?, fields.next()?);
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn text_in_any_order_becomes_the_kernels_sorted_entries() {
-        let names = Names {
+        let names = AclNames {
             users: ids(b"root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\n"),
             groups: ids(b"adm:x:4:ann\nbroken\n"),
         };
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn what_the_mode_says_already_is_no_acl() {
         for text in ["", "user::rwx,group::r-x,other::r-x"] {
-            assert_eq!(to_binary(text.as_bytes(), &Names::default()), Ok(None));
+            assert_eq!(to_binary(text.as_bytes(), &AclNames::default()), Ok(None));
         }
     }
 
@@ -130,7 +130,7 @@ mod tests {
     fn an_entry_that_names_nobody_known_is_an_error() {
         for bad in ["user:ann:rwx", "user::rwz", "mask:x:rwx", "all::rwx", "user:", "user"] {
             let text = format!("user::rwx,{bad}");
-            assert_eq!(to_binary(text.as_bytes(), &Names::default()), Err(bad.to_owned()));
+            assert_eq!(to_binary(text.as_bytes(), &AclNames::default()), Err(bad.to_owned()));
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) const BLOCK: u64 = 512;
 const BUFFER: usize = 4 << 10;
 
 /// An archive read block by block; knows where it is, and which entry it is at for errors.
-pub(super) struct Blocks<R> {
+pub(super) struct TarBlocks<R> {
     archive: BufReader<R>,
     /// Bytes in the archive.
     len: u64,
@@ -23,13 +23,13 @@ pub(super) struct Blocks<R> {
     pub entry: Option<Vec<u8>>,
 }
 
-impl<R: Read + Seek> Blocks<R> {
+impl<R: Read + Seek> TarBlocks<R> {
     /// Goes to the start of the archive.
     pub fn new(mut archive: R) -> io::Result<Self> {
         let len = archive.seek(SeekFrom::End(0))?;
         archive.rewind()?;
         let archive = BufReader::with_capacity(BUFFER, archive);
-        Ok(Blocks { archive, len, position: 0, entry_at: 0, entry: None })
+        Ok(TarBlocks { archive, len, position: 0, entry_at: 0, entry: None })
     }
 
     /// Bytes read or passed over so far: where the next block begins.

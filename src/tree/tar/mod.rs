@@ -14,8 +14,8 @@ use std::fmt;
 use std::io::{self, Read, Seek};
 
 use super::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError, names};
-use acl::Names;
-use blocks::{BLOCK, Blocks, number, padding, signed};
+use acl::AclNames;
+use blocks::{BLOCK, TarBlocks, number, padding, signed};
 use pax::Records;
 
 /// Longest name in an `L` or `K` entry: the kernel's PATH_MAX, with the final NUL.
@@ -150,13 +150,13 @@ pub fn read(archive: impl Read + Seek, spool: SpoolId) -> Result<Tree, TarError>
 /// # Errors
 /// As [`read`].
 pub fn read_onto(tree: Tree, archive: impl Read + Seek, spool: SpoolId) -> Result<Tree, TarError> {
-    let blocks = Blocks::new(archive);
-    let mut reader = Reader {
+    let blocks = TarBlocks::new(archive);
+    let mut reader = TarReader {
         blocks: blocks.map_err(|error| TarError { entry: None, at: 0, problem: Problem::Read(error) })?,
         spool,
         tree,
         global: Records::default(),
-        names: Names::default(),
+        names: AclNames::default(),
         acls: Vec::new(),
     };
     while reader.entry()? {}
@@ -164,13 +164,13 @@ pub fn read_onto(tree: Tree, archive: impl Read + Seek, spool: SpoolId) -> Resul
     Ok(reader.tree)
 }
 
-struct Reader<R> {
-    blocks: Blocks<R>,
+struct TarReader<R> {
+    blocks: TarBlocks<R>,
     spool: SpoolId,
     tree: Tree,
     /// PAX records of `g` headers.
     global: Records,
-    names: Names,
+    names: AclNames,
     /// ACLs as text until /etc/passwd and /etc/group have come by.
     acls: Vec<PendingAcl>,
 }
@@ -193,7 +193,7 @@ struct Member {
     size: u64,
 }
 
-impl<R: Read + Seek> Reader<R> {
+impl<R: Read + Seek> TarReader<R> {
     /// Reads one entry with the extended headers before it; false at the end mark.
     fn entry(&mut self) -> Result<bool, TarError> {
         self.blocks.entry_at = self.blocks.position();
@@ -304,7 +304,7 @@ impl<R: Read + Seek> Reader<R> {
     /// A regular file: notes where its bytes are, and passes over them.
     fn file(&mut self, member: &Member) -> Result<Content, TarError> {
         let sparse = &member.records.sparse;
-        let mut stored = sparse::Stored {
+        let mut stored = sparse::SparseFile {
             spool: self.spool,
             offset: self.blocks.position(),
             stored: member.size,

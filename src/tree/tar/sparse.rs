@@ -5,7 +5,7 @@
 
 use std::io::{Read, Seek};
 
-use super::blocks::{BLOCK, Blocks, number};
+use super::blocks::{BLOCK, TarBlocks, number};
 use super::pax::{self, decimal};
 use super::{Problem, TarError};
 use crate::tree::{Content, Extent, Source, SpoolId};
@@ -14,10 +14,10 @@ use crate::tree::{Content, Extent, Source, SpoolId};
 const MAP_LIMIT: u64 = 16 << 20;
 
 /// Regions in the file: offset and length in turn.
-pub(super) type Map = Vec<(u64, u64)>;
+pub(super) type SparseMap = Vec<(u64, u64)>;
 
 /// Where the file's stored bytes are, and how long it is with its holes.
-pub(super) struct Stored {
+pub(super) struct SparseFile {
     pub spool: SpoolId,
     /// Position of the first stored byte in the spool.
     pub offset: u64,
@@ -27,7 +27,7 @@ pub(super) struct Stored {
     pub len: u64,
 }
 
-impl Stored {
+impl SparseFile {
     /// The file's contents: regions of `map`, laid one after another in the archive.
     pub fn content(&self, map: &[(u64, u64)]) -> Result<Content, Problem> {
         let mut extents = Vec::new();
@@ -58,9 +58,9 @@ const SHORT: Problem = Problem::SparseMap("the regions' lengths do not add up to
 /// The map in an old GNU header (type `S`) and in the extension blocks that follow it, which are read here.
 pub(super) fn old_gnu(
     header: &tar::GnuHeader,
-    blocks: &mut Blocks<impl Read + Seek>,
-) -> Result<Map, TarError> {
-    let mut map = Map::new();
+    blocks: &mut TarBlocks<impl Read + Seek>,
+) -> Result<SparseMap, TarError> {
+    let mut map = SparseMap::new();
     let mut more = header.is_extended();
     push_regions(&mut map, &header.sparse).map_err(|problem| blocks.error(problem))?;
     while more {
@@ -72,7 +72,7 @@ pub(super) fn old_gnu(
     Ok(map)
 }
 
-fn push_regions(map: &mut Map, regions: &[tar::GnuSparseHeader]) -> Result<(), Problem> {
+fn push_regions(map: &mut SparseMap, regions: &[tar::GnuSparseHeader]) -> Result<(), Problem> {
     for region in regions.iter().filter(|region| region.offset[0] != 0 && region.numbytes[0] != 0) {
         map.push((number("sparse offset", &region.offset)?, number("sparse length", &region.numbytes)?));
     }
@@ -80,7 +80,7 @@ fn push_regions(map: &mut Map, regions: &[tar::GnuSparseHeader]) -> Result<(), P
 }
 
 /// The map in the records of PAX 0.0 and 0.1.
-pub(super) fn in_records(sparse: &pax::Sparse) -> Result<Map, Problem> {
+pub(super) fn in_records(sparse: &pax::Sparse) -> Result<SparseMap, Problem> {
     if !sparse.map.len().is_multiple_of(2) || sparse.regions.is_some_and(|n| n != sparse.map.len() as u64 / 2)
     {
         return Err(Problem::SparseMap("the number of regions is not the one announced"));
@@ -91,9 +91,9 @@ pub(super) fn in_records(sparse: &pax::Sparse) -> Result<Map, Problem> {
 /// The map of PAX 1.0, which precedes the stored bytes: numbers in lines, padded to whole blocks. Gives the
 /// map and the bytes it took.
 pub(super) fn before_data(
-    blocks: &mut Blocks<impl Read + Seek>,
+    blocks: &mut TarBlocks<impl Read + Seek>,
     stored: u64,
-) -> Result<(Map, u64), TarError> {
+) -> Result<(SparseMap, u64), TarError> {
     const BAD: Problem = Problem::SparseMap("the map before the data is not decimal numbers in lines");
     let start = blocks.position();
     let (mut announced, mut numbers, mut digits) = (None, Vec::new(), Vec::new());

@@ -34,7 +34,7 @@ pub struct Object {
 
 /// Bytes that somebody says are a block file. Nothing is known about them yet.
 #[derive(Clone, Debug)]
-pub struct Fetched<B> {
+pub struct FetchedFile<B> {
     claim: Object,
     bytes: B,
 }
@@ -57,7 +57,7 @@ pub struct Block {
 
 /// Why some bytes are not the block that an index names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
+pub enum BlockDamage {
     /// The file has another length than the index says.
     #[error("block {name}: the file has {found} bytes; the index says {want}")]
     FileLength {
@@ -132,39 +132,39 @@ pub enum Damage {
     },
 }
 
-impl<B: AsRef<[u8]>> Fetched<B> {
+impl<B: AsRef<[u8]>> FetchedFile<B> {
     /// Bytes that ought to be the file of this object.
     pub fn new(claim: Object, bytes: B) -> Self {
-        Fetched { claim, bytes }
+        FetchedFile { claim, bytes }
     }
 
     /// Inflates into a buffer of exactly the raw length that the index gives.
     ///
     /// # Errors
-    /// [`Damage`] for a wrong length of the file, a damaged or cut stream, bytes after it, and for as little as
+    /// [`BlockDamage`] for a wrong length of the file, a damaged or cut stream, bytes after it, and for as little as
     /// one raw byte too few or too many.
-    pub fn inflate(self) -> Result<Inflated, Damage> {
+    pub fn inflate(self) -> Result<Inflated, BlockDamage> {
         let Object { name, raw_len, file_len, .. } = self.claim;
         let file = self.bytes.as_ref();
         if file.len() != file_len as usize {
-            return Err(Damage::FileLength { name, found: file.len() as u64, want: file_len });
+            return Err(BlockDamage::FileLength { name, found: file.len() as u64, want: file_len });
         }
         let mut bytes = vec![0; raw_len as usize];
         let (status, read, written) = inflate_into(&mut bytes, file);
         match status {
             TINFLStatus::Done if read < file.len() => {
-                Err(Damage::TrailingBytes { name, extra: file.len() - read })
+                Err(BlockDamage::TrailingBytes { name, extra: file.len() - read })
             }
             TINFLStatus::Done if written < bytes.len() => {
-                Err(Damage::TooShort { name, found: written, want: raw_len })
+                Err(BlockDamage::TooShort { name, found: written, want: raw_len })
             }
             TINFLStatus::Done => Ok(Inflated { claim: self.claim, bytes }),
-            TINFLStatus::HasMoreOutput => Err(Damage::TooLong { name, want: raw_len }),
+            TINFLStatus::HasMoreOutput => Err(BlockDamage::TooLong { name, want: raw_len }),
             TINFLStatus::FailedCannotMakeProgress | TINFLStatus::NeedsMoreInput => {
-                Err(Damage::MissingEnd { name })
+                Err(BlockDamage::MissingEnd { name })
             }
-            TINFLStatus::Adler32Mismatch => Err(Damage::Checksum { name }),
-            _ => Err(Damage::Stream { name }),
+            TINFLStatus::Adler32Mismatch => Err(BlockDamage::Checksum { name }),
+            _ => Err(BlockDamage::Stream { name }),
         }
     }
 }
@@ -183,8 +183,8 @@ impl Inflated {
     /// Makes a block of the bytes, if they have the name and the SHA-256 that the index gives.
     ///
     /// # Errors
-    /// [`Damage::WrongName`], [`Damage::WrongProof`].
-    pub fn verify(self) -> Result<Block, Damage> {
+    /// [`BlockDamage::WrongName`], [`BlockDamage::WrongProof`].
+    pub fn verify(self) -> Result<Block, BlockDamage> {
         let Object { name, sha256: want, .. } = self.claim;
         let sha256 = Sha256::of(&self.bytes);
         if sha256 == want {
@@ -192,8 +192,8 @@ impl Inflated {
             return Ok(Block { name, sha256, bytes: self.bytes });
         }
         match BlockName::of(&self.bytes) {
-            found if found == name => Err(Damage::WrongProof { name, found: sha256, want }),
-            found => Err(Damage::WrongName { name, found }),
+            found if found == name => Err(BlockDamage::WrongProof { name, found: sha256, want }),
+            found => Err(BlockDamage::WrongName { name, found }),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A block file is one zlib stream (RFC 1950) named by the MD5 of what it inflates to. The name is a claim;
 //! the SHA-256 from the signed index is the proof. Bytes from the network pass through a chain of types,
-//! [`Fetched`] -> [`Inflated`] -> [`Block`], and only a [`Block`] reaches the device.
+//! [`FetchedFile`] -> [`Inflated`] -> [`Block`], and only a [`Block`] reaches the device.
 
 mod codec;
 mod file;
@@ -12,7 +12,7 @@ use md5::{Digest, Md5};
 use crate::digest::hex_id;
 
 pub use codec::{BadLevel, Codec, CodecKind};
-pub use file::{Block, Damage, Fetched, Inflated, Object, max_file_len};
+pub use file::{Block, BlockDamage, FetchedFile, Inflated, Object, max_file_len};
 
 /// Raw bytes in a block unless an index says otherwise: 256 KiB (the paper, section 3.2).
 pub const DEFAULT_BLOCK_SIZE: u32 = 256 * 1024;

@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use super::draft::{Draft, Fault, block_count};
+use super::draft::{IndexDraft, IndexFault, block_count};
 use super::{BlockSize, Error, Header, Index, MAX_BLOCKS, MAX_FILE, MAX_LINE, Parent, Rule, Run};
 use crate::block::Object;
 use crate::text::{At, Lines, TextFault, number, number32, words};
@@ -15,14 +15,14 @@ impl Index {
     /// Reads the canonical text; what it was read from is then `encode`d again to the same bytes.
     ///
     /// # Errors
-    /// [`Error`] with the line: each rule of the format has its own [`Fault`].
+    /// [`Error`] with the line: each rule of the format has its own [`IndexFault`].
     pub fn decode(text: impl BufRead) -> Result<Index, Error> {
         let mut lines = Lines::new(text, MAX_FILE, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: "index.idx", line: lines.number(), fault })
     }
 }
 
-fn decode(lines: &mut Lines<impl BufRead>) -> Result<Index, Fault> {
+fn decode(lines: &mut Lines<impl BufRead>) -> Result<Index, IndexFault> {
     lines.heading("imgfactory-index")?;
     let image = lines.name("image:")?;
     let serial = lines.serial("serial:")?;
@@ -30,7 +30,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Index, Fault> {
     let block_size = u32::try_from(block_size)
         .ok()
         .and_then(BlockSize::new)
-        .ok_or(Fault::BlockSize { found: block_size })?;
+        .ok_or(IndexFault::BlockSize { found: block_size })?;
     let size = lines.number_field("size:", u64::MAX)?;
     block_count(size, block_size)?;
     let published = lines.time("published:")?;
@@ -44,7 +44,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Index, Fault> {
             })
         }
     };
-    let mut draft = Draft::new(Header { image, serial, block_size, size, published, parent })?;
+    let mut draft = IndexDraft::new(Header { image, serial, block_size, size, published, parent })?;
     let announced = lines.number_field("blocks:", MAX_BLOCKS.into())?;
 
     let mut line = lines.need("end")?;
@@ -53,7 +53,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Index, Fault> {
         line = lines.need("end")?;
     }
     if draft.object_count() as u64 != announced {
-        return Err(Fault::ObjectCount { found: draft.object_count(), want: announced });
+        return Err(IndexFault::ObjectCount { found: draft.object_count(), want: announced });
     }
     while line.starts_with("map ") {
         draft.push_run(run(line)?)?;
@@ -68,7 +68,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Index, Fault> {
     let index = draft.finish()?;
     let (found_objects, found_blocks) = (index.objects.len(), index.block_count);
     if (objects, blocks) != (found_objects as u64, found_blocks.into()) {
-        return Err(Fault::EndCounts { objects, blocks, found_objects, found_blocks });
+        return Err(IndexFault::EndCounts { objects, blocks, found_objects, found_blocks });
     }
     lines.finish()?;
     Ok(index)
@@ -84,11 +84,12 @@ fn object(line: &str) -> Result<Object, TextFault> {
     })
 }
 
-fn run(line: &str) -> Result<Run, Fault> {
+fn run(line: &str) -> Result<Run, IndexFault> {
     let [_, first, count, target] = words(line, MAP)?;
     let first = number32("first block", first, u32::MAX)?;
     let count = number32("count", count, u32::MAX)?;
-    let id = |text| number32("target", text, u32::MAX).map_err(|_| Fault::Target { found: target.into() });
+    let id =
+        |text| number32("target", text, u32::MAX).map_err(|_| IndexFault::Target { found: target.into() });
     let rule = match target.strip_suffix('+') {
         Some(text) => Rule::Ascending(id(text)?),
         None if target == "-" => Rule::Zero,

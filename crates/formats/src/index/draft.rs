@@ -11,7 +11,7 @@ use crate::text::TextFault;
 
 /// What is wrong with an index.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum IndexFault {
     /// Not even a text of the right shape.
     #[error(transparent)]
     Text(#[from] TextFault),
@@ -185,7 +185,7 @@ pub enum Fault {
 }
 
 /// An index that grows, first by objects, then by runs.
-pub(super) struct Draft {
+pub(super) struct IndexDraft {
     header: Header,
     block_count: u32,
     objects: Vec<Object>,
@@ -199,21 +199,21 @@ pub(super) struct Draft {
 }
 
 /// Blocks of a disk.
-pub(super) fn block_count(size: u64, block_size: BlockSize) -> Result<u32, Fault> {
+pub(super) fn block_count(size: u64, block_size: BlockSize) -> Result<u32, IndexFault> {
     let count = u32::try_from(size.div_ceil(block_size.get().into())).ok();
-    count.filter(|count| (1..=MAX_BLOCKS).contains(count)).ok_or(Fault::Size { size, block_size })
+    count.filter(|count| (1..=MAX_BLOCKS).contains(count)).ok_or(IndexFault::Size { size, block_size })
 }
 
-impl Draft {
-    pub(super) fn new(header: Header) -> Result<Self, Fault> {
+impl IndexDraft {
+    pub(super) fn new(header: Header) -> Result<Self, IndexFault> {
         let Header { size, block_size, serial, parent, .. } = &header;
         let block_count = block_count(*size, *block_size)?;
         if let Some(Parent { serial: parent, .. }) = parent
             && parent >= serial
         {
-            return Err(Fault::Parent { parent: *parent, serial: *serial });
+            return Err(IndexFault::Parent { parent: *parent, serial: *serial });
         }
-        Ok(Draft {
+        Ok(IndexDraft {
             header,
             block_count,
             objects: Vec::new(),
@@ -229,31 +229,33 @@ impl Draft {
         self.objects.len()
     }
 
-    pub(super) fn push_object(&mut self, object: Object) -> Result<(), Fault> {
+    pub(super) fn push_object(&mut self, object: Object) -> Result<(), IndexFault> {
         let Object { name, sha256, raw_len, file_len } = object;
         // Each object is used by a block, and there are at most 2^24 of those.
         let id = u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
         if id >= self.block_count {
-            return Err(Fault::Unused { id });
+            return Err(IndexFault::Unused { id });
         }
         let full = self.header.block_size.get();
         let last = self.header.raw_len(self.block_count - 1, self.block_count);
         if raw_len != full && raw_len != last {
             let want = if full == last { full.to_string() } else { format!("{full}, the last one {last}") };
-            return Err(Fault::RawLength { id, found: raw_len, want });
+            return Err(IndexFault::RawLength { id, found: raw_len, want });
         }
         // The shortest stream: 2 bytes of header, 3 of deflate for anything at all, 4 of checksum.
         if !(9..=max_file_len(raw_len)).contains(&file_len) {
-            return Err(Fault::FileLength { id, found: file_len, raw_len });
+            return Err(IndexFault::FileLength { id, found: file_len, raw_len });
         }
         match self.ids.entry(name) {
-            Entry::Occupied(other) => return Err(Fault::DuplicateName { id, other: *other.get(), name }),
+            Entry::Occupied(other) => {
+                return Err(IndexFault::DuplicateName { id, other: *other.get(), name });
+            }
             Entry::Vacant(place) => place.insert(id),
         };
         match self.proofs.entry(sha256) {
             Entry::Occupied(other) => {
                 let other = self.objects[*other.get() as usize].name;
-                return Err(Fault::DuplicateProof { id, other, sha256 });
+                return Err(IndexFault::DuplicateProof { id, other, sha256 });
             }
             Entry::Vacant(place) => place.insert(id),
         };
@@ -261,27 +263,27 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn push_run(&mut self, run: Run) -> Result<(), Fault> {
+    pub(super) fn push_run(&mut self, run: Run) -> Result<(), IndexFault> {
         let Run { first, count, rule } = run;
         let want = self.mapped;
         if first > want {
-            return Err(Fault::Gap { found: first, want });
+            return Err(IndexFault::Gap { found: first, want });
         }
         if first < want {
-            return Err(Fault::Overlap { found: first, want });
+            return Err(IndexFault::Overlap { found: first, want });
         }
         if count == 0 {
-            return Err(Fault::EmptyRun);
+            return Err(IndexFault::EmptyRun);
         }
         let after = first
             .checked_add(count)
             .filter(|after| *after <= self.block_count)
-            .ok_or(Fault::PastEnd { first, count, blocks: self.block_count })?;
+            .ok_or(IndexFault::PastEnd { first, count, blocks: self.block_count })?;
         if count == 1 && matches!(rule, Rule::Ascending(_)) {
-            return Err(Fault::NotCanonical { first, why: "one block has no `+`" });
+            return Err(IndexFault::NotCanonical { first, why: "one block has no `+`" });
         }
         if self.runs.last().is_some_and(|before| before.with(run.target(0)).is_some()) {
-            return Err(Fault::NotCanonical { first, why: "the line before it goes on here" });
+            return Err(IndexFault::NotCanonical { first, why: "the line before it goes on here" });
         }
         match rule {
             Rule::Zero => {}
@@ -295,14 +297,14 @@ impl Draft {
     }
 
     /// Objects `id` to `id + count - 1` are used, each new one in its turn.
-    fn use_objects(&mut self, id: u32, count: u32) -> Result<(), Fault> {
+    fn use_objects(&mut self, id: u32, count: u32) -> Result<(), IndexFault> {
         let after = u64::from(id) + u64::from(count);
         if after > self.objects.len() as u64 {
             let id = after - 1;
-            return Err(Fault::NoSuchObject { id, objects: self.objects.len() });
+            return Err(IndexFault::NoSuchObject { id, objects: self.objects.len() });
         }
         if id > self.used {
-            return Err(Fault::UseOrder { id, want: self.used });
+            return Err(IndexFault::UseOrder { id, want: self.used });
         }
         // `after` is at most the number of objects, a u32.
         self.used = self.used.max(after as u32);
@@ -311,7 +313,7 @@ impl Draft {
 
     /// The last block of a disk may be shorter than the others; then only it, and always it, has an object of
     /// that length. All other lengths were refused with the object.
-    fn check_lengths(&self, run: Run) -> Result<(), Fault> {
+    fn check_lengths(&self, run: Run) -> Result<(), IndexFault> {
         let full = self.header.block_size.get();
         let last = self.block_count - 1;
         if self.header.raw_len(last, self.block_count) == full {
@@ -321,7 +323,7 @@ impl Draft {
             let want = self.header.raw_len(block, self.block_count);
             match self.objects[id as usize].raw_len {
                 found if found == want => Ok(()),
-                found => Err(Fault::BlockLength { block, id, found, want }),
+                found => Err(IndexFault::BlockLength { block, id, found, want }),
             }
         };
         match run.rule {
@@ -332,14 +334,14 @@ impl Draft {
         }
     }
 
-    pub(super) fn finish(self) -> Result<Index, Fault> {
+    pub(super) fn finish(self) -> Result<Index, IndexFault> {
         if self.mapped < self.block_count {
-            return Err(Fault::MapEnd { found: self.mapped, want: self.block_count });
+            return Err(IndexFault::MapEnd { found: self.mapped, want: self.block_count });
         }
         if (self.used as usize) < self.objects.len() {
-            return Err(Fault::Unused { id: self.used });
+            return Err(IndexFault::Unused { id: self.used });
         }
-        let Draft { header, objects, runs, block_count, .. } = self;
+        let IndexDraft { header, objects, runs, block_count, .. } = self;
         Ok(Index { header, objects, runs, block_count })
     }
 }
@@ -349,17 +351,17 @@ impl Index {
     /// the map is cut into runs here.
     ///
     /// # Errors
-    /// [`Fault`], when the blocks do not make a disk of this header's size, or break a rule of the format.
+    /// [`IndexFault`], when the blocks do not make a disk of this header's size, or break a rule of the format.
     pub fn assemble(
         header: Header,
         blocks: impl IntoIterator<Item = Option<Object>>,
-    ) -> Result<Index, Fault> {
-        let mut draft = Draft::new(header)?;
+    ) -> Result<Index, IndexFault> {
+        let mut draft = IndexDraft::new(header)?;
         let mut runs: Vec<Run> = Vec::new();
         for (number, block) in blocks.into_iter().enumerate() {
             let blocks = draft.block_count;
             let first = u32::try_from(number).ok().filter(|number| *number < blocks);
-            let first = first.ok_or(Fault::PastEnd { first: blocks, count: 1, blocks })?;
+            let first = first.ok_or(IndexFault::PastEnd { first: blocks, count: 1, blocks })?;
             let target = match block {
                 None => Target::Zero,
                 Some(object) => match draft.ids.get(&object.name) {

@@ -13,7 +13,7 @@ mod tests;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-pub use draft::Fault;
+pub use draft::IndexFault;
 
 use crate::block::Object;
 use crate::digest::Sha256;
@@ -28,7 +28,7 @@ pub const MAX_BLOCKS: u32 = 1 << 24;
 const MAX_LINE: usize = 256;
 
 /// Why a text is no index: line and fault.
-pub type Error = At<Fault>;
+pub type Error = At<IndexFault>;
 
 /// An object's number in its index: line order, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::str::FromStr;
 
-use super::{Fault, MAX_DLAHEAD, MAX_LINE};
+use super::{MAX_DLAHEAD, MAX_LINE, ReleaseTextFault};
 use crate::block::BlockName;
 use crate::index::{Index, Target};
 use crate::names::{ImageName, Serial};
@@ -24,12 +24,12 @@ pub struct Dlahead {
     /// The release that it was made for.
     pub serial: Serial,
     /// Each block once, in order of first read.
-    pub entries: Vec<Ahead>,
+    pub entries: Vec<PrefetchBlock>,
 }
 
 /// One block of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ahead {
+pub struct PrefetchBlock {
     /// During what it is read.
     pub phase: Phase,
     /// Which block.
@@ -57,13 +57,13 @@ impl Phase {
 }
 
 impl FromStr for Phase {
-    type Err = Fault;
-    fn from_str(text: &str) -> Result<Self, Fault> {
+    type Err = ReleaseTextFault;
+    fn from_str(text: &str) -> Result<Self, ReleaseTextFault> {
         let plain = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         if plain && (1..=16).contains(&text.len()) {
             Ok(Phase(text.into()))
         } else {
-            Err(Fault::Phase(text.into()))
+            Err(ReleaseTextFault::Phase(text.into()))
         }
     }
 }
@@ -81,7 +81,7 @@ impl Dlahead {
     /// Those of `out`.
     pub fn encode(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "imgfactory-dlahead 1\nimage: {}\nserial: {}\n{LEGEND}", self.image, self.serial)?;
-        self.entries.iter().try_for_each(|Ahead { phase, name, first_read_ms, reads }| {
+        self.entries.iter().try_for_each(|PrefetchBlock { phase, name, first_read_ms, reads }| {
             writeln!(out, "{phase} {name} {first_read_ms} {reads}")
         })
     }
@@ -89,8 +89,8 @@ impl Dlahead {
     /// Reads the text. Lines that begin with `#` are skipped: people write into this file.
     ///
     /// # Errors
-    /// The line and its [`Fault`].
-    pub fn decode(text: impl BufRead) -> Result<Dlahead, At<Fault>> {
+    /// The line and its [`ReleaseTextFault`].
+    pub fn decode(text: impl BufRead) -> Result<Dlahead, At<ReleaseTextFault>> {
         let mut lines = Lines::new(text, MAX_DLAHEAD, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: "dlahead", line: lines.number(), fault })
     }
@@ -98,19 +98,19 @@ impl Dlahead {
 
 /// Several boots -> one list: the blocks that at least half of them read, in the order of the median of their first
 /// reads. `reads` is then the number of boots.
-pub fn merge(runs: &[Vec<Ahead>]) -> Vec<Ahead> {
+pub fn merge(runs: &[Vec<PrefetchBlock>]) -> Vec<PrefetchBlock> {
     let mut all: HashMap<BlockName, (Phase, Vec<u32>)> = HashMap::new();
     for ahead in runs.iter().flatten() {
         let (_, times) = all.entry(ahead.name).or_insert_with(|| (ahead.phase.clone(), Vec::new()));
         times.push(ahead.first_read_ms);
     }
-    let mut entries: Vec<Ahead> = all
+    let mut entries: Vec<PrefetchBlock> = all
         .into_iter()
         .filter(|(_, (_, times))| 2 * times.len() >= runs.len())
         .map(|(name, (phase, mut times))| {
             times.sort_unstable();
             let reads = u32::try_from(times.len()).unwrap_or(u32::MAX);
-            Ahead { phase, name, first_read_ms: times[times.len() / 2], reads }
+            PrefetchBlock { phase, name, first_read_ms: times[times.len() / 2], reads }
         })
         .collect();
     entries.sort_unstable_by_key(|ahead| (ahead.first_read_ms, ahead.name));
@@ -143,14 +143,14 @@ impl Dlahead {
         let mut seen = HashSet::new();
         let entries = self.entries.iter().filter_map(|ahead| {
             let name = now(ahead.name).filter(|name| seen.insert(*name))?;
-            Some(Ahead { name, ..ahead.clone() })
+            Some(PrefetchBlock { name, ..ahead.clone() })
         });
         let header = to.header();
         Dlahead { image: header.image.clone(), serial: header.serial, entries: entries.collect() }
     }
 }
 
-fn decode(lines: &mut Lines<impl BufRead>) -> Result<Dlahead, Fault> {
+fn decode(lines: &mut Lines<impl BufRead>) -> Result<Dlahead, ReleaseTextFault> {
     lines.heading("imgfactory-dlahead")?;
     let image = lines.name("image:")?;
     let serial = lines.serial("serial:")?;
@@ -165,13 +165,13 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Dlahead, Fault> {
         let first_read_ms = number32("milliseconds", first_read, u32::MAX)?;
         let reads = number32("reads", reads, u32::MAX)?;
         if first_read_ms < before {
-            return Err(Fault::Unordered { found: first_read_ms, before });
+            return Err(ReleaseTextFault::Unordered { found: first_read_ms, before });
         }
         before = first_read_ms;
         if !seen.insert(name) {
-            return Err(Fault::DuplicateBlock(name));
+            return Err(ReleaseTextFault::DuplicateBlock(name));
         }
-        entries.push(Ahead { phase, name, first_read_ms, reads });
+        entries.push(PrefetchBlock { phase, name, first_read_ms, reads });
     }
     Ok(Dlahead { image, serial, entries })
 }
@@ -188,8 +188,8 @@ mod tests {
         BlockName([byte; 16])
     }
 
-    fn run(reads: &[(u8, u32)]) -> Vec<Ahead> {
-        let ahead = |&(byte, first_read_ms)| Ahead {
+    fn run(reads: &[(u8, u32)]) -> Vec<PrefetchBlock> {
+        let ahead = |&(byte, first_read_ms)| PrefetchBlock {
             phase: "boot".parse().unwrap(),
             name: name(byte),
             first_read_ms,

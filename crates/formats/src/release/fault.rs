@@ -7,7 +7,7 @@ use crate::text::TextFault;
 
 /// What is wrong with a line.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum ReleaseTextFault {
     /// Not even a text of the right shape.
     #[error(transparent)]
     Text(#[from] TextFault),

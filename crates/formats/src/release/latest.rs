@@ -1,7 +1,7 @@
 //! `latest`: the signed pointer to one release, the last file that a publication writes.
 
 use super::signed::{Document, Error, TrustedKeys, Verified};
-use super::{Fault, MAX_LATEST, MAX_LINE, MAX_MIRRORS, MAX_RELEASE, MirrorPath, Mirrors, Release};
+use super::{MAX_LATEST, MAX_LINE, MAX_MIRRORS, MAX_RELEASE, MirrorPath, Mirrors, Release, ReleaseTextFault};
 use crate::digest::Digest;
 use crate::names::{ImageName, Serial, UnixTime};
 use crate::text::{At, Lines, TextFault, number, words};
@@ -61,7 +61,7 @@ impl Document for Latest {
     const FILE: &'static str = "latest";
     const LIMIT: u64 = MAX_LATEST;
 
-    fn decode_text(text: &[u8]) -> Result<Self, At<Fault>> {
+    fn decode_text(text: &[u8]) -> Result<Self, At<ReleaseTextFault>> {
         let mut lines = Lines::new(text, Self::LIMIT, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: Self::FILE, line: lines.number(), fault })
     }
@@ -87,7 +87,7 @@ impl Document for Latest {
     }
 }
 
-fn decode(lines: &mut Lines<&[u8]>) -> Result<Latest, Fault> {
+fn decode(lines: &mut Lines<&[u8]>) -> Result<Latest, ReleaseTextFault> {
     lines.heading("imgfactory-latest")?;
     let name = lines.name("name:")?;
     let serial = lines.serial("serial:")?;
@@ -96,22 +96,22 @@ fn decode(lines: &mut Lines<&[u8]>) -> Result<Latest, Fault> {
     let published = lines.time("published:")?;
     let expires = lines.time("expires:")?;
     if expires < published {
-        return Err(Fault::BeforePublished { what: "expires", time: expires, published });
+        return Err(ReleaseTextFault::BeforePublished { what: "expires", time: expires, published });
     }
     let min_serial = lines.serial("min-serial:")?;
     if min_serial > serial {
-        return Err(Fault::MinSerial { min: min_serial, serial });
+        return Err(ReleaseTextFault::MinSerial { min: min_serial, serial });
     }
     lines.end()?;
     Ok(Latest { name, serial, release, mirrors, published, expires, min_serial })
 }
 
 /// `<path> <sha256> <length>`, where the path can only be `want`.
-fn named(value: &str, want: &MirrorPath, max: u64) -> Result<Digest, Fault> {
+fn named(value: &str, want: &MirrorPath, max: u64) -> Result<Digest, ReleaseTextFault> {
     let [path, sha256, len] = words(value, "<path> <sha256> <length>")?;
     let found: MirrorPath = path.parse()?;
     if found != *want {
-        return Err(Fault::OtherPath { found, want: want.to_string() });
+        return Err(ReleaseTextFault::OtherPath { found, want: want.to_string() });
     }
     let sha256 = sha256.parse().map_err(TextFault::from)?;
     Ok(Digest { sha256, len: number("length", len, max)? })

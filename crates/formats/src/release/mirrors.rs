@@ -2,7 +2,7 @@
 //! list can't be put in the place of a new one.
 
 use super::signed::Document;
-use super::{Fault, MAX_LINE, MAX_MIRRORS};
+use super::{MAX_LINE, MAX_MIRRORS, ReleaseTextFault};
 use crate::names::ImageName;
 use crate::text::{At, Lines, TextFault, number32};
 use crate::url::MirrorUrl;
@@ -36,7 +36,7 @@ impl Document for Mirrors {
     const FILE: &'static str = "mirrors.txt";
     const LIMIT: u64 = MAX_MIRRORS;
 
-    fn decode_text(text: &[u8]) -> Result<Self, At<Fault>> {
+    fn decode_text(text: &[u8]) -> Result<Self, At<ReleaseTextFault>> {
         let mut lines = Lines::new(text, Self::LIMIT, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: Self::FILE, line: lines.number(), fault })
     }
@@ -62,7 +62,7 @@ impl Document for Mirrors {
     }
 }
 
-fn decode(lines: &mut Lines<&[u8]>) -> Result<Mirrors, Fault> {
+fn decode(lines: &mut Lines<&[u8]>) -> Result<Mirrors, ReleaseTextFault> {
     lines.heading("imgfactory-mirrors")?;
     let name = lines.name("name:")?;
     let mut mirrors: Vec<Mirror> = Vec::new();
@@ -76,10 +76,10 @@ fn decode(lines: &mut Lines<&[u8]>) -> Result<Mirrors, Fault> {
         let rest = rest.ok_or_else(|| TextFault::Shape { found: line.into(), want: shape })?;
         let mirror = mirror(rest)?;
         if mirrors.iter().any(|other| other.url == mirror.url) {
-            return Err(Fault::DuplicateMirror(mirror.url.to_string()));
+            return Err(ReleaseTextFault::DuplicateMirror(mirror.url.to_string()));
         }
         if mirrors.len() == MAX {
-            return Err(Fault::TooManyMirrors { max: MAX });
+            return Err(ReleaseTextFault::TooManyMirrors { max: MAX });
         }
         mirrors.push(mirror);
     }
@@ -87,12 +87,12 @@ fn decode(lines: &mut Lines<&[u8]>) -> Result<Mirrors, Fault> {
     Ok(Mirrors { name, mirrors })
 }
 
-fn mirror(text: &str) -> Result<Mirror, Fault> {
+fn mirror(text: &str) -> Result<Mirror, ReleaseTextFault> {
     let mut words = text.split(' ');
     let url = words.next().unwrap_or_default().parse()?;
     let mut mirror = Mirror { url, max_connections: None, location: None };
     for word in words {
-        let bad = || Fault::MirrorOption(word.into());
+        let bad = || ReleaseTextFault::MirrorOption(word.into());
         match word.split_once('=').ok_or_else(bad)? {
             ("max-conn", most) if mirror.max_connections.is_none() && mirror.location.is_none() => {
                 let most = number32("max-conn", most, MAX_CONNECTIONS).ok().filter(|most| *most > 0);

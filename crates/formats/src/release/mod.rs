@@ -16,8 +16,8 @@ mod signed;
 mod successors;
 mod upload;
 
-pub use dlahead::{Ahead, Dlahead, Phase, merge};
-pub use fault::Fault;
+pub use dlahead::{Dlahead, Phase, PrefetchBlock, merge};
+pub use fault::ReleaseTextFault;
 pub use latest::Latest;
 pub use mirrors::{Mirror, Mirrors};
 pub use numbered::{ImageFiles, Release, Stored};

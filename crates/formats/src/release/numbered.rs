@@ -4,7 +4,7 @@ use crate::digest::Digest;
 use std::fmt::Write as _;
 
 use super::signed::{Document, Error};
-use super::{Dlahead, Fault, Leaf, MAX_DLAHEAD, MAX_LAYOUT, MAX_LINE, MAX_RELEASE, MirrorPath};
+use super::{Dlahead, Leaf, MAX_DLAHEAD, MAX_LAYOUT, MAX_LINE, MAX_RELEASE, MirrorPath, ReleaseTextFault};
 use crate::index::{self, Index};
 use crate::names::{ImageName, Serial, UnixTime};
 use crate::text::{At, Lines, TextFault, number, words};
@@ -161,7 +161,7 @@ impl Document for Release {
     const FILE: &'static str = "release";
     const LIMIT: u64 = MAX_RELEASE;
 
-    fn decode_text(text: &[u8]) -> Result<Self, At<Fault>> {
+    fn decode_text(text: &[u8]) -> Result<Self, At<ReleaseTextFault>> {
         let mut lines = Lines::new(text, Self::LIMIT, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: Self::FILE, line: lines.number(), fault })
     }
@@ -199,14 +199,18 @@ impl Document for Release {
     }
 }
 
-fn decode(lines: &mut Lines<&[u8]>) -> Result<Release, Fault> {
+fn decode(lines: &mut Lines<&[u8]>) -> Result<Release, ReleaseTextFault> {
     lines.heading("imgfactory-release")?;
     let name = lines.name("name:")?;
     let serial = lines.serial("serial:")?;
     let published = lines.time("published:")?;
     let retain_until = lines.time("retain-until:")?;
     if retain_until < published {
-        return Err(Fault::BeforePublished { what: "retain-until", time: retain_until, published });
+        return Err(ReleaseTextFault::BeforePublished {
+            what: "retain-until",
+            time: retain_until,
+            published,
+        });
     }
     let mut images: Vec<ImageFiles> = Vec::new();
     loop {
@@ -228,17 +232,17 @@ fn decode(lines: &mut Lines<&[u8]>) -> Result<Release, Fault> {
             MirrorPath::Image(of, from, is) if *of == image && *is == leaf => *from,
             _ => {
                 let want = format!("images/{image}/<serial>/{}", leaf.file());
-                return Err(Fault::OtherPath { found, want });
+                return Err(ReleaseTextFault::OtherPath { found, want });
             }
         };
         if from > serial {
-            return Err(Fault::LaterSerial { found: from, serial });
+            return Err(ReleaseTextFault::LaterSerial { found: from, serial });
         }
         let sha256 = sha256.parse().map_err(TextFault::from)?;
         let stored = Stored { serial: from, digest: Digest { sha256, len: number("length", len, max)? } };
         if leaf == Leaf::Index {
             if images.iter().any(|other| other.name == image) {
-                return Err(Fault::DuplicateImage(image));
+                return Err(ReleaseTextFault::DuplicateImage(image));
             }
             images.push(ImageFiles::of_index(image, stored));
             continue;
@@ -256,11 +260,11 @@ fn decode(lines: &mut Lines<&[u8]>) -> Result<Release, Fault> {
             (Leaf::Dlahead, Some(ImageFiles { dlahead: dlahead @ None, layout: None, .. })) => {
                 *dlahead = Some(stored);
             }
-            _ => return Err(Fault::Stray { kind, image: image.to_string() }),
+            _ => return Err(ReleaseTextFault::Stray { kind, image: image.to_string() }),
         }
     }
     if images.is_empty() {
-        return Err(Fault::NoImage);
+        return Err(ReleaseTextFault::NoImage);
     }
     lines.finish()?;
     Ok(Release { name, serial, published, retain_until, images })

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
 use std::ops::Range;
 
-use super::{Fault, MAX_LINE, MAX_READS};
+use super::{MAX_LINE, MAX_READS, ReleaseTextFault};
 use crate::names::{ImageName, Serial};
 use crate::text::{At, Lines, number32, words};
 
@@ -40,14 +40,14 @@ impl Reads {
     /// Reads the text. Lines that begin with `#` are skipped.
     ///
     /// # Errors
-    /// The line and its [`Fault`].
-    pub fn decode(text: impl BufRead) -> Result<Reads, At<Fault>> {
+    /// The line and its [`ReleaseTextFault`].
+    pub fn decode(text: impl BufRead) -> Result<Reads, At<ReleaseTextFault>> {
         let mut lines = Lines::new(text, MAX_READS, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: "reads", line: lines.number(), fault })
     }
 }
 
-fn decode(lines: &mut Lines<impl BufRead>) -> Result<Reads, Fault> {
+fn decode(lines: &mut Lines<impl BufRead>) -> Result<Reads, ReleaseTextFault> {
     lines.heading("imgfactory-reads")?;
     let image = lines.name("image:")?;
     let serial = lines.serial("serial:")?;

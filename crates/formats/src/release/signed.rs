@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use minisign_verify::{Error as Minisign, PublicKey, Signature};
 
-use super::Fault;
+use super::ReleaseTextFault;
 use crate::digest::Sha256;
 use crate::names::{ImageName, Serial};
 use crate::text::At;
@@ -21,7 +21,7 @@ pub trait Document: Sized {
     ///
     /// # Errors
     /// [`At`] names the line.
-    fn decode_text(text: &[u8]) -> Result<Self, At<Fault>>;
+    fn decode_text(text: &[u8]) -> Result<Self, At<ReleaseTextFault>>;
     /// The canonical text up to and including its `end` line.
     fn to_text(&self) -> String;
     /// What it is, in one line that is signed too: `imgfactory demo serial 42`.
@@ -204,7 +204,7 @@ pub enum Error {
     },
     /// Rightly signed, and yet not a text of this kind.
     #[error(transparent)]
-    Text(#[from] At<Fault>),
+    Text(#[from] At<ReleaseTextFault>),
     /// Another length than the file above it says.
     #[error("{file}: {found} bytes; {by} says {want}")]
     Length {

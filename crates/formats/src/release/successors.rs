@@ -2,7 +2,7 @@
 //! the next one signs. Written once, never changed.
 
 use super::signed::{Document, TrustedKeys};
-use super::{Fault, MAX_LINE};
+use super::{MAX_LINE, ReleaseTextFault};
 use crate::names::ImageName;
 use crate::text::{At, Lines, TextFault};
 
@@ -33,7 +33,7 @@ impl Document for Successors {
     const FILE: &'static str = "keys";
     const LIMIT: u64 = LIMIT;
 
-    fn decode_text(text: &[u8]) -> Result<Self, At<Fault>> {
+    fn decode_text(text: &[u8]) -> Result<Self, At<ReleaseTextFault>> {
         let mut lines = Lines::new(text, LIMIT, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: Self::FILE, line: lines.number(), fault })
     }
@@ -48,7 +48,7 @@ impl Document for Successors {
     }
 }
 
-fn decode(lines: &mut Lines<&[u8]>) -> Result<Successors, Fault> {
+fn decode(lines: &mut Lines<&[u8]>) -> Result<Successors, ReleaseTextFault> {
     lines.heading("imgfactory-keys")?;
     let name = lines.name("name:")?;
     let mut keys: Vec<String> = Vec::new();

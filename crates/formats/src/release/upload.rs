@@ -5,7 +5,7 @@ use crate::digest::Digest;
 use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
 
-use super::{Fault, MAX_LINE, MirrorPath};
+use super::{MAX_LINE, MirrorPath, ReleaseTextFault};
 use crate::names::{ImageName, Serial};
 use crate::text::{At, Lines, TextFault, number, words};
 
@@ -75,8 +75,8 @@ impl Upload {
     /// Reads the canonical text.
     ///
     /// # Errors
-    /// The line and its [`Fault`].
-    pub fn decode(text: impl BufRead) -> Result<Upload, At<Fault>> {
+    /// The line and its [`ReleaseTextFault`].
+    pub fn decode(text: impl BufRead) -> Result<Upload, At<ReleaseTextFault>> {
         let mut lines = Lines::new(text, MAX_FILE, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: "upload.txt", line: lines.number(), fault })
     }
@@ -101,7 +101,7 @@ fn rank(path: &MirrorPath) -> u8 {
     }
 }
 
-fn decode(lines: &mut Lines<impl BufRead>) -> Result<Upload, Fault> {
+fn decode(lines: &mut Lines<impl BufRead>) -> Result<Upload, ReleaseTextFault> {
     lines.heading("imgfactory-upload")?;
     let name = lines.name("name:")?;
     let serial = lines.serial("serial:")?;
@@ -112,7 +112,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Upload, Fault> {
     if let Some(base) = base
         && base > serial
     {
-        return Err(Fault::Base { base, serial });
+        return Err(ReleaseTextFault::Base { base, serial });
     }
     let (mut puts, mut seen) = (Vec::new(), HashSet::new());
     let (mut mirrors, mut latest) = (None, None);
@@ -131,15 +131,15 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Upload, Fault> {
             Digest { len: number("length", len, 1 << 40)?, sha256: sha256.parse().map_err(TextFault::from)? };
         if verb != verb_of(&path) {
             let rule = "`latest` and `mirrors.txt` are replaced, all else is put";
-            return Err(Fault::Order { verb, path, rule });
+            return Err(ReleaseTextFault::Order { verb, path, rule });
         }
         if rank(&path) < last_rank {
             let rule = "blocks come first, then images' files, the release, `mirrors.txt`, `latest`";
-            return Err(Fault::Order { verb, path, rule });
+            return Err(ReleaseTextFault::Order { verb, path, rule });
         }
         last_rank = rank(&path);
         if !seen.insert(path.clone()) {
-            return Err(Fault::DuplicatePath(path));
+            return Err(ReleaseTextFault::DuplicatePath(path));
         }
         count += 1;
         // At most 2^24 lines or so of at most 2^40 each.
@@ -152,9 +152,14 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Upload, Fault> {
     };
     let [_, lines_said, bytes_said] = words(line, "end <lines> <bytes>")?;
     let (said, sum) = (number("lines", lines_said, u64::MAX)?, number("bytes", bytes_said, u64::MAX)?);
-    let latest = latest.ok_or(Fault::NoLatest)?;
+    let latest = latest.ok_or(ReleaseTextFault::NoLatest)?;
     if (said, sum) != (count, bytes) {
-        return Err(Fault::EndCounts { lines: said, bytes: sum, found_lines: count, found_bytes: bytes });
+        return Err(ReleaseTextFault::EndCounts {
+            lines: said,
+            bytes: sum,
+            found_lines: count,
+            found_bytes: bytes,
+        });
     }
     lines.finish()?;
     Ok(Upload { name, serial, base, puts, mirrors, latest })

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Cache, Loaded, read_file};
-use formats::block::{BlockName, Fetched, Object};
+use formats::block::{BlockName, FetchedFile as Fetched, Object};
 use formats::release::MirrorPath;
 use system::files::read_at_most;
 

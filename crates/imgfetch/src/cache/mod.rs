@@ -28,7 +28,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 pub use care::{Checked, ImageStats, Stats};
 use evict::Shelf;
-use formats::block::{Block, BlockName, Damage, Fetched, Object};
+use formats::block::{Block, BlockDamage as Damage, BlockName, FetchedFile as Fetched, Object};
 use system::files::{FileError, create_dir_all, read_at_most, write_atomic};
 
 /// What `VERSION` says.

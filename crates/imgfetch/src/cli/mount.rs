@@ -18,7 +18,7 @@ use crate::status::{self, Form, StatusSocket};
 use crate::threads::{self, Queue};
 use crate::trust::Chosen;
 use formats::names::{ImageName, Serial};
-use formats::release::{Ahead, Dlahead, Phase, Reading, Reads};
+use formats::release::{Dlahead, Phase, PrefetchBlock as Ahead, Reading, Reads};
 use formats::report::Exit;
 use system::files::{create_dir_all, write_atomic};
 

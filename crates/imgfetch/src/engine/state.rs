@@ -12,7 +12,7 @@ use crate::scheduler::{
 };
 use crate::threads::Queue;
 use formats::block::{Block, BlockName};
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 use formats::index::Target;
 use formats::release::MirrorUrl;
 use system::http::Grip;

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use self::core::{Action, Arrived, Config, Core, Found, LastFault, SPARE};
 pub use ahead::{Ahead, Guess};
 pub use extent::{Piece, pieces};
-pub use formats::fetch_fault::{Blame, Fault, Wait};
+pub use formats::fetch_fault::{Blame, FetchFault as Fault, Wait};
 pub use mirrors::{Health, Hedge, Recent, Rest};
 pub use ram::Ram;
 

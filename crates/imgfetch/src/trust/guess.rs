@@ -9,7 +9,7 @@ use super::seek::Round;
 use super::{Origin, Wanted};
 use crate::cache::Cache;
 use crate::threads::{Coming, work_out};
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 use formats::release::{Document, Latest, Leaf, MirrorPath, Mirrors};
 use system::http::{Answer, Get};
 

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::engine::Known;
 use crate::threads::{Coming, Queue, work_out};
 use formats::fetch_fault::Blame;
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 use formats::index::Index;
 use formats::names::{ImageName, Serial};
 use formats::release::{

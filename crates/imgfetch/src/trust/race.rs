@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::engine::Known;
 use crate::threads::{Queue, start};
 use formats::fetch_fault::Blame;
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 use formats::release::{MAX_LATEST, MirrorPath, MirrorUrl};
 use system::http::{Answer, Get, Http};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::race::{Said, race};
 use super::{Origin, OriginError, lock};
 use formats::fetch_fault::Blame;
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 use formats::release::{MirrorPath, MirrorUrl};
 use system::http::{Answer, Get};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Origin, OriginError, Wanted, not_signed, refused};
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 use formats::release::{Document, KeyId, MAX_HOPS, MirrorPath, Release, Successors, TrustedKeys, Verified};
 use system::http::Get;
 

@@ -2,8 +2,8 @@
 
 use std::mem;
 
-use crate::ext2::demand::Entry;
-use crate::ext2::dirent::{DOTS, Slot, fits, pack, record_len};
+use crate::ext2::demand::DemandedEntry;
+use crate::ext2::dirent::{DOTS, DirentSlot, fits, pack, record_len};
 use crate::ext2::layout::map::MappedEntry;
 
 /// End of a block.
@@ -12,18 +12,25 @@ const END: u16 = 4096;
 /// Places of a directory's entries, ascending by name, when `old` are those that it had, block by block. Names that were
 /// there stay in place. New ones go into the first gap of a block that has lost an entry, or else of any; then come new
 /// blocks. Blocks at the end that have nothing left are dropped, down to `least`.
-pub(super) fn keep(old: &[Vec<MappedEntry>], entries: &[Entry<'_>], least: usize) -> Vec<Vec<Slot>> {
+pub(super) fn keep(
+    old: &[Vec<MappedEntry>],
+    entries: &[DemandedEntry<'_>],
+    least: usize,
+) -> Vec<Vec<DirentSlot>> {
     // By their names, as they stand in it.
     let mut left: Vec<bool> = vec![true; entries.len()];
-    let mut blocks: Vec<Vec<Slot>> = Vec::with_capacity(old.len());
+    let mut blocks: Vec<Vec<DirentSlot>> = Vec::with_capacity(old.len());
     let mut lost = Vec::with_capacity(old.len());
     for block in old {
-        let kept: Vec<Slot> = block
+        let kept: Vec<DirentSlot> = block
             .iter()
             .filter_map(|entry| {
                 let nth = entries.binary_search_by(|now| now.name.cmp(&entry.name)).ok()?;
                 let nth = mem::take(&mut left[nth]).then_some(nth)?;
-                Some(Slot { offset: entry.offset, entry: u32::try_from(nth).expect("one of 2^29 inodes") })
+                Some(DirentSlot {
+                    offset: entry.offset,
+                    entry: u32::try_from(nth).expect("one of 2^29 inodes"),
+                })
             })
             .collect();
         lost.push(kept.len() < block.len());
@@ -52,7 +59,7 @@ pub(super) fn keep(old: &[Vec<MappedEntry>], entries: &[Entry<'_>], least: usize
                 (blocks.len() - 1, 0, 0)
             }
         };
-        blocks[nth].insert(at, Slot { offset, entry });
+        blocks[nth].insert(at, DirentSlot { offset, entry });
     }
     while blocks.len() > least.max(1) && blocks.last().is_some_and(Vec::is_empty) {
         blocks.pop();
@@ -66,7 +73,12 @@ fn first(block: usize) -> u16 {
 }
 
 /// The first gap of `len` bytes in a block: which slot it comes before, and its offset.
-fn gap<'n>(slots: &[Slot], first: u16, len: u16, name: impl Fn(u32) -> &'n [u8]) -> Option<(usize, u16)> {
+fn gap<'n>(
+    slots: &[DirentSlot],
+    first: u16,
+    len: u16,
+    name: impl Fn(u32) -> &'n [u8],
+) -> Option<(usize, u16)> {
     let mut free = first;
     for (at, slot) in slots.iter().enumerate() {
         if slot.offset - free >= len {
@@ -81,13 +93,13 @@ fn gap<'n>(slots: &[Slot], first: u16, len: u16, name: impl Fn(u32) -> &'n [u8])
 mod tests {
     use super::*;
 
-    fn entries<'n>(names: &[&'n str]) -> Vec<Entry<'n>> {
-        names.iter().map(|name| Entry { name: name.as_bytes(), target: 0 }).collect()
+    fn entries<'n>(names: &[&'n str]) -> Vec<DemandedEntry<'n>> {
+        names.iter().map(|name| DemandedEntry { name: name.as_bytes(), target: 0 }).collect()
     }
 
     /// `name@offset` of each entry, blocks apart.
-    fn shown(blocks: &[Vec<Slot>], entries: &[Entry<'_>]) -> String {
-        let one = |slot: &Slot| {
+    fn shown(blocks: &[Vec<DirentSlot>], entries: &[DemandedEntry<'_>]) -> String {
+        let one = |slot: &DirentSlot| {
             format!("{}@{}", String::from_utf8_lossy(entries[slot.entry as usize].name), slot.offset)
         };
         blocks
@@ -97,8 +109,8 @@ mod tests {
             .join(" | ")
     }
 
-    fn old(blocks: &[Vec<Slot>], entries: &[Entry<'_>]) -> Vec<Vec<MappedEntry>> {
-        let one = |slot: &Slot| MappedEntry {
+    fn old(blocks: &[Vec<DirentSlot>], entries: &[DemandedEntry<'_>]) -> Vec<Vec<MappedEntry>> {
+        let one = |slot: &DirentSlot| MappedEntry {
             offset: slot.offset,
             ino: 12,
             name: entries[slot.entry as usize].name.to_vec(),

@@ -15,22 +15,22 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use self::numbers::Numbers;
-use self::space::{Room, Space};
-use super::map::{MappedKind, Previous};
+use self::numbers::InodeNumbers;
+use self::space::{PageSpace, SpaceRequest};
+use super::map::{MappedKind, PreviousLayout};
 use super::order::positions;
 use super::{Allocator, PlaceError, PlacedInode, Placement};
-use crate::ext2::blockmap::{Indirect, Map, Run, needed};
-use crate::ext2::demand::{Body, Demand, Origin};
+use crate::ext2::blockmap::{BlockMap, Indirect, Run, needed};
+use crate::ext2::demand::{Body, Demand, InodeOrigin};
 use crate::ext2::geometry::{BLOCK, BLOCKS_PER_GROUP};
 use crate::ext2::pages::{PageHash, Pages};
 use crate::ext2::xattr;
 
 /// Keeps the positions of the layout before.
 #[derive(Debug)]
-pub struct Stable<'a> {
+pub struct IncrementalAllocator<'a> {
     /// The layout before.
-    pub previous: &'a Previous<'a>,
+    pub previous: &'a PreviousLayout<'a>,
     /// What the tree's files hold.
     pub pages: &'a Pages,
     /// Pages of a block of the disk, e.g. 64 for 256 KiB.
@@ -43,13 +43,13 @@ pub struct Stable<'a> {
 /// A page that has no place yet.
 const NOWHERE: u32 = 0;
 
-impl Allocator for Stable<'_> {
+impl Allocator for IncrementalAllocator<'_> {
     fn place(&mut self, demand: &Demand<'_>) -> Result<Placement, PlaceError> {
         if self.previous.geometry.inode_size != demand.options.inode_size {
             return Err(PlaceError::Relayout { why: "its inodes have another size" });
         }
-        let numbers = Numbers::choose(demand, self.previous, self.pages, self.unit);
-        let mut work = Work::new(self, demand, &numbers);
+        let numbers = InodeNumbers::choose(demand, self.previous, self.pages, self.unit);
+        let mut work = IncrementalUpdate::new(self, demand, &numbers);
         work.directories();
         work.keep();
         let touched = work.touched();
@@ -62,7 +62,7 @@ impl Allocator for Stable<'_> {
 
 /// Pages of an inode.
 #[derive(Default)]
-struct Pieces<'a> {
+struct PlacedFile<'a> {
     /// Which blocks of it they are, ascending.
     runs: Cow<'a, [Range<u32>]>,
     /// Where each of them is.
@@ -71,7 +71,7 @@ struct Pieces<'a> {
     indirect: Vec<(Indirect, u32)>,
 }
 
-impl Pieces<'_> {
+impl PlacedFile<'_> {
     /// How many pages lie before a block of the inode.
     fn before(&self, logical: u32) -> usize {
         let count = |run: &Range<u32>| (run.end.min(logical).saturating_sub(run.start)) as usize;
@@ -98,25 +98,25 @@ fn logical(runs: &[Range<u32>]) -> impl Iterator<Item = u32> + '_ {
     runs.iter().cloned().flatten()
 }
 
-struct Work<'a> {
-    stable: &'a Stable<'a>,
+struct IncrementalUpdate<'a> {
+    stable: &'a IncrementalAllocator<'a>,
     demand: &'a Demand<'a>,
-    numbers: &'a Numbers,
-    space: Space,
-    slots: Vec<Vec<Vec<crate::ext2::dirent::Slot>>>,
-    pieces: Vec<Pieces<'a>>,
+    numbers: &'a InodeNumbers,
+    space: PageSpace,
+    slots: Vec<Vec<Vec<crate::ext2::dirent::DirentSlot>>>,
+    pieces: Vec<PlacedFile<'a>>,
     xattr_blocks: Vec<u32>,
     /// Positions in the order in which new pages are placed.
     order: Vec<usize>,
 }
 
-impl<'a> Work<'a> {
-    fn new(stable: &'a Stable<'a>, demand: &'a Demand<'a>, numbers: &'a Numbers) -> Self {
-        Work {
+impl<'a> IncrementalUpdate<'a> {
+    fn new(stable: &'a IncrementalAllocator<'a>, demand: &'a Demand<'a>, numbers: &'a InodeNumbers) -> Self {
+        IncrementalUpdate {
             stable,
             demand,
             numbers,
-            space: Space::new(stable.previous.geometry, stable.unit),
+            space: PageSpace::new(stable.previous.geometry, stable.unit),
             slots: vec![],
             pieces: vec![],
             xattr_blocks: vec![NOWHERE; demand.xattr_blocks.len()],
@@ -136,8 +136,8 @@ impl<'a> Work<'a> {
     /// What the pages of a wanted inode are to hold; nothing for a directory.
     fn hashes(&self, position: usize) -> &'a [PageHash] {
         match self.demand.wanted[position].origin {
-            Origin::Node(node) => self.stable.pages.of(node),
-            Origin::LostFound => &[],
+            InodeOrigin::Node(node) => self.stable.pages.of(node),
+            InodeOrigin::LostFound => &[],
         }
     }
 
@@ -159,7 +159,7 @@ impl<'a> Work<'a> {
             };
             let indirect = needed(&runs).into_iter().map(|indirect| (indirect, NOWHERE)).collect();
             let at = vec![NOWHERE; runs.iter().map(Range::len).sum()];
-            self.pieces.push(Pieces { runs, at, indirect });
+            self.pieces.push(PlacedFile { runs, at, indirect });
             self.slots.push(slots);
         }
     }
@@ -275,7 +275,7 @@ impl<'a> Work<'a> {
             }
             let before = old.map();
             let pieces = &self.pieces[position];
-            let mut now = Map { data: pieces.placed(), indirect: pieces.indirect.clone() };
+            let mut now = BlockMap { data: pieces.placed(), indirect: pieces.indirect.clone() };
             let (mut was, mut is) = (vec![0; BLOCK as usize], vec![0; BLOCK as usize]);
             // From the leaves up: what points to a block that moves changes too.
             for level in 1..=3 {
@@ -302,7 +302,7 @@ impl<'a> Work<'a> {
     }
 
     /// Whether all that an indirect block points to has its place.
-    fn is_complete(&self, map: &Map, indirect: Indirect, position: usize) -> bool {
+    fn is_complete(&self, map: &BlockMap, indirect: Indirect, position: usize) -> bool {
         let covered = indirect.first..indirect.first.saturating_add(indirect.covers());
         if indirect.level > 1 {
             let below = map.indirect.iter().filter(|(below, _)| covered.contains(&below.first));
@@ -326,7 +326,7 @@ impl<'a> Work<'a> {
             .sum();
         let xattrs = self.xattr_blocks.iter().filter(nowhere).count();
         let options = &self.demand.options;
-        let room = Room {
+        let room = SpaceRequest {
             pages: u32::try_from(pages + xattrs).unwrap_or(u32::MAX),
             free: options.free.div_ceil(BLOCK.into()),
             minimum: options.minimum.div_ceil(BLOCK.into()),
@@ -342,7 +342,7 @@ impl<'a> Work<'a> {
             debug_assert!(taken, "room is free");
             page
         };
-        let mut fill = |pieces: &mut Pieces| {
+        let mut fill = |pieces: &mut PlacedFile| {
             pieces.indirect.iter_mut().filter(|(_, at)| *at == NOWHERE).for_each(|(_, at)| *at = next());
             pieces.at.iter_mut().filter(|at| **at == NOWHERE).for_each(|at| *at = next());
         };
@@ -429,7 +429,7 @@ impl Pool {
     }
 
     /// The first page of the image that holds this and is free.
-    fn first_free(&mut self, hash: PageHash, space: &Space) -> Option<u32> {
+    fn first_free(&mut self, hash: PageHash, space: &PageSpace) -> Option<u32> {
         let [from, to] = [0, 1].map(|more| self.begin[kind(hash) + more] as usize);
         let pages = &self.pages[from..to];
         let before = pages.partition_point(|(held, _)| *held < hash);

@@ -3,25 +3,25 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::ext2::demand::{Body, Demand, Entry, Origin};
+use crate::ext2::demand::{Body, Demand, DemandedEntry, InodeOrigin};
 use crate::ext2::geometry::Geometry;
-use crate::ext2::layout::map::{LayoutMap, Mapped, MappedKind, Previous};
+use crate::ext2::layout::map::{LayoutMap, Mapped, MappedKind, PreviousLayout};
 use crate::ext2::layout::order::positions;
 use crate::ext2::pages::{PageHash, Pages};
 use crate::ext2::{FIRST_INO, ROOT_INO};
 use crate::tree::Kind;
 
 /// The number of each inode wanted, and which inode it was.
-pub(super) struct Numbers {
+pub(super) struct InodeNumbers {
     /// Inode number by position in [`Demand::wanted`]. May be more than the image has inodes for: then it grows.
     pub ino: Vec<u32>,
     /// Place in [`LayoutMap::inodes`] of the inode that it was, by the same position.
     pub old: Vec<Option<usize>>,
 }
 
-impl Numbers {
+impl InodeNumbers {
     /// Chooses them. `unit` is the number of pages in a block of the disk.
-    pub fn choose(demand: &Demand<'_>, previous: &Previous<'_>, pages: &Pages, unit: u32) -> Self {
+    pub fn choose(demand: &Demand<'_>, previous: &PreviousLayout<'_>, pages: &Pages, unit: u32) -> Self {
         let mut matching =
             Matching { demand, previous, pages, old: vec![None; demand.wanted.len()], taken: vec![] };
         matching.taken = vec![false; previous.inodes.len()];
@@ -54,13 +54,13 @@ impl Numbers {
                 ino[position] = if position == 0 { ROOT_INO } else { free.next().expect("numbers go on") };
             }
         }
-        Numbers { ino, old }
+        InodeNumbers { ino, old }
     }
 }
 
 /// Whether a mapped inode is of a wanted one's kind.
 fn same_kind(demand: &Demand<'_>, position: usize, mapped: &Mapped) -> bool {
-    let Origin::Node(node) = demand.wanted[position].origin else {
+    let InodeOrigin::Node(node) = demand.wanted[position].origin else {
         return matches!(mapped.kind, MappedKind::Directory(_));
     };
     matches!(
@@ -77,7 +77,7 @@ fn same_kind(demand: &Demand<'_>, position: usize, mapped: &Mapped) -> bool {
 
 struct Matching<'a> {
     demand: &'a Demand<'a>,
-    previous: &'a Previous<'a>,
+    previous: &'a PreviousLayout<'a>,
     pages: &'a Pages,
     old: Vec<Option<usize>>,
     /// Which inodes of the previous layout have found theirs.
@@ -112,7 +112,7 @@ impl Matching<'_> {
             let (Body::Directory { entries, .. }, Some(place)) = (&wanted.body, places[dir]) else {
                 continue;
             };
-            for &Entry { name, target } in entries {
+            for &DemandedEntry { name, target } in entries {
                 let is_first = !std::mem::replace(&mut seen[target], true);
                 let Some(old) = self.previous.child(place, name) else { continue };
                 places[target] = Some(old);
@@ -141,7 +141,7 @@ impl Matching<'_> {
             return;
         }
         for position in positions(self.demand) {
-            let Origin::Node(node) = self.demand.wanted[position].origin else { continue };
+            let InodeOrigin::Node(node) = self.demand.wanted[position].origin else { continue };
             let (Kind::File(content), None) = (&self.demand.tree.node(node).kind, self.old[position]) else {
                 continue;
             };
@@ -179,7 +179,7 @@ fn dirty_units(
 ) -> std::collections::HashSet<u32> {
     let mut kept = vec![false; previous.inodes.len()];
     for (wanted, old) in demand.wanted.iter().zip(old) {
-        let (Some(old), Origin::Node(node)) = (*old, wanted.origin) else { continue };
+        let (Some(old), InodeOrigin::Node(node)) = (*old, wanted.origin) else { continue };
         let mapped = &previous.inodes[old];
         let same = match (&demand.tree.node(node).kind, &mapped.kind) {
             (Kind::File(content), MappedKind::File(len)) => {

@@ -13,7 +13,7 @@ pub(super) const LEAST_USE: u64 = 60;
 const SLACK: u64 = 64;
 
 /// Pages of an image that are given away.
-pub(super) struct Space {
+pub(super) struct PageSpace {
     pub geometry: Geometry,
     /// Pages of a block of the disk.
     unit: u32,
@@ -22,7 +22,7 @@ pub(super) struct Space {
 }
 
 /// What a search for room needs to know.
-pub(super) struct Room {
+pub(super) struct SpaceRequest {
     /// New pages.
     pub pages: u32,
     /// Pages to leave free.
@@ -35,9 +35,9 @@ pub(super) struct Room {
     pub touched: Vec<bool>,
 }
 
-impl Space {
+impl PageSpace {
     pub fn new(geometry: Geometry, unit: u32) -> Self {
-        let mut space = Space { geometry, unit, taken: vec![] };
+        let mut space = PageSpace { geometry, unit, taken: vec![] };
         space.metadata();
         space
     }
@@ -65,7 +65,7 @@ impl Space {
     ///
     /// # Errors
     /// [`PlaceError`], when the image can't grow in place.
-    pub fn find(&mut self, room: &Room) -> Result<Vec<Range<u32>>, PlaceError> {
+    pub fn find(&mut self, room: &SpaceRequest) -> Result<Vec<Range<u32>>, PlaceError> {
         loop {
             let survey = self.survey();
             let holes = survey.holes(room.pages, self.unit).min(survey.free_in_holes);
@@ -126,8 +126,8 @@ impl Space {
         Ok(())
     }
 
-    fn survey(&self) -> Survey {
-        let mut survey = Survey::default();
+    fn survey(&self) -> BlockUsage {
+        let mut survey = BlockUsage::default();
         for block in 0..self.geometry.blocks.div_ceil(self.unit) {
             let pages = self.pages_of(block);
             let all = pages.len() as u64;
@@ -153,7 +153,7 @@ impl Space {
     }
 
     /// `pages` free ones out of the blocks with the fewest pages in use.
-    fn holes(&self, survey: &Survey, pages: u64) -> Vec<Range<u32>> {
+    fn holes(&self, survey: &BlockUsage, pages: u64) -> Vec<Range<u32>> {
         let mut found: Vec<Range<u32>> = vec![];
         let all = survey.partly.iter().flat_map(|&(_, block)| self.free_in(block));
         for page in all.take(usize::try_from(pages).unwrap_or(usize::MAX)) {
@@ -168,7 +168,7 @@ impl Space {
 
 /// How the blocks of the disk are filled.
 #[derive(Default)]
-struct Survey {
+struct BlockUsage {
     /// Free pages in all.
     free: u64,
     /// Runs of blocks of which nothing is in use, as pages.
@@ -183,7 +183,7 @@ struct Survey {
     in_blocks: u64,
 }
 
-impl Survey {
+impl BlockUsage {
     /// How many of `pages` new ones must go into holes, so that blocks in use stay filled by [`LEAST_USE`].
     fn holes(&self, pages: u32, unit: u32) -> u64 {
         let pages = u64::from(pages);

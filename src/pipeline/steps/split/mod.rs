@@ -39,7 +39,7 @@ use crate::repository::store::{Offered, Origin, Store, StoreError};
 use crate::sys::progress::{Progress, Task, Unit};
 use formats::block::{Block, BlockName, Codec, Object};
 use formats::digest::Sha256;
-use formats::index::{Fault, Header, Index};
+use formats::index::{Header, Index, IndexFault};
 use formats::names::{BlockSize, ImageName};
 
 /// How many other block sizes are tried.
@@ -96,7 +96,7 @@ pub enum SplitError<E: Error + 'static> {
         /// The image.
         image: ImageName,
         /// What is wrong with it.
-        source: Fault,
+        source: IndexFault,
     },
     /// Blocks collide, however the image is cut. Somebody works hard at it.
     #[error(
@@ -289,7 +289,7 @@ impl Attempt {
         let (size, block_size) = (header.size, header.block_size);
         let count = header.block_count().ok_or_else(|| SplitError::Index {
             image: header.image.clone(),
-            source: Fault::Size { size, block_size },
+            source: IndexFault::Size { size, block_size },
         })?;
         let (seen, collided) = (Mutex::default(), AtomicBool::new(false));
         let shared = Shared { header, source, store, task, seen, collided };
@@ -324,7 +324,7 @@ impl Attempt {
     }
 
     /// Puts the index together. There are no collisions.
-    fn finish(self, header: Header) -> Result<Split, Fault> {
+    fn finish(self, header: Header) -> Result<Split, IndexFault> {
         let mut figures = Figures::default();
         for seen in self.seen.values() {
             match seen.offered {

@@ -6,7 +6,7 @@ use super::{Action, Arrived, Core, Found, HEDGES, Step};
 use crate::scheduler::mirrors::{doubled, forgive_portal};
 use crate::scheduler::{MirrorId, ObjectId, ReadId, Ticket, Time};
 use formats::fetch_fault::Blame;
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 
 impl Core {
     /// The look into the cache has ended. After [`Found::Yes`] for a block that somebody reads, the shell

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Action, Core, Flight, SPARE, Step, Work};
 use crate::scheduler::mirrors::{Choice, choose};
 use crate::scheduler::{Health, LastFault, MirrorId, ObjectId, Ticket, Time};
-use formats::fetch_fault::Fault;
+use formats::fetch_fault::FetchFault as Fault;
 use formats::fetch_fault::Wait;
 
 /// A request that has not ended this long after its end: its thread is stuck, and the block is asked for again.
