@@ -134,7 +134,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     };
     memory.token = token.as_str().into();
     if !args.dry_run {
-        // Before our flag can stand anywhere.
+        // Before our lease can be anywhere.
         remember(&file, &memory)?;
     }
     let options = PublishOptions {

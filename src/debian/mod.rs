@@ -5,7 +5,7 @@
 //! tree can be kept. Running it is the host's work.
 
 pub mod inrelease;
-pub mod kit;
+pub mod boot_tools;
 pub mod mirrors;
 pub mod owners;
 pub mod plan;

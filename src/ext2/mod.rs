@@ -23,7 +23,7 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 pub mod blockmap;
-mod census;
+mod page_map;
 mod demand;
 pub mod dirent;
 mod dump;
@@ -36,17 +36,17 @@ mod reader;
 mod writer;
 pub mod xattr;
 
-pub use census::PageMap;
 pub use demand::{
     Body, Demand, DemandError, DemandedEntry, DemandedInode, ImageOptions, InodeOrigin, Profile, XattrBlock,
 };
 pub use dump::{dump, stat};
 pub use geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry, InodeSize, MAX_BLOCKS};
 pub use layout::{
-    Align, Allocator, Cause, ChangedBlock, Changes, IncrementalAllocator, Label, LayoutError, LayoutMap,
-    Mapped, MappedEntry, MappedKind, PlaceError, PlacedInode, Placement, PreviousLayout, Sequential, Spread,
-    keep_times,
+    Align, Allocator, Cause, ChangedBlock, Changes, Fragmentation, IncrementalAllocator, Label, LayoutError,
+    LayoutMap, Mapped, MappedEntry, MappedKind, PlaceError, PlacedInode, Placement, PreviousLayout,
+    Sequential, keep_times,
 };
+pub use page_map::PageMap;
 pub use pages::{PageHash, Pages};
 pub use plan::{ImagePlan, ImagePlanError};
 pub use reader::{DirEntry, ImageDamage, ImageReadError, InodeBlocks, RawInode, ReadAt, Reader};

@@ -1,11 +1,11 @@
 //! GRUB: what its two core images are made of, and its menu.
 //!
 //! A core image holds every module that is ever needed, so the medium carries no `.mod` files and GRUB reads
-//! nothing but the menu before the menu is there. The images are made in the boot kit, by `grub-mkimage` of the
-//! recipe's own suite. The configuration inside them, [`EARLY_CONFIG`], knows nothing of the recipe, so one kit
+//! nothing but the menu before the menu is there. The images are made in the boot tools, by `grub-mkimage` of the
+//! recipe's own suite. The configuration inside them, [`EARLY_CONFIG`], knows nothing of the recipe, so one set of them
 //! serves every medium of a suite.
 
-use crate::debian::kit::{GrubImage, Kit, KitError};
+use crate::debian::boot_tools::{BootTools, BootToolsError, GrubImage};
 use crate::recipe::{Boot, MenuEntry};
 use crate::templates::{TemplateError, Templates, context};
 
@@ -85,7 +85,7 @@ impl Platform {
         }
     }
 
-    /// How the kit makes the image.
+    /// How the boot tools makes the image.
     pub fn image(self) -> GrubImage {
         let modules = MODULES.iter().chain(self.own_modules());
         GrubImage {
@@ -97,7 +97,7 @@ impl Platform {
     }
 }
 
-/// What the boot kit has of GRUB.
+/// What the boot tools has of GRUB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grub {
     /// The image of [`Platform::Bios`].
@@ -109,20 +109,20 @@ pub struct Grub {
 }
 
 impl Grub {
-    /// The images that a kit has to make.
+    /// The images that the boot tools has to make.
     pub fn images() -> [GrubImage; 2] {
         [Platform::Bios.image(), Platform::Uefi.image()]
     }
 
-    /// Takes them out of the kit.
+    /// Takes them out of the boot tools.
     ///
     /// # Errors
-    /// [`KitError`].
-    pub fn of(kit: &Kit<'_>) -> Result<Self, KitError> {
+    /// [`BootToolsError`].
+    pub fn of(tools: &BootTools<'_>) -> Result<Self, BootToolsError> {
         Ok(Grub {
-            bios: kit.image(Platform::Bios.format())?,
-            uefi: kit.image(Platform::Uefi.format())?,
-            mbr: kit.grub_file("i386-pc", "boot_hybrid.img")?,
+            bios: tools.image(Platform::Bios.format())?,
+            uefi: tools.image(Platform::Uefi.format())?,
+            mbr: tools.grub_file("i386-pc", "boot_hybrid.img")?,
         })
     }
 }
@@ -191,11 +191,11 @@ fn words(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
+    use crate::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 
     struct Nothing;
 
-    impl Surroundings for Nothing {
+    impl ProjectFiles for Nothing {
         fn overlays(&self) -> Vec<String> {
             Vec::new()
         }

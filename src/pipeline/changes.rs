@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::ext2::{self, Cause, Changes, LayoutMap, Spread};
+use crate::ext2::{self, Cause, Changes, Fragmentation, LayoutMap};
 use crate::pipeline::layouts::{self, LayoutFault};
 use crate::publish::{MirrorFiles, ReleaseStateError, read_indexes, read_latest};
 use formats::block::BlockName;
@@ -164,7 +164,8 @@ impl ReleaseChanges {
             let header = index.header();
             let paths = first(&header.image)?;
             let Some(layout) = layout.as_ref().filter(|_| !paths.is_empty()) else { continue };
-            let Spread { blocks, least } = layout.spread(&paths, header.block_size.get() / ext2::BLOCK);
+            let Fragmentation { blocks, least } =
+                layout.spread(&paths, header.block_size.get() / ext2::BLOCK);
             let (blocks, least) = (u64::from(blocks), u64::from(least));
             let (times, more) = SCATTERED;
             let repack_advised = blocks > least * times && blocks > least + more;

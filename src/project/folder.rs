@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::recipe::lock::{self, Lock, LockError};
-pub use crate::recipe::{Findings, ProjectFile, ProjectPath, Recipe, Surroundings};
+pub use crate::recipe::{Findings, ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use crate::templates::{TemplateError, Templates, check_own};
 use system::files::{FileError, read_at_most};
 
@@ -168,7 +168,7 @@ fn files_below(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(files)
 }
 
-impl Surroundings for Project {
+impl ProjectFiles for Project {
     fn overlays(&self) -> Vec<String> {
         let entries = fs::read_dir(self.root.join("overlays")).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::time::Duration;
 
-use super::flag::{Lease, LeaseToken};
+use super::held_lease::HeldLease;
+use super::lease::LeaseToken;
 use super::plan::{PublishPlan, PublishPlanError, TargetContents, block_item};
+use super::release_state::{OfRemote, ReleaseState, ReleaseStateError, read_latest, read_named};
 use super::remote::{Clock, MirrorFiles, Remote, RemoteError};
-use super::state::{OfRemote, ReleaseState, ReleaseStateError, read_latest, read_named};
 use super::tombstones::Tombstones;
 use super::{Control, FileToSend, RemotePath};
 use formats::names::Serial;
@@ -18,8 +19,6 @@ use formats::report::size;
 const BATCH: usize = 512;
 /// Blocks of an earlier, broken attempt that are read back before the others are believed.
 const SAMPLE: usize = 16;
-/// Between two looks at a flag of others.
-const PAUSE: Duration = Duration::from_secs(2);
 
 /// Whatever went wrong.
 type PublishFault = Box<dyn Error + Send + Sync>;
@@ -27,15 +26,15 @@ type PublishFault = Box<dyn Error + Send + Sync>;
 /// How to publish.
 #[derive(Clone, Debug)]
 pub struct PublishOptions {
-    /// Our flag's word; the same for each attempt from one output directory.
+    /// The token of our lease; the same for each attempt from one output directory.
     pub token: LeaseToken,
-    /// The name of this machine, for others that find our flag.
+    /// The name of this machine, for others that find our lease.
     pub host: String,
     /// Look for every block instead of believing the release that the target has.
     pub verify: bool,
     /// Wait so long for another publisher.
     pub wait: Duration,
-    /// Go on in spite of another publisher's flag.
+    /// Go on in spite of another publisher's lease.
     pub take_over: bool,
 }
 
@@ -67,9 +66,9 @@ pub enum PublishError {
         what: &'static str,
         /// Which machine.
         host: String,
-        /// Seconds since its flag was made or renewed.
+        /// Seconds since its lease was made or renewed.
         ago: u64,
-        /// Seconds until its flag no longer counts.
+        /// Seconds until its lease expires.
         left: u64,
     },
     /// Somebody else took over while we worked.
@@ -79,7 +78,7 @@ pub enum PublishError {
         target: String,
     },
     /// We slept too long.
-    #[error("{target}: this program stood still for so long that its flag no longer counts; run it again")]
+    #[error("{target}: this program stood still for so long that its lease has expired; run it again")]
     Lapsed {
         /// The target.
         target: String,
@@ -165,7 +164,7 @@ pub struct Job<'a> {
 }
 
 /// What a publication would send: the plan, less what is there in spite of the target's release, with its length.
-/// Nothing is written, no flag is set.
+/// Nothing is written, no lease is set.
 ///
 /// # Errors
 /// [`PublishError`].
@@ -215,16 +214,16 @@ fn held(job: &Job<'_>) -> Result<Option<TargetContents>, PublishError> {
 /// # Errors
 /// [`PublishError`]; clients then still read the old release, and the next attempt goes on from there.
 pub fn publish(job: &Job<'_>) -> Result<PublishResult, PublishError> {
-    let mut turn = HeldLease::take(job)?;
-    let result = in_turn(job, &mut turn);
-    // The flag is ours to take down even after a failure; that this fails too is not worth more words.
-    if let Err(error) = turn.give_back() {
-        log::warn!("{error}: the flag stays, and counts for some minutes");
+    let mut lease = HeldLease::take(job)?;
+    let result = with_lease(job, &mut lease);
+    // The lease is removed after a failure too. If that fails as well, a warning is enough: it expires.
+    if let Err(error) = lease.give_back() {
+        log::warn!("{error}: the lease remains, and expires in some minutes");
     }
     result
 }
 
-fn in_turn(job: &Job<'_>, turn: &mut HeldLease<'_>) -> Result<PublishResult, PublishError> {
+fn with_lease(job: &Job<'_>, lease: &mut HeldLease<'_>) -> Result<PublishResult, PublishError> {
     let remote = job.remote;
     let mut done = PublishResult { plan: plan(job)?, files: 0, bytes: 0, found: 0 };
     if done.plan.is_done() && !job.options.verify {
@@ -244,7 +243,7 @@ fn in_turn(job: &Job<'_>, turn: &mut HeldLease<'_>) -> Result<PublishResult, Pub
     (job.begin)(need);
 
     for batch in lacking.chunks(BATCH) {
-        turn.renew()?;
+        lease.renew()?;
         job.tree.check(batch)?;
         remote.put(job.tree, batch, job.sent)?;
         count(&mut done, batch);
@@ -254,7 +253,7 @@ fn in_turn(job: &Job<'_>, turn: &mut HeldLease<'_>) -> Result<PublishResult, Pub
         done.plan.files.iter().cloned().partition(|item| !matches!(item.path, MirrorPath::Release(_)));
     for batch in [images, release] {
         if !batch.is_empty() {
-            turn.renew()?;
+            lease.renew()?;
             job.tree.check(&batch)?;
             remote.put(job.tree, &batch, job.sent)?;
             count(&mut done, &batch);
@@ -263,7 +262,7 @@ fn in_turn(job: &Job<'_>, turn: &mut HeldLease<'_>) -> Result<PublishResult, Pub
     complete(job, &done.plan, &lacking)?;
     (job.prove)(&done.plan).map_err(|source| PublishError::Proof { target: remote.name(), source })?;
 
-    turn.still_ours()?;
+    lease.still_ours()?;
     for item in done.plan.mirrors.iter().chain(&done.plan.latest).cloned().collect::<Vec<_>>() {
         let bytes = match &item.path {
             MirrorPath::Latest => job.ours.latest_file.clone(),
@@ -350,8 +349,10 @@ fn revive(job: &Job<'_>, plan: &PublishPlan) -> Result<(), PublishError> {
     let mut stones = Tombstones::decode(&text[..]).unwrap_or_default();
     let before = stones.0.len();
     let needed: HashSet<_> = plan.blocks.iter().chain(&plan.shared).map(|object| object.name).collect();
-    stones.0.retain(|path, _| !super::state::block_of(path).is_some_and(|name| needed.contains(&name)));
-    for item in plan.files.iter().chain(&super::state::image_files(&job.ours.release)) {
+    stones
+        .0
+        .retain(|path, _| !super::release_state::block_of(path).is_some_and(|name| needed.contains(&name)));
+    for item in plan.files.iter().chain(&super::release_state::image_files(&job.ours.release)) {
         stones.0.remove(&item.path);
     }
     if stones.0.len() != before {
@@ -376,105 +377,6 @@ fn complete(job: &Job<'_>, plan: &PublishPlan, sent: &[FileToSend]) -> Result<()
         want: item.len,
         more: wrong.count(),
     })
-}
-
-/// Our turn at a target: its flag says so.
-pub(super) struct HeldLease<'a> {
-    remote: &'a dyn Remote,
-    clock: &'a dyn Clock,
-    flag: Lease,
-    place: RemotePath,
-}
-
-/// Reads a flag; a damaged one is none.
-pub(super) fn read_flag(remote: &dyn Remote, which: Control) -> Result<Option<Lease>, RemoteError> {
-    let text = remote.get(&RemotePath::Control(which))?;
-    Ok(text.and_then(|text| Lease::decode(&text).ok()))
-}
-
-impl<'a> HeldLease<'a> {
-    fn take(job: &Job<'a>) -> Result<Self, PublishError> {
-        let Job { remote, clock, options, .. } = *job;
-        let end = clock.now().0.saturating_add(options.wait.as_secs());
-        loop {
-            match Self::try_take(job)? {
-                Ok(turn) => return Ok(turn),
-                Err((what, flag)) => {
-                    let now = clock.now();
-                    if now.0 >= end {
-                        return Err(PublishError::Busy {
-                            target: remote.name(),
-                            what,
-                            host: flag.host,
-                            ago: (now.0 + super::flag::LEASE).saturating_sub(flag.until.0),
-                            left: flag.until.0.saturating_sub(now.0),
-                        });
-                    }
-                    clock.sleep(PAUSE);
-                }
-            }
-        }
-    }
-
-    /// Writes our flag, then reads the collector's: whichever of the two wrote second sees the other.
-    fn try_take(job: &Job<'a>) -> Result<Result<Self, (&'static str, Lease)>, PublishError> {
-        let Job { remote, clock, options, .. } = *job;
-        let theirs = |flag: &Lease| flag.token != options.token && !options.take_over;
-        let now = clock.now();
-        if let Some(flag) = read_flag(remote, Control::Publishing)?
-            && flag.is_fresh(now)
-            && theirs(&flag)
-        {
-            return Ok(Err(("publishing", flag)));
-        }
-        let flag = Lease::new(&options.token, &options.host, now);
-        let place = RemotePath::Control(Control::Publishing);
-        remote.write(&place, &flag.to_text())?;
-        let mut turn = HeldLease { remote, clock, flag, place };
-        if let Some(flag) = read_flag(remote, Control::Collecting)?
-            && flag.is_fresh(clock.now())
-            && !options.take_over
-        {
-            turn.give_back()?;
-            return Ok(Err(("collecting garbage", flag)));
-        }
-        Ok(Ok(turn))
-    }
-
-    /// Says that we still work. Fails when our flag has run out meanwhile.
-    fn renew(&mut self) -> Result<(), PublishError> {
-        let now = self.clock.now();
-        if !self.flag.is_fresh(now) {
-            return Err(PublishError::Lapsed { target: self.remote.name() });
-        }
-        // Half of the time is left: no need yet.
-        if self.flag.until.0.saturating_sub(now.0) > super::flag::LEASE / 2 {
-            return Ok(());
-        }
-        self.still_ours()?;
-        self.flag = self.flag.renewed(now);
-        self.remote.write(&self.place, &self.flag.to_text())?;
-        Ok(())
-    }
-
-    fn still_ours(&self) -> Result<(), PublishError> {
-        if !self.flag.is_fresh(self.clock.now()) {
-            return Err(PublishError::Lapsed { target: self.remote.name() });
-        }
-        let flag = read_flag(self.remote, Control::Publishing)?;
-        if flag.is_none_or(|flag| flag.token != self.flag.token) {
-            return Err(PublishError::TakenOver { target: self.remote.name() });
-        }
-        Ok(())
-    }
-
-    fn give_back(&mut self) -> Result<(), RemoteError> {
-        let flag = read_flag(self.remote, Control::Publishing)?;
-        if flag.is_some_and(|flag| flag.token == self.flag.token) {
-            self.remote.remove(std::slice::from_ref(&self.place))?;
-        }
-        Ok(())
-    }
 }
 
 /// The release that a target has, for lists.

@@ -2,16 +2,16 @@
 //!
 //! Roots are the newest release, releases whose `retain-until` has not come, the newest few, those that are pinned,
 //! and releases above the newest (somebody publishes them). A publication that runs makes collection stop at once.
-//! Two things keep apart what is removed and what is needed again: the flags (`flag.rs`), and the grace, which holds
-//! even for a publisher that stood still until its flag had run out.
+//! Two things keep apart what is removed and what is needed again: the leases (`lease.rs`), and the grace, which holds
+//! even for a publisher that stood still until its lease had expired.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
-use super::apply::read_flag;
-use super::flag::{Lease, LeaseToken};
+use super::held_lease::read_lease;
+use super::lease::{Lease, LeaseToken};
+use super::release_state::{OfRemote, ReleaseStateError, image_files, read_indexes, read_latest};
 use super::remote::{Clock, Listed, Remote, RemoteError};
-use super::state::{OfRemote, ReleaseStateError, image_files, read_indexes, read_latest};
 use super::tombstones::Tombstones;
 use super::{Control, FileToSend, RemotePath};
 use formats::index::Index;
@@ -19,7 +19,7 @@ use formats::names::{Serial, UnixTime};
 use formats::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
 use formats::report::{counted, size};
 
-/// Files removed between two looks at the flags.
+/// Files removed between two looks at the leases.
 const BATCH: usize = 256;
 /// Releases below the newest that are looked for where a target has no list of its files.
 const LOOK_BACK: u64 = 4096;
@@ -39,7 +39,7 @@ pub struct Policy {
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
     /// A publication runs, or another collection.
-    #[error("{target}: {host} is {what} there; its flag counts for {left} s more. Collect later")]
+    #[error("{target}: {host} is {what} there; its lease is valid for {left} s more. Collect later")]
     Busy {
         /// The target.
         target: String,
@@ -47,7 +47,7 @@ pub enum GcError {
         what: &'static str,
         /// Which machine.
         host: String,
-        /// Seconds until its flag no longer counts.
+        /// Seconds until its lease expires.
         left: u64,
     },
     /// There is nothing.
@@ -69,7 +69,7 @@ pub enum GcError {
         /// How.
         source: formats::text::At<super::tombstones::TombstoneFault>,
     },
-    /// Our flag ran out or somebody took it.
+    /// Our lease expired, or another program took over.
     #[error("{0}: this collection stood still for too long, or another took over; run it again")]
     Lapsed(String),
     /// The target failed.
@@ -130,7 +130,7 @@ pub struct GcJob<'a> {
     pub policy: &'a Policy,
     /// The clock.
     pub clock: &'a dyn Clock,
-    /// Our flag's word.
+    /// The token of our lease.
     pub token: &'a LeaseToken,
     /// The name of this machine.
     pub host: &'a str,
@@ -329,32 +329,32 @@ fn sort(
 /// # Errors
 /// [`GcError`]. What was removed by then was due.
 pub fn collect(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
-    let mut flag = Lease::new(job.token, job.host, job.clock.now());
+    let mut lease = Lease::new(job.token, job.host, job.clock.now());
     let place = RemotePath::Control(Control::Collecting);
     busy(job, Control::Collecting, "collecting")?;
-    // First our flag, then a look at the publisher's: whichever of the two wrote second sees the other.
-    job.remote.write(&place, &flag.to_text())?;
-    let result = in_turn(job, &mut flag);
-    let ours = |found: &Lease| found.token == flag.token;
-    let down = read_flag(job.remote, Control::Collecting).and_then(|found| {
+    // First our lease, then a look at the publisher's: whichever of the two wrote second sees the other.
+    job.remote.write(&place, &lease.to_text())?;
+    let result = with_lease(job, &mut lease);
+    let ours = |found: &Lease| found.token == lease.token;
+    let down = read_lease(job.remote, Control::Collecting).and_then(|found| {
         if found.is_some_and(|found| ours(&found)) { job.remote.remove(&[place]) } else { Ok(()) }
     });
     if let Err(error) = down {
-        log::warn!("{error}: the flag stays, and counts for some minutes");
+        log::warn!("{error}: the lease remains, and expires in some minutes");
     }
     result
 }
 
-fn in_turn(job: &GcJob<'_>, flag: &mut Lease) -> Result<GcPlan, GcError> {
+fn with_lease(job: &GcJob<'_>, lease: &mut Lease) -> Result<GcPlan, GcError> {
     busy(job, Control::Publishing, "publishing")?;
     let plan = plan(job)?;
     for batch in plan.due.chunks(BATCH) {
-        still_ours(job, flag)?;
+        still_ours(job, lease)?;
         let places: Vec<RemotePath> = batch.iter().map(|item| RemotePath::File(item.path.clone())).collect();
         job.remote.remove(&places)?;
         (job.gone)(batch.len() as u64);
     }
-    still_ours(job, flag)?;
+    still_ours(job, lease)?;
     let place = RemotePath::Control(Control::Tombstones);
     if plan.waiting.0.is_empty() {
         job.remote.remove(&[place])?;
@@ -366,29 +366,29 @@ fn in_turn(job: &GcJob<'_>, flag: &mut Lease) -> Result<GcPlan, GcError> {
 
 fn busy(job: &GcJob<'_>, which: Control, what: &'static str) -> Result<(), GcError> {
     let now = job.clock.now();
-    match read_flag(job.remote, which)? {
-        Some(flag) if flag.is_fresh(now) && flag.token != *job.token => {
-            let left = flag.until.0.saturating_sub(now.0);
-            Err(GcError::Busy { target: job.remote.name(), what, host: flag.host, left })
+    match read_lease(job.remote, which)? {
+        Some(lease) if lease.is_fresh(now) && lease.token != *job.token => {
+            let left = lease.until.0.saturating_sub(now.0);
+            Err(GcError::Busy { target: job.remote.name(), what, host: lease.host, left })
         }
         _ => Ok(()),
     }
 }
 
-/// Only with a flag that counts may anything be removed.
-fn still_ours(job: &GcJob<'_>, flag: &mut Lease) -> Result<(), GcError> {
+/// Only with a valid lease may anything be removed.
+fn still_ours(job: &GcJob<'_>, lease: &mut Lease) -> Result<(), GcError> {
     let now = job.clock.now();
     let lapsed = || GcError::Lapsed(job.remote.name());
-    if !flag.is_fresh(now) {
+    if !lease.is_fresh(now) {
         return Err(lapsed());
     }
-    let found = read_flag(job.remote, Control::Collecting)?;
-    if found.is_none_or(|found| found.token != flag.token) {
+    let found = read_lease(job.remote, Control::Collecting)?;
+    if found.is_none_or(|found| found.token != lease.token) {
         return Err(lapsed());
     }
-    if flag.until.0.saturating_sub(now.0) <= super::flag::LEASE / 2 {
-        *flag = flag.renewed(now);
-        job.remote.write(&RemotePath::Control(Control::Collecting), &flag.to_text())?;
+    if lease.until.0.saturating_sub(now.0) <= super::lease::SECONDS / 2 {
+        *lease = lease.renewed(now);
+        job.remote.write(&RemotePath::Control(Control::Collecting), &lease.to_text())?;
     }
     Ok(())
 }

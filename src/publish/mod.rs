@@ -8,24 +8,25 @@
 //! * [`gc`]: what no release in retention names is condemned, and removed after a grace.
 
 mod apply;
-mod flag;
+mod held_lease;
+mod lease;
 pub mod gc;
 #[cfg(test)]
 mod model;
-mod place;
+mod remote_path;
 mod plan;
 mod remote;
-mod state;
+mod release_state;
 mod tombstones;
 
 pub use crate::recipe::target::{BadTarget, S3, Target};
 pub use apply::{Job, PublishError, PublishOptions, PublishResult, publish, serial_at, survey};
-pub use flag::{Lease, LeaseToken};
-pub use place::{CONTROL_DIR, Control, RemotePath};
+pub use lease::{Lease, LeaseToken};
 pub use plan::{PublishPlan, PublishPlanError, TargetContents, block_item};
-pub use remote::{Clock, FileToSend, Listed, MirrorFiles, Remote, RemoteError};
-pub use state::{
+pub use release_state::{
     Either, OfRemote, ReleaseState, ReleaseStateError, follow, image_files, objects, read_indexes,
     read_latest, read_named, read_state,
 };
+pub use remote::{Clock, FileToSend, Listed, MirrorFiles, Remote, RemoteError};
+pub use remote_path::{CONTROL_DIR, Control, RemotePath};
 pub use tombstones::{TombstoneFault, Tombstones};

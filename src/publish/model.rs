@@ -361,7 +361,7 @@ impl Scenario {
                 .map(|program| ModelProgram::start(program, &clock, self.lists))
                 .collect();
             let tick = running.len();
-            // The assumption about time: nobody stands still for a lease between the look at its own flag and the
+            // The assumption about time: nobody stands still for a lease between the look at its own lease and the
             // one step after that.
             let mut checked = None;
             let mut done = Vec::new();
@@ -397,7 +397,7 @@ impl Scenario {
                 };
                 done.push(next);
                 if next == tick {
-                    clock.0.fetch_add(flag::LEASE + 1, Ordering::SeqCst);
+                    clock.0.fetch_add(lease::SECONDS + 1, Ordering::SeqCst);
                     running.iter_mut().for_each(|program| "tick".hash(&mut program.seen));
                     continue;
                 }
@@ -434,9 +434,9 @@ fn scenario(ticks: bool, lists: bool, left_behind: bool) -> Scenario {
     let condemned = |byte: u8| MirrorPath::Block(Block::seal(vec![byte; 4096]).name());
     let mut stones = BTreeMap::from([(condemned(9), UnixTime(START - 15 * DAY))]);
     if left_behind {
-        // An attempt that was killed left its flag and one block, which was condemned since.
-        let flag = Lease::new(&LeaseToken::new("p1").unwrap(), "p", UnixTime(START - 1));
-        begin.insert(RemotePath::Control(Control::Publishing).to_string(), flag.to_text());
+        // An attempt that was killed left its lease and one block, which was condemned since.
+        let lease = Lease::new(&LeaseToken::new("p1").unwrap(), "p", UnixTime(START - 1));
+        begin.insert(RemotePath::Control(Control::Publishing).to_string(), lease.to_text());
         let path = condemned(3);
         begin.insert(path.to_string(), next[&path.to_string()].clone());
         stones.insert(path, UnixTime(START - 15 * DAY));
@@ -597,13 +597,13 @@ fn killed_after_any_step_a_client_reads_a_whole_release_and_the_next_attempt_com
                 }
                 points += 1;
                 let before = served(&memory, &author.keys);
-                // Only the removal of the flag may come after `latest`.
+                // Only the removal of the lease may come after `latest`.
                 assert!(done.is_err() || before.is_some_and(|serial| serial.get() == 2));
                 let (again, memory, _) = attempt(&memory, 1_000_000, false);
                 let again = again.unwrap_or_else(|error| panic!("after {left} steps: {error}"));
                 assert_eq!(served(&memory, &author.keys).unwrap().get(), 2);
                 assert!(again.found <= again.plan.blocks.len() as u64);
-                assert!(!memory.keys().any(|path| path.starts_with(CONTROL_DIR)), "the flag is down");
+                assert!(!memory.keys().any(|path| path.starts_with(CONTROL_DIR)), "the lease is down");
             }
         }
     }

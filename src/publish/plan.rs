@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::FileToSend;
-use super::state::{ReleaseState, image_files};
+use super::release_state::{ReleaseState, image_files};
 use formats::block::Object;
 use formats::names::Serial;
 use formats::release::{Latest, MirrorPath};

@@ -7,13 +7,13 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::choices::{Architecture, Archive, MenuEntry, OnFailure, Start, Variant};
-use super::raw;
+use super::raw::{self, List};
 use super::types::{
     ArchiveLocation, Blocks, Boot, DEFAULT_MODULES, Debian, DebianSource, Expect, FileSystem, Guest,
     HOST_IMAGE, Host, HostSystem, Machine, Publish, PublishTarget, Recipe, Xen,
 };
 use super::values::{Component, HostName, Line, Module, OverlayName, ProjectPath, Seconds, Size, Suite};
-use super::{ProjectFile, Surroundings};
+use super::{ProjectFile, ProjectFiles};
 use crate::ext2::InodeSize;
 use crate::templates::render_text;
 use crate::yaml::findings::{Findings, Located, Span, did_you_mean, listed};
@@ -21,8 +21,6 @@ use crate::yaml::shape::{Scalar, Switch};
 use formats::block::Codec;
 use formats::names::{BlockSize, ImageName};
 use formats::report::size;
-
-type List<T> = Vec<Located<T>>;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -44,13 +42,13 @@ fn or<T>(given: Option<Located<T>>, default: impl FnOnce() -> T) -> T {
 }
 
 /// Checks the whole recipe. `None` after at least one finding; findings may also come with a recipe.
-pub fn check(raw: raw::RawRecipe, around: &dyn Surroundings, findings: &mut Findings) -> Option<Recipe> {
+pub fn check(raw: raw::RawRecipe, around: &dyn ProjectFiles, findings: &mut Findings) -> Option<Recipe> {
     let mut checker = Checker { around, overlays: around.overlays(), findings };
     checker.recipe(raw)
 }
 
 struct Checker<'a> {
-    around: &'a dyn Surroundings,
+    around: &'a dyn ProjectFiles,
     overlays: Vec<String>,
     findings: &'a mut Findings,
 }

@@ -27,7 +27,7 @@ pub use values::{Seconds, Size};
 pub use crate::yaml::{Findings, FromNode, node};
 
 /// What lies around a recipe. The host implements it over a directory; tests over lists.
-pub trait Surroundings {
+pub trait ProjectFiles {
     /// Names of the directories in `overlays/`, sorted.
     fn overlays(&self) -> Vec<String>;
 
@@ -51,7 +51,7 @@ impl Recipe {
     ///
     /// # Errors
     /// All that is wrong with it.
-    pub fn parse(name: &str, text: &str, around: &dyn Surroundings) -> Result<Recipe, Findings> {
+    pub fn parse(name: &str, text: &str, around: &dyn ProjectFiles) -> Result<Recipe, Findings> {
         let mut findings = Findings::new(name, text);
         let root = node::parse(text, &mut findings);
         let raw = root.and_then(|root| raw::RawRecipe::from_node(&root, &mut findings));

@@ -19,7 +19,8 @@ use crate::ext2::InodeSize;
 use crate::yaml::findings::Located;
 use crate::yaml::shape::{Switch, section};
 
-type List<T> = Vec<Located<T>>;
+/// Values of a list, each with its place.
+pub type List<T> = Vec<Located<T>>;
 
 section! {
     /// A live distribution: the host, its guests, how it boots, where it is fetched from.

@@ -13,7 +13,7 @@ use crate::yaml::Finding;
 /// A project that exists only here.
 struct Room;
 
-impl Surroundings for Room {
+impl ProjectFiles for Room {
     fn overlays(&self) -> Vec<String> {
         ["common", "demo-guest", "demo-host", "desktop"].map(str::to_owned).into()
     }
@@ -66,7 +66,7 @@ const LEAST: &str = "name: x\nhost: {debian: {}}\n";
 #[test]
 fn the_least_recipe_has_every_default_in_place() {
     let recipe = parse(LEAST).unwrap_or_else(|faults| panic!("{faults}"));
-    let debian = recipe.host.system.kit();
+    let debian = recipe.host.system.boot_tools();
     assert_eq!((debian.suite.as_str(), debian.variant), ("trixie", Variant::Minbase));
     assert_eq!(debian.components.iter().map(Component::as_str).collect::<Vec<_>>(), ["main"]);
     assert_eq!(recipe.host.hostname.as_str(), "x");
@@ -106,7 +106,7 @@ fn a_source_is_an_archive_or_a_url() {
                 archive: security}\n    - {suite: trixie-backports}\n    - {suite: x, uri: 'http://a.example', \
                 components: [main]}\n";
     let recipe = parse(text).unwrap_or_else(|faults| panic!("{faults}"));
-    let debian = recipe.host.system.kit();
+    let debian = recipe.host.system.boot_tools();
     let sources: Vec<String> = debian
         .sources
         .iter()

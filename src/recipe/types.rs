@@ -71,10 +71,10 @@ pub enum HostSystem {
 
 impl HostSystem {
     /// The Debian system that GRUB and busybox are taken from.
-    pub fn kit(&self) -> &Debian {
+    pub fn boot_tools(&self) -> &Debian {
         match self {
             HostSystem::Debian(debian) => debian,
-            HostSystem::Knoppix(_, kit) => kit,
+            HostSystem::Knoppix(_, boot_tools) => boot_tools,
         }
     }
 }

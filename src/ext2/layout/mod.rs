@@ -9,7 +9,7 @@ mod map;
 mod order;
 mod read;
 mod sequential;
-mod stable;
+mod incremental;
 mod times;
 mod update;
 
@@ -20,10 +20,10 @@ use super::geometry::Geometry;
 
 pub use changes::{Cause, ChangedBlock, Changes};
 pub use codec::LayoutError;
+pub use incremental::IncrementalAllocator;
 pub use map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind, PreviousLayout};
-pub use read::Spread;
+pub use read::Fragmentation;
 pub use sequential::{Align, Sequential};
-pub use stable::IncrementalAllocator;
 pub use times::keep_times;
 
 /// Chooses every position of an image: its size, inode numbers, blocks, places of directory entries. It is

@@ -8,7 +8,7 @@ use crate::ext2::ROOT_INO;
 
 /// In how many blocks of the disk something lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spread {
+pub struct Fragmentation {
     /// Blocks that have some of it.
     pub blocks: u32,
     /// Blocks that would hold it.
@@ -53,7 +53,7 @@ impl LayoutMap {
 
     /// How spread out what these paths have is, inodes and data, over blocks of `unit` pages. Files of a block and more are
     /// left out, as they have blocks of their own, and so are paths that lead nowhere.
-    pub fn spread(&self, paths: &[Vec<u8>], unit: u32) -> Spread {
+    pub fn spread(&self, paths: &[Vec<u8>], unit: u32) -> Fragmentation {
         let (mut pages, mut tables) = (HashSet::new(), HashSet::new());
         let mut inodes = HashSet::new();
         for mapped in paths.iter().filter_map(|path| self.lookup(path)) {
@@ -68,7 +68,7 @@ impl LayoutMap {
         let count = |count: usize| u32::try_from(count).expect("an image has at most 2^29 pages");
         let table_pages = count(inodes.len()).div_ceil(self.geometry.inodes_per_block());
         let blocks: HashSet<u32> = pages.iter().chain(&tables).map(|page| page / unit).collect();
-        Spread {
+        Fragmentation {
             blocks: count(blocks.len()),
             least: count(pages.len()).div_ceil(unit) + table_pages.div_ceil(unit),
         }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use crate::debian::kit::{Kit, KitError};
+use crate::debian::boot_tools::{BootTools, BootToolsError};
 use crate::iso::esp::EspError;
 use crate::iso::gpt::{self, TableError};
 use crate::iso::grub::{self, Grub};
@@ -29,7 +29,7 @@ pub enum IsoError {
     Tool(#[from] ToolError),
     /// The boot kit lacks something.
     #[error(transparent)]
-    Kit(#[from] KitError),
+    Kit(#[from] BootToolsError),
     /// The menu's template.
     #[error("the boot menu")]
     Template(#[from] TemplateError),
@@ -51,7 +51,7 @@ pub fn of_build(
 ) -> Result<IsoParts, IsoError> {
     let recipe = request.recipe;
     let (name, description) = (recipe.name.as_str(), recipe.description.as_str());
-    let grub = Grub::of(&Kit { tree: &systems.kit, contents: &systems.spools })?;
+    let grub = Grub::of(&BootTools { tree: &systems.kit, contents: &systems.spools })?;
     let config = {
         let guests: Vec<&str> = recipe.guests.iter().map(|guest| guest.name.as_str()).collect();
         grub::config(&request.project.templates(), name, description, &recipe.boot, &guests)?

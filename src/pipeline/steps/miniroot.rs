@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::debian::kit::{Kit, KitError};
+use crate::debian::boot_tools::{BootTools, BootToolsError};
 use crate::guests::{self, GuestError};
 use crate::iso::xen::{self, XenError};
 use crate::miniroot::{
@@ -69,7 +69,7 @@ pub enum MinirootError {
     },
     /// The boot kit lacks something.
     #[error(transparent)]
-    Kit(#[from] KitError),
+    Kit(#[from] BootToolsError),
     /// A script's template.
     #[error("the miniroot's scripts")]
     Template(#[from] TemplateError),
@@ -136,7 +136,7 @@ pub fn install_in_guests(
 }
 
 fn busybox(systems: &Systems) -> Result<Arc<[u8]>, MinirootError> {
-    Ok(Kit { tree: &systems.kit, contents: &systems.spools }.busybox()?.into())
+    Ok(BootTools { tree: &systems.kit, contents: &systems.spools }.busybox()?.into())
 }
 
 fn host(request: &Request<'_>, systems: &Systems, busybox: Arc<[u8]>) -> Result<(Boot, Told), MinirootError> {

@@ -1,6 +1,6 @@
 //! Step: the trees of the host, the guests and the boot kit, with overlays, as they will be in their images.
 
-use crate::debian::{PackageSet, Script, kit};
+use crate::debian::{PackageSet, Script, boot_tools};
 use crate::downloads::third_party::ThirdPartySources;
 use crate::ext2::{InodeSize, Profile};
 use crate::guests::{self, GuestError};
@@ -141,7 +141,7 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
     let recipe = request.recipe;
 
     let host = &recipe.host;
-    let kit = works.tree("kit", &kit::set(host.system.kit(), &Grub::images()))?.tree;
+    let kit = works.tree("kit", &boot_tools::set(host.system.boot_tools(), &Grub::images()))?.tree;
     let name = recipe::Host::image_name();
     let host = match &host.system {
         recipe::HostSystem::Debian(debian) => {

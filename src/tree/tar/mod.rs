@@ -304,7 +304,7 @@ impl<R: Read + Seek> TarReader<R> {
     /// A regular file: notes where its bytes are, and passes over them.
     fn file(&mut self, member: &Member) -> Result<Content, TarError> {
         let sparse = &member.records.sparse;
-        let mut stored = sparse::SparseFile {
+        let mut stored = sparse::SparseContents {
             spool: self.spool,
             offset: self.blocks.position(),
             stored: member.size,

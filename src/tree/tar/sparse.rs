@@ -17,7 +17,7 @@ const MAP_LIMIT: u64 = 16 << 20;
 pub(super) type SparseMap = Vec<(u64, u64)>;
 
 /// Where the file's stored bytes are, and how long it is with its holes.
-pub(super) struct SparseFile {
+pub(super) struct SparseContents {
     pub spool: SpoolId,
     /// Position of the first stored byte in the spool.
     pub offset: u64,
@@ -27,7 +27,7 @@ pub(super) struct SparseFile {
     pub len: u64,
 }
 
-impl SparseFile {
+impl SparseContents {
     /// The file's contents: regions of `map`, laid one after another in the archive.
     pub fn content(&self, map: &[(u64, u64)]) -> Result<Content, Problem> {
         let mut extents = Vec::new();

@@ -8,15 +8,15 @@
 //! are a store out of which new files take what they need, where it lies. docs/layout.md has the cost model.
 
 mod entries;
-mod numbers;
-mod space;
+mod inode_numbers;
+mod page_space;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use self::numbers::InodeNumbers;
-use self::space::{PageSpace, SpaceRequest};
+use self::inode_numbers::InodeNumbers;
+use self::page_space::{PageSpace, SpaceRequest};
 use super::map::{MappedKind, PreviousLayout};
 use super::order::positions;
 use super::{Allocator, PlaceError, PlacedInode, Placement};
@@ -99,7 +99,7 @@ fn logical(runs: &[Range<u32>]) -> impl Iterator<Item = u32> + '_ {
 }
 
 struct IncrementalUpdate<'a> {
-    stable: &'a IncrementalAllocator<'a>,
+    allocator: &'a IncrementalAllocator<'a>,
     demand: &'a Demand<'a>,
     numbers: &'a InodeNumbers,
     space: PageSpace,
@@ -111,12 +111,16 @@ struct IncrementalUpdate<'a> {
 }
 
 impl<'a> IncrementalUpdate<'a> {
-    fn new(stable: &'a IncrementalAllocator<'a>, demand: &'a Demand<'a>, numbers: &'a InodeNumbers) -> Self {
+    fn new(
+        allocator: &'a IncrementalAllocator<'a>,
+        demand: &'a Demand<'a>,
+        numbers: &'a InodeNumbers,
+    ) -> Self {
         IncrementalUpdate {
-            stable,
+            allocator,
             demand,
             numbers,
-            space: PageSpace::new(stable.previous.geometry, stable.unit),
+            space: PageSpace::new(allocator.previous.geometry, allocator.unit),
             slots: vec![],
             pieces: vec![],
             xattr_blocks: vec![NOWHERE; demand.xattr_blocks.len()],
@@ -125,18 +129,18 @@ impl<'a> IncrementalUpdate<'a> {
     }
 
     fn old(&self, position: usize) -> Option<&'a super::map::Mapped> {
-        self.numbers.old[position].map(|old| &self.stable.previous.inodes[old])
+        self.numbers.old[position].map(|old| &self.allocator.previous.inodes[old])
     }
 
     /// What a page of the previous image holds.
     fn held(&self, page: u32) -> PageHash {
-        self.stable.previous.pages.get(page as usize).copied().unwrap_or_default()
+        self.allocator.previous.pages.get(page as usize).copied().unwrap_or_default()
     }
 
     /// What the pages of a wanted inode are to hold; nothing for a directory.
     fn hashes(&self, position: usize) -> &'a [PageHash] {
         match self.demand.wanted[position].origin {
-            InodeOrigin::Node(node) => self.stable.pages.of(node),
+            InodeOrigin::Node(node) => self.allocator.pages.of(node),
             InodeOrigin::LostFound => &[],
         }
     }
@@ -189,9 +193,9 @@ impl<'a> IncrementalUpdate<'a> {
 
     /// Groups from which pages were freed.
     fn touched(&self) -> Vec<bool> {
-        let geometry = self.stable.previous.geometry;
+        let geometry = self.allocator.previous.geometry;
         let mut touched = vec![false; geometry.groups() as usize];
-        for (page, used) in (0..).zip(self.stable.previous.in_use()) {
+        for (page, used) in (0..).zip(self.allocator.previous.in_use()) {
             if used && self.space.is_free(page) {
                 touched[(page / BLOCKS_PER_GROUP) as usize] = true;
             }
@@ -201,7 +205,7 @@ impl<'a> IncrementalUpdate<'a> {
 
     /// Finds pages among those that were freed, now or earlier, and takes them where they lie.
     fn reuse(&mut self) {
-        let pages = (0..self.stable.previous.geometry.blocks).zip(&self.stable.previous.pages);
+        let pages = (0..self.allocator.previous.geometry.blocks).zip(&self.allocator.previous.pages);
         let freed = pages.filter(|(page, hash)| **hash != PageHash::ZERO && self.space.is_free(*page));
         let mut pool = Pool::new(freed.map(|(page, hash)| (*hash, page)).collect());
         for (nth, block) in self.demand.xattr_blocks.iter().enumerate() {
@@ -223,7 +227,7 @@ impl<'a> IncrementalUpdate<'a> {
     }
 
     fn reuse_for(&mut self, at: &mut [u32], hashes: &[PageHash], pool: &mut Pool) {
-        let unit = self.stable.unit;
+        let unit = self.allocator.unit;
         // Blocks of the disk that are read for this file anyway.
         let mut read: HashSet<u32> = at.iter().filter(|at| **at != NOWHERE).map(|at| at / unit).collect();
         let mut nth = 0;
@@ -250,7 +254,7 @@ impl<'a> IncrementalUpdate<'a> {
                 .count();
             let whole = run == at.len();
             let read_anyway = (first..).take(run).all(|page| read.contains(&(page / unit)));
-            if follows || whole || read_anyway || run >= self.stable.least_run as usize {
+            if follows || whole || read_anyway || run >= self.allocator.least_run as usize {
                 for (page, at) in (first..).zip(&mut at[nth..nth + run]) {
                     self.space.take(page);
                     read.insert(page / unit);
@@ -355,7 +359,7 @@ impl<'a> IncrementalUpdate<'a> {
 
     /// New blocks of directories go beside directories that change anyway.
     fn place_new_directories(&mut self) {
-        let unit = self.stable.unit;
+        let unit = self.allocator.unit;
         let mut blocks: Vec<u32> = (0..self.demand.wanted.len())
             .filter(|&position| self.is_directory(position) && self.directory_changes(position))
             .flat_map(|position| {

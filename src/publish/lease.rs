@@ -1,7 +1,7 @@
 //! `.imgfactory/publishing` and `.imgfactory/collecting`: who works on a target, until when at the latest.
 //!
-//! A target can do little more than take a file whole. So mutual exclusion is what two flags and the order of
-//! reads and writes give: each side *writes its own flag, then reads the other's*. Whichever wrote second sees the
+//! A target can do little more than take a file whole. So mutual exclusion is what two leases and the order of
+//! reads and writes give: each side *writes its own lease, then reads the other's*. Whichever wrote second sees the
 //! first. Nothing here needs a server that compares and swaps.
 
 use std::fmt;
@@ -9,23 +9,23 @@ use std::fmt;
 use formats::names::UnixTime;
 use formats::text::{At, Lines, TextFault};
 
-/// Seconds for which a flag counts that is not written again: 10 minutes.
-pub const LEASE: u64 = 600;
+/// Seconds for which a lease is valid that is not renewed: 10 minutes.
+pub const SECONDS: u64 = 600;
 
-/// A flag.
+/// A lease: the file with which a publisher or a collector keeps others away from a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Whose: a publisher that was killed knows its own flag again.
+    /// Whose: by it a publisher that was killed knows its own lease again.
     pub token: LeaseToken,
     /// Which machine, for people: 1 to 64 letters, digits, `.`, `-`.
     pub host: String,
     /// Since when.
     pub since: UnixTime,
-    /// Until when it counts.
+    /// Until when it is valid.
     pub until: UnixTime,
 }
 
-/// A word that nobody else has: 1 to 64 of `a-z`, `0-9`.
+/// A word by which a program knows its own lease: 1 to 64 of `a-z`, `0-9`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseToken(String);
 
@@ -42,7 +42,7 @@ impl LeaseToken {
     }
 }
 
-/// What is wrong with a flag.
+/// What is wrong with a lease.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseFault {
     /// Not even a text of the right shape.
@@ -59,19 +59,19 @@ pub enum LeaseFault {
 }
 
 impl Lease {
-    /// A flag from now on.
+    /// A lease from now on.
     pub fn new(token: &LeaseToken, host: &str, now: UnixTime) -> Self {
         let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
         let mut host: String = host.chars().filter(plain).take(64).collect();
         if host.is_empty() {
             host = "unknown".into();
         }
-        Lease { token: token.clone(), host, since: now, until: UnixTime(now.0.saturating_add(LEASE)) }
+        Lease { token: token.clone(), host, since: now, until: UnixTime(now.0.saturating_add(SECONDS)) }
     }
 
     /// The same for a while longer.
     pub fn renewed(&self, now: UnixTime) -> Self {
-        Lease { until: UnixTime(now.0.saturating_add(LEASE)), ..self.clone() }
+        Lease { until: UnixTime(now.0.saturating_add(SECONDS)), ..self.clone() }
     }
 
     /// Whether it counts.
@@ -124,12 +124,12 @@ mod tests {
     #[test]
     fn a_flag_is_read_as_it_was_written_and_nothing_else_is() {
         let token = LeaseToken::new("0a1b").unwrap();
-        let flag = Lease::new(&token, "ci runner.example", UnixTime(1000));
+        let lease = Lease::new(&token, "ci runner.example", UnixTime(1000));
         let text = "imgfactory-flag 1\ntoken: 0a1b\nhost: cirunner.example\nsince: 1000\nuntil: 1600\nend\n";
-        assert_eq!(flag.to_string(), text);
-        assert_eq!(Lease::decode(text.as_bytes()).unwrap(), flag);
-        assert!(flag.is_fresh(UnixTime(1600)) && !flag.is_fresh(UnixTime(1601)));
-        assert!(flag.renewed(UnixTime(1500)).is_fresh(UnixTime(2100)));
+        assert_eq!(lease.to_string(), text);
+        assert_eq!(Lease::decode(text.as_bytes()).unwrap(), lease);
+        assert!(lease.is_fresh(UnixTime(1600)) && !lease.is_fresh(UnixTime(1601)));
+        assert!(lease.renewed(UnixTime(1500)).is_fresh(UnixTime(2100)));
         for (from, to, said) in [
             ("0a1b", "../x", "flag:2: `../x` is no token"),
             ("cirunner.example", "a b", "flag:3: `a b` is no host"),

@@ -19,13 +19,13 @@ pub struct PageMap {
 }
 
 impl PageMap {
-    /// Takes it. Metadata is rendered; files are known from `pages`.
+    /// The map of a planned image. Metadata is rendered; files are known from `pages`.
     ///
     /// # Errors
     /// [`WriteError`].
     pub fn take(plan: &ImagePlan<'_>, contents: &dyn Contents, pages: &Pages) -> Result<Self, WriteError> {
         let geometry = plan.geometry();
-        let mut census = PageMap {
+        let mut map = PageMap {
             pages: vec![PageHash::ZERO; geometry.blocks as usize],
             live: vec![false; geometry.blocks as usize],
         };
@@ -42,14 +42,14 @@ impl PageMap {
             Ok((start, hashes.collect::<Result<Vec<_>, WriteError>>()?))
         };
         for (start, hashes) in each(geometry.groups() as usize, cores(), page, group)? {
-            (start..).zip(hashes).for_each(|(at, hash)| census.set(at, hash));
+            (start..).zip(hashes).for_each(|(at, hash)| map.set(at, hash));
         }
         let mut page = page();
-        let mut render = |census: &mut PageMap, at: u32| {
-            census.set(at, rendered(&mut page, at)?);
+        let mut render = |map: &mut PageMap, at: u32| {
+            map.set(at, rendered(&mut page, at)?);
             Ok::<_, WriteError>(())
         };
-        for (wanted, map) in plan.demand.wanted.iter().zip(&plan.maps) {
+        for (wanted, blocks_of) in plan.demand.wanted.iter().zip(&plan.maps) {
             let hashes: &[PageHash] = match wanted.origin {
                 InodeOrigin::Node(node)
                     if !matches!(plan.demand.tree.node(node).kind, Kind::Directory(_)) =>
@@ -58,25 +58,25 @@ impl PageMap {
                 }
                 _ => &[],
             };
-            let blocks = map.data.iter().flat_map(|run| run.physical..run.physical + run.count);
-            if hashes.len() == map.data.iter().map(|run| run.count as usize).sum::<usize>() {
+            let blocks = blocks_of.data.iter().flat_map(|run| run.physical..run.physical + run.count);
+            if hashes.len() == blocks_of.data.iter().map(|run| run.count as usize).sum::<usize>() {
                 for (at, hash) in blocks.zip(hashes) {
-                    census.set(at, *hash);
+                    map.set(at, *hash);
                 }
             } else {
                 for at in blocks {
-                    render(&mut census, at)?;
+                    render(&mut map, at)?;
                 }
             }
         }
         for used in &plan.used {
             if let RunContents::Indirect { .. } | RunContents::Xattrs { .. } = used.piece {
                 for at in used.start..used.end() {
-                    render(&mut census, at)?;
+                    render(&mut map, at)?;
                 }
             }
         }
-        Ok(census)
+        Ok(map)
     }
 
     fn set(&mut self, at: u32, hash: PageHash) {

@@ -1,4 +1,4 @@
-//! The boot kit: GRUB, busybox and CA certificates out of the recipe's own suite, in a small tree of its own.
+//! the boot tools: GRUB, busybox and CA certificates out of the recipe's own suite, in a small tree of its own.
 //!
 //! Nothing of the building machine's GRUB is used: grub-mkimage of the suite runs in the tree, whose packages
 //! are only extracted, not installed, which takes seconds.
@@ -32,7 +32,7 @@ pub struct GrubImage {
     pub config: String,
 }
 
-/// The set that makes a kit for the system `debian`: of its suite and sources, so that its updates come in too.
+/// The set that makes the boot tools for the system `debian`: of its suite and sources, so that its updates come in too.
 pub fn set(debian: &recipe::Debian, images: &[GrubImage]) -> PackageSet {
     PackageSet {
         suite: debian.suite.as_str().into(),
@@ -79,14 +79,14 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Something that a kit's tree ought to have and has not.
+/// Something that the boot tools's tree ought to have and has not.
 #[derive(Debug, thiserror::Error)]
-pub enum KitError {
+pub enum BootToolsError {
     /// It is not there, or not a file.
-    #[error("the boot kit has no file /{0}; is its suite a Debian of 2017 or later?")]
+    #[error("the boot tools has no file /{0}; is its suite a Debian of 2017 or later?")]
     Missing(String),
     /// It can't be read.
-    #[error("the boot kit's /{path} can't be read")]
+    #[error("the boot tools's /{path} can't be read")]
     Read {
         /// Its path.
         path: String,
@@ -95,37 +95,37 @@ pub enum KitError {
     },
 }
 
-/// A kit's tree and what is where in it.
+/// The boot tools: a tree, and where its contents are.
 #[derive(Clone, Copy)]
-pub struct Kit<'t> {
+pub struct BootTools<'t> {
     /// The tree.
     pub tree: &'t Tree,
     /// Where its files' contents are.
     pub contents: &'t dyn Contents,
 }
 
-impl Kit<'_> {
+impl BootTools<'_> {
     /// The image made for a format.
     ///
     /// # Errors
-    /// [`KitError`].
-    pub fn image(&self, format: &str) -> Result<Vec<u8>, KitError> {
+    /// [`BootToolsError`].
+    pub fn image(&self, format: &str) -> Result<Vec<u8>, BootToolsError> {
         self.read(&format!("{DIRECTORY}/{format}"))
     }
 
     /// A file of `/usr/lib/grub/PLATFORM/`: `boot_hybrid.img` and `eltorito.img` of `i386-pc`, modules.
     ///
     /// # Errors
-    /// [`KitError`].
-    pub fn grub_file(&self, platform: &str, name: &str) -> Result<Vec<u8>, KitError> {
+    /// [`BootToolsError`].
+    pub fn grub_file(&self, platform: &str, name: &str) -> Result<Vec<u8>, BootToolsError> {
         self.read(&format!("usr/lib/grub/{platform}/{name}"))
     }
 
     /// The statically linked busybox.
     ///
     /// # Errors
-    /// [`KitError`].
-    pub fn busybox(&self) -> Result<Vec<u8>, KitError> {
+    /// [`BootToolsError`].
+    pub fn busybox(&self) -> Result<Vec<u8>, BootToolsError> {
         // In /bin until bookworm.
         self.read("usr/bin/busybox").or_else(|_| self.read("bin/busybox"))
     }
@@ -133,9 +133,9 @@ impl Kit<'_> {
     /// All of Mozilla's certificates in one PEM text, by file name: what update-ca-certificates makes.
     ///
     /// # Errors
-    /// [`KitError`].
-    pub fn certificates(&self) -> Result<Vec<u8>, KitError> {
-        let missing = || KitError::Missing(String::from_utf8_lossy(CERTIFICATES).into_owned());
+    /// [`BootToolsError`].
+    pub fn certificates(&self) -> Result<Vec<u8>, BootToolsError> {
+        let missing = || BootToolsError::Missing(String::from_utf8_lossy(CERTIFICATES).into_owned());
         let directory = self.tree.lookup(CERTIFICATES).ok_or_else(missing)?;
         let mut bundle = Vec::new();
         for (name, &file) in self.tree.entries(directory).ok_or_else(missing)? {
@@ -147,16 +147,18 @@ impl Kit<'_> {
         Ok(bundle)
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, KitError> {
+    fn read(&self, path: &str) -> Result<Vec<u8>, BootToolsError> {
         let node = self.tree.resolve(path.as_bytes());
-        self.read_node(path, node.ok_or_else(|| KitError::Missing(path.to_owned()))?)
+        self.read_node(path, node.ok_or_else(|| BootToolsError::Missing(path.to_owned()))?)
     }
 
-    fn read_node(&self, path: &str, node: NodeId) -> Result<Vec<u8>, KitError> {
+    fn read_node(&self, path: &str, node: NodeId) -> Result<Vec<u8>, BootToolsError> {
         let Kind::File(content) = &self.tree.node(node).kind else {
-            return Err(KitError::Missing(path.to_owned()));
+            return Err(BootToolsError::Missing(path.to_owned()));
         };
-        content.read_all(self.contents).map_err(|source| KitError::Read { path: path.to_owned(), source })
+        content
+            .read_all(self.contents)
+            .map_err(|source| BootToolsError::Read { path: path.to_owned(), source })
     }
 }
 
