@@ -74,7 +74,7 @@ struct Import {
 #[derive(Debug, thiserror::Error)]
 enum IndexError {
     #[error("{}", path.display())]
-    Index { path: PathBuf, source: formats::index::Error },
+    Index { path: PathBuf, source: formats::index::IndexError },
     #[error("{}", path.display())]
     List { path: PathBuf, source: formats::text::At<plain::PlainFault> },
     #[error("{}: its blocks make no disk", path.display())]

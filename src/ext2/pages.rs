@@ -256,7 +256,7 @@ fn pieces_of(run: Range<u32>) -> impl Iterator<Item = Range<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Extent, Meta, Node, Source, SpoolId};
+    use crate::tree::{ContentSource, Extent, Meta, Node, SpoolId};
 
     #[test]
     fn a_page_is_named_by_the_start_of_its_blake3_and_zeros_by_zeros() {
@@ -271,7 +271,7 @@ mod tests {
             (0..3 * PIECE as usize * PAGE).map(|at| u8::try_from(at / PAGE % 251).unwrap()).collect();
         let long = spool.len() as u64;
         let extent =
-            |at, len, offset| Extent { at, len, source: Source::Spool { spool: SpoolId(0), offset } };
+            |at, len, offset| Extent { at, len, source: ContentSource::Spool { spool: SpoolId(0), offset } };
         let mut tree = Tree::new(Meta::default());
         let mut file = |name: &[u8], len, extents| {
             let kind = Kind::File(Content { len, extents });

@@ -15,7 +15,7 @@ use crate::ext2::ReadAt;
 use crate::foreign::fat::{self, Patches, SECTOR};
 use crate::foreign::iso9660::{ElToritoEntry, Iso, Iso9660Error};
 use crate::recipe::{ConsoleDevice, Flavour, Plan9};
-use crate::tree::{Kind, Source, Tree};
+use crate::tree::{ContentSource, Kind, Tree};
 
 /// Where 9front has its settings.
 const FRONT_INI: &str = "cfg/plan9.ini";
@@ -112,7 +112,7 @@ fn file_at(tree: &Tree, place: u64) -> Option<String> {
     let begins = |kind: &Kind| {
         match kind {
         Kind::File(content) => content.extents.first().is_some_and(
-            |extent| matches!(extent.source, Source::Spool { offset, .. } if offset == place && extent.at == 0),
+            |extent| matches!(extent.source, ContentSource::Spool { offset, .. } if offset == place && extent.at == 0),
         ),
         _ => false,
     }

@@ -60,16 +60,17 @@ pub fn write<W: Write>(
             next += 1;
             *number = next;
         }
-        let header = Header::of(tree.node(id), *number, links[id.index()]);
+        let header = CpioHeader::of(tree.node(id), *number, links[id.index()]);
         written += header.write(&path, Data { tree, contents, id, again: !first }, out)?;
     }
-    written += Header { links: 1, ..Header::default() }.write_around(b"TRAILER!!!", 0, out, |_| Ok(()))?;
+    written +=
+        CpioHeader { links: 1, ..CpioHeader::default() }.write_around(b"TRAILER!!!", 0, out, |_| Ok(()))?;
     Ok(out.write_all(&vec![0; (written.next_multiple_of(BLOCK) - written) as usize])?)
 }
 
 /// The numbers of an entry that do not follow from its data.
 #[derive(Default)]
-struct Header {
+struct CpioHeader {
     number: u32,
     mode: u32,
     uid: u32,
@@ -88,7 +89,7 @@ struct Data<'t> {
     again: bool,
 }
 
-impl Header {
+impl CpioHeader {
     fn of(node: &Node, number: u32, links: u32) -> Self {
         let (kind, device) = match node.kind {
             Kind::Directory(_) => (0o040_000, (0, 0)),
@@ -102,7 +103,7 @@ impl Header {
         let meta = &node.meta;
         // Times that 32 bits can't hold become the nearest that they can.
         let mtime = meta.mtime.secs.clamp(0, i64::from(u32::MAX)) as u32;
-        Header {
+        CpioHeader {
             number,
             mode: kind | u32::from(meta.mode),
             uid: meta.uid,
@@ -150,7 +151,7 @@ impl Header {
         out: &mut W,
         data: impl FnOnce(&mut W) -> Result<(), CpioError>,
     ) -> Result<u64, CpioError> {
-        let Header { number, mode, uid, gid, links, mtime, device: (major, minor) } = self;
+        let CpioHeader { number, mode, uid, gid, links, mtime, device: (major, minor) } = self;
         let name_len = name.len() + 1;
         write!(
             out,
@@ -173,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tree::{Content, Extent, Meta, Source, SpoolId, Time};
+    use crate::tree::{Content, ContentSource, Extent, Meta, SpoolId, Time};
 
     fn node(mode: u16, kind: Kind) -> Node {
         Node { meta: Meta { mode, mtime: Time { secs: 1_700_000_000, nanos: 5 }, ..Meta::default() }, kind }
@@ -214,7 +215,11 @@ mod tests {
         let mut tree = Tree::new(Meta::default());
         let spooled = Content {
             len: 9,
-            extents: vec![Extent { at: 2, len: 5, source: Source::Spool { spool: SpoolId(0), offset: 1 } }],
+            extents: vec![Extent {
+                at: 2,
+                len: 5,
+                source: ContentSource::Spool { spool: SpoolId(0), offset: 1 },
+            }],
         };
         let first = tree.insert(b"bin/sh", node(0o755, file(b"shell"))).unwrap();
         tree.link(b"bin/zsh", first).unwrap();

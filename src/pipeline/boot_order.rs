@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ext2::{self, LayoutMap};
 use crate::pipeline::prefetch::DIR;
-use formats::index::{Index, Target};
+use formats::index::{BlockContents, Index};
 use formats::names::ImageName;
 use formats::release::Reads;
 use system::files::{FileError, create_dir_all, read_at_most, write_atomic};
@@ -59,8 +59,8 @@ impl Seen {
         let targets = runs().flatten().filter_map(|page| index.target(page / unit));
         let objects: BTreeSet<_> = targets
             .filter_map(|target| match target {
-                Target::Object(id) => Some(id),
-                Target::Zero => None,
+                BlockContents::Object(id) => Some(id),
+                BlockContents::Zero => None,
             })
             .collect();
         let files = objects.iter().filter_map(|&id| index.object(id));

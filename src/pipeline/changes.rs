@@ -10,9 +10,11 @@ use crate::ext2::{self, Cause, Changes, Fragmentation, LayoutMap};
 use crate::pipeline::layouts::{self, LayoutFault};
 use crate::publish::{MirrorFiles, ReleaseStateError, read_indexes, read_latest};
 use formats::block::BlockName;
-use formats::index::{Index, ObjectId, Target};
+use formats::index::{BlockContents, Index, ObjectId};
 use formats::names::{ImageName, Serial};
-use formats::release::{Error as Untrusted, ImageFiles, Leaf, MirrorPath, Release, TrustedKeys, Verified};
+use formats::release::{
+    DocumentError as Untrusted, ImageFiles, Leaf, MirrorPath, Release, TrustedKeys, Verified,
+};
 use formats::report::size;
 
 /// Below this share of pages in use a fresh layout is worth a thought.
@@ -274,7 +276,7 @@ impl ImageChanges {
         let objects = index.objects().iter().zip(&fresh).filter(|(_, fresh)| **fresh);
         let (new_blocks, new_bytes) = objects
             .fold((0, 0), |(count, bytes), (object, _)| (count + 1, bytes + u64::from(object.file_len)));
-        let blocks = index.targets().filter(|target| *target != Target::Zero).count() as u64;
+        let blocks = index.targets().filter(|target| *target != BlockContents::Zero).count() as u64;
         let same = old.is_some_and(|(old, _)| old.same_disk(index));
         let changed = old.filter(|_| !same);
         let detail = changed.and_then(|(_, old)| Some(detail(old?, layout?, index, &fresh)));
@@ -295,7 +297,7 @@ fn detail(old: &LayoutMap, new: &LayoutMap, index: &Index, fresh: &[bool]) -> De
         *causes.entry(block.cause().map_or("freed", Cause::name)).or_default() += 1;
         // A block with contents that the release before has elsewhere is sent by nobody.
         let bytes = match index.target(block.number) {
-            Some(Target::Object(ObjectId(id))) if fresh.get(id as usize) == Some(&true) => {
+            Some(BlockContents::Object(ObjectId(id))) if fresh.get(id as usize) == Some(&true) => {
                 index.object(ObjectId(id)).map_or(0, |object| u64::from(object.file_len))
             }
             _ => 0,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::ext2::{LayoutError, LayoutMap};
 use crate::publish::{MirrorFiles, RemoteError};
-use formats::release::{Error as Untrusted, ImageFiles, MirrorPath, Stored};
+use formats::release::{DocumentError as Untrusted, ImageFiles, MirrorPath, Stored};
 
 /// The layout of an image.
 #[derive(Clone, Debug)]

@@ -113,7 +113,7 @@ pub enum OfflineError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: formats::release::Error,
+        source: formats::release::DocumentError,
     },
     /// No room.
     #[error(

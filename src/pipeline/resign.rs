@@ -10,8 +10,8 @@ use crate::repository::targets::LocalTree;
 use formats::digest::Digest;
 use formats::names::{Serial, UnixTime};
 use formats::release::{
-    Error as Untrusted, KeyId, Latest, MirrorPath, Mirrors, Put, Release, Successors, TrustedKeys, Upload,
-    Verified,
+    DocumentError as Untrusted, KeyId, Latest, MirrorPath, Mirrors, Put, Release, Successors, TrustedKeys,
+    Upload, Verified,
 };
 use system::files::{AtomicFile, FileError};
 

@@ -15,7 +15,7 @@ pub use crate::recipe::Findings;
 use crate::sys::spool::Spools;
 use crate::templates::{TemplateError, render_text};
 use crate::tree::overlay::{EntryKind, Overlay, OverlayEntry, Rules};
-use crate::tree::{Content, Extent, Source};
+use crate::tree::{Content, ContentSource, Extent};
 use system::files::{FileError, read_at_most};
 
 /// Files up to this length are held in memory, larger ones stay open.
@@ -124,7 +124,7 @@ fn content_of(path: &Path, len: u64, spools: &mut Spools) -> Result<Content, Fil
     if len <= INLINE {
         return Ok(Content::inline(read_at_most(path, INLINE)?));
     }
-    let source = Source::Spool { spool: spools.open(path)?, offset: 0 };
+    let source = ContentSource::Spool { spool: spools.open(path)?, offset: 0 };
     Ok(Content { len, extents: vec![Extent { at: 0, len, source }] })
 }
 

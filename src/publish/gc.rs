@@ -16,7 +16,7 @@ use super::tombstones::Tombstones;
 use super::{Control, FileToSend, RemotePath};
 use formats::index::Index;
 use formats::names::{Serial, UnixTime};
-use formats::release::{Error as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
+use formats::release::{DocumentError as Untrusted, Latest, MirrorPath, Release, TrustedKeys, Verified};
 use formats::report::{counted, size};
 
 /// Files removed between two looks at the leases.

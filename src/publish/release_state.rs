@@ -7,7 +7,8 @@ use super::{FileToSend, RemotePath};
 use formats::block::{BlockName, Object};
 use formats::index::Index;
 use formats::release::{
-    Error as Untrusted, ImageFiles, Latest, MAX_HOPS, MirrorPath, Release, Successors, TrustedKeys, Verified,
+    DocumentError as Untrusted, ImageFiles, Latest, MAX_HOPS, MirrorPath, Release, Successors, TrustedKeys,
+    Verified,
 };
 
 /// A release of a tree, each link checked by the one above it. Its blocks were not looked at.

@@ -7,9 +7,12 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::choices::{Architecture, Archive, MenuEntry, OnFailure, Start, Variant};
-use super::raw::{self, List};
+use super::raw::{
+    List, RawBlocks, RawBoot, RawDebian, RawDebianSource, RawDisk, RawExpect, RawFileSystem, RawGuest,
+    RawHost, RawKnoppix, RawMachine, RawNetBsd, RawPlan9, RawPublish, RawRecipe, RawXen,
+};
 use super::types::{
-    ArchiveLocation, Blocks, Boot, DEFAULT_MODULES, Debian, DebianSource, Expect, FileSystem, Guest,
+    ArchiveLocation, Blocks, Boot, DEFAULT_MODULES, Debian, DebianSource, Expect, FileSystemOptions, Guest,
     HOST_IMAGE, Host, HostSystem, Machine, Publish, PublishTarget, Recipe, Xen,
 };
 use super::values::{Component, HostName, Line, Module, OverlayName, ProjectPath, Seconds, Size, Suite};
@@ -42,7 +45,7 @@ fn or<T>(given: Option<Located<T>>, default: impl FnOnce() -> T) -> T {
 }
 
 /// Checks the whole recipe. `None` after at least one finding; findings may also come with a recipe.
-pub fn check(raw: raw::RawRecipe, around: &dyn ProjectFiles, findings: &mut Findings) -> Option<Recipe> {
+pub fn check(raw: RawRecipe, around: &dyn ProjectFiles, findings: &mut Findings) -> Option<Recipe> {
     let mut checker = Checker { around, overlays: around.overlays(), findings };
     checker.recipe(raw)
 }
@@ -54,7 +57,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn recipe(&mut self, raw: raw::RawRecipe) -> Option<Recipe> {
+    fn recipe(&mut self, raw: RawRecipe) -> Option<Recipe> {
         let guests_at = raw.guests.as_ref().map(|guests| guests.span.clone());
         let guests_given = raw.guests.as_ref().is_some_and(|guests| !guests.value.is_empty());
         let xen_given = raw.boot.as_ref().is_some_and(|boot| has_xen(boot.value.xen.as_ref()));
@@ -113,7 +116,7 @@ impl Checker<'_> {
         }
     }
 
-    fn host(&mut self, raw: raw::RawHost, recipe: Option<&ImageName>) -> Option<Host> {
+    fn host(&mut self, raw: RawHost, recipe: Option<&ImageName>) -> Option<Host> {
         let system = match (raw.debian, raw.knoppix) {
             (Some(debian), _) => Some(HostSystem::Debian(self.debian(debian.value))),
             (None, Some(knoppix)) => self.knoppix_host(knoppix.value),
@@ -126,7 +129,7 @@ impl Checker<'_> {
     }
 
     /// All guests, or `None` if one of them is wrong.
-    fn guests(&mut self, raw: Option<Located<List<raw::RawGuest>>>) -> Option<Vec<Guest>> {
+    fn guests(&mut self, raw: Option<Located<List<RawGuest>>>) -> Option<Vec<Guest>> {
         let Some(raw) = raw else { return Some(Vec::new()) };
         let mut names: BTreeSet<ImageName> = BTreeSet::new();
         let mut guests = Vec::new();
@@ -147,7 +150,7 @@ impl Checker<'_> {
         guests.into_iter().collect()
     }
 
-    fn debian(&mut self, raw: raw::RawDebian) -> Debian {
+    fn debian(&mut self, raw: RawDebian) -> Debian {
         let components: Vec<Component> = self.components(raw.components, &[known("main")]);
         let mut sources = Vec::new();
         for Located { value, .. } in raw.sources.map(|sources| sources.value).unwrap_or_default() {
@@ -172,7 +175,7 @@ impl Checker<'_> {
         if raw.is_none() { default.to_vec() } else { self.distinct(raw) }
     }
 
-    fn source(&mut self, raw: raw::RawDebianSource, default: &[Component]) -> Option<DebianSource> {
+    fn source(&mut self, raw: RawDebianSource, default: &[Component]) -> Option<DebianSource> {
         let components = self.components(raw.components, default);
         if let (Some(uri), Some(_)) = (&raw.uri, &raw.archive) {
             self.findings.add(&uri.span, "both `uri` and `archive`", "one of them says where it is");
@@ -238,16 +241,20 @@ impl Checker<'_> {
         self.distinct(raw)
     }
 
-    fn image(&mut self, raw: Option<Located<raw::RawFileSystem>>) -> Option<FileSystem> {
+    fn image(&mut self, raw: Option<Located<RawFileSystem>>) -> Option<FileSystemOptions> {
         let Some(Located { value: raw, .. }) = raw else {
-            return Some(FileSystem { free: 64 * MIB, inode_size: InodeSize::Large, zero_freed: false });
+            return Some(FileSystemOptions {
+                free: 64 * MIB,
+                inode_size: InodeSize::Large,
+                zero_freed: false,
+            });
         };
         let free = self.size_within(raw.free, 64 * MIB, 0, 1024 * GIB, "free space");
         let inode_size = or(raw.inode_size, || InodeSize::Large);
-        Some(FileSystem { free: free?, inode_size, zero_freed: or(raw.zero_freed, || false) })
+        Some(FileSystemOptions { free: free?, inode_size, zero_freed: or(raw.zero_freed, || false) })
     }
 
-    fn boot(&mut self, raw: Option<Located<raw::RawBoot>>) -> Option<Boot> {
+    fn boot(&mut self, raw: Option<Located<RawBoot>>) -> Option<Boot> {
         let raw = raw.map(|raw| raw.value);
         let (xen, cmdline, modules, entries, timeout) = match raw {
             Some(raw) => (raw.xen, raw.cmdline, raw.modules, raw.entries, raw.timeout),
@@ -307,12 +314,12 @@ impl Checker<'_> {
         Some(Boot { xen: xen?, cmdline: or(cmdline, || known("")), modules, entries, timeout })
     }
 
-    fn xen(&mut self, raw: raw::RawXen) -> Option<Xen> {
+    fn xen(&mut self, raw: RawXen) -> Option<Xen> {
         let memory = self.memory_size(raw.memory, 900 * MIB, 256 * MIB);
         Some(Xen { memory: memory?, cmdline: or(raw.cmdline, || known("")) })
     }
 
-    fn blocks(&mut self, raw: Option<Located<raw::RawBlocks>>) -> Option<Blocks> {
+    fn blocks(&mut self, raw: Option<Located<RawBlocks>>) -> Option<Blocks> {
         let (raw_size, raw_codec, raw_level) = match raw.map(|raw| raw.value) {
             Some(raw) => (raw.size, raw.codec, raw.level),
             None => (None, None, None),
@@ -326,7 +333,7 @@ impl Checker<'_> {
         Some(Blocks { size: or(raw_size, || BlockSize::DEFAULT), codec })
     }
 
-    fn machine(&mut self, raw: Option<Located<raw::RawMachine>>) -> Option<Machine> {
+    fn machine(&mut self, raw: Option<Located<RawMachine>>) -> Option<Machine> {
         let (memory, cpus) = match raw.map(|raw| raw.value) {
             Some(raw) => (raw.memory, raw.cpus),
             None => (None, None),
@@ -336,7 +343,7 @@ impl Checker<'_> {
         Some(Machine { memory: memory?, cpus: cpus? })
     }
 
-    fn expect(&mut self, raw: Option<Located<raw::RawExpect>>) -> Option<Expect> {
+    fn expect(&mut self, raw: Option<Located<RawExpect>>) -> Option<Expect> {
         let (timeout, lines) = match raw.map(|raw| raw.value) {
             Some(raw) => (raw.timeout, raw.lines),
             None => (None, None),
@@ -346,7 +353,7 @@ impl Checker<'_> {
         Some(Expect { timeout: Duration::from_secs(timeout?), lines })
     }
 
-    fn publish(&mut self, raw: Option<Located<raw::RawPublish>>) -> Option<Publish> {
+    fn publish(&mut self, raw: Option<Located<RawPublish>>) -> Option<Publish> {
         const DAY: u64 = 86_400;
         let raw = raw.map(|raw| raw.value);
         let (targets, on_failure, times, keep, pin) = match raw {
@@ -461,7 +468,7 @@ impl Checker<'_> {
 }
 
 /// Whether there is to be Xen, right or wrong.
-fn has_xen(given: Option<&Located<Switch<raw::RawXen>>>) -> bool {
+fn has_xen(given: Option<&Located<Switch<RawXen>>>) -> bool {
     given.is_some_and(|given| !matches!(given.value, Switch::Off))
 }
 

@@ -7,7 +7,7 @@ use formats::url::MirrorUrl;
 use super::choices::{
     BsdArchitecture, ConsoleDevice, Cow, Devices, DiskFormat, Flavour, GuestNetwork, KnoppixForm, Start, Virt,
 };
-use super::types::{Debian, FileSystem};
+use super::types::{Debian, FileSystemOptions};
 use super::values::{BsdVersion, FileUrl, HostName, KernelName, Line, OverlayName, ProjectPath, SetName};
 
 /// A system below Xen.
@@ -22,7 +22,7 @@ pub struct Guest {
     /// Its host name.
     pub hostname: HostName,
     /// Its file system, if we make one.
-    pub image: FileSystem,
+    pub image: FileSystemOptions,
     /// The machine that Xen makes for it; the kind can be started in it.
     pub virt: Virt,
     /// Where what it writes is kept.

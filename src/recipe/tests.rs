@@ -72,7 +72,7 @@ fn the_least_recipe_has_every_default_in_place() {
     assert_eq!(recipe.host.hostname.as_str(), "x");
     assert_eq!(
         recipe.host.image,
-        FileSystem { free: 64 << 20, inode_size: InodeSize::Large, zero_freed: false }
+        FileSystemOptions { free: 64 << 20, inode_size: InodeSize::Large, zero_freed: false }
     );
     assert_eq!((recipe.boot.xen.as_ref(), recipe.boot.timeout), (None, 3));
     assert_eq!(recipe.boot.entries, [MenuEntry::Linux, MenuEntry::Rescue]);

@@ -89,7 +89,7 @@ pub struct Host {
     /// Its host name.
     pub hostname: HostName,
     /// Its file system.
-    pub image: FileSystem,
+    pub image: FileSystemOptions,
 }
 
 /// A Debian system, as mmdebstrap makes it.
@@ -135,7 +135,7 @@ pub enum ArchiveLocation {
 
 /// A file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileSystem {
+pub struct FileSystemOptions {
     /// Bytes free for what the system writes.
     pub free: u64,
     /// Bytes of an inode.

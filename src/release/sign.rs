@@ -3,7 +3,7 @@
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 
 use formats::release::Document;
-use formats::release::{Error as Untrusted, KeyId, TrustedKeys, Verified};
+use formats::release::{DocumentError as Untrusted, KeyId, TrustedKeys, Verified};
 
 /// How the base64 of a secret key begins: Ed25519, no key derivation, BLAKE2b.
 const UNPROTECTED: &str = "RWQAAEIy";

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use walkdir::WalkDir;
 
 use crate::tree::{
-    Content, Contents, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError,
+    Content, ContentSource, Contents, Extent, Kind, Meta, Node, NodeId, SpoolId, Time, Tree, TreeError,
 };
 use system::files::FileError;
 
@@ -104,7 +104,8 @@ impl Directory {
     fn content(&mut self, path: &Path, metadata: &Metadata) -> io::Result<Content> {
         let len = metadata.len();
         let spool = SpoolId(u32::try_from(self.files.len()).expect("fewer than 2^32 files"));
-        let extent = |at, end| Extent { at, len: end - at, source: Source::Spool { spool, offset: at } };
+        let extent =
+            |at, end| Extent { at, len: end - at, source: ContentSource::Spool { spool, offset: at } };
         let mut extents = vec![];
         if metadata.blocks().saturating_mul(512) >= len {
             if len > 0 {

@@ -1,4 +1,4 @@
-//! Contents over files: what a tree's [`Source`](crate::tree::Source) refers to.
+//! Contents over files: what a tree's [`Source`](crate::tree::ContentSource) refers to.
 
 use std::fs::File;
 use std::io;

@@ -60,7 +60,7 @@ pub struct SpoolId(pub u32);
 
 /// Where the bytes of one [`Extent`] are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ContentSource {
     /// From `offset` on in a spool.
     Spool {
         /// Which spool.
@@ -85,7 +85,7 @@ pub struct Extent {
     /// Length in bytes, not 0.
     pub len: u64,
     /// Where the bytes are.
-    pub source: Source,
+    pub source: ContentSource,
 }
 
 /// Contents of a regular file by reference: extents in ascending order, not overlapping, within `len`.
@@ -162,7 +162,7 @@ impl Content {
         let extents = if len == 0 {
             vec![]
         } else {
-            vec![Extent { at: 0, len, source: Source::Inline { bytes, offset: 0 } }]
+            vec![Extent { at: 0, len, source: ContentSource::Inline { bytes, offset: 0 } }]
         };
         Content { len, extents }
     }
@@ -204,8 +204,10 @@ impl Content {
             let part = &mut buf[from..to];
             let skip = at.saturating_sub(extent.at);
             match &extent.source {
-                Source::Spool { spool, offset } => contents.read_exact_at(*spool, offset + skip, part)?,
-                Source::Inline { bytes, offset } => {
+                ContentSource::Spool { spool, offset } => {
+                    contents.read_exact_at(*spool, offset + skip, part)?
+                }
+                ContentSource::Inline { bytes, offset } => {
                     let start = offset + skip as usize;
                     part.copy_from_slice(&bytes[start..start + part.len()]);
                 }

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::{Content, Contents, Extent, Kind, Source, Tree};
+use super::{Content, ContentSource, Contents, Extent, Kind, Tree};
 
 /// Magic number, flags, then the hash of the source, or its time and length.
 const HEADER: usize = 16;
@@ -64,16 +64,19 @@ fn source_of(path: &[u8]) -> Option<Vec<u8>> {
 /// Puts `bytes` over the first bytes of a file that is at least as long.
 fn replace_start(content: &mut Content, bytes: &[u8]) {
     let len = bytes.len() as u64;
-    let mut extents = vec![Extent { at: 0, len, source: Source::Inline { bytes: bytes.into(), offset: 0 } }];
+    let mut extents =
+        vec![Extent { at: 0, len, source: ContentSource::Inline { bytes: bytes.into(), offset: 0 } }];
     for extent in content.extents.drain(..) {
         let cut = len.saturating_sub(extent.at).min(extent.len);
         if cut == extent.len {
             continue;
         }
         let source = match extent.source {
-            Source::Spool { spool, offset } => Source::Spool { spool, offset: offset + cut },
+            ContentSource::Spool { spool, offset } => ContentSource::Spool { spool, offset: offset + cut },
             // At most as long as `bytes`, so it fits.
-            Source::Inline { bytes, offset } => Source::Inline { bytes, offset: offset + cut as usize },
+            ContentSource::Inline { bytes, offset } => {
+                ContentSource::Inline { bytes, offset: offset + cut as usize }
+            }
         };
         extents.push(Extent { at: extent.at + cut, len: extent.len - cut, source });
     }
@@ -97,7 +100,11 @@ mod tests {
         let meta = Meta { mtime: Time { secs: 0x6a79_bee3, nanos: 5 }, ..Meta::default() };
         let spooled = Content {
             len: 20,
-            extents: vec![Extent { at: 0, len: 20, source: Source::Spool { spool: SpoolId(0), offset: 0 } }],
+            extents: vec![Extent {
+                at: 0,
+                len: 20,
+                source: ContentSource::Spool { spool: SpoolId(0), offset: 0 },
+            }],
         };
         for (path, content) in [
             ("a/m.py", Content::inline(*b"source")),

@@ -1,4 +1,4 @@
-//! What can go wrong with one request, and who is to blame.
+//! What can go wrong with one request, and what the failure counts against: the mirror, or the file there.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl std::fmt::Display for Wait {
     }
 }
 
-/// Why a request brought nothing that can be used. The mirror stands in front of these texts.
+/// Why a request did not give the file. Messages have the mirror's URL before these texts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchFault {
     /// Refused, unreachable, no such host, TLS.
@@ -46,7 +46,7 @@ pub enum FetchFault {
     /// The file is not there.
     #[error("HTTP {0}: the mirror does not have the file")]
     Missing(u16),
-    /// The mirror asks for patience: 429 and 503.
+    /// The mirror asks to wait: 429 and 503.
     #[error("HTTP {status}: the mirror is busy")]
     Busy {
         /// The status.
@@ -57,10 +57,10 @@ pub enum FetchFault {
     /// Any other status.
     #[error("HTTP {0}")]
     Status(u16),
-    /// Too many redirects, or one to where we don't go.
+    /// Too many redirects, or one that is not followed.
     #[error("redirect refused: {0}")]
     Redirect(String),
-    /// A body in an encoding that was not asked for.
+    /// A body in an encoding (gzip, for one) that was not asked for.
     #[error("the body comes as `{0}`; it was asked for as it is")]
     Encoded(String),
     /// A body of another length than the signed one.
@@ -91,19 +91,19 @@ pub enum FetchFault {
     Protocol(String),
 }
 
-/// What a fault says about the mirror.
+/// What a failure counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// It can't be used at all for a while.
+    /// The mirror: it is not used for a while.
     Mirror,
-    /// It can be used, but for this file another mirror is better.
+    /// The file on this mirror: another mirror is asked for it.
     File,
-    /// It is to be left alone for as long as it asked.
+    /// Nothing: the mirror is not used for as long as it asked.
     Busy(Option<Duration>),
 }
 
 impl FetchFault {
-    /// Who is to blame.
+    /// What it counts against.
     pub fn blame(&self) -> Blame {
         match self {
             FetchFault::Unreachable(_)

@@ -1,10 +1,12 @@
-//! What a mirror and its clients exchange, and the words that both programs have for it (docs/formats.md).
+//! What a mirror and its clients exchange (docs/formats.md), and the types of it that both programs use: names,
+//! URLs, digests, sizes, codecs.
 //!
-//! Pure: bytes, `Read` or `Write` in, values out. Nothing here names a file, a socket, a process or a clock.
-//! Start with [`block`]: what everything else carries.
+//! Pure: bytes, `Read` or `Write` in, values out. Nothing here opens a file or a socket, starts a process or reads a
+//! clock. Start with [`block`]: indexes and releases are about blocks.
 //!
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
 
+// Each module knows only those above it.
 pub mod calendar;
 pub mod report;
 

@@ -1,7 +1,7 @@
-//! Words of the formats that are more than text: image names, serials, times, block sizes.
+//! Image names, serials, times, block sizes.
 //!
-//! What comes from the network is read into these and written out again from them, so no text of somebody
-//! else's ever becomes part of a path.
+//! What comes from the network is read into these types, and paths are written from them, so no text from the
+//! network becomes part of a path.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,14 +46,14 @@ impl fmt::Debug for ImageName {
     }
 }
 
-/// Number of a release: 1 to 2^63 - 1, only ever going up.
+/// Number of a release: 1 to 2^63 - 1. A later release has a higher one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(u64);
 
 impl Serial {
     /// The first release.
     pub const FIRST: Serial = Serial(1);
-    /// The last one there can be.
+    /// The highest.
     pub const MAX: Serial = Serial(i64::MAX as u64);
 
     /// `None` for 0 and for more than [`Serial::MAX`].
@@ -113,17 +113,18 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// Raw bytes of every block of an image but the last: a multiple of 4 KiB, 4 KiB to 4 MiB.
+/// Raw bytes of every block of an image but the last, which may have fewer: a multiple of 4 KiB, from 4 KiB to
+/// 4 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockSize(u32);
 
 impl BlockSize {
     /// 256 KiB (the paper, section 3.2).
-    pub const DEFAULT: BlockSize = BlockSize(crate::block::DEFAULT_BLOCK_SIZE);
-    /// Sizes are multiples of this, and not less.
+    pub const DEFAULT: BlockSize = BlockSize(256 << 10);
+    /// The smallest; the others are multiples of it.
     pub const STEP: u32 = 4096;
     /// The largest.
-    pub const MAX: BlockSize = BlockSize(crate::block::MAX_BLOCK_SIZE);
+    pub const MAX: BlockSize = BlockSize(4 << 20);
 
     /// `None` when it is not a multiple of 4 KiB from 4 KiB to 4 MiB.
     pub const fn new(bytes: u32) -> Option<Self> {

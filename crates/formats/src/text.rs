@@ -9,8 +9,8 @@ use std::str::FromStr;
 use crate::digest::BadHex;
 use crate::names::{BadName, BadSerial, ImageName, Serial, UnixTime, clip, decimal};
 
-/// Every key of version 1 of our texts: one of them in the wrong place is another mistake than a key of a later
-/// version or of somebody's own.
+/// Every key of version 1 of our texts. One of them in the wrong place is another mistake than a key of a later
+/// version, or one that no version has.
 const KEYS: [&str; 14] = [
     "base:",
     "block-size:",
@@ -149,7 +149,7 @@ pub fn number(what: &'static str, text: &str, max: u64) -> Result<u64, TextFault
 }
 
 /// As [`number`], for a field of 32 bits.
-pub fn number32(what: &'static str, text: &str, max: u32) -> Result<u32, TextFault> {
+pub(crate) fn number32(what: &'static str, text: &str, max: u32) -> Result<u32, TextFault> {
     let fault = |_| TextFault::Number { what, found: text.into(), max: max.into() };
     number(what, text, max.into()).and_then(|number| u32::try_from(number).map_err(fault))
 }
@@ -264,7 +264,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// A field that is a number.
-    pub fn number_field(&mut self, key: &'static str, max: u64) -> Result<u64, TextFault> {
+    pub(crate) fn number_field(&mut self, key: &'static str, max: u64) -> Result<u64, TextFault> {
         number(key.trim_end_matches(':'), self.field(key)?, max)
     }
 

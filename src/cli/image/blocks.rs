@@ -17,7 +17,7 @@ use crate::sys::image_file::{ImageFile, SparseFile};
 use crate::sys::progress::Unit;
 use crate::yaml::Scalar;
 use formats::block::{Block, Codec, CodecKind, FetchedFile, Inflated, Object};
-use formats::index::{Header, Index, Target};
+use formats::index::{BlockContents, Header, Index};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::release::{Leaf, MirrorPath};
 use formats::report::size;
@@ -156,8 +156,8 @@ pub(super) fn join(args: &JoinArgs, session: &Session) -> Result<(), Failure> {
     let (mut at, block_size) = (0, u64::from(header.block_size.get()));
     for part in targets.chunks(TOGETHER) {
         let blocks = parallel(part, JOBS, |target| match target {
-            Target::Zero => Ok(None),
-            Target::Object(id) => {
+            BlockContents::Zero => Ok(None),
+            BlockContents::Object(id) => {
                 let object = index.object(*id).expect("an index's targets are its objects");
                 fetch(&store, object).map(Some)
             }

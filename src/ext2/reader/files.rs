@@ -10,7 +10,7 @@ use crate::ext2::ondisk::{
     decode_time,
 };
 use crate::ext2::xattr::{self, Attr};
-use crate::tree::{Content, Extent, Kind, Meta, Node, Source, SpoolId};
+use crate::tree::{Content, ContentSource, Extent, Kind, Meta, Node, SpoolId};
 
 /// Bytes that [`Reader::cat`] reads at once.
 const CHUNK: usize = 1 << 18;
@@ -188,7 +188,7 @@ impl Reader<'_> {
                 at,
                 // The last block of a file may be longer than what the file has of it.
                 len: (u64::from(run.count) * block_size).min(len - at),
-                source: Source::Spool { spool, offset: u64::from(run.physical) * block_size },
+                source: ContentSource::Spool { spool, offset: u64::from(run.physical) * block_size },
             }
         });
         Ok(Content { len, extents: extents.collect() })

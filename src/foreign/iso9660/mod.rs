@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::ext2::ReadAt;
-use crate::tree::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError};
+use crate::tree::{Content, ContentSource, Extent, Kind, Meta, Node, NodeId, SpoolId, Time, Tree, TreeError};
 use rock::Rock;
 
 pub use zisofs::{ZisofsError, ZisofsFile};
@@ -403,7 +403,7 @@ impl DirectoryRecord {
         let mut at = 0;
         let mut extents = Vec::new();
         for &(offset, len) in self.pieces.iter().filter(|(_, len)| *len > 0) {
-            extents.push(Extent { at, len, source: Source::Spool { spool, offset } });
+            extents.push(Extent { at, len, source: ContentSource::Spool { spool, offset } });
             at += len;
         }
         Content { len: at, extents }

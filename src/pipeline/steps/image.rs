@@ -26,7 +26,7 @@ use crate::sys::progress::{Progress, Unit};
 use crate::tree::{Contents, Kind, Meta, Node, Time, Tree};
 use formats::block::Codec;
 use formats::digest::Sha256;
-use formats::index::{Header, Index, Parent, Target};
+use formats::index::{BlockContents, Header, Index, Parent};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::release::Stored;
 
@@ -458,8 +458,8 @@ impl Source for Rendered<'_> {
         match self.known.filter(same) {
             Some((before, changed)) if !changed[number as usize] => {
                 let object = before.index.target(number).and_then(|target| match target {
-                    Target::Object(id) => before.index.object(id).copied(),
-                    Target::Zero => None,
+                    BlockContents::Object(id) => before.index.object(id).copied(),
+                    BlockContents::Zero => None,
                 });
                 object.map_or(Known::Zeros, Known::Object)
             }

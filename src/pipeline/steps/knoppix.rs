@@ -16,7 +16,7 @@ use crate::sys::image_file::ImageFile;
 use crate::sys::process::Tool;
 use crate::sys::progress::Unit;
 use crate::sys::spool::Spools;
-use crate::tree::{Content, Extent, Kind, Source, Tree, TreeError, tar};
+use crate::tree::{Content, ContentSource, Extent, Kind, Tree, TreeError, tar};
 use system::files::{FileError, Scratch};
 
 /// Where a medium has its compressed file system.
@@ -278,7 +278,7 @@ fn unpack(
         let len = u64::from(packed.len);
         let extents = match len {
             0 => vec![],
-            _ => vec![Extent { at: 0, len, source: Source::Spool { spool, offset } }],
+            _ => vec![Extent { at: 0, len, source: ContentSource::Spool { spool, offset } }],
         };
         tree.node_mut(*id).kind = Kind::File(Content { len, extents });
         offset += len;

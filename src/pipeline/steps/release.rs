@@ -17,7 +17,9 @@ use crate::repository::targets::LocalTree;
 use formats::digest::Digest;
 use formats::index::{Index, Parent};
 use formats::names::{ImageName, Serial};
-use formats::release::{BadKey, Error as Untrusted, ImageFiles, MirrorPath, Put, TrustedKeys, Upload};
+use formats::release::{
+    BadKey, DocumentError as Untrusted, ImageFiles, MirrorPath, Put, TrustedKeys, Upload,
+};
 use system::files::{AtomicFile, FileError};
 
 /// Why the mirror's state can't be read, or a release can't be written.
@@ -259,7 +261,7 @@ pub fn publish(
 mod tests {
     use super::*;
     use crate::compress::Compressor;
-    use crate::repository::store::{Offered, Origin};
+    use crate::repository::store::{BlockOrigin, Offered};
     use formats::block::{Block, Codec, Object};
     use formats::index::{Header, Index};
     use formats::names::{BlockSize, UnixTime};
@@ -316,7 +318,7 @@ mod tests {
 
     fn block(store: &Store, byte: u8) -> Object {
         let block = Block::seal(vec![byte; 4096]);
-        let origin = || Origin::Image { image: "host".parse().unwrap(), block: byte.into(), at: 0 };
+        let origin = || BlockOrigin::Image { image: "host".parse().unwrap(), block: byte.into(), at: 0 };
         match store.offer(&block, origin, &mut Compressor::new(Codec::zlib(6).unwrap())).unwrap() {
             Offered::Written(object) | Offered::Found(object) => object,
             Offered::Collides(with) => panic!("collides with {with}"),

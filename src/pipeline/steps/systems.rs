@@ -34,7 +34,7 @@ pub struct System {
     /// Its root file system.
     pub tree: Tree,
     /// What the recipe says of its file system.
-    pub image: recipe::FileSystem,
+    pub image: recipe::FileSystemOptions,
     /// What reads it.
     pub profile: Profile,
     /// Whether it starts with a Linux kernel and a miniroot of ours.
@@ -182,7 +182,7 @@ fn second_disk(guest: &Guest, plan9: &recipe::Plan9, epoch: i64) -> Result<Syste
     Ok(System {
         name: format!("{}-data", guest.name).parse()?,
         tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),
-        image: recipe::FileSystem { free: plan9.data, inode_size, zero_freed: false },
+        image: recipe::FileSystemOptions { free: plan9.data, inode_size, zero_freed: false },
         profile,
         linux: false,
     })
@@ -264,7 +264,7 @@ impl Works<'_, '_> {
         knoppix: &Knoppix,
         overlays: &[OverlayName],
         hostname: &HostName,
-        image: recipe::FileSystem,
+        image: recipe::FileSystemOptions,
     ) -> Result<System, SystemError> {
         let (request, sources, spools) = (self.request, &self.sources, &mut self.spools);
         let made = self.steps.run(format!("tree {name}"), Told::nothing, || {
@@ -285,7 +285,7 @@ impl Works<'_, '_> {
         debian: &Debian,
         overlays: &[OverlayName],
         hostname: &HostName,
-        image: recipe::FileSystem,
+        image: recipe::FileSystemOptions,
     ) -> Result<System, SystemError> {
         let set = PackageSet::of(debian, self.scripts(debian)?);
         let DebianTree { mut tree, epoch, .. } = self.tree(name.as_str(), &set)?;

@@ -16,7 +16,7 @@ const NETBSD_OWN_OPTIONS: usize = 96;
 const NETBSD_PVH: u32 = 10;
 
 impl Checker<'_> {
-    pub(super) fn guest(&mut self, mut raw: raw::RawGuest) -> Option<Guest> {
+    pub(super) fn guest(&mut self, mut raw: RawGuest) -> Option<Guest> {
         let virt = raw.xen.take();
         let kind = self.kind(&mut raw, virt.as_ref());
         let as_it_is = kind.as_ref().filter(|kind| !kind.is_tree()).map(GuestKind::word);
@@ -68,7 +68,7 @@ impl Checker<'_> {
         })
     }
 
-    fn kind(&mut self, raw: &mut raw::RawGuest, virt: Option<&Located<Virt>>) -> Option<GuestKind> {
+    fn kind(&mut self, raw: &mut RawGuest, virt: Option<&Located<Virt>>) -> Option<GuestKind> {
         let refuse = |checker: &mut Self, refused: &[(Virt, &str, &str)]| {
             let Some(virt) = virt else { return };
             for (_, what, instead) in refused.iter().filter(|(of, ..)| *of == virt.value) {
@@ -97,7 +97,7 @@ impl Checker<'_> {
         self.knoppix(knoppix.value, virt).map(GuestKind::Knoppix)
     }
 
-    fn netbsd(&mut self, raw: Located<raw::RawNetBsd>, virt: Option<&Located<Virt>>) -> Option<NetBsd> {
+    fn netbsd(&mut self, raw: Located<RawNetBsd>, virt: Option<&Located<Virt>>) -> Option<NetBsd> {
         let Located { span, value: raw } = raw;
         let pvh = virt.is_some_and(|virt| virt.value == Virt::Pvh);
         let virt_at = virt.map_or(span, |virt| virt.span.clone());
@@ -176,7 +176,7 @@ impl Checker<'_> {
         self.distinct(raw)
     }
 
-    fn plan9(&mut self, raw: raw::RawPlan9) -> Option<Plan9> {
+    fn plan9(&mut self, raw: RawPlan9) -> Option<Plan9> {
         let origins = self.origins(raw.urls, raw.sha256);
         let data = self.size_within(raw.data, 0, 0, 1024 * GIB, "a second disk");
         Some(Plan9 {
@@ -188,7 +188,7 @@ impl Checker<'_> {
         })
     }
 
-    fn disk(&mut self, raw: raw::RawDisk) -> Option<Disk> {
+    fn disk(&mut self, raw: RawDisk) -> Option<Disk> {
         let format = raw.format.map(|format| format.value).or_else(|| {
             let urls = raw.urls.as_ref()?;
             Some(DiskFormat::of(urls.value.first()?.value.file_name()))
@@ -196,7 +196,7 @@ impl Checker<'_> {
         Some(Disk { origins: self.origins(raw.urls, raw.sha256)?, format: format? })
     }
 
-    fn knoppix(&mut self, raw: raw::RawKnoppix, virt: Option<&Located<Virt>>) -> Option<Knoppix> {
+    fn knoppix(&mut self, raw: RawKnoppix, virt: Option<&Located<Virt>>) -> Option<Knoppix> {
         let form = or(raw.form, || KnoppixForm::Tree);
         if let (KnoppixForm::Tree, Some(virt)) = (form, virt.filter(|virt| virt.value == Virt::Hvm)) {
             let what = "a tree of files has no boot loader, which a whole PC would want";
@@ -205,12 +205,12 @@ impl Checker<'_> {
         Some(Knoppix { origins: self.origins(raw.urls, raw.sha256)?, form })
     }
 
-    pub(super) fn knoppix_host(&mut self, raw: raw::RawKnoppix) -> Option<HostSystem> {
+    pub(super) fn knoppix_host(&mut self, raw: RawKnoppix) -> Option<HostSystem> {
         if let Some(form) = raw.form.as_ref().filter(|form| form.value == KnoppixForm::Device) {
             let what = "a device as the host, whose kernel could not be found";
             self.findings.add(&form.span, what, "write `form: tree`, or make a guest of it");
         }
-        let nothing = raw::RawDebian {
+        let nothing = RawDebian {
             suite: None,
             variant: None,
             components: None,
@@ -249,9 +249,9 @@ impl Checker<'_> {
     /// NetBSD reads inodes of 128 bytes in every release; what they lack it would not use.
     fn guest_image(
         &mut self,
-        raw: Option<Located<raw::RawFileSystem>>,
+        raw: Option<Located<RawFileSystem>>,
         kind: Option<&GuestKind>,
-    ) -> Option<FileSystem> {
+    ) -> Option<FileSystemOptions> {
         let given = raw.as_ref().is_some_and(|raw| raw.value.inode_size.is_some());
         let mut image = self.image(raw)?;
         if !given && matches!(kind, Some(GuestKind::NetBsd(_))) {

@@ -37,7 +37,7 @@ use formats::block::{
     Block, BlockDamage, BlockName, FetchedFile, Inflated, MAX_BLOCK_SIZE, Object, max_file_len,
 };
 use formats::digest::Digest;
-use formats::index::{Index, ObjectId, Target};
+use formats::index::{BlockContents, Index, ObjectId};
 use formats::names::{ImageName, Serial};
 use formats::release::{MirrorPath, Put};
 use system::files::{AtomicFile, FileError, create_dir_all, read_at_most, sweep};
@@ -58,7 +58,7 @@ pub enum StoreError {
         /// The block file.
         path: PathBuf,
         /// Who names it.
-        origin: Origin,
+        origin: BlockOrigin,
         /// Its length in the index.
         want: u32,
         /// The length it would have.
@@ -76,7 +76,7 @@ pub enum StoreError {
 
 /// Where some content was met.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Origin {
+pub enum BlockOrigin {
     /// In an image of this build.
     Image {
         /// The image.
@@ -99,16 +99,16 @@ pub enum Origin {
     File,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for BlockOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Image { image, block, at } => {
+            BlockOrigin::Image { image, block, at } => {
                 write!(f, "block {block} of image `{image}` (from byte {at})")
             }
-            Origin::Release { image, serial, block } => {
+            BlockOrigin::Release { image, serial, block } => {
                 write!(f, "block {block} of image `{image}` in release {serial}")
             }
-            Origin::File => write!(f, "a block file of the mirror that no release known here names"),
+            BlockOrigin::File => write!(f, "a block file of the mirror that no release known here names"),
         }
     }
 }
@@ -121,14 +121,14 @@ pub enum Offered {
     /// It is there already.
     Found(Object),
     /// Other raw bytes with the same MD5 are there. Nothing was written.
-    Collides(Origin),
+    Collides(BlockOrigin),
 }
 
 /// What is known of a name.
 #[derive(Clone, Debug)]
-struct Known {
+struct KnownName {
     object: Object,
-    origin: Origin,
+    origin: BlockOrigin,
     /// Whether the file was seen, by this build, to be there, or is known to be where it is published.
     seen: bool,
     /// SHA-256 of the file, if it was written by this build.
@@ -139,7 +139,7 @@ struct Known {
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    known: Mutex<HashMap<BlockName, Known>>,
+    known: Mutex<HashMap<BlockName, KnownName>>,
 }
 
 impl Store {
@@ -181,13 +181,14 @@ impl Store {
         let mut next = ObjectId(0);
         for (target, block) in index.targets().zip(0_u32..) {
             // Objects are numbered by first use, so each is met first when its turn has come.
-            if target != Target::Object(next) {
+            if target != BlockContents::Object(next) {
                 continue;
             }
             if let Some(&object) = index.object(next) {
                 let header = index.header();
-                let origin = Origin::Release { image: header.image.clone(), serial: header.serial, block };
-                known.entry(object.name).or_insert(Known { object, origin, seen: elsewhere, file: None });
+                let origin =
+                    BlockOrigin::Release { image: header.image.clone(), serial: header.serial, block };
+                known.entry(object.name).or_insert(KnownName { object, origin, seen: elsewhere, file: None });
             }
             next = ObjectId(next.0 + 1);
         }
@@ -200,7 +201,7 @@ impl Store {
     pub fn offer(
         &self,
         block: &Block,
-        origin: impl FnOnce() -> Origin,
+        origin: impl FnOnce() -> BlockOrigin,
         compressor: &mut Compressor,
     ) -> Result<Offered, StoreError> {
         let name = block.name();
@@ -210,21 +211,21 @@ impl Store {
                 return Ok(Offered::Collides(known.origin.clone()));
             }
             if known.seen || self.file_len(name)? == Some(known.object.file_len.into()) {
-                self.note(Known { seen: true, ..known.clone() });
+                self.note(KnownName { seen: true, ..known.clone() });
                 return Ok(Offered::Found(known.object));
             }
         }
         // Nothing that a release names lies there, or not as it was.
         match self.examine(block)? {
             Examined::Ours(object) if known.is_none() => {
-                self.note(Known { object, origin: origin(), seen: true, file: None });
+                self.note(KnownName { object, origin: origin(), seen: true, file: None });
                 return Ok(Offered::Found(object));
             }
-            Examined::Other => return Ok(Offered::Collides(Origin::File)),
+            Examined::Other => return Ok(Offered::Collides(BlockOrigin::File)),
             Examined::Ours(_) | Examined::Nothing => {}
         }
         let file = compressor.compress(block.bytes());
-        if let Some(Known { object, origin, .. }) = &known
+        if let Some(KnownName { object, origin, .. }) = &known
             && file.len() != object.file_len as usize
         {
             let path = self.locate(&MirrorPath::Block(name));
@@ -238,7 +239,7 @@ impl Store {
         self.write(&MirrorPath::Block(name), &file)?;
         let object = object_of(block, file.len());
         let origin = known.map_or_else(origin, |known| known.origin);
-        self.note(Known { object, origin, seen: true, file: Some(Digest::of(&file)) });
+        self.note(KnownName { object, origin, seen: true, file: Some(Digest::of(&file)) });
         Ok(Offered::Written(object))
     }
 
@@ -328,12 +329,12 @@ impl Store {
         Ok(Synced { store: self })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<BlockName, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<BlockName, KnownName>> {
         // The map is whole after every statement, so a panic of another thread does no harm to it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, known: Known) {
+    fn note(&self, known: KnownName) {
         self.lock().insert(known.object.name, known);
     }
 

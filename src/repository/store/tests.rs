@@ -59,8 +59,8 @@ impl Bench {
     }
 }
 
-fn place(block: u32) -> Origin {
-    Origin::Image { image: "host".parse().unwrap(), block, at: u64::from(block) * 4096 }
+fn place(block: u32) -> BlockOrigin {
+    BlockOrigin::Image { image: "host".parse().unwrap(), block, at: u64::from(block) * 4096 }
 }
 
 fn written(offered: Offered) -> Object {
@@ -157,9 +157,9 @@ fn one_name_never_gets_a_second_content() {
     assert_eq!(bench.store.block(&object).unwrap(), one);
 
     let mut bench = bench.again();
-    assert_eq!(bench.offer(&two), Offered::Collides(Origin::File), "with a file");
+    assert_eq!(bench.offer(&two), Offered::Collides(BlockOrigin::File), "with a file");
     bench.trust(object);
-    let origin = Origin::Release { image: "host".parse().unwrap(), serial: Serial::FIRST, block: 1 };
+    let origin = BlockOrigin::Release { image: "host".parse().unwrap(), serial: Serial::FIRST, block: 1 };
     assert_eq!(bench.offer(&two), Offered::Collides(origin), "with a block of a release");
     assert_eq!(bench.store.block(&object).unwrap(), one);
 }

@@ -123,7 +123,7 @@ fn last_words(tail: &[String], log: Option<&Path>) -> String {
 
 /// Where a program's standard output goes; its standard error always goes to the log.
 #[derive(Debug)]
-enum Output {
+enum ProcessOutput {
     /// To the log.
     Log,
     /// To us, through a pipe.
@@ -142,7 +142,7 @@ pub struct Tool {
     command: Command,
     found: bool,
     log: Option<PathBuf>,
-    output: Output,
+    output: ProcessOutput,
     input: Vec<u8>,
     feed: bool,
     limit: Option<Duration>,
@@ -158,7 +158,7 @@ impl Tool {
             command: Command::new(path.unwrap_or_else(|| program.into())),
             found,
             log: None,
-            output: Output::Log,
+            output: ProcessOutput::Log,
             input: Vec::new(),
             feed: false,
             limit: None,
@@ -215,19 +215,19 @@ impl Tool {
 
     /// Its standard output is a pipe that [`Running::take_stdout`] gives.
     pub fn pipe_stdout(mut self) -> Self {
-        self.output = Output::Pipe;
+        self.output = ProcessOutput::Pipe;
         self
     }
 
     /// Its standard output goes into a file.
     pub fn stdout_to(mut self, file: File) -> Self {
-        self.output = Output::File(file);
+        self.output = ProcessOutput::File(file);
         self
     }
 
     /// It gets our terminal and stays in our process group: for a console in the foreground.
     pub fn on_our_terminal(mut self) -> Self {
-        self.output = Output::Ours;
+        self.output = ProcessOutput::Ours;
         self
     }
 
@@ -282,14 +282,14 @@ impl Tool {
             ),
             None => None,
         };
-        let ours = matches!(self.output, Output::Ours);
+        let ours = matches!(self.output, ProcessOutput::Ours);
         let mut printed = None;
         if !ours {
             let (reader, writer) = io::pipe().map_err(start)?;
             let stdout = match self.output {
-                Output::File(file) => file.into(),
-                Output::Pipe => Stdio::piped(),
-                Output::Log | Output::Ours => writer.try_clone().map_err(start)?.into(),
+                ProcessOutput::File(file) => file.into(),
+                ProcessOutput::Pipe => Stdio::piped(),
+                ProcessOutput::Log | ProcessOutput::Ours => writer.try_clone().map_err(start)?.into(),
             };
             let piped = self.feed || !self.input.is_empty();
             self.command.stdin(if piped { Stdio::piped() } else { Stdio::null() });

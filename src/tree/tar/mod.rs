@@ -13,7 +13,9 @@ mod sparse;
 use std::fmt;
 use std::io::{self, Read, Seek};
 
-use super::{Content, Extent, Kind, Meta, Node, NodeId, Source, SpoolId, Time, Tree, TreeError, names};
+use super::{
+    Content, ContentSource, Extent, Kind, Meta, Node, NodeId, SpoolId, Time, Tree, TreeError, names,
+};
 use acl::AclNames;
 use blocks::{BLOCK, TarBlocks, number, padding, signed};
 use pax::Records;
@@ -336,7 +338,7 @@ impl<R: Read + Seek> TarReader<R> {
             Some(map) => stored.content(&map).map_err(|problem| self.blocks.error(problem))?,
             None if member.size == 0 => Content::default(),
             None => {
-                let source = Source::Spool { spool: self.spool, offset: stored.offset };
+                let source = ContentSource::Spool { spool: self.spool, offset: stored.offset };
                 let extents = vec![Extent { at: 0, len: member.size, source }];
                 Content { len: member.size, extents }
             }

@@ -8,7 +8,7 @@ use std::io::{Read, Seek};
 use super::blocks::{BLOCK, TarBlocks, number};
 use super::pax::{self, decimal};
 use super::{Problem, TarError};
-use crate::tree::{Content, Extent, Source, SpoolId};
+use crate::tree::{Content, ContentSource, Extent, SpoolId};
 
 /// Longest map before the data, bytes: half a million regions.
 const MAP_LIMIT: u64 = 16 << 20;
@@ -42,7 +42,7 @@ impl SparseContents {
                 return Err(Problem::SparseMap("a region before the last does not fill its blocks"));
             }
             // In the archive's own position arithmetic: `used` stays within `stored`, checked below.
-            let source = Source::Spool { spool: self.spool, offset: self.offset + used };
+            let source = ContentSource::Spool { spool: self.spool, offset: self.offset + used };
             extents.push(Extent { at, len, source });
             used = used.checked_add(len).filter(|&used| used <= self.stored).ok_or(SHORT)?;
         }

@@ -59,7 +59,7 @@ fn contents_are_positions_in_the_archive() {
         Kind::File(content) => content.clone(),
         other => panic!("{other:?}"),
     };
-    let extent = |offset, len| Extent { at: 0, len, source: Source::Spool { spool: SPOOL, offset } };
+    let extent = |offset, len| Extent { at: 0, len, source: ContentSource::Spool { spool: SPOOL, offset } };
     assert_eq!(content(b"a/one").extents, [extent(512, 5)]);
     assert_eq!(content(b"a/two").extents, [extent(1536, 1000)]);
     assert_eq!(content(b"a/none").extents, []);
@@ -179,7 +179,7 @@ fn old_sparse_headers_keep_their_holes_across_extension_blocks() {
     let tree = read(Cursor::new(old_sparse(&regions, 1 << 40, &data)), SPOOL).unwrap();
     let Kind::File(content) = &tree.node(tree.lookup(b"s").unwrap()).kind else { panic!() };
     assert_eq!((content.len, content.extents.len()), (1 << 40, 40));
-    let source = Source::Spool { spool: SPOOL, offset: 512 * (1 + 2 + 39) };
+    let source = ContentSource::Spool { spool: SPOOL, offset: 512 * (1 + 2 + 39) };
     assert_eq!(content.extents[39], Extent { at: 39 * 4096, len: 512, source });
 }
 

@@ -32,14 +32,14 @@ pub struct Object {
     pub file_len: u32,
 }
 
-/// Bytes that somebody says are a block file. Nothing is known about them yet.
+/// Bytes that came for a block file. Nothing of them is checked yet.
 #[derive(Clone, Debug)]
 pub struct FetchedFile<B> {
     claim: Object,
     bytes: B,
 }
 
-/// Bytes that a block file inflated to, as many as the index says. Which bytes is not known yet.
+/// Bytes that a block file inflated to, as many as the index says. Their name and SHA-256 are not checked yet.
 #[derive(Clone, Debug)]
 pub struct Inflated {
     claim: Object,
@@ -120,7 +120,7 @@ pub enum BlockDamage {
         /// The MD5 of what came.
         found: BlockName,
     },
-    /// The MD5 is right and the SHA-256 is not: somebody made a collision, or the index is of another build.
+    /// The MD5 is right and the SHA-256 is not: it is a collision made on purpose, or the index is of another build.
     #[error("block {name}: forged: its MD5 is right, but its SHA-256 is {found}; the index says {want}")]
     WrongProof {
         /// The block.
@@ -199,7 +199,7 @@ impl Inflated {
 }
 
 impl Block {
-    /// Names and proves raw bytes of our own.
+    /// The block of raw bytes that did not come from a mirror.
     pub fn seal(bytes: Vec<u8>) -> Self {
         let (mut md5, mut sha256) = (Md5::new(), sha2::Sha256::new());
         // Neither keeps a core busy alone: by turns they take a sixth less time (measured).
@@ -210,8 +210,8 @@ impl Block {
         Block { name: BlockName(md5.finalize().into()), sha256: Sha256(sha256.finalize().into()), bytes }
     }
 
-    /// The block that a file holds, whichever it is: for stores and for lists of names, where no index says
-    /// more. `None` when the file is not one whole zlib stream of at most 4 MiB.
+    /// The block that a file holds, whichever it is: for stores and for lists of names, where there is no index to
+    /// check it against. `None` when the file is not one whole zlib stream of at most 4 MiB.
     pub fn of_file(file: &[u8]) -> Option<Self> {
         let mut bytes = vec![0; MAX_BLOCK_SIZE as usize];
         let (status, read, written) = inflate_into(&mut bytes, file);
@@ -235,7 +235,7 @@ impl Block {
         &self.bytes
     }
 
-    /// Gives the raw bytes away.
+    /// The raw bytes, without a copy.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

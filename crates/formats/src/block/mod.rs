@@ -1,6 +1,6 @@
 //! One block of a virtual disk: its name, its proof and its file (docs/formats.md, section 2).
 //!
-//! A block file is one zlib stream (RFC 1950) named by the MD5 of what it inflates to. The name is a claim;
+//! A block file is one zlib stream (RFC 1950) named by the MD5 of what it inflates to. The name identifies the block;
 //! the SHA-256 from the signed index is the proof. Bytes from the network pass through a chain of types,
 //! [`FetchedFile`] -> [`Inflated`] -> [`Block`], and only a [`Block`] reaches the device.
 
@@ -10,16 +10,16 @@ mod file;
 use md5::{Digest, Md5};
 
 use crate::digest::hex_id;
+use crate::names::BlockSize;
 
 pub use codec::{BadLevel, Codec, CodecKind};
 pub use file::{Block, BlockDamage, FetchedFile, Inflated, Object, max_file_len};
 
-/// Raw bytes in a block unless an index says otherwise: 256 KiB (the paper, section 3.2).
-pub const DEFAULT_BLOCK_SIZE: u32 = 256 * 1024;
 /// Most raw bytes in a block: 4 MiB.
-pub const MAX_BLOCK_SIZE: u32 = 4 * 1024 * 1024;
+pub const MAX_BLOCK_SIZE: u32 = BlockSize::MAX.get();
 
-/// Name of a block: MD5 of its raw bytes, 32 hex digits; `FromStr` is the inverse. A name is a claim.
+/// Name of a block: MD5 of its raw bytes, 32 hex digits; `FromStr` is the inverse. A name
+/// identifies a block; it proves nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockName(pub [u8; 16]);
 

@@ -3,7 +3,7 @@
 use std::io::BufRead;
 
 use super::draft::{IndexDraft, IndexFault, block_count};
-use super::{BlockSize, Error, Header, Index, MAX_BLOCKS, MAX_FILE, MAX_LINE, Parent, Rule, Run};
+use super::{BlockSize, Header, Index, IndexError, IndexRun, MAX_BLOCKS, MAX_FILE, MAX_LINE, Parent, Rule};
 use crate::block::Object;
 use crate::text::{At, Lines, TextFault, number, number32, words};
 
@@ -15,8 +15,8 @@ impl Index {
     /// Reads the canonical text; what it was read from is then `encode`d again to the same bytes.
     ///
     /// # Errors
-    /// [`Error`] with the line: each rule of the format has its own [`IndexFault`].
-    pub fn decode(text: impl BufRead) -> Result<Index, Error> {
+    /// [`IndexError`] with the line: each rule of the format has its own [`IndexFault`].
+    pub fn decode(text: impl BufRead) -> Result<Index, IndexError> {
         let mut lines = Lines::new(text, MAX_FILE, MAX_LINE);
         decode(&mut lines).map_err(|fault| At { file: "index.idx", line: lines.number(), fault })
     }
@@ -84,7 +84,7 @@ fn object(line: &str) -> Result<Object, TextFault> {
     })
 }
 
-fn run(line: &str) -> Result<Run, IndexFault> {
+fn run(line: &str) -> Result<IndexRun, IndexFault> {
     let [_, first, count, target] = words(line, MAP)?;
     let first = number32("first block", first, u32::MAX)?;
     let count = number32("count", count, u32::MAX)?;
@@ -95,5 +95,5 @@ fn run(line: &str) -> Result<Run, IndexFault> {
         None if target == "-" => Rule::Zero,
         None => Rule::Same(id(target)?),
     };
-    Ok(Run { first, count, rule })
+    Ok(IndexRun { first, count, rule })
 }

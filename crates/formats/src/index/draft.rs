@@ -4,7 +4,7 @@ use crate::names::clip;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::{BlockSize, Header, Index, MAX_BLOCKS, ObjectId, Parent, Rule, Run, Serial, Target};
+use super::{BlockContents, BlockSize, Header, Index, IndexRun, MAX_BLOCKS, ObjectId, Parent, Rule, Serial};
 use crate::block::{BlockName, Object, max_file_len};
 use crate::digest::Sha256;
 use crate::text::TextFault;
@@ -189,7 +189,7 @@ pub(super) struct IndexDraft {
     header: Header,
     block_count: u32,
     objects: Vec<Object>,
-    runs: Vec<Run>,
+    runs: Vec<IndexRun>,
     ids: HashMap<BlockName, u32>,
     proofs: HashMap<Sha256, u32>,
     /// Objects below this have been used.
@@ -263,8 +263,8 @@ impl IndexDraft {
         Ok(())
     }
 
-    pub(super) fn push_run(&mut self, run: Run) -> Result<(), IndexFault> {
-        let Run { first, count, rule } = run;
+    pub(super) fn push_run(&mut self, run: IndexRun) -> Result<(), IndexFault> {
+        let IndexRun { first, count, rule } = run;
         let want = self.mapped;
         if first > want {
             return Err(IndexFault::Gap { found: first, want });
@@ -313,7 +313,7 @@ impl IndexDraft {
 
     /// The last block of a disk may be shorter than the others; then only it, and always it, has an object of
     /// that length. All other lengths were refused with the object.
-    fn check_lengths(&self, run: Run) -> Result<(), IndexFault> {
+    fn check_lengths(&self, run: IndexRun) -> Result<(), IndexFault> {
         let full = self.header.block_size.get();
         let last = self.block_count - 1;
         if self.header.raw_len(last, self.block_count) == full {
@@ -357,19 +357,19 @@ impl Index {
         blocks: impl IntoIterator<Item = Option<Object>>,
     ) -> Result<Index, IndexFault> {
         let mut draft = IndexDraft::new(header)?;
-        let mut runs: Vec<Run> = Vec::new();
+        let mut runs: Vec<IndexRun> = Vec::new();
         for (number, block) in blocks.into_iter().enumerate() {
             let blocks = draft.block_count;
             let first = u32::try_from(number).ok().filter(|number| *number < blocks);
             let first = first.ok_or(IndexFault::PastEnd { first: blocks, count: 1, blocks })?;
             let target = match block {
-                None => Target::Zero,
+                None => BlockContents::Zero,
                 Some(object) => match draft.ids.get(&object.name) {
-                    Some(&id) if draft.objects[id as usize] == object => Target::Object(ObjectId(id)),
+                    Some(&id) if draft.objects[id as usize] == object => BlockContents::Object(ObjectId(id)),
                     _ => {
                         draft.push_object(object)?;
                         // There are at most 2^24 objects, as `push_object` has just checked.
-                        Target::Object(ObjectId((draft.objects.len() - 1) as u32))
+                        BlockContents::Object(ObjectId((draft.objects.len() - 1) as u32))
                     }
                 },
             };
@@ -380,10 +380,10 @@ impl Index {
                 continue;
             }
             let rule = match target {
-                Target::Zero => Rule::Zero,
-                Target::Object(id) => Rule::Same(id.0),
+                BlockContents::Zero => Rule::Zero,
+                BlockContents::Object(id) => Rule::Same(id.0),
             };
-            runs.push(Run { first, count: 1, rule });
+            runs.push(IndexRun { first, count: 1, rule });
         }
         runs.into_iter().try_for_each(|run| draft.push_run(run))?;
         draft.finish()

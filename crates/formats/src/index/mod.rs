@@ -28,7 +28,7 @@ pub const MAX_BLOCKS: u32 = 1 << 24;
 const MAX_LINE: usize = 256;
 
 /// Why a text is no index: line and fault.
-pub type Error = At<IndexFault>;
+pub type IndexError = At<IndexFault>;
 
 /// An object's number in its index: line order, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +43,7 @@ impl ObjectId {
 
 /// What a block of the disk holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum BlockContents {
     /// Zeros; there is nothing to fetch.
     Zero,
     /// What this object's block file inflates to.
@@ -96,7 +96,7 @@ impl Header {
 
 /// Blocks in a row whose targets follow one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
+struct IndexRun {
     first: u32,
     /// Not 0.
     count: u32,
@@ -113,42 +113,44 @@ enum Rule {
     Ascending(u32),
 }
 
-impl Run {
+impl IndexRun {
     /// Target of the block `offset` after the first.
-    fn target(&self, offset: u32) -> Target {
+    fn target(&self, offset: u32) -> BlockContents {
         match self.rule {
-            Rule::Zero => Target::Zero,
-            Rule::Same(id) => Target::Object(ObjectId(id)),
-            Rule::Ascending(id) => Target::Object(ObjectId(id + offset)),
+            Rule::Zero => BlockContents::Zero,
+            Rule::Same(id) => BlockContents::Object(ObjectId(id)),
+            Rule::Ascending(id) => BlockContents::Object(ObjectId(id + offset)),
         }
     }
 
     /// This run with one block more, if one run can say that.
-    fn with(&self, next: Target) -> Option<Run> {
+    fn with(&self, next: BlockContents) -> Option<IndexRun> {
         let rule = match (self.rule, next) {
-            (Rule::Zero, Target::Zero) => Rule::Zero,
-            (Rule::Same(id), Target::Object(next)) if next.0 == id => Rule::Same(id),
-            (Rule::Same(id), Target::Object(next))
+            (Rule::Zero, BlockContents::Zero) => Rule::Zero,
+            (Rule::Same(id), BlockContents::Object(next)) if next.0 == id => Rule::Same(id),
+            (Rule::Same(id), BlockContents::Object(next))
                 if self.count == 1 && Some(next.0) == id.checked_add(1) =>
             {
                 Rule::Ascending(id)
             }
-            (Rule::Ascending(id), Target::Object(next)) if Some(next.0) == id.checked_add(self.count) => {
+            (Rule::Ascending(id), BlockContents::Object(next))
+                if Some(next.0) == id.checked_add(self.count) =>
+            {
                 Rule::Ascending(id)
             }
             _ => return None,
         };
-        Some(Run { first: self.first, count: self.count + 1, rule })
+        Some(IndexRun { first: self.first, count: self.count + 1, rule })
     }
 }
 
-/// The map of one image's disk.
+/// The index of one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     header: Header,
     objects: Vec<Object>,
     /// Without gaps from block 0 to the last, each as long as it can be.
-    runs: Vec<Run>,
+    runs: Vec<IndexRun>,
     block_count: u32,
 }
 
@@ -188,7 +190,7 @@ impl Index {
     }
 
     /// What a block holds; `None` past the end. Takes the logarithm of the number of runs.
-    pub fn target(&self, block: u32) -> Option<Target> {
+    pub fn target(&self, block: u32) -> Option<BlockContents> {
         if block >= self.block_count {
             return None;
         }
@@ -198,7 +200,7 @@ impl Index {
     }
 
     /// What each block holds, in order.
-    pub fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+    pub fn targets(&self) -> impl Iterator<Item = BlockContents> + '_ {
         self.runs.iter().flat_map(|run| (0..run.count).map(|offset| run.target(offset)))
     }
 
@@ -219,7 +221,7 @@ impl Index {
         for Object { name, sha256, raw_len, file_len } in &self.objects {
             writeln!(out, "object {name} {sha256} {raw_len} {file_len}")?;
         }
-        for Run { first, count, rule } in &self.runs {
+        for IndexRun { first, count, rule } in &self.runs {
             match rule {
                 Rule::Zero => writeln!(out, "map {first} {count} -")?,
                 Rule::Same(id) => writeln!(out, "map {first} {count} {id}")?,
@@ -239,9 +241,9 @@ impl Index {
     /// For people: sizes, shares, and how blocks lie.
     pub fn dump(&self) -> String {
         let Header { image, serial, size, published, .. } = &self.header;
-        let count = |wanted: fn(&Target) -> bool| self.targets().filter(wanted).count();
-        let zero = count(|target| *target == Target::Zero);
-        let used = count(|target| *target != Target::Zero);
+        let count = |wanted: fn(&BlockContents) -> bool| self.targets().filter(wanted).count();
+        let zero = count(|target| *target == BlockContents::Zero);
+        let used = count(|target| *target != BlockContents::Zero);
         let raw: u64 = self.objects.iter().map(|object| u64::from(object.raw_len)).sum();
         let files = self.objects.iter().map(|object| u64::from(object.file_len));
         let sum: u64 = files.clone().sum();

@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use super::{Index, MAX_BLOCKS, MAX_FILE, MAX_LINE, Target};
+use super::{BlockContents, Index, MAX_BLOCKS, MAX_FILE, MAX_LINE};
 use crate::block::BlockName;
 use crate::text::{At, Lines, TextFault, words};
 
@@ -40,9 +40,9 @@ pub fn export(index: &Index, out: &mut impl Write) -> io::Result<()> {
     let full = zeros(0);
     for (target, block) in index.targets().zip(0_u32..) {
         let name = match target {
-            Target::Zero if index.raw_len(block) == index.raw_len(0) => full,
-            Target::Zero => zeros(block),
-            Target::Object(id) => match index.object(id) {
+            BlockContents::Zero if index.raw_len(block) == index.raw_len(0) => full,
+            BlockContents::Zero => zeros(block),
+            BlockContents::Object(id) => match index.object(id) {
                 Some(object) => object.name,
                 None => continue,
             },

@@ -37,8 +37,8 @@ fn the_golden_text_reads_and_is_written_again_to_the_byte() {
     let index = decode(GOLDEN).unwrap();
     assert_eq!(String::from_utf8(index.to_text()).unwrap(), GOLDEN);
     let targets: Vec<_> = (0..9).map(|block| index.target(block)).collect();
-    let object = |id| Some(Target::Object(ObjectId(id)));
-    let zero = Some(Target::Zero);
+    let object = |id| Some(BlockContents::Object(ObjectId(id)));
+    let zero = Some(BlockContents::Zero);
     assert_eq!(targets, [zero, zero, object(0), object(0), object(1), object(2), object(0), object(3), None]);
     assert_eq!(index.targets().map(Some).collect::<Vec<_>>(), targets[..8]);
     assert_eq!([0, 7, 8].map(|block| index.raw_len(block)), [Some(4096), Some(100), None]);

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::{MAX_DLAHEAD, MAX_LINE, ReleaseTextFault};
 use crate::block::BlockName;
-use crate::index::{Index, Target};
+use crate::index::{BlockContents, Index};
 use crate::names::{ImageName, Serial};
 use crate::text::{At, Lines, TextFault, number32, words};
 
@@ -125,7 +125,7 @@ impl Dlahead {
         // Where each block lay first.
         let mut places: HashMap<BlockName, u32> = HashMap::new();
         for (block, target) in (0..).zip(from.into_iter().flat_map(Index::targets)) {
-            if let (Target::Object(id), Some(from)) = (target, from)
+            if let (BlockContents::Object(id), Some(from)) = (target, from)
                 && let Some(object) = from.object(id)
             {
                 places.entry(object.name).or_insert(block);
@@ -136,8 +136,8 @@ impl Dlahead {
                 return Some(name);
             }
             match to.target(*places.get(&name)?)? {
-                Target::Object(id) => to.object(id).map(|object| object.name),
-                Target::Zero => None,
+                BlockContents::Object(id) => to.object(id).map(|object| object.name),
+                BlockContents::Zero => None,
             }
         };
         let mut seen = HashSet::new();

@@ -1,6 +1,6 @@
 //! `latest`: the signed pointer to one release, the last file that a publication writes.
 
-use super::signed::{Document, Error, TrustedKeys, Verified};
+use super::signed::{Document, DocumentError, TrustedKeys, Verified};
 use super::{MAX_LATEST, MAX_LINE, MAX_MIRRORS, MAX_RELEASE, MirrorPath, Mirrors, Release, ReleaseTextFault};
 use crate::digest::Digest;
 use crate::names::{ImageName, Serial, UnixTime};
@@ -34,8 +34,8 @@ impl Latest {
     /// Checks and reads the release that this names.
     ///
     /// # Errors
-    /// [`Error`]: not the bytes that this names, or not the release that it is said to be.
-    pub fn open_release(&self, bytes: &[u8], keys: &TrustedKeys) -> Result<Verified<Release>, Error> {
+    /// [`DocumentError`]: not the bytes that this names, or not the release that it is said to be.
+    pub fn open_release(&self, bytes: &[u8], keys: &TrustedKeys) -> Result<Verified<Release>, DocumentError> {
         self.release.check(&self.release_path(), bytes, Self::FILE)?;
         let release = Verified::<Release>::open(bytes, keys)?;
         release.expect(&self.name, self.serial)?;
@@ -46,12 +46,12 @@ impl Latest {
     ///
     /// # Errors
     /// As [`Latest::open_release`].
-    pub fn open_mirrors(&self, bytes: &[u8], keys: &TrustedKeys) -> Result<Verified<Mirrors>, Error> {
+    pub fn open_mirrors(&self, bytes: &[u8], keys: &TrustedKeys) -> Result<Verified<Mirrors>, DocumentError> {
         self.mirrors.check(&MirrorPath::Mirrors, bytes, Self::FILE)?;
         let mirrors = Verified::<Mirrors>::open(bytes, keys)?;
         if mirrors.name != self.name {
             let (found, want) = (mirrors.name.clone(), self.name.clone());
-            return Err(Error::OtherName { file: Mirrors::FILE.into(), found, want });
+            return Err(DocumentError::OtherName { file: Mirrors::FILE.into(), found, want });
         }
         Ok(mirrors)
     }

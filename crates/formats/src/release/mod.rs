@@ -23,7 +23,7 @@ pub use mirrors::{Mirror, Mirrors};
 pub use numbered::{ImageFiles, Release, Stored};
 pub use path::{BadPath, Leaf, MirrorPath};
 pub use reads::{Reading, Reads};
-pub use signed::{BadKey, Document, Error, KeyId, TrustedKeys, Verified, base64};
+pub use signed::{BadKey, Document, DocumentError, KeyId, TrustedKeys, Verified, base64};
 pub use successors::{MAX_HOPS, Successors};
 pub use upload::{Put, Upload};
 
@@ -36,11 +36,11 @@ const MAX_LINE: usize = 512;
 /// Longest `latest`: 16 KiB.
 pub const MAX_LATEST: u64 = 16 << 10;
 /// Longest `releases/N.txt`: 1 MiB.
-pub const MAX_RELEASE: u64 = 1 << 20;
+pub(crate) const MAX_RELEASE: u64 = 1 << 20;
 /// Longest `mirrors.txt`: 64 KiB.
 pub const MAX_MIRRORS: u64 = 64 << 10;
 /// Longest prefetch list: 64 MiB.
-pub const MAX_DLAHEAD: u64 = 64 << 20;
+pub(crate) const MAX_DLAHEAD: u64 = 64 << 20;
 /// Longest list of what a boot read: 16 MiB.
 pub const MAX_READS: u64 = 16 << 20;
 /// Longest `layout.z`: 256 MiB.
@@ -50,15 +50,15 @@ impl Digest {
     /// Compares: first the length, which costs nothing.
     ///
     /// # Errors
-    /// [`Error::Length`], [`Error::Digest`]; `by` is who says what the file must be.
-    fn check(&self, file: &MirrorPath, bytes: &[u8], by: &'static str) -> Result<(), Error> {
+    /// [`DocumentError::Length`], [`DocumentError::Digest`]; `by` is who says what the file must be.
+    fn check(&self, file: &MirrorPath, bytes: &[u8], by: &'static str) -> Result<(), DocumentError> {
         let found = bytes.len() as u64;
         if found != self.len {
-            return Err(Error::Length { file: file.to_string(), found, by, want: self.len });
+            return Err(DocumentError::Length { file: file.to_string(), found, by, want: self.len });
         }
         let found = Sha256::of(bytes);
         if found != self.sha256 {
-            return Err(Error::Digest { file: file.to_string(), found, by, want: self.sha256 });
+            return Err(DocumentError::Digest { file: file.to_string(), found, by, want: self.sha256 });
         }
         Ok(())
     }

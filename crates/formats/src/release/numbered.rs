@@ -3,7 +3,7 @@
 use crate::digest::Digest;
 use std::fmt::Write as _;
 
-use super::signed::{Document, Error};
+use super::signed::{Document, DocumentError};
 use super::{Dlahead, Leaf, MAX_DLAHEAD, MAX_LAYOUT, MAX_LINE, MAX_RELEASE, MirrorPath, ReleaseTextFault};
 use crate::index::{self, Index};
 use crate::names::{ImageName, Serial, UnixTime};
@@ -29,11 +29,11 @@ pub struct Release {
 pub struct ImageFiles {
     /// The image.
     pub name: ImageName,
-    /// Its map.
+    /// Its index.
     pub index: Stored,
-    /// What to fetch first.
+    /// Its prefetch list.
     pub dlahead: Option<Stored>,
-    /// Where files lie, for the next build.
+    /// Its layout, for the next build.
     pub layout: Option<Stored>,
     /// The layout of an earlier release, when `layout` says only what changed of it.
     pub layout_base: Option<Stored>,
@@ -50,7 +50,7 @@ pub struct Stored {
 }
 
 impl ImageFiles {
-    /// Where the map is.
+    /// Where the index is.
     pub fn index_path(&self) -> MirrorPath {
         self.path(self.index, Leaf::Index)
     }
@@ -70,12 +70,12 @@ impl ImageFiles {
         self.layout_base.map(|stored| self.path(stored, Leaf::Layout))
     }
 
-    /// The files of an image that is published with its map alone.
+    /// The files of an image that is published with its index alone.
     pub fn of_index(name: ImageName, index: Stored) -> Self {
         ImageFiles { name, index, dlahead: None, layout: None, layout_base: None }
     }
 
-    /// All of its files, the map first.
+    /// All of its files, the index first.
     pub fn files(&self) -> impl Iterator<Item = (MirrorPath, Digest)> {
         let more = [
             (Some(self.index), Leaf::Index),
@@ -90,11 +90,11 @@ impl ImageFiles {
         MirrorPath::Image(self.name.clone(), stored.serial, leaf)
     }
 
-    /// Checks and reads the map.
+    /// Checks and reads the index.
     ///
     /// # Errors
-    /// [`Error`]: not the bytes that the release names, or the map of something else.
-    pub fn open_index(&self, bytes: &[u8]) -> Result<Index, Error> {
+    /// [`DocumentError`]: not the bytes that the release names, or the index of something else.
+    pub fn open_index(&self, bytes: &[u8]) -> Result<Index, DocumentError> {
         let path = self.index_path();
         self.index.digest.check(&path, bytes, "the release")?;
         let index = Index::decode(bytes)?;
@@ -106,7 +106,7 @@ impl ImageFiles {
     ///
     /// # Errors
     /// As [`ImageFiles::open_index`].
-    pub fn open_dlahead(&self, bytes: &[u8]) -> Result<Option<Dlahead>, Error> {
+    pub fn open_dlahead(&self, bytes: &[u8]) -> Result<Option<Dlahead>, DocumentError> {
         let Some(stored) = self.dlahead else { return Ok(None) };
         let path = self.path(stored, Leaf::Dlahead);
         stored.digest.check(&path, bytes, "the release")?;
@@ -118,18 +118,24 @@ impl ImageFiles {
     /// Checks the layout map of the writer, or the one that it is an update of, and leaves it as it is.
     ///
     /// # Errors
-    /// [`Error`]: not the bytes that the release names.
-    pub fn check_layout(&self, stored: Stored, bytes: &[u8]) -> Result<(), Error> {
+    /// [`DocumentError`]: not the bytes that the release names.
+    pub fn check_layout(&self, stored: Stored, bytes: &[u8]) -> Result<(), DocumentError> {
         stored.digest.check(&self.path(stored, Leaf::Layout), bytes, "the release")
     }
 
-    fn expect(&self, path: &MirrorPath, name: &ImageName, serial: Serial, want: Serial) -> Result<(), Error> {
+    fn expect(
+        &self,
+        path: &MirrorPath,
+        name: &ImageName,
+        serial: Serial,
+        want: Serial,
+    ) -> Result<(), DocumentError> {
         if *name != self.name {
             let (found, want) = (name.clone(), self.name.clone());
-            return Err(Error::OtherName { file: path.to_string(), found, want });
+            return Err(DocumentError::OtherName { file: path.to_string(), found, want });
         }
         if serial != want {
-            return Err(Error::OtherSerial { file: path.to_string(), found: serial, want });
+            return Err(DocumentError::OtherSerial { file: path.to_string(), found: serial, want });
         }
         Ok(())
     }
@@ -144,14 +150,14 @@ impl Release {
     /// Whether it is the release that was asked for.
     ///
     /// # Errors
-    /// [`Error::OtherName`], [`Error::OtherSerial`].
-    pub fn expect(&self, name: &ImageName, serial: Serial) -> Result<(), Error> {
+    /// [`DocumentError::OtherName`], [`DocumentError::OtherSerial`].
+    pub fn expect(&self, name: &ImageName, serial: Serial) -> Result<(), DocumentError> {
         let file = MirrorPath::Release(serial).to_string();
         if self.name != *name {
-            return Err(Error::OtherName { file, found: self.name.clone(), want: name.clone() });
+            return Err(DocumentError::OtherName { file, found: self.name.clone(), want: name.clone() });
         }
         if self.serial != serial {
-            return Err(Error::OtherSerial { file, found: self.serial, want: serial });
+            return Err(DocumentError::OtherSerial { file, found: self.serial, want: serial });
         }
         Ok(())
     }

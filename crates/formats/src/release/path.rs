@@ -1,4 +1,4 @@
-//! Paths below a mirror's root, as types. A path that comes in is read into one of these and written out anew.
+//! Paths below a mirror's root, as types. A path from outside is read into one of these and written from it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ pub enum MirrorPath {
     Image(ImageName, Serial, Leaf),
     /// `releases/<serial>.txt`
     Release(Serial),
-    /// `keys/<number of a key>.txt`
+    /// `keys/<key ID>.txt`
     Keys(KeyId),
     /// `mirrors.txt`
     Mirrors,
@@ -30,7 +30,7 @@ pub enum MirrorPath {
 /// A file of one image in one release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Leaf {
-    /// `index.idx`: the map.
+    /// `index.idx`: the index.
     Index,
     /// `dlahead`: the prefetch list.
     Dlahead,

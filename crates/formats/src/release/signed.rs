@@ -28,7 +28,7 @@ pub trait Document: Sized {
     fn trusted_comment(&self) -> String;
 }
 
-/// Number of a minisign key, shown as 16 hex digits in upper case; minisign itself leaves out zeros at the front.
+/// Key ID of a minisign key, shown as 16 hex digits in upper case; minisign itself leaves out zeros at the front.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 8]);
 
@@ -102,7 +102,7 @@ pub enum BadKey {
     NoKey,
 }
 
-/// The keys whose signatures are believed.
+/// The keys whose signatures are accepted.
 #[derive(Clone, Debug)]
 pub struct TrustedKeys(Vec<(KeyId, PublicKey)>);
 
@@ -141,7 +141,7 @@ impl TrustedKeys {
         TrustedKeys(keys)
     }
 
-    /// Their numbers.
+    /// Their key IDs.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> + '_ {
         self.0.iter().map(|(id, _)| *id)
     }
@@ -151,9 +151,9 @@ impl TrustedKeys {
     }
 }
 
-/// Why a signed file is not believed.
+/// Why a signed file is not accepted.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum DocumentError {
     /// Longer than files of its kind are.
     #[error("{file}: {found} bytes; at most {limit} are read")]
     TooLong {
@@ -184,14 +184,14 @@ pub enum Error {
         /// Which file.
         file: &'static str,
     },
-    /// Signed by somebody we do not know.
+    /// Signed by a key that is not trusted.
     #[error("{file}: signed by key {key}, which is not trusted here; trusted: {trusted}")]
     UnknownKey {
         /// Which file.
         file: &'static str,
-        /// Who signed.
+        /// The key that signed it.
         key: KeyId,
-        /// Whom we trust.
+        /// The trusted keys.
         trusted: String,
     },
     /// The text, or the signature's comment, is not what was signed.
@@ -199,10 +199,10 @@ pub enum Error {
     BadSignature {
         /// Which file.
         file: &'static str,
-        /// Who is said to have signed.
+        /// The key that the signature names.
         key: KeyId,
     },
-    /// Rightly signed, and yet not a text of this kind.
+    /// The signature is right, and the text is not of this kind.
     #[error(transparent)]
     Text(#[from] At<ReleaseTextFault>),
     /// Another length than the file above it says.
@@ -212,7 +212,7 @@ pub enum Error {
         file: String,
         /// Bytes there are.
         found: u64,
-        /// Who says otherwise.
+        /// The file that names it.
         by: &'static str,
         /// Bytes it says.
         want: u64,
@@ -224,7 +224,7 @@ pub enum Error {
         file: String,
         /// What it is.
         found: Sha256,
-        /// Who says otherwise.
+        /// The file that names it.
         by: &'static str,
         /// What it says.
         want: Sha256,
@@ -251,7 +251,7 @@ pub enum Error {
     },
     /// The index that a release names is no index.
     #[error(transparent)]
-    Index(#[from] crate::index::Error),
+    Index(#[from] crate::index::IndexError),
 }
 
 /// A text whose signature is that of a trusted key. Only [`Verified::open`] makes one.
@@ -270,7 +270,7 @@ impl<T> Deref for Verified<T> {
 }
 
 impl<T> Verified<T> {
-    /// Who signed it.
+    /// The key that signed it.
     pub fn key(&self) -> KeyId {
         self.key
     }
@@ -290,22 +290,26 @@ impl<T: Document> Verified<T> {
     /// Checks the signature of a whole file, then reads its text.
     ///
     /// # Errors
-    /// [`Error`]: too long, not signed, an unknown key, a signature that does not fit, and only then what is
+    /// [`DocumentError`]: too long, not signed, an unknown key, a signature that does not fit, and only then what is
     /// wrong with the text.
-    pub fn open(bytes: &[u8], keys: &TrustedKeys) -> Result<Self, Error> {
+    pub fn open(bytes: &[u8], keys: &TrustedKeys) -> Result<Self, DocumentError> {
         let file = T::FILE;
         if bytes.len() as u64 > T::LIMIT {
-            return Err(Error::TooLong { file: file.into(), found: bytes.len() as u64, limit: T::LIMIT });
+            return Err(DocumentError::TooLong {
+                file: file.into(),
+                found: bytes.len() as u64,
+                limit: T::LIMIT,
+            });
         }
-        let (text, signature) = split(bytes).ok_or(Error::NotSigned { file })?;
-        let signature = std::str::from_utf8(signature).map_err(|_| Error::SignatureText { file })?;
+        let (text, signature) = split(bytes).ok_or(DocumentError::NotSigned { file })?;
+        let signature = std::str::from_utf8(signature).map_err(|_| DocumentError::SignatureText { file })?;
         let (key, signature) = parse_signature(signature).map_err(|fault| match fault {
-            Minisign::UnsupportedAlgorithm => Error::SignatureKind { file },
-            _ => Error::SignatureText { file },
+            Minisign::UnsupportedAlgorithm => DocumentError::SignatureKind { file },
+            _ => DocumentError::SignatureText { file },
         })?;
         let trusted = keys.0.iter().filter(|(id, _)| *id == key).collect::<Vec<_>>();
         if trusted.is_empty() {
-            return Err(Error::UnknownKey { file, key, trusted: keys.list() });
+            return Err(DocumentError::UnknownKey { file, key, trusted: keys.list() });
         }
         // Two keys of one number are possible, if unlikely: the number is random and not derived from the key.
         let results = trusted.iter().map(|(_, public)| public.verify(text, &signature, false));
@@ -316,11 +320,11 @@ impl<T: Document> Verified<T> {
                     let trusted_comment = signature.trusted_comment().to_owned();
                     return Ok(Verified { document, key, trusted_comment });
                 }
-                Err(Minisign::UnexpectedAlgorithm) => return Err(Error::SignatureKind { file }),
+                Err(Minisign::UnexpectedAlgorithm) => return Err(DocumentError::SignatureKind { file }),
                 Err(_) => {}
             }
         }
-        Err(Error::BadSignature { file, key })
+        Err(DocumentError::BadSignature { file, key })
     }
 }
 

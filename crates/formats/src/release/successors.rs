@@ -1,5 +1,5 @@
-//! `keys/<number>.txt`: a key says which keys come after it. So boot media that know only an old key believe what
-//! the next one signs. Written once, never changed.
+//! `keys/<key ID>.txt`, a rotation statement: a key names its successors. So boot media that have only an old key
+//! accept what the next one signs. Written once, never changed.
 
 use super::signed::{Document, TrustedKeys};
 use super::{MAX_LINE, ReleaseTextFault};
@@ -13,7 +13,7 @@ const LIMIT: u64 = 4096;
 /// Most statements that are followed from one key to the next.
 pub const MAX_HOPS: usize = 16;
 
-/// The keys that come after the one that signs this.
+/// A rotation statement: the keys that come after the one that signs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Successors {
     /// The distribution.

@@ -82,7 +82,7 @@ impl Upload {
     }
 }
 
-/// What is written once is put; the two files that change are replaced.
+/// What is written once is `put`; the two files that change are `replace`d.
 fn verb_of(path: &MirrorPath) -> &'static str {
     match path {
         MirrorPath::Mirrors | MirrorPath::Latest => "replace",

@@ -13,7 +13,7 @@ use crate::scheduler::{
 use crate::threads::Queue;
 use formats::block::{Block, BlockName};
 use formats::fetch_fault::FetchFault as Fault;
-use formats::index::Target;
+use formats::index::BlockContents as Target;
 use formats::release::MirrorUrl;
 use system::http::Grip;
 

@@ -1,7 +1,7 @@
 //! Which parts of which blocks make up a read.
 
 use super::ObjectId;
-use formats::index::{Index, Target};
+use formats::index::{BlockContents as Target, Index};
 
 /// A part of a read that lies in one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -471,7 +471,7 @@ pub fn ask_all(
     answers.map(|Said { mirror, answer }| (mirror, answer))
 }
 
-fn not_signed(error: formats::release::Error) -> Fault {
+fn not_signed(error: formats::release::DocumentError) -> Fault {
     Fault::NotSigned(error.to_string())
 }
 

@@ -35,7 +35,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::compress::Compressor;
 use crate::ext2::ReadAt;
 use crate::parallel::{cores, each};
-use crate::repository::store::{Offered, Origin, Store, StoreError};
+use crate::repository::store::{BlockOrigin, Offered, Store, StoreError};
 use crate::sys::progress::{Progress, Task, Unit};
 use formats::block::{Block, BlockName, Codec, Object};
 use formats::digest::Sha256;
@@ -120,12 +120,12 @@ pub struct Collision {
     /// Their name.
     pub name: BlockName,
     /// Where each content was met first, two places at least.
-    pub places: Vec<Origin>,
+    pub places: Vec<BlockOrigin>,
 }
 
 impl fmt::Display for Collision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let places: Vec<_> = self.places.iter().map(Origin::to_string).collect();
+        let places: Vec<_> = self.places.iter().map(BlockOrigin::to_string).collect();
         write!(f, "{} have one MD5, {}, and different contents", places.join(" and "), self.name)
     }
 }
@@ -425,9 +425,9 @@ impl<S: Source> Shared<'_, S> {
     }
 }
 
-fn origin(header: &Header, block: u32) -> Origin {
+fn origin(header: &Header, block: u32) -> BlockOrigin {
     let at = u64::from(block) * u64::from(header.block_size.get());
-    Origin::Image { image: header.image.clone(), block, at }
+    BlockOrigin::Image { image: header.image.clone(), block, at }
 }
 
 /// What these locks guard is whole after every statement, so a panic of another thread does no harm to it.

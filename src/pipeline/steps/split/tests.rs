@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::sys::progress::Silent;
 use formats::block::MAX_BLOCK_SIZE;
-use formats::index::Target;
+use formats::index::BlockContents;
 use formats::names::{Serial, UnixTime};
 use formats::release::MirrorPath;
 
@@ -224,7 +224,7 @@ fn blocks_of_two_images_that_collide_are_both_right_in_the_end() {
     let sizes = splits.each_ref().map(|split| split.index.header().block_size.get());
     assert_eq!(sizes, [16 * 1024, 20 * 1024]);
     let places = &splits[1].collisions[0].places;
-    let said: Vec<_> = places.iter().map(Origin::to_string).collect();
+    let said: Vec<_> = places.iter().map(BlockOrigin::to_string).collect();
     assert_eq!(said, ["block 2 of image `guest` (from byte 32768)", "block 0 of image `host` (from byte 0)"]);
     for (split, disk) in splits.iter().zip(&disks) {
         assert_eq!(read_disk(bench.dir.path(), &split.index.to_text()), *disk);
@@ -340,8 +340,8 @@ impl Source for Update<'_> {
 
     fn known(&self, number: u32, size: BlockSize) -> Known {
         match self.index.target(number).filter(|_| number != 1 && size == self.index.header().block_size) {
-            Some(Target::Object(id)) => Known::Object(*self.index.object(id).unwrap()),
-            Some(Target::Zero) => Known::Zeros,
+            Some(BlockContents::Object(id)) => Known::Object(*self.index.object(id).unwrap()),
+            Some(BlockContents::Zero) => Known::Zeros,
             None => Known::Nothing,
         }
     }
