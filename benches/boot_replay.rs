@@ -23,7 +23,7 @@ use fetch_support::fault_server::FaultServer;
 use fetch_support::network::{Line, Network};
 use fetch_support::{Tree, scratch};
 use formats::block::{BlockName, Object};
-use formats::index::{Index, Target};
+use formats::index::{BlockContents, Index};
 use formats::release::{Dlahead, Document, ImageFiles, Latest, MirrorPath, Release, Stored};
 use imgfactory::release::SigningKey;
 use mounted::Mounted;
@@ -50,7 +50,7 @@ fn world(out: &Path) -> World {
         index.objects().iter().map(|object| (object.name, object)).collect();
     let mut places: HashMap<BlockName, u64> = HashMap::new();
     for (block, target) in (0_u64..).zip(index.targets()) {
-        if let Target::Object(id) = target {
+        if let BlockContents::Object(id) = target {
             places.entry(index.object(id).unwrap().name).or_insert(block);
         }
     }

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use formats::block::Fetched;
-use formats::index::{Index, Target};
+use formats::block::FetchedFile;
+use formats::index::{BlockContents, Index};
 use formats::release::MirrorPath;
 use mounted::Mounted;
 
@@ -57,7 +57,7 @@ fn runs(index: &Index) -> Vec<(u64, u64)> {
     let size = u64::from(index.header().block_size.get());
     let mut runs: Vec<(u64, u64)> = Vec::new();
     for (block, target) in (0_u64..).zip(index.targets()) {
-        if matches!(target, Target::Zero) {
+        if matches!(target, BlockContents::Zero) {
             continue;
         }
         match runs.last_mut() {
@@ -119,7 +119,7 @@ fn main() {
     let start = Instant::now();
     for (object, file) in index.objects().iter().zip(&files) {
         let file = fs::read(out.join("mirror").join(file)).unwrap();
-        let block = Fetched::new(*object, &file).inflate().unwrap().verify().unwrap();
+        let block = FetchedFile::new(*object, &file).inflate().unwrap().verify().unwrap();
         std::hint::black_box(block.bytes());
     }
     let core = said("one core inflates and hashes", (raw, start.elapsed()));

@@ -22,7 +22,7 @@ use imgfactory::release::Draft;
 use imgfactory::release::SigningKey;
 use imgfactory::repository::mirror::{Verify, verify};
 use imgfactory::repository::store::Store;
-use imgfactory::repository::targets::{Directory, LocalTree};
+use imgfactory::repository::targets::{DirectoryTarget, LocalTree};
 use imgfactory::sys::progress::Silent;
 use md5::Digest;
 use seeded::{Seeded, cpu_time};
@@ -141,7 +141,7 @@ fn main() {
     );
 
     let ours = || {
-        let listed = Directory::new(&root, 1).list().expect("a list");
+        let listed = DirectoryTarget::new(&root, 1).list().expect("a list");
         let tree = LocalTree(root.clone());
         let job = Verify { files: &tree, listed, keys: &keys, jobs: threads.get(), percent: 100.0 };
         let report = verify(&job, &|_| Box::new(|_| {})).expect("a release").expect("one");

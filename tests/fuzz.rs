@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fetch_support::{Publisher, disk, scratch, stand_back};
-use formats::block::{Block, Codec, Fetched, Object};
+use formats::block::{Block, Codec, FetchedFile, Object};
 use formats::index::Index;
 use formats::names::ImageName;
 use formats::release::{
@@ -343,7 +343,7 @@ fn fuzz_block_files() {
             raw_len: 65_536,
             file_len: u32::try_from(bytes.len()).unwrap(),
         };
-        match Fetched::new(object, bytes).inflate().and_then(|inflated| inflated.verify()) {
+        match FetchedFile::new(object, bytes).inflate().and_then(|inflated| inflated.verify()) {
             Ok(found) => {
                 assert!(found.bytes() == raw, "other bytes");
                 "accepted".into()

@@ -1,4 +1,4 @@
-//! the boot tools: GRUB, busybox and CA certificates out of the recipe's own suite, in a small tree of its own.
+//! The boot tools: GRUB, busybox and CA certificates out of the recipe's own suite, in a small tree of its own.
 //!
 //! Nothing of the building machine's GRUB is used: grub-mkimage of the suite runs in the tree, whose packages
 //! are only extracted, not installed, which takes seconds.
@@ -32,7 +32,8 @@ pub struct GrubImage {
     pub config: String,
 }
 
-/// The set that makes the boot tools for the system `debian`: of its suite and sources, so that its updates come in too.
+/// The packages of the boot tools for the system `debian`: of its suite and sources, so that they are updated with
+/// it.
 pub fn set(debian: &recipe::Debian, images: &[GrubImage]) -> PackageSet {
     PackageSet {
         suite: debian.suite.as_str().into(),
@@ -79,14 +80,14 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Something that the boot tools's tree ought to have and has not.
+/// A file that the tree of the boot tools lacks, or that can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BootToolsError {
     /// It is not there, or not a file.
-    #[error("the boot tools has no file /{0}; is its suite a Debian of 2017 or later?")]
+    #[error("the boot kit has no file /{0}; is its suite a Debian of 2017 or later?")]
     Missing(String),
     /// It can't be read.
-    #[error("the boot tools's /{path} can't be read")]
+    #[error("the boot kit's /{path} can't be read")]
     Read {
         /// Its path.
         path: String,

@@ -85,7 +85,7 @@ impl Platform {
         }
     }
 
-    /// How the boot tools makes the image.
+    /// How the image is made.
     pub fn image(self) -> GrubImage {
         let modules = MODULES.iter().chain(self.own_modules());
         GrubImage {
@@ -97,7 +97,7 @@ impl Platform {
     }
 }
 
-/// What the boot tools has of GRUB.
+/// GRUB's files out of the boot tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grub {
     /// The image of [`Platform::Bios`].
@@ -109,7 +109,7 @@ pub struct Grub {
 }
 
 impl Grub {
-    /// The images that the boot tools has to make.
+    /// The images to make in the boot tools.
     pub fn images() -> [GrubImage; 2] {
         [Platform::Bios.image(), Platform::Uefi.image()]
     }

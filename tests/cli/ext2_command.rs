@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imgfactory::ext2::{Options, Reader, Sequential};
+use imgfactory::ext2::{ImageOptions, Reader, Sequential};
 use imgfactory::tree::SpoolId;
 
 use crate::programs;
@@ -46,7 +46,7 @@ fn a_directory_and_its_tar_become_the_same_image_as_the_tree() {
     // What the ACL says of owner, mask and others; setting it makes the mode so.
     let etc = tree.lookup(b"etc").unwrap();
     tree.node_mut(etc).meta.mode = 0o664;
-    let options = Options { free: 1 << 20, ..Options::new("same", 1_700_000_000) };
+    let options = ImageOptions { free: 1 << 20, ..ImageOptions::new("same", 1_700_000_000) };
     let ours = dir.path().join("ours.img");
     packed_to(&ours, &tree, &spools(), &options, &mut Sequential::default());
     let mounted = Mounted::new(&ours);
@@ -84,7 +84,7 @@ fn a_directory_and_its_tar_become_the_same_image_as_the_tree() {
 fn images_are_listed_printed_and_described() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("all.img");
-    packed_to(&image, &everything(), &spools(), &Options::new("all", 0), &mut Sequential::default());
+    packed_to(&image, &everything(), &spools(), &ImageOptions::new("all", 0), &mut Sequential::default());
     let image = image.to_str().unwrap();
 
     let said = text(&imgfactory(&["image", "ls", image]).stdout);
@@ -135,7 +135,7 @@ fn what_goes_wrong_is_said_with_the_file_first() {
         Path::new(&at("all.img")),
         &everything(),
         &spools(),
-        &Options::new("all", 0),
+        &ImageOptions::new("all", 0),
         &mut Sequential::default(),
     );
     std::fs::write(at("text"), "not an image, and not an archive either\n").unwrap();

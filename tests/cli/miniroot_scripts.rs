@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::miniroot::{File, Settings, scripts};
+use imgfactory::miniroot::{File, ScriptValues, scripts};
 use imgfactory::templates::Templates;
 
 fn rendered() -> Vec<File> {
-    let settings = Settings { name: "demo", image: "host", built: 0, disk: None };
+    let settings = ScriptValues { name: "demo", image: "host", built: 0, disk: None };
     scripts(&Templates::built_in(), &settings).unwrap()
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use imgfactory::recipe::{self, ProjectFile, ProjectPath, Recipe, Surroundings};
+use imgfactory::recipe::{self, ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use regex_automata::nfa::thompson::pikevm::PikeVM;
 use serde_json::{Map, Value, json};
 
 /// A project that has whatever is asked for.
 struct Room;
 
-impl Surroundings for Room {
+impl ProjectFiles for Room {
     fn overlays(&self) -> Vec<String> {
         ["autologin", "common", "demo-guest", "demo-host"].map(str::to_owned).into()
     }

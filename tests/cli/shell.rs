@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::hosts;
-use imgfactory::debian::{InRelease, Mirrors, Plan, kit};
+use imgfactory::debian::{ArchiveMirrors, InRelease, TreePlan, boot_tools};
 use imgfactory::guests::Starter;
 use imgfactory::iso::grub::Grub;
 use imgfactory::project::folder::Project;
@@ -118,11 +118,13 @@ fn shellcheck_finds_nothing_in_the_hosts_scripts_for_guests() {
 fn shellcheck_finds_nothing_in_what_mmdebstrap_runs() {
     let room = Scratch::directory(std::env::temp_dir()).unwrap();
     let (_, recipe) = Project::load(&Path::new(ROOT).join("recipes/demo.yaml")).unwrap();
-    let mirrors = Mirrors::from_option("http://mirror.example/debian").unwrap();
-    let set = kit::set(recipe.host.system.kit(), &Grub::images());
+    let mirrors = ArchiveMirrors::from_option("http://mirror.example/debian").unwrap();
+    let set = boot_tools::set(recipe.host.system.boot_tools(), &Grub::images());
     let sources = set.sources(&mirrors).unwrap().into_iter();
-    let sources = sources.map(|source| (source, InRelease { date: 0, sha256: "0".repeat(64) })).collect();
-    let files = Plan::new(set, sources, None).unwrap().files("");
+    let sources = sources
+        .map(|source| (source, InRelease { date: 0, sha256: "0".repeat(64).parse().unwrap() }))
+        .collect();
+    let files = TreePlan::new(set, sources, None).unwrap().files("");
     let scripts: Vec<_> = files.iter().filter(|file| file.executable).collect();
     for script in &scripts {
         fs::write(room.path().join(&script.name), &script.bytes).unwrap();

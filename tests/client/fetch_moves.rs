@@ -202,7 +202,7 @@ impl Document for Numbered {
     const FILE: &'static str = Latest::FILE;
     const LIMIT: u64 = Latest::LIMIT;
 
-    fn decode_text(_: &[u8]) -> Result<Self, formats::text::At<formats::release::Fault>> {
+    fn decode_text(_: &[u8]) -> Result<Self, formats::text::At<formats::release::ReleaseTextFault>> {
         unreachable!("it is only written")
     }
 

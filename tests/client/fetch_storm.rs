@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use formats::block::BlockName;
-use formats::index::{Index, Target};
+use formats::index::{BlockContents, Index};
 use formats::release::MirrorPath;
 use imgfetch::engine::{Engine, Parts};
 use imgfetch::scheduler::{Config, Hedge, Rest};
@@ -116,7 +116,7 @@ fn under_any_script_each_read_is_right_or_an_error_in_time() {
             let (reads, faulted, failed, slowest) = (&reads, &faulted, &failed, &slowest);
             scope.spawn(move || {
                 let path_of = |block: usize| match index.target(u32::try_from(block).unwrap()) {
-                    Some(Target::Object(id)) => {
+                    Some(BlockContents::Object(id)) => {
                         Some(MirrorPath::Block(index.object(id).unwrap().name).to_string())
                     }
                     _ => None,

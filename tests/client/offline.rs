@@ -8,11 +8,11 @@ use std::time::Duration;
 use formats::release::TrustedKeys;
 use imgfactory::foreign::iso9660::Iso;
 use imgfactory::iso::grub::Grub;
-use imgfactory::iso::offline::{Blocks, Disc};
-use imgfactory::iso::plan::{BIOS_IMAGE, Contents, KERNEL, MINIROOT, XEN};
+use imgfactory::iso::offline::{BlockSelection, Disc};
+use imgfactory::iso::plan::{BIOS_IMAGE, KERNEL, MINIROOT, MediumContents, XEN};
 use imgfactory::pipeline::offline_medium::{self, Made, OfflineError, Request};
 use imgfactory::pipeline::steps::iso;
-use imgfactory::publish::{State, read_state};
+use imgfactory::publish::{ReleaseState, read_state};
 use imgfactory::repository::targets::LocalTree;
 use imgfactory::sys::image_file::ImageFile;
 use imgfactory::sys::progress::Silent;
@@ -52,12 +52,12 @@ impl World {
         self.path("a=b\\mirror")
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ReleaseState {
         let keys = TrustedKeys::parse(&self.publisher.public()).unwrap();
         read_state(&LocalTree(self.mirror()), &keys).unwrap().unwrap()
     }
 
-    fn make(&self, blocks: Blocks, disc: Option<Disc>) -> Result<Made, OfflineError> {
+    fn make(&self, blocks: BlockSelection, disc: Option<Disc>) -> Result<Made, OfflineError> {
         offline_medium::make(&Request {
             iso: &self.path("demo.iso"),
             mirror: &self.mirror(),
@@ -113,7 +113,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 fn medium(path: &Path, name: &str) {
     let grub = Grub { bios: noise(50_001, 2), uefi: noise(900_001, 3), mbr: noise(512, 4) };
     let (xen, kernel, miniroot) = (noise(100_000, 5), noise(300_001, 6), noise(70_001, 7));
-    let contents = Contents {
+    let contents = MediumContents {
         name,
         epoch: 1_700_000_000,
         config: "# the menu\n",
@@ -129,7 +129,7 @@ fn medium(path: &Path, name: &str) {
 #[test]
 fn a_medium_with_blocks_is_the_old_one_and_a_mirror() {
     let world = World::new();
-    let made = world.make(Blocks::All, Some(Disc::Cd)).unwrap();
+    let made = world.make(BlockSelection::All, Some(Disc::Cd)).unwrap();
     assert_eq!((made.blocks, made.of), (block_paths(&world.tree).len(), made.blocks));
     assert_eq!(made.parts.total, fs::metadata(world.path("offline.iso")).unwrap().len());
     let stored: usize = world.tree.values().map(Vec::len).sum();
@@ -154,14 +154,14 @@ fn a_medium_with_blocks_is_the_old_one_and_a_mirror() {
     // Once more, from the medium that has blocks already: the same to the byte.
     let first = fs::read(world.path("offline.iso")).unwrap();
     fs::rename(world.path("offline.iso"), world.path("demo.iso")).unwrap();
-    world.make(Blocks::All, None).unwrap();
+    world.make(BlockSelection::All, None).unwrap();
     assert!(fs::read(world.path("offline.iso")).unwrap() == first);
 }
 
 #[test]
 fn without_a_network_all_comes_from_the_medium() {
     let world = World::new();
-    world.make(Blocks::All, None).unwrap();
+    world.make(BlockSelection::All, None).unwrap();
     let medium = world.unpacked();
     let found = world.cat(&refused(), &medium, &[]);
     world.assert_right(&found);
@@ -173,7 +173,7 @@ fn without_a_network_all_comes_from_the_medium() {
 #[test]
 fn what_the_medium_lacks_or_has_damaged_comes_over_the_network() {
     let world = World::new();
-    let made = world.make(Blocks::Prefetch, None).unwrap();
+    let made = world.make(BlockSelection::Prefetch, None).unwrap();
     assert_eq!((made.blocks, made.of), (AHEAD, block_paths(&world.tree).len()));
     let medium = world.unpacked();
     let on_medium: Vec<String> =
@@ -194,7 +194,7 @@ fn what_the_medium_lacks_or_has_damaged_comes_over_the_network() {
 #[test]
 fn a_newer_release_is_fetched_on_top_and_an_older_one_is_not() {
     let mut world = World::new();
-    world.make(Blocks::All, None).unwrap();
+    world.make(BlockSelection::All, None).unwrap();
     let medium = world.unpacked();
     let before = world.disk.clone();
     world.disk[3 * 4096..4 * 4096].fill(0xa5);
@@ -215,7 +215,7 @@ fn a_newer_release_is_fetched_on_top_and_an_older_one_is_not() {
 #[test]
 fn a_medium_is_believed_no_more_than_a_mirror() {
     let world = World::new();
-    world.make(Blocks::All, None).unwrap();
+    world.make(BlockSelection::All, None).unwrap();
     let medium = world.unpacked();
     // Somebody else's: not signed by our key.
     let other = Publisher::new().publish(9, &[("host", &disk(9 * 4096, 9))]);
@@ -247,29 +247,32 @@ fn what_can_not_be_put_onto_a_medium_is_told_before_it_is_made() {
     let path = world.mirror().join(&block);
     fs::File::options().write(true).open(&path).unwrap().set_len(737_280_000).unwrap();
     assert_eq!(
-        fail(Blocks::All, Some(Disc::Cd)),
+        fail(BlockSelection::All, Some(Disc::Cd)),
         "ROOM/offline.iso would have 704 MiB; a CD has 703 MiB, which is 1.6 MiB too little. Fewer blocks: \
          --with-blocks=prefetch; more room: --fits dvd, or a USB stick"
     );
     fs::write(&path, b"damaged").unwrap();
     assert_eq!(
-        fail(Blocks::All, None),
+        fail(BlockSelection::All, None),
         format!(
             "ROOM/a=b\\mirror/{block}: damaged; bring it back with `imgfactory mirror pull`, or build anew"
         )
     );
     fs::remove_file(&path).unwrap();
     assert_eq!(
-        fail(Blocks::All, None),
+        fail(BlockSelection::All, None),
         format!(
             "ROOM/a=b\\mirror/{block}: not there, though release 7 needs it; `imgfactory mirror verify` tells \
              what else is missing"
         )
     );
     medium(&world.path("demo.iso"), "other");
-    assert_eq!(fail(Blocks::All, None), "ROOM/demo.iso: a medium of `other`; the mirror is of `demo`");
+    assert_eq!(
+        fail(BlockSelection::All, None),
+        "ROOM/demo.iso: a medium of `other`; the mirror is of `demo`"
+    );
     fs::write(world.path("demo.iso"), vec![0; 1 << 20]).unwrap();
-    assert_eq!(fail(Blocks::All, None), "ROOM/demo.iso");
+    assert_eq!(fail(BlockSelection::All, None), "ROOM/demo.iso");
 
     let bare = Publisher { ahead: 0, ..Publisher::new() };
     let tree = bare.publish(1, &[("host", &world.disk)]);
@@ -277,7 +280,7 @@ fn what_can_not_be_put_onto_a_medium_is_told_before_it_is_made() {
     write(&world.tree, &world.mirror());
     medium(&world.path("demo.iso"), "demo");
     assert_eq!(
-        world.make(Blocks::Prefetch, None).unwrap_err().to_string(),
+        world.make(BlockSelection::Prefetch, None).unwrap_err().to_string(),
         "release 1 has no prefetch list for any image; record one with `imgfactory profile`, or take all blocks: \
          --with-blocks=all"
     );

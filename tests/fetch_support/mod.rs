@@ -13,7 +13,9 @@ use formats::block::{Block, Codec, Object};
 use formats::digest::Digest;
 use formats::index::{Header, Index};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
-use formats::release::{Ahead, Dlahead, ImageFiles, Latest, Mirror, MirrorPath, Mirrors, Release, Stored};
+use formats::release::{
+    Dlahead, ImageFiles, Latest, Mirror, MirrorPath, Mirrors, PrefetchBlock, Release, Stored,
+};
 use imgfactory::compress::Compressor;
 use imgfactory::release::SigningKey;
 use system::files::Scratch;
@@ -96,7 +98,7 @@ impl Publisher {
             let mut image_files = ImageFiles::of_index(image.clone(), stored);
             tree.insert(image_files.index_path().to_string(), text);
             if self.ahead > 0 {
-                let entry = |object: &Object| Ahead {
+                let entry = |object: &Object| PrefetchBlock {
                     phase: "boot".parse().unwrap(),
                     name: object.name,
                     first_read_ms: 0,

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::Command;
 
 use formats::report::report;
-use imgfactory::debian::kit::{self, GrubImage, Kit};
-use imgfactory::debian::{InRelease, Mirrors, Mode, Plan, Script, Set};
+use imgfactory::debian::boot_tools::{self, BootTools, GrubImage};
+use imgfactory::debian::{ArchiveMirrors, InRelease, MmdebstrapMode, PackageSet, Script, TreePlan};
 use imgfactory::downloads::apt;
 use imgfactory::pipeline::steps::tree::{DebianTree, TreeMaker};
-use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
+use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use imgfactory::sys::progress::Silent;
 use imgfactory::sys::spool::Spools;
 use imgfactory::tree::dump::dump;
@@ -19,19 +19,19 @@ use imgfactory::tree::normalise::normalise;
 use imgfactory::tree::tar;
 use system::files::Scratch;
 
-fn mirrors() -> Mirrors {
+fn mirrors() -> ArchiveMirrors {
     match std::env::var("IMGFACTORY_DEBIAN_MIRROR") {
-        Ok(text) => Mirrors::from_option(&text).unwrap(),
+        Ok(text) => ArchiveMirrors::from_option(&text).unwrap(),
         Err(_) => apt::own_mirrors(),
     }
 }
 
-fn maker<'a>(room: &'a Path, mirrors: &'a Mirrors) -> TreeMaker<'a> {
+fn maker<'a>(room: &'a Path, mirrors: &'a ArchiveMirrors) -> TreeMaker<'a> {
     TreeMaker {
         cache: room,
         logs: room,
         mirrors,
-        mode: Mode::Root,
+        mode: MmdebstrapMode::Root,
         epoch: None,
         offline: false,
         progress: &Silent,
@@ -40,7 +40,7 @@ fn maker<'a>(room: &'a Path, mirrors: &'a Mirrors) -> TreeMaker<'a> {
 
 struct Nothing;
 
-impl Surroundings for Nothing {
+impl ProjectFiles for Nothing {
     fn overlays(&self) -> Vec<String> {
         vec![]
     }
@@ -53,10 +53,10 @@ impl Surroundings for Nothing {
 /// The host's Debian of a recipe.
 fn debian(text: &str) -> imgfactory::recipe::Debian {
     let text = format!("name: x\nhost:\n  debian: {text}\n");
-    Recipe::parse("x.yaml", &text, &Nothing).unwrap().host.system.kit().clone()
+    Recipe::parse("x.yaml", &text, &Nothing).unwrap().host.system.boot_tools().clone()
 }
 
-fn kit_set() -> Set {
+fn kit_set() -> PackageSet {
     let image = |format: &str, modules: &[&str]| GrubImage {
         format: format.into(),
         modules: modules.iter().map(|name| name.to_string()).collect(),
@@ -65,7 +65,7 @@ fn kit_set() -> Set {
     };
     let images =
         [image("i386-pc-eltorito", &["biosdisk", "iso9660"]), image("x86_64-efi", &["fat", "normal"])];
-    kit::set(&debian("{suite: trixie}"), &images)
+    boot_tools::set(&debian("{suite: trixie}"), &images)
 }
 
 fn text_of(made: &DebianTree, spools: &Spools) -> String {
@@ -89,7 +89,7 @@ fn the_boot_kit_has_all_that_boots_and_comes_out_of_the_cache_the_second_time() 
         maker.make("kit", &kit_set(), &mut spools).unwrap_or_else(|error| panic!("{}", report(&error)));
     assert!(!made.cached);
 
-    let kit = Kit { tree: &made.tree, contents: &spools };
+    let kit = BootTools { tree: &made.tree, contents: &spools };
     let (bios, uefi) = (kit.image("i386-pc-eltorito").unwrap(), kit.image("x86_64-efi").unwrap());
     assert!(bios.len() > 30_000, "{} bytes", bios.len());
     assert!(uefi.starts_with(b"MZ"));
@@ -143,8 +143,8 @@ fn ordinary_user() -> (String, u32) {
 }
 
 /// Debian as the demo has it in small: its packages make logs, users, keys, caches and compiled Python.
-fn small_set() -> Set {
-    let mut set = Set::of(
+fn small_set() -> PackageSet {
+    let mut set = PackageSet::of(
         &debian(
             "{suite: trixie, variant: essential, packages: [ssl-cert, fontconfig, fonts-dejavu-core, libpython3-stdlib, python3-minimal]}",
         ),
@@ -173,7 +173,7 @@ fn root_and_an_ordinary_user_make_the_same_tree() {
     let sources = set.sources(&mirrors).unwrap();
     let inreleases =
         apt::inreleases(&sources, &room.path().join("inrelease"), &room.path().join("log"), true);
-    let plan = Plan::new(set, sources.into_iter().zip(inreleases.unwrap()).collect(), None).unwrap();
+    let plan = TreePlan::new(set, sources.into_iter().zip(inreleases.unwrap()).collect(), None).unwrap();
     for file in plan.files(&apt::own_options()) {
         let path = files.path().join(&file.name);
         fs::write(&path, &file.bytes).unwrap();
@@ -182,7 +182,7 @@ fn root_and_an_ordinary_user_make_the_same_tree() {
     let archive = room.path().join("user.tar");
     let output = Command::new("setpriv")
         .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "mmdebstrap"])
-        .args(plan.arguments(Mode::Unshare, files.path()))
+        .args(plan.arguments(MmdebstrapMode::Unshare, files.path()))
         .envs(plan.environment())
         .env("USER", user)
         .env("HOME", "/nonexistent")
@@ -217,8 +217,8 @@ fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
     let room = Scratch::directory(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mirrors = mirrors();
     let maker = maker(room.path(), &mirrors);
-    let set = |text: &str| Set::of(&debian(text), vec![]);
-    let fail = |set: &Set| report(&maker.make("bad", set, &mut Spools::new()).unwrap_err());
+    let set = |text: &str| PackageSet::of(&debian(text), vec![]);
+    let fail = |set: &PackageSet| report(&maker.make("bad", set, &mut Spools::new()).unwrap_err());
 
     let said = fail(&set("{suite: trixie, variant: extract, packages: [no-such-package]}"));
     assert!(said.starts_with("error: tree bad\n  caused by: mmdebstrap: exit status "), "{said}");
@@ -251,11 +251,11 @@ fn an_archive_that_changes_meanwhile_stops_the_making() {
     let room = Scratch::directory(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let lists = room.path().join("var/lib/apt/lists");
     fs::create_dir_all(&lists).unwrap();
-    let set = Set::of(&debian("{suite: trixie, sources: [{suite: trixie-updates}]}"), vec![]);
-    let sources = set.sources(&Mirrors::from_option("http://mirror.example/debian").unwrap()).unwrap();
+    let set = PackageSet::of(&debian("{suite: trixie, sources: [{suite: trixie-updates}]}"), vec![]);
+    let sources = set.sources(&ArchiveMirrors::from_option("http://mirror.example/debian").unwrap()).unwrap();
     let texts = ["Date: Thu, 01 Jan 1970 00:00:01 UTC\n", "Date: Thu, 01 Jan 1970 00:00:02 UTC\n"];
     let inreleases = texts.map(|text| InRelease::parse(text.as_bytes()).unwrap());
-    let plan = Plan::new(set, sources.into_iter().zip(inreleases).collect(), None).unwrap();
+    let plan = TreePlan::new(set, sources.into_iter().zip(inreleases).collect(), None).unwrap();
     let file = plan.files("").into_iter().find(|file| file.name == "check-archives").unwrap();
     let script = room.path().join("check-archives");
     fs::write(&script, file.bytes).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use formats::report::report;
-use imgfactory::downloads::third_party::Sources;
+use imgfactory::downloads::third_party::ThirdPartySources;
 use imgfactory::ext2::ReadAt;
 use imgfactory::pipeline::Request;
 use imgfactory::pipeline::steps::{disks, knoppix};
@@ -41,7 +41,7 @@ fn imported(room: &Path, section: &str) -> Result<(Tree, Spools), String> {
 fn with<T>(
     room: &Path,
     section: &str,
-    make: impl FnOnce(&Request<'_>, &Sources<'_>, &Guest) -> Result<T, String>,
+    make: impl FnOnce(&Request<'_>, &ThirdPartySources<'_>, &Guest) -> Result<T, String>,
 ) -> Result<T, String> {
     with_guest(room, &format!("{{name: d, {section}}}"), &room.join("files"), &Lock::default(), make)
 }

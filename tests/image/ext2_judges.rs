@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::ext2::{Align, Allocator, InodeSize, Options, Reader, Sequential};
-use imgfactory::tree::{Extent, Kind, Meta, Source, SpoolId, Time, Tree};
+use imgfactory::ext2::{Align, Allocator, ImageOptions, InodeSize, Reader, Sequential};
+use imgfactory::tree::{ContentSource, Extent, Kind, Meta, SpoolId, Time, Tree};
 use proptest::prelude::*;
 
 use crate::support::judges::{
@@ -22,7 +22,7 @@ fn aligned() -> Sequential {
     Sequential { align: Some(Align { blocks: 64, from: 8 }) }
 }
 
-fn judge(image: &Path, tree: &Tree, options: &Options, allocator: &mut dyn Allocator) {
+fn judge(image: &Path, tree: &Tree, options: &ImageOptions, allocator: &mut dyn Allocator) {
     packed_to(image, tree, &spools(), options, allocator);
     assert_fsck_is_silent(image);
     match options.inode_size {
@@ -39,7 +39,8 @@ fn a_tree_with_everything_pleases_all_judges_in_every_layout() {
         let layouts: [&mut dyn Allocator; 3] =
             [&mut Sequential::default(), &mut aligned(), &mut Scattered::new(3)];
         for allocator in layouts {
-            let options = Options { inode_size, free: 1 << 20, ..Options::new("all", 1_700_000_000) };
+            let options =
+                ImageOptions { inode_size, free: 1 << 20, ..ImageOptions::new("all", 1_700_000_000) };
             judge(&image, &everything(), &options, allocator);
             // Its times stop at 1970 and 2038, see there.
             let keep = |time: Time| Time { secs: time.secs.clamp(0, i32::MAX.into()), ..time };
@@ -59,7 +60,8 @@ fn an_empty_tree_and_every_small_size_please_the_judges() {
     let image = dir.path().join("small.img");
     let mut tree = Tree::new(meta(0o755, 0));
     for files in 0..40 {
-        let options = Options { free: files * 4096, reserved_percent: 5, ..Options::new("small", 0) };
+        let options =
+            ImageOptions { free: files * 4096, reserved_percent: 5, ..ImageOptions::new("small", 0) };
         judge(&image, &tree, &options, &mut Sequential::default());
         put(&mut tree, &format!("file-{files}"), file(b"x"));
     }
@@ -74,11 +76,12 @@ fn many_groups_please_the_judges_and_every_copy_of_the_superblock_is_good() {
     let extents = |nth: u64| Extent {
         at: nth << 20,
         len: 1 << 20,
-        source: Source::Spool { spool: SpoolId(0), offset: 0 },
+        source: ContentSource::Spool { spool: SpoolId(0), offset: 0 },
     };
     let content = imgfactory::tree::Content { len: 260 << 20, extents: (0..260).map(extents).collect() };
     put(&mut tree, "var/large", Kind::File(content));
-    let options = Options { minimum: (27 * 32768 + 3000) * 4096, ..Options::new("groups", 1_700_000_000) };
+    let options =
+        ImageOptions { minimum: (27 * 32768 + 3000) * 4096, ..ImageOptions::new("groups", 1_700_000_000) };
     let geometry = packed_to(&image, &tree, &spools(), &options, &mut Sequential::default());
     assert_eq!(geometry.groups(), 28);
     assert_fsck_is_silent(&image);
@@ -120,7 +123,7 @@ fn as_many_links_and_subdirectories_as_there_may_be_please_the_judges() {
     for nth in 0..2_000 {
         put(&mut tree, &format!("deep/{nth:04}"), Kind::Directory(BTreeMap::new()));
     }
-    judge(&image, &tree, &Options::new("links", 0), &mut Sequential::default());
+    judge(&image, &tree, &ImageOptions::new("links", 0), &mut Sequential::default());
 }
 
 #[test]
@@ -135,9 +138,9 @@ fn equal_attributes_share_a_block_with_the_right_count() {
         let value = if nth == 7 { vec![1; 200] } else { vec![2; 200] };
         tree.node_mut(id).meta.xattrs = xattrs(&[("user.shared", &value)]);
     }
-    let options = Options::new("shared", 0);
+    let options = ImageOptions::new("shared", 0);
     judge(&image, &tree, &options, &mut Sequential::default());
-    let plan = imgfactory::ext2::Plan::new(&tree, &options, &mut Sequential::default()).unwrap();
+    let plan = imgfactory::ext2::ImagePlan::new(&tree, &options, &mut Sequential::default()).unwrap();
     assert_eq!(
         plan.demand().xattr_blocks.iter().map(|block| block.refcount).collect::<Vec<_>>(),
         [1024, 1024, 451, 1]
@@ -152,7 +155,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("random.img");
         let inode_size = if small { InodeSize::Small } else { InodeSize::Large };
-        let options = Options { inode_size, free: seed % 1_000_000, ..Options::new("random", 1_700_000_000) };
+        let options = ImageOptions { inode_size, free: seed % 1_000_000, ..ImageOptions::new("random", 1_700_000_000) };
         judge(&image, &tree, &options, &mut Sequential::default());
         judge(&image, &tree, &options, &mut Scattered::new(seed));
     }
@@ -163,7 +166,7 @@ proptest! {
 fn the_comparison_names_each_difference() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("everything.img");
-    packed_to(&image, &everything(), &spools(), &Options::new("all", 0), &mut Sequential::default());
+    packed_to(&image, &everything(), &spools(), &ImageOptions::new("all", 0), &mut Sequential::default());
     let mounted = Mounted::new(&image);
     type Case<'a> = (&'a str, fn(&mut Tree), &'a [&'a str]);
     let cases: [Case<'_>; 16] = [
@@ -266,7 +269,7 @@ fn images_of_mke2fs_are_read_as_the_kernel_reads_them() {
     // Blocks of 1 KiB reach 16 GiB, and hold symlinks of 1023 bytes.
     assert!(tree.remove(b"var/far") && tree.remove(b"etc/edge4095"));
     at(&mut tree, "etc/hostname").xattrs = xattrs(&[("user.a", b""), ("user.large", &[b'v'; 800])]);
-    packed_to(&ours, &tree, &spools(), &Options::new("all", 0), &mut Sequential::default());
+    packed_to(&ours, &tree, &spools(), &ImageOptions::new("all", 0), &mut Sequential::default());
     let source = Mounted::new(&ours);
     for block in [1024u32, 2048, 4096] {
         for inode in [128u32, 256, 512] {

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imgfactory::ext2::{Align, Census, LayoutMap, Options, Pages, Plan, Previous, Sequential, Stable};
+use imgfactory::ext2::{
+    Align, ImageOptions, ImagePlan, IncrementalAllocator, LayoutMap, PageMap, Pages, PreviousLayout,
+    Sequential,
+};
 use imgfactory::tree::Tree;
 
 use crate::support::judges::{assert_fsck_is_silent, compare_mount_with_tree};
@@ -35,20 +38,23 @@ fn many() -> Tree {
 }
 
 /// Number and blocks of the disk of the inode at each path.
-fn places(plan: &Plan<'_>) -> BTreeMap<String, (u32, BTreeSet<u32>)> {
-    let place =
-        |(wanted, ino, map): (&imgfactory::ext2::Wanted<'_>, u32, &imgfactory::ext2::blockmap::Map)| {
-            let data = map.data.iter().flat_map(|run| run.physical..run.physical + run.count);
-            let pages = data.chain(map.indirect.iter().map(|&(_, at)| at));
-            let path = String::from_utf8_lossy(&wanted.path).into_owned();
-            (path, (ino, pages.map(|page| page / UNIT).collect()))
-        };
+fn places(plan: &ImagePlan<'_>) -> BTreeMap<String, (u32, BTreeSet<u32>)> {
+    let place = |(wanted, ino, map): (
+        &imgfactory::ext2::DemandedInode<'_>,
+        u32,
+        &imgfactory::ext2::blockmap::BlockMap,
+    )| {
+        let data = map.data.iter().flat_map(|run| run.physical..run.physical + run.count);
+        let pages = data.chain(map.indirect.iter().map(|&(_, at)| at));
+        let path = String::from_utf8_lossy(&wanted.path).into_owned();
+        (path, (ino, pages.map(|page| page / UNIT).collect()))
+    };
     plan.inodes().map(place).collect()
 }
 
-fn map(plan: &Plan<'_>, tree: &Tree) -> LayoutMap {
+fn map(plan: &ImagePlan<'_>, tree: &Tree) -> LayoutMap {
     let pages = Pages::read(tree, &spools(), None, &|_| {}).unwrap();
-    let census = Census::take(plan, &spools(), &pages).unwrap();
+    let census = PageMap::take(plan, &spools(), &pages).unwrap();
     LayoutMap::of(plan, &pages, census.into_pages(), vec![], |_| None)
 }
 
@@ -64,13 +70,13 @@ fn what_is_read_first_lies_together_and_nothing_else_beside_it() {
         };
     let is_first = |path: &str| first.iter().any(|first| first == path);
 
-    let anyhow = Plan::new(&tree, &Options::new("order", 0), &mut aligned()).unwrap();
+    let anyhow = ImagePlan::new(&tree, &ImageOptions::new("order", 0), &mut aligned()).unwrap();
     let plain = places(&anyhow);
-    let options = Options { first: paths(&first), free: 4 << 20, ..Options::new("order", 0) };
-    let plan = Plan::new(&tree, &options, &mut aligned()).unwrap();
+    let options = ImageOptions { first: paths(&first), free: 4 << 20, ..ImageOptions::new("order", 0) };
+    let plan = ImagePlan::new(&tree, &options, &mut aligned()).unwrap();
     let ordered = places(&plan);
 
-    let spread = |plan: &Plan<'_>| map(plan, &tree).spread(&options.first, UNIT);
+    let spread = |plan: &ImagePlan<'_>| map(plan, &tree).spread(&options.first, UNIT);
     let [before, after] = [&anyhow, &plan].map(spread);
     // The large file is left out: 33 small pages and 16 of directories, inodes aside.
     assert_eq!((before.least, after.least), (2, 2));
@@ -98,8 +104,8 @@ fn what_is_read_first_lies_together_and_nothing_else_beside_it() {
 #[test]
 fn what_an_update_has_anew_of_it_comes_before_all_else_that_is_new() {
     let old = many();
-    let options = Options { free: 4 << 20, ..Options::new("order", 0) };
-    let before = Plan::new(&old, &options, &mut aligned()).unwrap();
+    let options = ImageOptions { free: 4 << 20, ..ImageOptions::new("order", 0) };
+    let before = ImagePlan::new(&old, &options, &mut aligned()).unwrap();
     let before = map(&before, &old);
     let mut tree = old.clone();
     for dir in 0..100 {
@@ -108,10 +114,11 @@ fn what_an_update_has_anew_of_it_comes_before_all_else_that_is_new() {
         put(&mut tree, &path, file(format!("{dir} is new ").repeat(1000).as_bytes()));
     }
     let first: Vec<String> = [99, 0, 42, 17].map(|dir| format!("d{dir:02}/f05")).to_vec();
-    let options = Options { first: paths(&first), ..options };
-    let (previous, pages) = (Previous::new(&before), Pages::read(&tree, &spools(), None, &|_| {}).unwrap());
-    let mut stable = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run: 4 };
-    let plan = Plan::new(&tree, &options, &mut stable).unwrap();
+    let options = ImageOptions { first: paths(&first), ..options };
+    let (previous, pages) =
+        (PreviousLayout::new(&before), Pages::read(&tree, &spools(), None, &|_| {}).unwrap());
+    let mut stable = IncrementalAllocator { previous: &previous, pages: &pages, unit: UNIT, least_run: 4 };
+    let plan = ImagePlan::new(&tree, &options, &mut stable).unwrap();
     let start = |path: &[u8]| {
         let (_, _, map) = plan.inodes().find(|(wanted, _, _)| wanted.path == path).unwrap();
         map.data[0].physical
@@ -130,7 +137,7 @@ fn an_image_in_any_order_is_sound_and_equals_its_tree() {
     first.reverse();
     for step in [1, 3] {
         let first = first.iter().step_by(step).cloned().collect();
-        let options = Options { first, free: 1 << 20, ..Options::new("order", 1_700_000_000) };
+        let options = ImageOptions { first, free: 1 << 20, ..ImageOptions::new("order", 1_700_000_000) };
         packed_to(&image, &tree, &spools(), &options, &mut aligned());
         assert_fsck_is_silent(&image);
         compare_mount_with_tree(&image, &tree, &spools());
@@ -143,7 +150,7 @@ fn pages_are_known_by_the_path_of_whose_they_are() {
     // A second name; the first one in the order of directories is told.
     let su = tree.lookup(b"usr/bin/su").unwrap();
     tree.link(b"a-second-name", su).unwrap();
-    let plan = Plan::new(&tree, &Options::new("order", 0), &mut aligned()).unwrap();
+    let plan = ImagePlan::new(&tree, &ImageOptions::new("order", 0), &mut aligned()).unwrap();
     let map = map(&plan, &tree);
 
     let mut known = 0;

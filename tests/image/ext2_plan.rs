@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use imgfactory::ext2::blockmap::{MAX_FILE_BLOCKS, needed_for};
 use imgfactory::ext2::ondisk::{GroupDesc, Inode, Superblock};
 use imgfactory::ext2::{
-    Allocator, Demand, InodeSize, MAX_BLOCKS, Options, PlaceError, Placement, Plan, Sequential,
+    Allocator, Demand, ImageOptions, ImagePlan, InodeSize, MAX_BLOCKS, PlaceError, Placement, Sequential,
 };
-use imgfactory::tree::{Content, Extent, Kind, Meta, Node, Source, SpoolId, Tree};
+use imgfactory::tree::{Content, ContentSource, Extent, Kind, Meta, Node, SpoolId, Tree};
 
 use crate::support::trees::{everything, file, meta, put, sparse, xattrs};
 
-fn options() -> Options {
-    Options::new("plan", 0)
+fn options() -> ImageOptions {
+    ImageOptions::new("plan", 0)
 }
 
-fn refused(tree: &Tree, options: &Options) -> String {
-    Plan::new(tree, options, &mut Sequential::default()).unwrap_err().to_string()
+fn refused(tree: &Tree, options: &ImageOptions) -> String {
+    ImagePlan::new(tree, options, &mut Sequential::default()).unwrap_err().to_string()
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn no_fault_of_an_allocator_becomes_an_image() {
     put(&mut tree, "d/y", file(b"y"));
     with_xattrs(&mut tree, &[("user.large", &[1; 1000])]);
     put(&mut tree, "f2", sparse(100_000, &[(0, 100_000)]));
-    let plan = Plan::new(&tree, &options(), &mut Sequential::default()).unwrap();
+    let plan = ImagePlan::new(&tree, &options(), &mut Sequential::default()).unwrap();
     let paths: Vec<_> = plan.demand().wanted.iter().map(|wanted| &wanted.path[..]).collect();
     assert_eq!(paths, [&b""[..], b"lost+found", b"d", b"f", b"f2", b"d/x", b"d/y"]);
 
@@ -178,7 +178,7 @@ fn no_fault_of_an_allocator_becomes_an_image() {
         }),
     ];
     for (message, fault) in cases {
-        let fault = Plan::new(&tree, &options(), &mut Faulty(fault));
+        let fault = ImagePlan::new(&tree, &options(), &mut Faulty(fault));
         assert_eq!(fault.map(|_| ()).unwrap_err().to_string(), message);
     }
     let outside: [fn(&mut Placement); 2] = [
@@ -188,7 +188,7 @@ fn no_fault_of_an_allocator_becomes_an_image() {
         },
     ];
     for outside in outside {
-        let fault = Plan::new(&tree, &options(), &mut Faulty(outside)).map(|_| ()).unwrap_err();
+        let fault = ImagePlan::new(&tree, &options(), &mut Faulty(outside)).map(|_| ()).unwrap_err();
         assert_eq!(fault.to_string(), "/f2: the allocator gave blocks that are metadata or outside");
     }
 }
@@ -198,12 +198,12 @@ fn a_full_file_system_of_two_tebibytes_is_planned_and_not_a_block_more() {
     // One file of the greatest length, one that takes what is left.
     let whole = |blocks: u64| {
         let len = blocks * 4096;
-        let source = Source::Spool { spool: SpoolId(0), offset: 0 };
+        let source = ContentSource::Spool { spool: SpoolId(0), offset: 0 };
         Kind::File(Content { len, extents: vec![Extent { at: 0, len, source }] })
     };
     let mut tree = Tree::new(meta(0o755, 0));
     put(&mut tree, "first", whole(400_000_000));
-    let plan = Plan::new(&tree, &options(), &mut Sequential::default()).unwrap();
+    let plan = ImagePlan::new(&tree, &options(), &mut Sequential::default()).unwrap();
     let indirect: usize = plan.inodes().map(|(_, _, map)| map.indirect.len()).sum();
     assert_eq!(indirect, needed_for(400_000_000) as usize);
     let first = u64::from(plan.geometry().blocks);
@@ -218,13 +218,13 @@ fn a_full_file_system_of_two_tebibytes_is_planned_and_not_a_block_more() {
     while least_refused - fits > 1 {
         let middle = fits.midpoint(least_refused);
         put(&mut tree, "greatest", whole(middle));
-        match Plan::new(&tree, &options(), &mut Sequential::default()) {
+        match ImagePlan::new(&tree, &options(), &mut Sequential::default()) {
             Ok(_) => fits = middle,
             Err(_) => least_refused = middle,
         }
     }
     put(&mut tree, "greatest", whole(fits));
-    let plan = Plan::new(&tree, &options(), &mut Sequential::default()).unwrap();
+    let plan = ImagePlan::new(&tree, &options(), &mut Sequential::default()).unwrap();
     let geometry = plan.geometry();
     assert_eq!(geometry.groups(), 16384);
     // One block more would need another indirect block, or there is none.
@@ -241,7 +241,8 @@ fn a_full_file_system_of_two_tebibytes_is_planned_and_not_a_block_more() {
 fn free_space_and_inodes_are_as_wished() {
     for free in [0u64, 1, 64 << 20, 5 << 30] {
         let tree = everything();
-        let plan = Plan::new(&tree, &Options { free, ..options() }, &mut Sequential::default()).unwrap();
+        let plan =
+            ImagePlan::new(&tree, &ImageOptions { free, ..options() }, &mut Sequential::default()).unwrap();
         assert!(u64::from(plan.free_blocks()) * 4096 >= free, "{free}");
         assert!(u64::from(plan.free_inodes()) >= free / 16384, "{free}");
         assert!(u64::from(plan.free_blocks()) * 4096 <= free + (60 << 12), "{free}: {}", plan.free_blocks());
@@ -252,7 +253,7 @@ fn free_space_and_inodes_are_as_wished() {
 fn names_give_label_uuid_and_seed() {
     let tree = everything();
     let superblock = |name: &str| {
-        Plan::new(&tree, &Options::new(name, 0), &mut Sequential::default()).unwrap().superblock(0)
+        ImagePlan::new(&tree, &ImageOptions::new(name, 0), &mut Sequential::default()).unwrap().superblock(0)
     };
     let long = superblock("a-name-of-more-than-sixteen-bytes");
     assert_eq!(&long.s_volume_name, b"a-name-of-more-t");

@@ -2,7 +2,7 @@
 
 use formats::digest::Sha256;
 use imgfactory::ext2::ondisk::{Inode, MAGIC};
-use imgfactory::ext2::{Options, ReadError, Reader, Sequential, dump};
+use imgfactory::ext2::{ImageOptions, ImageReadError, Reader, Sequential, dump};
 use imgfactory::tree::{Kind, SpoolId, Tree};
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn small() -> Tree {
 }
 
 fn small_image() -> Vec<u8> {
-    let options = Options { free: 65536, ..Options::new("small", 1_700_000_000) };
+    let options = ImageOptions { free: 65536, ..ImageOptions::new("small", 1_700_000_000) };
     packed(&small(), &spools(), &options, &mut Sequential::default())
 }
 
@@ -82,7 +82,7 @@ impl Places<'_> {
 }
 
 /// What reading all of an image comes to.
-fn read_all(image: &Vec<u8>) -> Result<(), ReadError> {
+fn read_all(image: &Vec<u8>) -> Result<(), ImageReadError> {
     let reader = Reader::open(image)?;
     reader.tree(SpoolId(0))?;
     dump(&reader, &mut std::io::sink())
@@ -333,7 +333,7 @@ fn paths_that_lead_nowhere_are_told_from_damage() {
 #[test]
 fn contents_come_out_with_zeros_for_holes() {
     let tree = everything();
-    let image = packed(&tree, &spools(), &Options::new("cat", 0), &mut Sequential::default());
+    let image = packed(&tree, &spools(), &ImageOptions::new("cat", 0), &mut Sequential::default());
     let reader = Reader::open(&image).unwrap();
     for path in ["etc/hostname", "etc/empty", "usr/bin/su", "var/all-hole", "var/ends-in-hole", "var/double"]
     {

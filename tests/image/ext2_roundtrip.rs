@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use imgfactory::ext2::{Align, Allocator, Image, InodeSize, Options, Plan, Reader, Sequential, write};
+use imgfactory::ext2::{
+    Align, Allocator, ImageOptions, ImagePlan, InodeSize, PlannedImage, Reader, Sequential, write,
+};
 use imgfactory::tree::{Kind, Meta, SpoolId, Time, Tree};
 use proptest::prelude::*;
 
@@ -26,8 +28,8 @@ fn read_back(image: Vec<u8>) -> Vec<String> {
     listing(&tree, &vec![image])
 }
 
-fn options(inode_size: InodeSize) -> Options {
-    Options { inode_size, free: 300_000, ..Options::new("round-trip", 1_700_000_000) }
+fn options(inode_size: InodeSize) -> ImageOptions {
+    ImageOptions { inode_size, free: 300_000, ..ImageOptions::new("round-trip", 1_700_000_000) }
 }
 
 fn assert_round_trip(tree: &Tree, inode_size: InodeSize, allocator: &mut dyn Allocator) {
@@ -73,8 +75,8 @@ fn large_files_begin_on_aligned_blocks_and_small_ones_fill_the_gaps() {
         put(&mut tree, &format!("{nth:02}"), sparse(size, &[(0, size)]));
     }
     for (free, all_aligned) in [(0, false), (300_000, false), (4 << 20, true)] {
-        let options = Options { free, ..options(InodeSize::Large) };
-        let plan = Plan::new(&tree, &options, &mut aligned()).unwrap();
+        let options = ImageOptions { free, ..options(InodeSize::Large) };
+        let plan = ImagePlan::new(&tree, &options, &mut aligned()).unwrap();
         let large = plan.inodes().filter(|(_, _, map)| map.data.iter().any(|run| run.count > 60));
         let mut aligned = 0;
         for (wanted, _, map) in large {
@@ -83,7 +85,7 @@ fn large_files_begin_on_aligned_blocks_and_small_ones_fill_the_gaps() {
             aligned += u32::from(map.data[0].physical % 64 == 0);
         }
         assert!(if all_aligned { aligned == 10 } else { aligned < 10 }, "{free}: {aligned}");
-        let unaligned = Plan::new(&tree, &options, &mut Sequential::default()).unwrap();
+        let unaligned = ImagePlan::new(&tree, &options, &mut Sequential::default()).unwrap();
         assert_eq!(plan.geometry(), unaligned.geometry(), "gaps come out of the free space");
         if all_aligned {
             let (first, last) = (plan.used().next().unwrap(), plan.used().last().unwrap());
@@ -130,9 +132,9 @@ proptest! {
         parts in prop::collection::vec((any::<u32>(), 1u32..300), 1..30),
         seed in any::<u64>(),
     ) {
-        let plan = Plan::new(&tree, &options(InodeSize::Large), &mut Scattered::new(seed)).unwrap();
+        let plan = ImagePlan::new(&tree, &options(InodeSize::Large), &mut Scattered::new(seed)).unwrap();
         let spools = spools();
-        let image = Image::new(&plan, &spools);
+        let image = PlannedImage::new(&plan, &spools);
         let blocks = plan.geometry().blocks;
         let mut whole = vec![1; blocks as usize * 4096];
         image.fill(0, &mut whole).unwrap();
@@ -171,7 +173,7 @@ proptest! {
         let first = packed(&tree, &spools(), &options, &mut Sequential::default());
         assert!(first == packed(&tree, &spools(), &options, &mut Sequential::default()));
         assert!(first == packed(&again, &spools(), &options, &mut Sequential::default()));
-        let renamed = Options { name: "other".into(), ..options };
+        let renamed = ImageOptions { name: "other".into(), ..options };
         assert!(first != packed(&tree, &spools(), &renamed, &mut Sequential::default()));
     }
 }

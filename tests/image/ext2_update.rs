@@ -2,8 +2,8 @@
 
 use formats::digest::Sha256;
 use imgfactory::ext2::{
-    Census, Image, Label, LayoutError, LayoutMap, Options, PageHash, Pages, Plan, Previous, Reader,
-    Sequential, Stable,
+    ImageOptions, ImagePlan, IncrementalAllocator, Label, LayoutError, LayoutMap, PageHash, PageMap, Pages,
+    PlannedImage, PreviousLayout, Reader, Sequential,
 };
 use imgfactory::tree::{Content, Kind, Node, SpoolId, Time, Tree};
 use proptest::prelude::*;
@@ -32,8 +32,8 @@ struct Update {
     grown: bool,
 }
 
-fn options() -> Options {
-    Options { free: 100_000, ..Options::new("update", 1_700_000_000) }
+fn options() -> ImageOptions {
+    ImageOptions { free: 100_000, ..ImageOptions::new("update", 1_700_000_000) }
 }
 
 fn labels() -> Vec<Label> {
@@ -58,9 +58,9 @@ fn as_update(base: &LayoutMap, map: LayoutMap) -> LayoutMap {
 }
 
 fn first(tree: &Tree) -> Published {
-    let plan = Plan::new(tree, &options(), &mut Sequential::default()).unwrap();
+    let plan = ImagePlan::new(tree, &options(), &mut Sequential::default()).unwrap();
     let pages = Pages::read(tree, &spools(), None, &|_| {}).unwrap();
-    let census = Census::take(&plan, &spools(), &pages).unwrap();
+    let census = PageMap::take(&plan, &spools(), &pages).unwrap();
     let mut image = vec![];
     imgfactory::ext2::write(&plan, &spools(), &mut image).unwrap();
     let published = Published {
@@ -77,7 +77,7 @@ fn update(before: &Published, tree: &Tree) -> Update {
 
 /// Makes only the blocks that the census says have changed, and leaves the others as they were.
 fn update_by(before: &Published, tree: &Tree, least_run: u32) -> Update {
-    let previous = Previous::new(&before.map);
+    let previous = PreviousLayout::new(&before.map);
     let pages = Pages::read(tree, &spools(), Some(&previous), &|_| {}).unwrap();
     let afresh = Pages::read(tree, &spools(), None, &|_| {}).unwrap();
     for (_, id) in tree.walk() {
@@ -86,12 +86,12 @@ fn update_by(before: &Published, tree: &Tree, least_run: u32) -> Update {
             "what is known of the release before spares work, and changes nothing"
         );
     }
-    let mut allocator = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run };
-    let plan = Plan::new(tree, &options(), &mut allocator).unwrap();
-    let census = Census::take(&plan, &spools(), &pages).unwrap();
+    let mut allocator = IncrementalAllocator { previous: &previous, pages: &pages, unit: UNIT, least_run };
+    let plan = ImagePlan::new(tree, &options(), &mut allocator).unwrap();
+    let census = PageMap::take(&plan, &spools(), &pages).unwrap();
     let changed = census.changed(&before.map, UNIT);
     let source = spools();
-    let writer = Image::new(&plan, &source);
+    let writer = PlannedImage::new(&plan, &source);
     let geometry = plan.geometry();
     let mut image = before.image.clone();
     image.resize(geometry.blocks as usize * 4096, 0);
@@ -176,11 +176,11 @@ fn freed_pages_stay_unless_zeros_are_asked_for() {
     let mut tree = library();
     let before = first(&tree);
     assert!(tree.remove(b"usr/lib7/file-7") && tree.remove(b"usr/lib3/file-113"));
-    let previous = Previous::new(&before.map);
+    let previous = PreviousLayout::new(&before.map);
     let pages = Pages::read(&tree, &spools(), Some(&previous), &|_| {}).unwrap();
-    let mut allocator = Stable { previous: &previous, pages: &pages, unit: UNIT, least_run: 1 };
-    let plan = Plan::new(&tree, &options(), &mut allocator).unwrap();
-    let census = Census::take(&plan, &spools(), &pages).unwrap();
+    let mut allocator = IncrementalAllocator { previous: &previous, pages: &pages, unit: UNIT, least_run: 1 };
+    let plan = ImagePlan::new(&tree, &options(), &mut allocator).unwrap();
+    let census = PageMap::take(&plan, &spools(), &pages).unwrap();
     let (changed, freed) = (census.changed(&before.map, UNIT), census.freed(&before.map, UNIT));
     // Both files are in the middle of blocks in which nothing else changes.
     assert!((2..=6).contains(&freed.iter().filter(|freed| **freed).count()));
@@ -224,7 +224,7 @@ fn a_mib_that_has_the_sum_it_had_has_the_pages_it_had_and_only_then() {
     // The second MiB and the end are others, and there is more of it.
     let longer = size + 8192;
     put(&mut tree, "large", sparse(longer, &full(0, longer, MIB + 4096)));
-    let previous = Previous::new(&map);
+    let previous = PreviousLayout::new(&map);
     let pages = Pages::read(&tree, &spools(), Some(&previous), &|_| {}).unwrap();
     let afresh = Pages::read(&tree, &spools(), None, &|_| {}).unwrap();
     let large = tree.lookup(b"large").unwrap();

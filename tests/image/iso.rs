@@ -7,17 +7,17 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imgfactory::debian::kit::{self, Kit};
-use imgfactory::debian::{Mirrors, Mode};
+use imgfactory::debian::boot_tools::{self, BootTools};
+use imgfactory::debian::{ArchiveMirrors, MmdebstrapMode};
 use imgfactory::downloads::apt;
 use imgfactory::iso::esp::REMOVABLE_BOOT;
 use imgfactory::iso::gpt::Identity;
 use imgfactory::iso::grub::{self, Grub};
-use imgfactory::iso::plan::{Contents, Parts};
+use imgfactory::iso::plan::{IsoParts, MediumContents};
 use imgfactory::pipeline::facts::{self, Expect, Facts};
 use imgfactory::pipeline::steps::iso;
 use imgfactory::pipeline::steps::tree::TreeMaker;
-use imgfactory::recipe::{ProjectFile, ProjectPath, Recipe, Surroundings};
+use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use imgfactory::sys::progress::Silent;
 use imgfactory::sys::spool::Spools;
 use imgfactory::templates::Templates;
@@ -45,9 +45,9 @@ fn synthetic_grub() -> Grub {
 }
 
 /// A medium of bytes that nobody can boot.
-fn synthetic(dir: &Path) -> (PathBuf, Parts) {
+fn synthetic(dir: &Path) -> (PathBuf, IsoParts) {
     let (grub, kernel, miniroot) = (synthetic_grub(), noise(300_001, 4), noise(70_001, 5));
-    let contents = Contents {
+    let contents = MediumContents {
         name: "demo",
         epoch: EPOCH,
         config: "# the menu\n",
@@ -233,7 +233,7 @@ fn the_esp_is_sound_and_has_grub_where_firmware_looks() {
 
 struct Nothing;
 
-impl Surroundings for Nothing {
+impl ProjectFiles for Nothing {
     fn overlays(&self) -> Vec<String> {
         Vec::new()
     }
@@ -252,17 +252,18 @@ fn recipe() -> Recipe {
 /// GRUB out of a kit of the recipe's suite. The kit is kept for the next time.
 fn real_grub(recipe: &Recipe) -> Grub {
     let mirrors = match std::env::var("IMGFACTORY_DEBIAN_MIRROR") {
-        Ok(text) => Mirrors::from_option(&text).unwrap(),
+        Ok(text) => ArchiveMirrors::from_option(&text).unwrap(),
         Err(_) => apt::own_mirrors(),
     };
     let room = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kit");
-    let mode = if rustix::process::geteuid().is_root() { Mode::Root } else { Mode::Unshare };
+    let mode =
+        if rustix::process::geteuid().is_root() { MmdebstrapMode::Root } else { MmdebstrapMode::Unshare };
     let (mirrors, progress) = (&mirrors, &Silent);
     let maker = TreeMaker { cache: &room, logs: &room, mirrors, mode, epoch: None, offline: false, progress };
-    let debian = recipe.host.system.kit();
+    let debian = recipe.host.system.boot_tools();
     let mut spools = Spools::new();
-    let made = maker.make("kit", &kit::set(debian, &Grub::images()), &mut spools).unwrap();
-    Grub::of(&Kit { tree: &made.tree, contents: &spools }).unwrap()
+    let made = maker.make("kit", &boot_tools::set(debian, &Grub::images()), &mut spools).unwrap();
+    Grub::of(&BootTools { tree: &made.tree, contents: &spools }).unwrap()
 }
 
 /// Where a build would leave a medium: a medium with an entry `probe`, which no recipe has. It says what reached
@@ -272,7 +273,7 @@ fn build(out: &Path) {
     let grub = real_grub(&recipe);
     let mut config = grub::config(&Templates::built_in(), "demo", "", &recipe.boot, &[]).unwrap();
     config.push_str("menuentry 'Probe' --id probe {\n    echo probe: $extra\n    halt\n}\n");
-    let contents = Contents {
+    let contents = MediumContents {
         name: "demo",
         epoch: EPOCH,
         config: &config,

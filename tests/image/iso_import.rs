@@ -8,10 +8,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::ext2::{Options, Plan, Sequential};
-use imgfactory::foreign::iso9660::{Iso, IsoError};
+use imgfactory::ext2::{ImageOptions, ImagePlan, Sequential};
+use imgfactory::foreign::iso9660::{Iso, Iso9660Error};
 use imgfactory::guests::plan9::{self, Plan9Error};
-use imgfactory::recipe::{Console, FileUrl, Flavour, Origins, Plan9};
+use imgfactory::recipe::{ConsoleDevice, FileUrl, Flavour, Origins, Plan9};
 use imgfactory::tree::{Kind, SpoolId, Tree};
 use imgfactory::yaml::Scalar;
 
@@ -145,7 +145,7 @@ fn a_damaged_medium_is_an_error_or_another_tree_and_never_a_panic() {
     symlink("a", dir.join("link")).unwrap();
     xorriso(&["-R", "-z"], &dir, &path);
     let good = fs::read(&path).unwrap();
-    assert!(matches!(Iso::open(&b"text".to_vec()), Err(IsoError::NotIso)));
+    assert!(matches!(Iso::open(&b"text".to_vec()), Err(Iso9660Error::NotIso)));
     let mut seed = 1u32;
     let (mut errors, mut others) = (0, 0);
     for _ in 0..600 {
@@ -170,7 +170,7 @@ fn plan9(flavour: Flavour, lines: Option<&[&str]>) -> Plan9 {
     Plan9 {
         flavour,
         origins: Origins { urls: vec![FileUrl::read("http://a.example/x.iso").unwrap()], sha256: None },
-        console: Console::Serial,
+        console: ConsoleDevice::Serial,
         data: 0,
         ini: lines.map(|lines| lines.iter().map(|line| Scalar::read(line).unwrap()).collect()),
     }
@@ -282,7 +282,7 @@ fn what_was_imported_is_a_clean_ext2() {
     files(&dir);
     xorriso(&["-R", "-z"], &dir, &iso);
     let (tree, contents) = imported(fs::read(&iso).unwrap()).unwrap();
-    let plan = Plan::new(&tree, &Options::new("knoppix", 0), &mut Sequential::default()).unwrap();
+    let plan = ImagePlan::new(&tree, &ImageOptions::new("knoppix", 0), &mut Sequential::default()).unwrap();
     let image = room.path().join("image");
     let mut out = fs::File::create(&image).unwrap();
     imgfactory::ext2::write(&plan, &contents, &mut out).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use formats::report::report;
-use imgfactory::ext2::{InodeSize, Options, Profile, Sequential};
+use imgfactory::ext2::{ImageOptions, InodeSize, Profile, Sequential};
 use imgfactory::foreign::sums::Sum;
 use imgfactory::pipeline::steps::netbsd;
 use imgfactory::recipe::GuestKind;
@@ -184,13 +184,13 @@ fn a_lock_pins_each_file_and_needs_no_checksum_file() {
         format!("https://cdn.netbsd.org/pub/NetBSD/NetBSD-10.1/amd64/binary/{dir}/{name}")
     };
     let files = [("sets", "base.tar.xz"), ("sets", "etc.tar.xz"), ("kernel", "netbsd-XEN3_DOMU.gz")];
-    let sums = files.map(|(dir, name)| (url(dir, name), Sum::Sha512(sha512(dir, name))));
+    let sums = files.map(|(dir, name)| (url(dir, name), Sum::Sha512(sha512(dir, name).parse().unwrap())));
     let mut lock = Lock { sums: sums.into() };
     for dir in ["sets", "kernel"] {
         fs::remove_file(release.path(dir, "SHA512")).unwrap();
     }
     make(room.path(), "{version: '10.1'}", "", &lock).unwrap_or_else(|error| panic!("{error}"));
-    lock.sums.insert(url("sets", "etc.tar.xz"), Sum::Sha512("0".repeat(128)));
+    lock.sums.insert(url("sets", "etc.tar.xz"), Sum::Sha512("0".repeat(128).parse().unwrap()));
     let said = make(room.path(), "{version: '10.1'}", "", &lock).err().unwrap();
     assert!(said.contains("etc.tar.xz: its sha512 is"), "{said}");
 }
@@ -281,7 +281,7 @@ fn the_image_is_one_that_netbsd_mounts_for_writing() {
     // The second has two groups, and with them a copy of the superblock.
     for (inode_size, free) in [(InodeSize::Small, 8 << 20), (InodeSize::Large, 136 << 20)] {
         let profile = Profile::NetBsd;
-        let options = Options { profile, inode_size, free, ..Options::new("bsd", 1_734_307_200) };
+        let options = ImageOptions { profile, inode_size, free, ..ImageOptions::new("bsd", 1_734_307_200) };
         let mut image = support::packed(&tree, &spools, &options, &mut Sequential::default());
         let reader = NetBsdReader(&image);
         assert_eq!(reader.refuses(), None, "{inode_size:?}");
@@ -331,7 +331,7 @@ fn the_image_is_one_that_netbsd_mounts_for_writing() {
         }
     }
     // A check that can fail: what our writer makes for Linux is refused for what it has.
-    let linux = Options::new("bsd", 0);
+    let linux = ImageOptions::new("bsd", 0);
     let mut image = support::packed(&tree, &spools, &linux, &mut Sequential::default());
     assert_eq!(
         NetBsdReader(&image).device(NetBsdReader(&image).find(NetBsdReader(&image).find(2, "dev"), "xyz")),

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use formats::digest::Digest;
 use formats::names::{Serial, UnixTime};
-use formats::release::{Document, Error, Latest, Mirrors, TrustedKeys, Verified};
+use formats::release::{Document, DocumentError, Latest, Mirrors, TrustedKeys, Verified};
 use imgfactory::project::keys::KeyFiles;
 use imgfactory::release::KeyError;
 use imgfactory::release::SigningKey;
@@ -100,7 +100,7 @@ fn we_verify_what_minisign_signs_with_our_key() {
     assert_eq!((&*opened, opened.key(), opened.trusted_comment()), (&latest(), key.id(), "by hand"));
 
     let old = signed_by_minisign(&dir, &latest().to_text(), "-W -l -s demo.key");
-    assert!(matches!(Verified::<Latest>::open(&old, &keys), Err(Error::SignatureKind { .. })));
+    assert!(matches!(Verified::<Latest>::open(&old, &keys), Err(DocumentError::SignatureKind { .. })));
 }
 
 #[test]

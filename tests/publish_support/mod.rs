@@ -18,7 +18,7 @@ use imgfactory::pipeline::steps::release::{Last, publish};
 use imgfactory::project::keys::KeyFiles;
 use imgfactory::release::Draft;
 use imgfactory::release::SigningKey;
-use imgfactory::repository::store::{Offered, Origin, Store};
+use imgfactory::repository::store::{BlockOrigin, Offered, Store};
 use rustix::process::{Pid, Signal};
 use system::clock;
 use system::files::Scratch;
@@ -80,7 +80,7 @@ impl Out {
         let mut compressor = Compressor::new(Codec::zlib(6).unwrap());
         let mut block = |number: u32| -> Option<Object> {
             let block = (number > 0).then(|| Block::seal(raw(number)))?;
-            let origin = || Origin::Image { image: image.clone(), block: number, at: 0 };
+            let origin = || BlockOrigin::Image { image: image.clone(), block: number, at: 0 };
             match store.offer(&block, origin, &mut compressor).unwrap() {
                 Offered::Written(object) | Offered::Found(object) => Some(object),
                 Offered::Collides(with) => panic!("collides with {with}"),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use imgfactory::guests::{Guest, Starter, install_in_host};
-use imgfactory::miniroot::{Settings, scripts};
+use imgfactory::miniroot::{ScriptValues, scripts};
 use imgfactory::recipe::{Cow, Virt};
 use imgfactory::templates::Templates;
 use imgfactory::tree::{Content, Kind, Meta, Node, Time, Tree};
@@ -52,7 +52,7 @@ pub fn install(guests: &[Guest], room: &Path) {
 
 /// Writes the scripts of the miniroot of demo's host into `room`, and gives their paths there.
 pub fn install_miniroot(room: &Path) -> Vec<String> {
-    let settings = Settings { name: "demo", image: "host", built: 0, disk: None };
+    let settings = ScriptValues { name: "demo", image: "host", built: 0, disk: None };
     let files = scripts(&Templates::built_in(), &settings).unwrap();
     let paths = files.into_iter().map(|file| {
         let path = room.join(&file.path);

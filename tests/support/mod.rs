@@ -13,17 +13,17 @@ use std::io::{self, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use imgfactory::ext2::{Allocator, Geometry, Options, Plan, ReadAt, write};
+use imgfactory::ext2::{Allocator, Geometry, ImageOptions, ImagePlan, ReadAt, write};
 use imgfactory::tree::{Contents, SpoolId, Tree};
 
 /// An image in memory.
 pub fn packed(
     tree: &Tree,
     contents: &dyn Contents,
-    options: &Options,
+    options: &ImageOptions,
     allocator: &mut dyn Allocator,
 ) -> Vec<u8> {
-    let plan = Plan::new(tree, options, allocator).unwrap();
+    let plan = ImagePlan::new(tree, options, allocator).unwrap();
     let mut image = vec![];
     write(&plan, contents, &mut image).unwrap();
     assert_eq!(image.len() as u64, u64::from(plan.geometry().blocks) * 4096);
@@ -66,10 +66,10 @@ pub fn packed_to(
     path: &Path,
     tree: &Tree,
     contents: &dyn Contents,
-    options: &Options,
+    options: &ImageOptions,
     allocator: &mut dyn Allocator,
 ) -> Geometry {
-    let plan = Plan::new(tree, options, allocator).unwrap();
+    let plan = ImagePlan::new(tree, options, allocator).unwrap();
     let mut out = SparseFile::create(path);
     write(&plan, contents, &mut out).unwrap();
     out.finish();

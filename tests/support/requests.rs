@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use formats::names::UnixTime;
-use imgfactory::debian::{Mirrors, Mode};
-use imgfactory::downloads::third_party::Sources;
+use imgfactory::debian::{ArchiveMirrors, MmdebstrapMode};
+use imgfactory::downloads::third_party::ThirdPartySources;
 use imgfactory::pipeline::Request;
 use imgfactory::project::folder::Project;
 use imgfactory::recipe::Guest;
@@ -19,7 +19,7 @@ pub fn with_guest<T>(
     guest: &str,
     files: &Path,
     lock: &Lock,
-    make: impl FnOnce(&Request<'_>, &Sources<'_>, &Guest) -> Result<T, String>,
+    make: impl FnOnce(&Request<'_>, &ThirdPartySources<'_>, &Guest) -> Result<T, String>,
 ) -> Result<T, String> {
     let recipe = room.join("x.yaml");
     fs::write(&recipe, format!("name: x\nhost: {{debian: {{}}}}\nboot: {{xen: true}}\nguests:\n- {guest}\n"))
@@ -32,8 +32,8 @@ pub fn with_guest<T>(
         project: &project,
         out: &cache,
         cache: &cache,
-        mirrors: &Mirrors::default(),
-        mode: Mode::Unshare,
+        mirrors: &ArchiveMirrors::default(),
+        mode: MmdebstrapMode::Unshare,
         epoch: None,
         sources: Some(files),
         lock,
@@ -45,6 +45,6 @@ pub fn with_guest<T>(
         now: UnixTime(0),
         progress: &Silent,
     };
-    let sources = Sources::new(Some(files), &cache, true, &Silent);
+    let sources = ThirdPartySources::new(Some(files), &cache, true, &Silent);
     make(&request, &sources, &recipe.guests[0])
 }

@@ -2,7 +2,7 @@
 //! numbers by chance, directory entries shuffled and with gaps.
 
 use imgfactory::ext2::blockmap::{Run, needed};
-use imgfactory::ext2::dirent::{DOTS, Slot, record_len};
+use imgfactory::ext2::dirent::{DOTS, DirentSlot, record_len};
 use imgfactory::ext2::{Allocator, Body, Demand, PlaceError, Placement, Sequential};
 
 pub struct Scattered {
@@ -28,7 +28,7 @@ impl Scattered {
         }
     }
 
-    fn slots(&mut self, names: &[&[u8]]) -> Vec<Vec<Slot>> {
+    fn slots(&mut self, names: &[&[u8]]) -> Vec<Vec<DirentSlot>> {
         let mut entries: Vec<u32> = (0..).take(names.len()).collect();
         self.shuffle(&mut entries);
         let mut blocks = vec![vec![]];
@@ -47,7 +47,7 @@ impl Scattered {
             } else {
                 offset += gap;
             }
-            blocks.last_mut().unwrap().push(Slot { offset, entry });
+            blocks.last_mut().unwrap().push(DirentSlot { offset, entry });
             offset += len;
         }
         blocks

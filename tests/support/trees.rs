@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imgfactory::tree::{Content, Contents, Extent, Kind, Meta, Node, Source, SpoolId, Time, Tree};
+use imgfactory::tree::{Content, ContentSource, Contents, Extent, Kind, Meta, Node, SpoolId, Time, Tree};
 use proptest::prelude::*;
 
 /// `user::rw-, user:4242:rw-, group::r--, mask::rw-, other::r--` as getxattr(2) gives it.
@@ -34,7 +34,7 @@ pub fn file(bytes: &[u8]) -> Kind {
 
 /// A file with a piece of `len` bytes of the spool at each of `pieces`, which ascend.
 pub fn sparse(size: u64, pieces: &[(u64, u64)]) -> Kind {
-    let source = |at: u64| Source::Spool { spool: SpoolId(0), offset: at % 4099 };
+    let source = |at: u64| ContentSource::Spool { spool: SpoolId(0), offset: at % 4099 };
     let extents = pieces.iter().map(|&(at, len)| Extent { at, len, source: source(at) });
     Kind::File(Content { len: size, extents: extents.collect() })
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use formats::digest::Sha256;
 use formats::names::UnixTime;
-use imgfactory::debian::Mode;
+use imgfactory::debian::MmdebstrapMode;
 use imgfactory::downloads::apt;
 use imgfactory::pipeline::steps::systems::Systems;
 use imgfactory::pipeline::{self, Request};
@@ -120,7 +120,7 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         out,
         cache: &demo.cache,
         mirrors: &apt::own_mirrors(),
-        mode: Mode::Root,
+        mode: MmdebstrapMode::Root,
         epoch: None,
         sources: None,
         lock: &Default::default(),

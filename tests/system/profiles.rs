@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::ext2::{LayoutMap, Spread};
+use imgfactory::ext2::{Fragmentation, LayoutMap};
 
 use crate::fixture::{assert_success, demo, imgfactory, run};
 
 /// Over how many blocks of 256 KiB of a whole layout the paths of an order are spread.
-fn spread(layout: &Path, order: &str) -> Spread {
+fn spread(layout: &Path, order: &str) -> Fragmentation {
     let map = LayoutMap::decode(&std::fs::read(layout).unwrap()).unwrap();
     let paths = order.lines().filter_map(|line| line.strip_prefix('/'));
     map.spread(&paths.map(|path| path.as_bytes().to_vec()).collect::<Vec<_>>(), 64)
