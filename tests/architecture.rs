@@ -57,7 +57,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("imgfetch/daemon", &["clock", "environment", "files", "network", "processes", "terminal"]),
     ("imgfetch/cache", &["files", "clock"]),
     ("imgfetch/engine", &["clock", "files"]),
-    ("imgfetch/trust", &["clock", "files"]),
+    ("imgfetch/trust/carrier", &["clock", "files"]),
     ("imgfetch/fuse", &["clock", "files", "processes"]),
     ("imgfetch/status", &["clock", "environment", "files", "network", "processes"]),
     ("imgfetch/cli", &["files", "environment", "terminal", "clock", "processes", "random", "network"]),

@@ -11,7 +11,6 @@ use crate::repository::published::Published;
 use crate::sys::progress::Unit;
 use formats::release::{Latest, MirrorPath, MirrorUrl, TrustedKeys};
 use formats::report::{Exit, counted, size};
-use system::clock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -186,11 +185,7 @@ fn run_list(args: &ListArgs, _: &Session) -> Result<Exit, Failure> {
             text.push_str(&format!("{:36}{fault}\n", ""));
         }
     }
-    text.push_str(&format!(
-        "newest: release {} of {}\n",
-        state.latest.serial,
-        clock::date(state.latest.published)
-    ));
+    text.push_str(&format!("newest: release {} of {}\n", state.latest.serial, state.latest.published.date()));
     print(&text)?;
     Ok(if all_good { Exit::Done } else { Exit::Failed })
 }

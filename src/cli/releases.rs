@@ -72,8 +72,8 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
         text.push_str(&format!(
             "{:>6}  {}  {}  {}{mark}{whole}\n",
             serial.get(),
-            clock::date(release.published),
-            clock::date(release.retain_until),
+            release.published.date(),
+            release.retain_until.date(),
             images.join(", ")
         ));
     }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use formats::block::BlockName;
 use formats::index::{BlockContents, Index};
 use formats::release::MirrorPath;
-use imgfetch::engine::{Engine, Parts};
-use imgfetch::scheduler::{Config, Hedge, Rest};
+use imgfetch::engine::{Engine, EngineSetup};
+use imgfetch::scheduler::{Backoff, Config, Hedge};
 use system::http::{Http, Patience, Proxies};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, faults};
@@ -35,7 +35,7 @@ fn config() -> Config {
         attempt: ms(2000),
         pause: ms(1),
         pause_max: ms(20),
-        rest: Rest { short: ms(1), short_max: ms(5), long: ms(2), long_max: ms(10), busy_max: ms(5) },
+        backoff: Backoff { short: ms(1), short_max: ms(5), long: ms(2), long_max: ms(10), busy_max: ms(5) },
         hedge: Hedge { least: ms(20), unknown: ms(50), most: ms(100), alone: ms(100) },
         ..Config::default()
     }
@@ -94,7 +94,7 @@ fn under_any_script_each_read_is_right_or_an_error_in_time() {
         stall: Duration::from_millis(100),
         ..Patience::default()
     };
-    let parts = Parts {
+    let parts = EngineSetup {
         index: Arc::clone(&index),
         mirrors: servers.iter().map(|server| server.url().parse().unwrap()).collect(),
         http: Arc::new(Http::new(Proxies::none(), None, 32, patience).unwrap()),
@@ -102,7 +102,7 @@ fn under_any_script_each_read_is_right_or_an_error_in_time() {
         config: config(),
         // Nothing stays: every read asks the mirrors.
         ram: 0,
-        known: Vec::new(),
+        estimates: Vec::new(),
         read_ahead: false,
     };
     let engine = Engine::start(parts).unwrap();

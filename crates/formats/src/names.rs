@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::report;
+
 /// Name of an image or of a release: 1 to 64 of `a-z`, `0-9` and `-`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
@@ -107,6 +109,15 @@ impl fmt::Debug for Serial {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(pub u64);
 
+impl UnixTime {
+    /// A date for people: `2026-11-21 00:25 UTC`.
+    pub fn date(self) -> String {
+        let minutes = self.0 / 60 % 1440;
+        let day = report::date(self.0.try_into().unwrap_or(i64::MAX));
+        format!("{day} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+    }
+}
+
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -154,4 +165,22 @@ pub fn clip(text: &str) -> String {
         clipped.push('…');
     }
     clipped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (time, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_795_205_345, "2026-11-20 20:09 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(UnixTime(time).date(), text);
+        }
+    }
 }

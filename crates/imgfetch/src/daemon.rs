@@ -143,27 +143,27 @@ pub fn signals(root_daemon: bool, end: impl Fn() + Send + 'static) -> io::Result
     Ok(())
 }
 
-/// Lines to standard error, or, once there is no terminal, to the kernel's log.
-struct Lines {
+/// Writes lines to standard error, or, once there is no terminal, to the kernel's log.
+struct LogOutput {
     kernel: Mutex<Option<File>>,
 }
 
-static LINES: Lines = Lines { kernel: Mutex::new(None) };
+static LOG_OUTPUT: LogOutput = LogOutput { kernel: Mutex::new(None) };
 
 /// Target of what only `--verbose` shows. It has a target and not a level, because levels below `info` are left out
 /// of a release, ours with those of the libraries.
-pub const DETAIL: &str = "imgfactory::detail";
+pub const DETAIL: &str = "imgfetch::detail";
 
 /// Target of what people at the machine are to see on the console even when the kernel was told to be `quiet`.
-pub const NEWS: &str = "imgfactory::news";
+pub const NEWS: &str = "imgfetch::news";
 
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
-impl Log for Lines {
+impl Log for LogOutput {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let verbose = VERBOSE.load(Ordering::Relaxed);
         // What libraries say is for those who debug them.
-        if metadata.target().starts_with("imgfactory") {
+        if metadata.target().starts_with("imgfetch") {
             verbose || metadata.target() != DETAIL
         } else {
             verbose && metadata.level() <= Level::Warn
@@ -197,7 +197,7 @@ impl Log for Lines {
 /// Starts the log: warnings and news, or with `verbose` every request.
 pub fn start_log(verbose: bool) {
     VERBOSE.store(verbose, Ordering::Relaxed);
-    if log::set_logger(&LINES).is_ok() {
+    if log::set_logger(&LOG_OUTPUT).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
 }
@@ -205,6 +205,6 @@ pub fn start_log(verbose: bool) {
 /// From here on the log goes to the kernel's, if it can be opened.
 pub fn log_to_kernel() {
     if let Ok(file) = OpenOptions::new().write(true).open("/dev/kmsg") {
-        *LINES.kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(file);
+        *LOG_OUTPUT.kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(file);
     }
 }

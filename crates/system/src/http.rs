@@ -4,7 +4,7 @@
 //! proxies, and the words for what went wrong ([`FetchFault`]).
 
 mod forward;
-mod grip;
+mod request_handle;
 mod route;
 mod tls;
 
@@ -20,8 +20,8 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, Body, Error, Timeout};
 
-pub use grip::Grip;
-use grip::Gripped;
+pub use request_handle::RequestHandle;
+use request_handle::TrackingConnector;
 pub use route::{BadProxy, Proxies};
 use route::{Route, redirect_target};
 
@@ -79,13 +79,13 @@ pub struct Get<'a> {
     /// Not over a connection that was used before.
     pub new_connection: bool,
     /// What others end it by.
-    pub grip: Option<&'a Arc<Grip>>,
+    pub handle: Option<&'a Arc<RequestHandle>>,
 }
 
 impl<'a> Get<'a> {
     /// A file of whatever length up to `limit`.
     pub fn new(url: &'a str, limit: u64, until: Instant) -> Self {
-        Get { url, limit, len: None, until, fresh: false, new_connection: false, grip: None }
+        Get { url, limit, len: None, until, fresh: false, new_connection: false, handle: None }
     }
 }
 
@@ -166,13 +166,13 @@ impl Http {
         let extra = match ca {
             Some(pem) => {
                 let roots = RootCerts::Specific(Arc::new(certificates(pem)?));
-                Some(gripped(config(Some(roots), connections)))
+                Some(tracked(config(Some(roots), connections)))
             }
             None => None,
         };
         let forward = proxies.for_http().map(|proxy| forward::agent(config(None, connections), proxy));
-        let agent = gripped(config(None, connections));
-        let newcomer = gripped(config(None, 0));
+        let agent = tracked(config(None, connections));
+        let newcomer = tracked(config(None, 0));
         Ok(Http { proxies, agent, newcomer, extra, extra_first: AtomicBool::new(false), forward })
     }
 
@@ -185,8 +185,8 @@ impl Http {
             let start = Instant::now();
             read(self.response(&get)?, &get, start)
         };
-        match get.grip {
-            Some(grip) => grip.during(whole),
+        match get.handle {
+            Some(handle) => handle.during(whole),
             None => whole(),
         }
     }
@@ -261,7 +261,7 @@ impl Http {
                     let untrusted = is_untrusted(&error) && self.extra.is_some();
                     use_extra ^= untrusted;
                     match fault_of(error, Part::Head) {
-                        ended if get.grip.is_some_and(|grip| grip.is_over()) => return Err(ended),
+                        ended if get.handle.is_some_and(|handle| handle.is_over()) => return Err(ended),
                         // Broken twice, or unknown to both: it is so.
                         again if untrusted && attempt == 0 => fault = Some(again),
                         again @ FetchFault::Broken(_) if attempt < 2 => fault = Some(again),
@@ -296,11 +296,11 @@ impl Http {
     }
 }
 
-/// As ureq makes it by default, with connections that can be gripped.
-fn gripped(config: ureq::config::Config) -> Agent {
+/// As ureq makes it by default, with connections that can be tracked.
+fn tracked(config: ureq::config::Config) -> Agent {
     let connector =
         ().chain(ConnectProxyConnector::default())
-            .chain(Gripped(TcpConnector::default()))
+            .chain(TrackingConnector(TcpConnector::default()))
             .chain(RustlsConnector::default());
     Agent::with_parts(config, connector, DefaultResolver::default())
 }
@@ -336,7 +336,7 @@ fn end(response: Response<Body>) -> HeaderMap {
 
 /// The body, when its head fits.
 fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answer, FetchFault> {
-    let waited = get.grip.map_or(Duration::ZERO, |grip| grip.waited());
+    let waited = get.handle.map_or(Duration::ZERO, |handle| handle.waited());
     let first_byte = start.elapsed().saturating_sub(waited);
     let headers = response.headers();
     let announced = announced(headers);
@@ -398,7 +398,7 @@ fn with_clock(error: String) -> String {
         || error.contains("certificate: Expired")
         || error.contains("not valid yet")
     {
-        return format!("{error}; is the clock right? It says {}", clock::date(clock::now()));
+        return format!("{error}; is the clock right? It says {}", clock::now().date());
     }
     error
 }

@@ -46,7 +46,7 @@ impl std::fmt::Display for MirrorDefect {
             MirrorDefect::Wrong(path, fault) => write!(f, "wrong    {path}: {fault}"),
             MirrorDefect::Extra(path) => write!(f, "extra    {path}"),
             MirrorDefect::Stale(expires) => {
-                write!(f, "stale    latest: expired on {}", clock::date(*expires))
+                write!(f, "stale    latest: expired on {}", expires.date())
             }
         }
     }
@@ -176,7 +176,7 @@ pub fn standing(http: &Http, url: &MirrorUrl, keys: &TrustedKeys, state: &Releas
     let serial = match latest {
         Ok(Some((latest, _))) => {
             if now > latest.expires {
-                faults.push(format!("expired on {}", clock::date(latest.expires)));
+                faults.push(format!("expired on {}", latest.expires.date()));
             }
             Ok((latest.serial, latest.published, latest.serial >= state.latest.serial))
         }

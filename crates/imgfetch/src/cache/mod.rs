@@ -9,7 +9,7 @@
 //! what does not fit is removed. So it does not matter who else writes there, or where a crash cut. Several
 //! clients may share a cache; `lock` is held shared by each, and exclusively only to sweep `tmp/`.
 
-mod care;
+mod maintenance;
 mod evict;
 mod medium;
 mod state;
@@ -26,9 +26,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-pub use care::{Checked, ImageStats, Stats};
 use evict::Shelf;
 use formats::block::{Block, BlockDamage as Damage, BlockName, FetchedFile as Fetched, Object};
+pub use maintenance::{Checked, ImageStats, Stats};
 use system::files::{FileError, create_dir_all, read_at_most, write_atomic};
 
 /// What `VERSION` says.

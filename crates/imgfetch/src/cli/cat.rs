@@ -10,9 +10,9 @@ use crate::engine::ReadError;
 
 pub(super) fn run(source: &Source) -> Result<(), Failure> {
     let opened = Opened::open(source)?;
-    let found = opened.choose()?;
+    let chosen = opened.choose()?;
     // What is read next is asked for here.
-    let engine = opened.start(&found, false)?;
+    let engine = opened.start(&chosen, false)?;
     let index = engine.index();
     let header = index.header();
     let step = header.block_size.get();

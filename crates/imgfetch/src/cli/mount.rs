@@ -16,7 +16,7 @@ use crate::engine::{Engine, Snapshot, millis};
 use crate::fuse::{DISK, Mounted, mount};
 use crate::status::{self, Form, StatusSocket};
 use crate::threads::{self, Queue};
-use crate::trust::Chosen;
+use crate::trust::ChosenRelease;
 use formats::names::{ImageName, Serial};
 use formats::release::{Dlahead, Phase, PrefetchBlock as Ahead, Reading, Reads};
 use formats::report::Exit;
@@ -48,9 +48,8 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     let stage = Arc::new(Mutex::new(Stage::starting(&args, &mountpoint, &opened)));
     let _socket = open_status(&args, &stage)?;
 
-    let found = opened.choose()?;
-    let engine = Arc::new(opened.start(&found, args.source.prefetch)?);
-    let chosen = found.chosen;
+    let chosen = opened.choose()?;
+    let engine = Arc::new(opened.start(&chosen, args.source.prefetch)?);
     if args.record.is_some() {
         engine.record();
     }
@@ -97,7 +96,7 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
 fn look_ahead(
     args: &Mount,
     opened: Arc<Opened>,
-    chosen: Chosen,
+    chosen: ChosenRelease,
     engine: &Arc<Engine>,
 ) -> Result<(), Failure> {
     let (engine, prefetch) = (Arc::downgrade(engine), args.source.list);
@@ -302,7 +301,7 @@ struct Starting {
 
 impl Stage {
     fn starting(args: &Mount, mountpoint: &Path, opened: &Opened) -> Self {
-        detail!("{} mirrors", opened.mirrors.len());
+        detail!("{} mirrors", opened.mirrors().len());
         let head = Head {
             state: "starting",
             image: args.source.image.to_string(),
@@ -317,7 +316,7 @@ impl Stage {
         Stage { head, start: Instant::now(), engine: Weak::new(), phases }
     }
 
-    fn serve(&mut self, chosen: &Chosen, engine: &Arc<Engine>) {
+    fn serve(&mut self, chosen: &ChosenRelease, engine: &Arc<Engine>) {
         self.head.state = "serving";
         self.head.name = Some(chosen.release.name.to_string());
         self.head.serial = Some(chosen.release.serial.get());

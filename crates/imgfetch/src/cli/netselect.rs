@@ -16,7 +16,7 @@ use system::http::{Http, Patience, Proxies};
 
 /// One line of the ranking.
 #[derive(Serialize)]
-struct Line {
+struct RankingLine {
     mirror: String,
     /// Connection, request, first byte of the answer; then the same without the connection.
     first_ms: Option<u64>,
@@ -32,12 +32,12 @@ pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     let proxies = Proxies::from_env().map_err(SourceError::from)?;
     let http = Arc::new(Http::new(proxies, None, 2, Patience::default())?);
     let until = Instant::now() + args.budget;
-    let mut lines: Vec<(Option<Duration>, Line)> = mirrors
+    let mut lines: Vec<(Option<Duration>, RankingLine)> = mirrors
         .iter()
         .map(|mirror| {
             let fault = Some("no answer in time".into());
             let mirror = mirror.to_string();
-            (None, Line { mirror, first_ms: None, again_ms: None, serial: None, fault })
+            (None, RankingLine { mirror, first_ms: None, again_ms: None, serial: None, fault })
         })
         .collect();
     for turn in 0..2 {
@@ -64,15 +64,15 @@ pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     }
     let newest = lines.iter().filter_map(|(_, line)| line.serial).max();
     // Those that are up to date, by time; then those that are behind; then those that failed.
-    let rank = |(time, line): &(Option<Duration>, Line)| {
+    let rank = |(time, line): &(Option<Duration>, RankingLine)| {
         (line.fault.is_some(), line.serial < newest, time.unwrap_or(Duration::MAX))
     };
-    let mut ranked: Vec<(Option<Duration>, Line)> = Vec::new();
+    let mut ranked: Vec<(Option<Duration>, RankingLine)> = Vec::new();
     for line in lines {
         let at = ranked.iter().position(|other| rank(&line) < rank(other)).unwrap_or(ranked.len());
         ranked.insert(at, line);
     }
-    let lines: Vec<Line> = ranked.into_iter().map(|(_, line)| line).collect();
+    let lines: Vec<RankingLine> = ranked.into_iter().map(|(_, line)| line).collect();
     if args.json {
         println!("{}", serde_json::to_string(&lines)?);
     } else {
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     Ok(lines.first().is_some_and(|best| best.fault.is_none()))
 }
 
-fn table(lines: &[Line]) -> String {
+fn table(lines: &[RankingLine]) -> String {
     let width = lines.iter().map(|line| line.mirror.len()).max().unwrap_or(0).max("mirror".len());
     let mut text =
         format!("{:>4}  {:width$}  {:>8}  {:>8}  {:>7}\n", "", "mirror", "first ms", "again ms", "release");
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_for_each_mirror_with_its_fault() {
-        let line = |mirror: &str, ms, fault: Option<&str>| Line {
+        let line = |mirror: &str, ms, fault: Option<&str>| RankingLine {
             mirror: mirror.into(),
             first_ms: ms,
             again_ms: ms.map(|ms| ms / 2),

@@ -3,14 +3,14 @@
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Failure;
 use super::args::Source;
 use crate::cache::{Cache, CacheError};
-use crate::engine::{Engine, Known, Parts};
+use crate::engine::{Engine, EngineSetup, MirrorEstimate};
 use crate::scheduler::{Config, MirrorId};
-use crate::trust::{Chosen, Origin, Wanted};
+use crate::trust::{ChosenRelease, MirrorStats, ResolveRequest, resolve};
 use formats::release::{BadKey, BadUrl, MirrorUrl, TrustedKeys};
 use system::files::{FileError, read_at_most};
 use system::http::{BadCa, BadProxy, Http, Patience, Proxies};
@@ -47,21 +47,12 @@ pub(super) enum SourceError {
 
 /// Everything that is open before a release is chosen.
 pub(super) struct Opened {
-    pub(super) mirrors: Vec<MirrorUrl>,
-    keys: Arc<TrustedKeys>,
     http: Arc<Http>,
     cache: Option<Arc<Cache>>,
     config: Config,
-    start_within: Duration,
     ram: usize,
-    wanted: Wanted,
+    request: ResolveRequest,
     netselect: Option<bool>,
-}
-
-/// A release, and how it was found.
-pub(super) struct Found {
-    pub(super) chosen: Chosen,
-    origin: Origin,
 }
 
 impl Opened {
@@ -96,12 +87,10 @@ impl Opened {
         let cache = cache.map(Arc::new);
         let defaults = Config::default();
         let deadline = source.deadline;
+        let netselect = source.netselect;
         Ok(Opened {
-            mirrors: mirrors(&source.mirrors, source.mirrors_file.as_deref())?,
-            keys: Arc::new(keys(&source.keys)?),
-            netselect: source.netselect,
+            netselect,
             http: Arc::new(http),
-            cache,
             config: Config {
                 connections: source.connections,
                 deadline,
@@ -110,60 +99,64 @@ impl Opened {
                 load: deadline.map_or(defaults.load, |deadline| defaults.load.min(deadline / 4)),
                 ..defaults
             },
-            start_within: source.start_within,
             ram: source.ram,
-            wanted: Wanted {
+            request: ResolveRequest {
+                mirrors: mirrors(&source.mirrors, source.mirrors_file.as_deref())?,
+                keys: keys(&source.keys)?,
                 image: source.image.clone(),
                 name: source.name.clone(),
                 release: source.release,
                 strict: source.strict,
+                netselect: netselect.unwrap_or(true),
+                start_within: source.start_within,
+                has_cache: cache.is_some(),
+                has_medium: source.medium.is_some(),
+                cached_name: None,
             },
+            cache,
         })
     }
 
-    /// Finds the release, and mirrors by the way.
-    pub(super) fn choose(&self) -> Result<Found, Failure> {
-        let mut origin = Origin::new(
-            Arc::clone(&self.http),
-            self.mirrors.clone(),
-            Arc::clone(&self.keys),
-            self.cache.clone(),
-            Instant::now() + self.start_within,
-        );
-        origin.netselect = self.netselect.unwrap_or(true);
-        let chosen = origin.choose(&self.wanted)?;
-        Ok(Found { chosen, origin })
+    /// Finds the release, and learns about the mirrors by the way.
+    pub(super) fn choose(&self) -> Result<ChosenRelease, Failure> {
+        Ok(resolve(&self.http, self.cache.as_ref(), self.request.clone())?)
     }
 
-    pub(super) fn start(&self, found: &Found, read_ahead: bool) -> Result<Engine, Failure> {
-        let mut known = found.origin.known();
-        let mut mirrors = self.mirrors.clone();
+    /// The mirrors that were given.
+    pub(super) fn mirrors(&self) -> &[MirrorUrl] {
+        &self.request.mirrors
+    }
+
+    pub(super) fn start(&self, chosen: &ChosenRelease, read_ahead: bool) -> Result<Engine, Failure> {
+        let mut estimates: Vec<MirrorEstimate> = chosen.mirrors.iter().map(estimate).collect();
+        let mut mirrors = self.request.mirrors.clone();
         // It is not waited for: what it says of these mirrors also counts later.
-        let coming = found.chosen.mirrors.clone();
+        let coming = chosen.mirror_list.clone();
         let come = coming.as_ref().and_then(|coming| coming.take_until(Instant::now()));
         let later = coming.filter(|_| come.is_none());
         for signed in come.flatten().iter().flat_map(|list| &list.mirrors) {
             match mirrors.iter().position(|mirror| *mirror == signed.url) {
-                Some(place) => known[place].most = signed.max_connections,
+                Some(place) => estimates[place].most = signed.max_connections,
                 // The others only for those who want the nearest of all.
                 None if self.netselect == Some(true) && mirrors.len() <= usize::from(MirrorId::MAX.0) => {
                     mirrors.push(signed.url.clone());
-                    known.push(Known { most: signed.max_connections, ..Known::default() });
+                    let most = signed.max_connections;
+                    estimates.push(MirrorEstimate { most, ..MirrorEstimate::default() });
                 }
                 None => {}
             }
         }
-        let parts = Parts {
-            index: Arc::clone(&found.chosen.index),
+        let setup = EngineSetup {
+            index: Arc::clone(&chosen.index),
             mirrors,
             http: Arc::clone(&self.http),
             cache: self.cache.clone(),
             config: self.config,
             ram: self.ram,
-            known,
+            estimates,
             read_ahead,
         };
-        let engine = Engine::start(parts)?;
+        let engine = Engine::start(setup)?;
         if let Some(coming) = later {
             engine.cap_when_known(move || {
                 let caps = coming.take().flatten().map(|list| list.mirrors).unwrap_or_default();
@@ -174,7 +167,7 @@ impl Opened {
     }
 
     /// Fetches ahead what a boot will read, if the release says what that is.
-    pub(super) fn look_ahead(&self, chosen: &Chosen, engine: &Engine) {
+    pub(super) fn look_ahead(&self, chosen: &ChosenRelease, engine: &Engine) {
         if let Some(list) = chosen.prefetch_list() {
             let names: Vec<_> = list.entries.iter().map(|entry| entry.name).collect();
             if let Some(cache) = &self.cache {
@@ -191,6 +184,12 @@ impl Opened {
             cache.scan();
         }
     }
+}
+
+/// What the engine may expect of a mirror.
+fn estimate(stats: &MirrorStats) -> MirrorEstimate {
+    let MirrorStats { first_byte, rate, blame, .. } = *stats;
+    MirrorEstimate { most: None, first_byte, rate, blame }
 }
 
 pub(super) fn keys(keys: &[String]) -> Result<TrustedKeys, SourceError> {

@@ -8,7 +8,8 @@
 //! One mutex guards the core and the RAM cache; nothing that can block is done while it is held, so reads find
 //! their deadline, if they have one, and the status socket its answer whatever the network and the disk do.
 
-mod shown;
+mod status_text;
+mod recorded;
 mod snapshot;
 mod state;
 
@@ -19,17 +20,19 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 pub use snapshot::{Counters, MirrorState, Snapshot, millis};
-use state::{Done, Jobs, Ready, State};
+use state::{ArrivedBlock, EngineState, FinishedReads, JobQueues};
 
 use crate::cache::{Cache, Loaded};
-use crate::scheduler::{Arrived, Config, Found, MirrorId, ObjectId, Piece, SPARE, Ticket, Time, pieces};
+use crate::scheduler::{
+    Arrived, Config, LookupResult, MirrorId, ObjectId, Piece, SPARE, Ticket, Time, pieces,
+};
 use crate::threads::{Queue, start};
 use formats::block::{Block, BlockName, FetchedFile as Fetched, Object};
 use formats::fetch_fault::Blame;
 use formats::fetch_fault::FetchFault as Fault;
 use formats::index::Index;
 use formats::release::{MAX_LATEST, MirrorPath, MirrorUrl};
-use system::http::{Get, Grip, Http};
+use system::http::{Get, Http, RequestHandle};
 
 /// Bytes that may wait to be written to the cache. What comes when there are more is served and not kept.
 const MAX_UNWRITTEN: usize = 8 << 20;
@@ -42,7 +45,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// What the engine works with.
 #[derive(Debug)]
-pub struct Parts {
+pub struct EngineSetup {
     /// The disk.
     pub index: Arc<Index>,
     /// From where; at least one, at most 64.
@@ -55,22 +58,22 @@ pub struct Parts {
     pub config: Config,
     /// Bytes of inflated blocks to keep in RAM.
     pub ram: usize,
-    /// What is known of the mirrors, in their order.
-    pub known: Vec<Known>,
+    /// What is to be expected of the mirrors, in their order.
+    pub estimates: Vec<MirrorEstimate>,
     /// Whether to fetch what follows on the disk.
     pub read_ahead: bool,
 }
 
-impl Parts {
+impl EngineSetup {
     /// Blocks got ahead that may lie in RAM: they must not drive out what is read now.
     fn unread_in_ram(&self) -> usize {
         self.ram / 2 / (self.index.header().block_size.get() as usize).max(1)
     }
 }
 
-/// What is known of a mirror before the first block.
+/// What is to be expected of a mirror before the first block.
 #[derive(Clone, Debug, Default)]
-pub struct Known {
+pub struct MirrorEstimate {
     /// Most requests at once.
     pub most: Option<u32>,
     /// Time until the first byte of an answer, when it gave one.
@@ -110,22 +113,22 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Shared {
-    parts: Parts,
+    setup: EngineSetup,
     /// Zero of the core's time.
     start: Instant,
-    state: Mutex<State>,
+    state: Mutex<EngineState>,
     timer: Condvar,
     unwritten: AtomicUsize,
 }
 
 /// One look into the cache.
-struct Load {
+struct CacheLookup {
     id: ObjectId,
     peek: bool,
 }
 
 /// One request.
-struct Request {
+struct BlockRequest {
     ticket: Ticket,
     id: ObjectId,
     mirror: MirrorId,
@@ -134,7 +137,7 @@ struct Request {
     prefetch: bool,
     listed: bool,
     new_connection: bool,
-    grip: Arc<Grip>,
+    handle: Arc<RequestHandle>,
 }
 
 /// One question whether a mirror is back.
@@ -148,18 +151,18 @@ impl Engine {
     ///
     /// # Errors
     /// When the system has no more threads.
-    pub fn start(mut parts: Parts) -> io::Result<Self> {
-        parts.config.ready = parts.unread_in_ram();
-        if parts.cache.is_none() {
-            parts.config.loaders = 0;
-            parts.config.unread = parts.unread_in_ram();
+    pub fn start(mut setup: EngineSetup) -> io::Result<Self> {
+        setup.config.ready = setup.unread_in_ram();
+        if setup.cache.is_none() {
+            setup.config.loaders = 0;
+            setup.config.unread = setup.unread_in_ram();
         }
-        let jobs = Jobs::default();
-        let Jobs { loads, requests, probes, writes } = jobs.clone();
-        let (connections, loaders) = (parts.config.connections + SPARE, parts.config.loaders);
-        let state = State::new(&parts, jobs);
+        let jobs = JobQueues::default();
+        let JobQueues { loads, requests, probes, writes } = jobs.clone();
+        let (connections, loaders) = (setup.config.connections + SPARE, setup.config.loaders);
+        let state = EngineState::new(&setup, jobs);
         let shared = Arc::new(Shared {
-            parts,
+            setup,
             start: Instant::now(),
             state: Mutex::new(state),
             timer: Condvar::new(),
@@ -179,10 +182,10 @@ impl Engine {
     /// Reads `len` bytes of the disk at `offset`, fewer at its end; `reply` is called once, at the deadline at the
     /// latest if there is one, here or in another thread.
     pub fn read(&self, offset: u64, len: u32, reply: Reply) {
-        let pieces = pieces(&self.shared.parts.index, offset, len);
+        let pieces = pieces(&self.shared.setup.index, offset, len);
         let shared = &self.shared;
         let mut state = shared.lock();
-        if let Some((blocks, news)) = state.ram_hit(&shared.parts, shared.now(), offset, &pieces) {
+        if let Some((blocks, news)) = state.ram_hit(&shared.setup, shared.now(), offset, &pieces) {
             if news {
                 shared.step(state, None);
             } else {
@@ -190,7 +193,7 @@ impl Engine {
             }
             return reply_from_ram(&pieces, &blocks, reply);
         }
-        let whole = state.begin_read(&shared.parts, shared.now(), offset, pieces, reply);
+        let whole = state.begin_read(&shared.setup, shared.now(), offset, pieces, reply);
         shared.step(state, None);
         finish(whole);
     }
@@ -217,9 +220,9 @@ impl Engine {
     /// Fetches these blocks when nobody reads, in this order; names that the image does not have are passed
     /// over. Without a cache never more of them lie unread than half of the RAM cache holds.
     pub fn prefetch(&self, names: impl IntoIterator<Item = BlockName>) {
-        let parts = &self.shared.parts;
+        let setup = &self.shared.setup;
         let ids: std::collections::HashMap<BlockName, u32> =
-            parts.index.objects().iter().map(|object| object.name).zip(0..).collect();
+            setup.index.objects().iter().map(|object| object.name).zip(0..).collect();
         let list = names.into_iter().filter_map(|name| ids.get(&name).map(|&id| ObjectId(id)));
         let list: Vec<ObjectId> = list.collect();
         let mut state = self.shared.lock();
@@ -239,7 +242,7 @@ impl Engine {
         start("caps", move || {
             let caps = find();
             let Some(shared) = shared.upgrade() else { return };
-            shared.lock().cap(&shared.parts, &caps);
+            shared.lock().cap(&shared.setup, &caps);
         })
     }
 
@@ -251,14 +254,14 @@ impl Engine {
 
     /// What was recorded: block, milliseconds after the start, reads.
     pub fn recorded(&self) -> Vec<(BlockName, u32, u32)> {
-        self.shared.lock().recorded(&self.shared.parts)
+        self.shared.lock().recorded(&self.shared.setup)
     }
 
     /// How things stand. Never waits for network or disk.
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
-        let cache = shared.parts.cache.as_deref().map(|cache| (cache.contents(), cache.write_errors()));
-        shared.lock().snapshot(&shared.parts, shared.now(), cache)
+        let cache = shared.setup.cache.as_deref().map(|cache| (cache.contents(), cache.write_errors()));
+        shared.lock().snapshot(&shared.setup, shared.now(), cache)
     }
 
     /// For who wants to end: if no mirror is up, reads wait no longer than this from now on, those too that wait
@@ -280,7 +283,7 @@ impl Engine {
 
     /// The disk.
     pub fn index(&self) -> &Arc<Index> {
-        &self.shared.parts.index
+        &self.shared.setup.index
     }
 }
 
@@ -318,8 +321,8 @@ fn watch_link(shared: &std::sync::Weak<Shared>) {
     loop {
         thread::sleep(LINK);
         let Some(shared) = shared.upgrade() else { return };
-        let grips = shared.lock().old_grips(shared.now(), LINK);
-        if grips.iter().filter(|grip| grip.drop_if_dead()).count() > 0 {
+        let handles = shared.lock().old_requests(shared.now(), LINK);
+        if handles.iter().filter(|handle| handle.drop_if_dead()).count() > 0 {
             log::warn!("an address of this machine is gone; its connections are given up");
         }
     }
@@ -352,7 +355,7 @@ fn reply_from_ram(pieces: &[Piece], blocks: &[Option<Arc<Block>>], reply: Reply)
     });
 }
 
-fn finish(done: Done) {
+fn finish(done: FinishedReads) {
     for (reply, result) in done {
         match result {
             Ok(bytes) => reply(Ok(&bytes)),
@@ -366,14 +369,14 @@ impl Shared {
         self.start.elapsed()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, EngineState> {
         // No code between lock and unlock panics but by a bug; serving on is better than hanging every reader.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does what the core wants done; `ready` is the block that has just come.
-    fn step(&self, mut state: MutexGuard<'_, State>, ready: Option<Ready>) {
-        let done = state.step(&self.parts, self.now(), ready);
+    fn step(&self, mut state: MutexGuard<'_, EngineState>, ready: Option<ArrivedBlock>) {
+        let done = state.step(&self.setup, self.now(), ready);
         let sooner = state.wakeup_is_sooner();
         drop(state);
         if sooner {
@@ -385,7 +388,7 @@ impl Shared {
     fn keep_time(&self) {
         let mut state = self.lock();
         while !state.stopped() {
-            let done = state.step(&self.parts, self.now(), None);
+            let done = state.step(&self.setup, self.now(), None);
             if !done.is_empty() {
                 drop(state);
                 finish(done);
@@ -403,22 +406,22 @@ impl Shared {
     }
 
     fn object(&self, id: ObjectId) -> Option<&Object> {
-        self.parts.index.object(id)
+        self.setup.index.object(id)
     }
 
-    fn load(&self, Load { id, peek }: Load) {
-        let (Some(cache), Some(object)) = (&self.parts.cache, self.object(id)) else { return };
-        let mut found = Found::No;
+    fn load(&self, CacheLookup { id, peek }: CacheLookup) {
+        let (Some(cache), Some(object)) = (&self.setup.cache, self.object(id)) else { return };
+        let mut found = LookupResult::Miss;
         let mut ready = None;
         let mut damage = None;
         if peek {
             if self.lock().is_unwritten(object.name) || cache.has(object) {
-                found = Found::Yes;
+                found = LookupResult::Hit;
             }
         } else {
             match cache.load(object) {
                 Loaded::Hit(block) => {
-                    found = Found::Yes;
+                    found = LookupResult::Hit;
                     ready = Some((id, Arc::new(block)));
                 }
                 Loaded::Miss => {}
@@ -433,7 +436,7 @@ impl Shared {
         self.step(state, ready);
     }
 
-    fn request(&self, job: Request) {
+    fn request(&self, job: BlockRequest) {
         let Some(object) = self.object(job.id) else { return };
         let (kept, result) = match self.fetch(&job, object) {
             Ok((block, file, first_byte)) => {
@@ -445,30 +448,30 @@ impl Shared {
         let ready = result.as_ref().ok().map(|(_, block)| (job.id, Arc::clone(block)));
         let mut state = self.lock();
         let arrived = result.map(|(arrived, _)| arrived);
-        state.fetched(&self.parts, self.now(), &job, arrived, ready.as_ref());
-        if let (Some(kept), Some(_)) = (kept, &self.parts.cache) {
+        state.fetched(&self.setup, self.now(), &job, arrived, ready.as_ref());
+        if let (Some(kept), Some(_)) = (kept, &self.setup.cache) {
             self.keep(&mut state, kept);
         }
         self.step(state, ready);
     }
 
     /// One request, and what it brought proved.
-    fn fetch(&self, job: &Request, object: &Object) -> Result<(Block, Vec<u8>, Duration), Fault> {
-        let Some(mirror) = self.parts.mirrors.get(usize::from(job.mirror.0)) else {
+    fn fetch(&self, job: &BlockRequest, object: &Object) -> Result<(Block, Vec<u8>, Duration), Fault> {
+        let Some(mirror) = self.setup.mirrors.get(usize::from(job.mirror.0)) else {
             return Err(Fault::Unreachable("no such mirror".into()));
         };
         let url = format!("{mirror}{}", MirrorPath::Block(object.name));
         let len = u64::from(object.file_len);
         let until = self.start + job.until;
-        let Request { fresh, new_connection, .. } = *job;
+        let BlockRequest { fresh, new_connection, .. } = *job;
         let get = Get {
             len: Some(len),
             fresh,
             new_connection,
-            grip: Some(&job.grip),
+            handle: Some(&job.handle),
             ..Get::new(&url, len, until)
         };
-        let answer = self.parts.http.get(get)?;
+        let answer = self.setup.http.get(get)?;
         match Fetched::new(*object, &answer.bytes).inflate().and_then(|inflated| inflated.verify()) {
             Ok(block) => Ok((block, answer.bytes, answer.first_byte)),
             Err(_) if answer.web_page => Err(Fault::WebPage),
@@ -477,7 +480,7 @@ impl Shared {
     }
 
     /// Hands a block file to the thread that writes, if it keeps up.
-    fn keep(&self, state: &mut State, (name, file): (BlockName, Vec<u8>)) {
+    fn keep(&self, state: &mut EngineState, (name, file): (BlockName, Vec<u8>)) {
         let len = file.len();
         let waiting = self.unwritten.load(Ordering::Relaxed);
         if waiting > 0 && waiting + len > MAX_UNWRITTEN {
@@ -490,11 +493,11 @@ impl Shared {
     }
 
     fn write(&self, (name, file): (BlockName, Vec<u8>)) {
-        let kept = self.parts.cache.as_ref().is_some_and(|cache| cache.store(name, &file));
+        let kept = self.setup.cache.as_ref().is_some_and(|cache| cache.store(name, &file));
         let before = self.unwritten.fetch_sub(file.len(), Ordering::Relaxed);
         let low = MAX_UNWRITTEN / 4;
         let mut state = self.lock();
-        state.written(&self.parts, name, kept);
+        state.written(&self.setup, name, kept);
         if before > low && before - file.len() <= low {
             state.hold_prefetch(false);
             self.step(state, None);
@@ -502,20 +505,20 @@ impl Shared {
     }
 
     fn probe(&self, Probe { mirror, until }: Probe) {
-        let Some(url) = self.parts.mirrors.get(usize::from(mirror.0)) else { return };
+        let Some(url) = self.setup.mirrors.get(usize::from(mirror.0)) else { return };
         let url = format!("{url}{}", MirrorPath::Latest);
         let until = self.start + until;
         let get = Get { fresh: true, ..Get::new(&url, MAX_LATEST, until) };
-        let result = self.parts.http.get(get).map(|answer| answer.first_byte);
+        let result = self.setup.http.get(get).map(|answer| answer.first_byte);
         let mut state = self.lock();
-        state.probed(&self.parts, self.now(), mirror, result);
+        state.probed(&self.setup, self.now(), mirror, result);
         self.step(state, None);
     }
 }
 
 /// For `Debug` of what holds one.
-impl std::fmt::Debug for Jobs {
+impl std::fmt::Debug for JobQueues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Jobs")
+        f.write_str("JobQueues")
     }
 }

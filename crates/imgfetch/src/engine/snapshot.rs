@@ -14,7 +14,7 @@ pub struct Counters {
     pub read_bytes: u64,
     /// Reads that ended with an error.
     pub reads_failed: u64,
-    /// Parts of reads that RAM had.
+    /// Blocks of reads that RAM had.
     pub ram_hits: u64,
     /// Blocks that the cache had.
     pub cache_hits: u64,
@@ -73,7 +73,7 @@ pub struct MirrorState {
 
 impl MirrorState {
     pub(super) fn of(url: &MirrorUrl, health: &Health, now: Time) -> Self {
-        let rests = health.rests_until.saturating_sub(now);
+        let rests = health.backoff_until.saturating_sub(now);
         let state = match health {
             Health { failures: 1.., .. } => "down",
             _ if !rests.is_zero() => "busy",

@@ -1,26 +1,27 @@
-//! What the engine's mutex guards.
+//! What the engine's mutex guards: the decisions of the engine, without I/O.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::recorded::RecordedReads;
 use super::snapshot::{Counters, InFlight, LastError, MirrorState, Snapshot, millis};
-use super::{Load, Parts, Probe, ReadError, Reply, Request};
+use super::{BlockRequest, CacheLookup, EngineSetup, Probe, ReadError, Reply};
 use crate::scheduler::{
-    Action, Ahead, Arrived, Core, Found, Guess, LastFault, MirrorId, ObjectId, Piece, Ram, ReadId, Ticket,
-    Time,
+    Action, Arrived, Core, LastFault, LookupResult, MirrorId, ObjectId, Piece, Ram, ReadAhead,
+    ReadAheadGuess, ReadId, Ticket, Time,
 };
 use crate::threads::Queue;
 use formats::block::{Block, BlockName};
 use formats::fetch_fault::FetchFault as Fault;
 use formats::index::BlockContents as Target;
 use formats::release::MirrorUrl;
-use system::http::Grip;
+use system::http::RequestHandle;
 
 /// A block that has just come.
-pub(super) type Ready = (ObjectId, Arc<Block>);
+pub(super) type ArrivedBlock = (ObjectId, Arc<Block>);
 /// Reads that are over, to be answered when the mutex is free.
-pub(super) type Done = Vec<(Reply, Result<Vec<u8>, ReadError>)>;
+pub(super) type FinishedReads = Vec<(Reply, Result<Vec<u8>, ReadError>)>;
 
 /// Errors that the status shows.
 const ERRORS: usize = 8;
@@ -31,46 +32,42 @@ const QUIET_MAX: Duration = Duration::from_secs(600);
 
 /// Where jobs go.
 #[derive(Clone, Default)]
-pub(super) struct Jobs {
-    pub(super) loads: Arc<Queue<Load>>,
-    pub(super) requests: Arc<Queue<Request>>,
+pub(super) struct JobQueues {
+    pub(super) loads: Arc<Queue<CacheLookup>>,
+    pub(super) requests: Arc<Queue<BlockRequest>>,
     pub(super) probes: Arc<Queue<Probe>>,
     pub(super) writes: Arc<Queue<(BlockName, Vec<u8>)>>,
 }
 
 /// A read that waits for blocks.
-struct Pending {
+struct PendingRead {
     pieces: Vec<Piece>,
     out: Vec<u8>,
     reply: Reply,
 }
 
-impl std::fmt::Debug for Pending {
+impl std::fmt::Debug for PendingRead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pending({} bytes)", self.out.len())
+        write!(f, "PendingRead({} bytes)", self.out.len())
     }
 }
 
-/// Reads of blocks, in the order of their first: when that was, and how many.
-#[derive(Debug, Default)]
-struct Recorded {
-    reads: Vec<(ObjectId, Time, u32)>,
-    places: HashMap<ObjectId, usize>,
-}
-
-impl Recorded {
-    fn add(&mut self, now: Time, id: ObjectId) {
-        let next = self.reads.len();
-        let place = *self.places.entry(id).or_insert(next);
-        match self.reads.get_mut(place) {
-            Some(read) => read.2 += 1,
-            None => self.reads.push((id, now, 1)),
-        }
-    }
-}
-
+/// The scheduler's core, the RAM cache, the reads that wait, and what the status shows.
+///
+/// # Contract
+/// It is only used while the engine's mutex is held, and never blocks. After each call that changes something
+/// ([`EngineState::begin_read`], [`EngineState::ram_hit`] with news, [`EngineState::prefetch`], [`EngineState::loaded`],
+/// [`EngineState::fetched`], [`EngineState::probed`], [`EngineState::written`], [`EngineState::hold_prefetch`],
+/// [`EngineState::wait_no_longer`]) the caller calls [`EngineState::step`] once before it lets go of the mutex; with the
+/// block that has just arrived, if there is one, for the reads that wait for it. `step` puts what is to be done into the
+/// [`JobQueues`] and gives the reads that are over, whose replies are called when the mutex is free. Then the timer is
+/// woken if [`EngineState::wakeup_is_sooner`]; the timer itself calls `step` and sleeps until
+/// [`EngineState::next_wakeup`]. Whoever takes a job reports it once.
+///
+/// A read that was begun is given back exactly once: by `begin_read`, by `step` or by [`EngineState::stop`], after which
+/// nothing is handed out any more.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct EngineState {
     core: Core,
     ram: Ram<Arc<Block>>,
     /// Whether what RAM drops is kept elsewhere: there is a cache that takes blocks.
@@ -78,16 +75,16 @@ pub(super) struct State {
     unwritten: HashSet<BlockName>,
     /// Bytes of a block file, on average.
     typical: u64,
-    pending: HashMap<ReadId, Pending>,
-    ahead: Ahead,
+    pending: HashMap<ReadId, PendingRead>,
+    read_ahead: ReadAhead,
     /// Requests under way, with the time they began.
-    grips: HashMap<Ticket, (Time, Arc<Grip>)>,
+    handles: HashMap<Ticket, (Time, Arc<RequestHandle>)>,
     /// First reads: when, how often.
-    recorded: Option<Recorded>,
+    recorded: Option<RecordedReads>,
     /// Blocks of the prefetch list.
     listed: usize,
     /// `None` once stopped.
-    jobs: Option<Jobs>,
+    jobs: Option<JobQueues>,
     counters: Counters,
     errors: VecDeque<LastError>,
     /// Until when each mirror is not spoken of, and how long that was. When a failed read was last spoken of.
@@ -99,39 +96,39 @@ pub(super) struct State {
     wakes_at: Option<Time>,
 }
 
-impl State {
-    pub(super) fn new(parts: &Parts, jobs: Jobs) -> Self {
-        let mut core = Core::new(parts.config, parts.mirrors.len());
-        let objects = parts.index.objects();
+impl EngineState {
+    pub(super) fn new(setup: &EngineSetup, jobs: JobQueues) -> Self {
+        let mut core = Core::new(setup.config, setup.mirrors.len());
+        let objects = setup.index.objects();
         let total: u64 = objects.iter().map(|object| u64::from(object.file_len)).sum();
         let typical = total / (objects.len() as u64).max(1);
-        for (id, known) in (0..=MirrorId::MAX.0).map(MirrorId).zip(&parts.known) {
-            if let Some(most) = known.most {
+        for (id, estimate) in (0..=MirrorId::MAX.0).map(MirrorId).zip(&setup.estimates) {
+            if let Some(most) = estimate.most {
                 core.cap(id, most);
             }
-            if let Some(first_byte) = known.first_byte {
-                core.introduce(id, first_byte, known.rate, typical);
+            if let Some(first_byte) = estimate.first_byte {
+                core.introduce(id, first_byte, estimate.rate, typical);
             }
-            if let Some(blame) = known.blame {
+            if let Some(blame) = estimate.blame {
                 core.warn_of(id, blame);
             }
         }
-        State {
+        EngineState {
             core,
-            ahead: Ahead::default(),
-            grips: HashMap::new(),
+            read_ahead: ReadAhead::default(),
+            handles: HashMap::new(),
             recorded: None,
             listed: 0,
-            ram: Ram::new(parts.ram),
-            keeps: parts.cache.is_some(),
+            ram: Ram::new(setup.ram),
+            keeps: setup.cache.is_some(),
             unwritten: HashSet::new(),
             typical,
             pending: HashMap::new(),
             jobs: Some(jobs),
             counters: Counters::default(),
             errors: VecDeque::new(),
-            quiet: vec![(Time::ZERO, Duration::ZERO); parts.mirrors.len()],
-            told: vec![false; parts.mirrors.len()],
+            quiet: vec![(Time::ZERO, Duration::ZERO); setup.mirrors.len()],
+            told: vec![false; setup.mirrors.len()],
             spoke_of_reads: None,
             wakes_at: None,
         }
@@ -140,7 +137,7 @@ impl State {
     /// The blocks of a read, if RAM has them all, and whether there is something new to fetch ahead.
     pub(super) fn ram_hit(
         &mut self,
-        parts: &Parts,
+        setup: &EngineSetup,
         now: Time,
         offset: u64,
         pieces: &[Piece],
@@ -160,7 +157,7 @@ impl State {
         }
         // A guess that was right leads on.
         if news {
-            self.look_ahead(parts, offset, len, pieces);
+            self.look_ahead(setup, offset, len, pieces);
         }
         Some((blocks, news))
     }
@@ -168,14 +165,14 @@ impl State {
     /// Takes what RAM has and asks the core for the rest. Gives the read back if there is none.
     pub(super) fn begin_read(
         &mut self,
-        parts: &Parts,
+        setup: &EngineSetup,
         now: Time,
         offset: u64,
         pieces: Vec<Piece>,
         reply: Reply,
-    ) -> Done {
+    ) -> FinishedReads {
         let len = pieces.last().map_or(0, |last| last.at + last.len);
-        let mut pending = Pending { pieces: Vec::new(), out: vec![0; len], reply };
+        let mut pending = PendingRead { pieces: Vec::new(), out: vec![0; len], reply };
         self.counters.reads += 1;
         self.counters.read_bytes += len as u64;
         for piece in pieces {
@@ -191,10 +188,10 @@ impl State {
         if pending.pieces.is_empty() {
             return vec![(pending.reply, Ok(pending.out))];
         }
-        self.look_ahead(parts, offset, len, &pending.pieces);
+        self.look_ahead(setup, offset, len, &pending.pieces);
         let id = self.core.read(now, pending.pieces.iter().filter_map(|piece| piece.object));
         self.pending.insert(id, pending);
-        Done::new()
+        FinishedReads::new()
     }
 
     /// Somebody reads a block. Whether it had been got ahead.
@@ -207,17 +204,17 @@ impl State {
 
     /// What follows on the disk on a read of `len` bytes at `offset`. What the prefetch list foresees it fetches by
     /// itself, and knows better what is read after it; but who goes on reading there is to find it in RAM.
-    fn look_ahead(&mut self, parts: &Parts, offset: u64, len: usize, pieces: &[Piece]) {
-        if !parts.read_ahead {
+    fn look_ahead(&mut self, setup: &EngineSetup, offset: u64, len: usize, pieces: &[Piece]) {
+        if !setup.read_ahead {
             return;
         }
         let foreseen = pieces.iter().all(|piece| piece.object.is_none_or(|id| self.core.foresees(id)));
         let free = if foreseen { 0 } else { self.core.room(self.typical) };
-        let block_size = u64::from(parts.index.header().block_size.get());
+        let block_size = u64::from(setup.index.header().block_size.get());
         let number = |at: u64| u32::try_from(at / block_size).unwrap_or(u32::MAX);
         let last = offset + (len as u64).saturating_sub(1);
-        let Guess { next, near } = self.ahead.read(number(offset), number(last), free);
-        let lacking = |block: u32| match parts.index.target(block) {
+        let ReadAheadGuess { next, near } = self.read_ahead.read(number(offset), number(last), free);
+        let lacking = |block: u32| match setup.index.target(block) {
             Some(Target::Object(id)) if !self.ram.contains(id) => Some(id),
             _ => None,
         };
@@ -229,19 +226,19 @@ impl State {
         self.recorded.get_or_insert_default();
     }
 
-    pub(super) fn recorded(&self, parts: &Parts) -> Vec<(BlockName, u32, u32)> {
+    pub(super) fn recorded(&self, setup: &EngineSetup) -> Vec<(BlockName, u32, u32)> {
         let reads = self.recorded.iter().flat_map(|recorded| &recorded.reads);
         let named = reads.filter_map(|&(id, at, count)| {
             let millis = u32::try_from(at.as_millis()).unwrap_or(u32::MAX);
-            Some((parts.index.object(id)?.name, millis, count))
+            Some((setup.index.object(id)?.name, millis, count))
         });
         named.collect()
     }
 
-    /// Grips of requests that are under way for longer than this.
-    pub(super) fn old_grips(&self, now: Time, than: Duration) -> Vec<Arc<Grip>> {
-        let old = self.grips.values().filter(|(began, _)| *began + than <= now);
-        old.map(|(_, grip)| Arc::clone(grip)).collect()
+    /// Handles of requests that are under way for longer than this.
+    pub(super) fn old_requests(&self, now: Time, than: Duration) -> Vec<Arc<RequestHandle>> {
+        let old = self.handles.values().filter(|(began, _)| *began + than <= now);
+        old.map(|(_, handle)| Arc::clone(handle)).collect()
     }
 
     pub(super) fn prefetch(&mut self, list: Vec<ObjectId>) {
@@ -250,8 +247,8 @@ impl State {
         self.core.prefetch(list.into_iter().filter(|&id| !self.ram.contains(id)));
     }
 
-    pub(super) fn cap(&mut self, parts: &Parts, caps: &[(MirrorUrl, u32)]) {
-        for (id, url) in (0..=MirrorId::MAX.0).map(MirrorId).zip(&parts.mirrors) {
+    pub(super) fn cap(&mut self, setup: &EngineSetup, caps: &[(MirrorUrl, u32)]) {
+        for (id, url) in (0..=MirrorId::MAX.0).map(MirrorId).zip(&setup.mirrors) {
             if let Some((_, most)) = caps.iter().find(|(of, _)| of == url) {
                 self.core.cap(id, *most);
             }
@@ -275,12 +272,12 @@ impl State {
 
     /// It is in the cache now, or never will be. A cache that takes nothing is none: what is fetched ahead must then
     /// fit into RAM.
-    pub(super) fn written(&mut self, parts: &Parts, name: BlockName, kept: bool) {
+    pub(super) fn written(&mut self, setup: &EngineSetup, name: BlockName, kept: bool) {
         self.unwritten.remove(&name);
         self.counters.not_kept += u64::from(!kept);
         if self.keeps != kept {
             self.keeps = kept;
-            self.core.limit_unread(if kept { usize::MAX } else { parts.unread_in_ram() });
+            self.core.limit_unread(if kept { usize::MAX } else { setup.unread_in_ram() });
         }
     }
 
@@ -294,14 +291,14 @@ impl State {
         now: Time,
         id: ObjectId,
         peek: bool,
-        found: Found,
+        found: LookupResult,
         damaged: bool,
-        ready: Option<&Ready>,
+        ready: Option<&ArrivedBlock>,
     ) {
         let counter = match (peek, found) {
             (true, _) => &mut self.counters.cache_peeks,
-            (false, Found::Yes) => &mut self.counters.cache_hits,
-            (false, Found::No) => &mut self.counters.cache_misses,
+            (false, LookupResult::Hit) => &mut self.counters.cache_hits,
+            (false, LookupResult::Miss) => &mut self.counters.cache_misses,
         };
         *counter += 1;
         self.counters.cache_damaged += u64::from(damaged);
@@ -309,7 +306,7 @@ impl State {
         self.core.loaded(now, id, peek, found);
     }
 
-    fn keep_in_ram(&mut self, ready: Option<&Ready>) {
+    fn keep_in_ram(&mut self, ready: Option<&ArrivedBlock>) {
         if let Some((id, block)) = ready {
             for gone in self.ram.insert(*id, block.bytes().len(), Arc::clone(block)) {
                 self.core.dropped(gone, self.keeps);
@@ -319,18 +316,18 @@ impl State {
 
     pub(super) fn fetched(
         &mut self,
-        parts: &Parts,
+        setup: &EngineSetup,
         now: Time,
-        job: &Request,
+        job: &BlockRequest,
         result: Result<Arrived, Fault>,
-        ready: Option<&Ready>,
+        ready: Option<&ArrivedBlock>,
     ) {
-        self.grips.remove(&job.ticket);
+        self.handles.remove(&job.ticket);
         match &result {
             Ok(Arrived { bytes, .. }) => {
                 self.counters.fetched_blocks += 1;
                 self.counters.fetched_bytes += bytes;
-                let raw = parts.index.object(job.id).map_or(0, |object| object.raw_len);
+                let raw = setup.index.object(job.id).map_or(0, |object| object.raw_len);
                 self.counters.fetched_raw_bytes += u64::from(raw);
                 self.counters.prefetched_blocks += u64::from(job.prefetch);
                 // What may be read much later lies in the cache, and does not drive out what is read now.
@@ -339,31 +336,31 @@ impl State {
                     self.keep_in_ram(ready);
                 }
             }
-            Err(_) if job.grip.is_over() => {}
+            Err(_) if job.handle.is_over() => {}
             Err(fault) => {
                 self.counters.faults += 1;
-                let name = parts.index.object(job.id).map(|object| object.name);
-                self.remember_fault(parts, now, job.mirror, name, fault);
+                let name = setup.index.object(job.id).map(|object| object.name);
+                self.remember_fault(setup, now, job.mirror, name, fault);
             }
         }
         let was_down = self.is_down(job.mirror);
         self.core.fetched(now, job.ticket, result);
-        self.say_if_back(parts, job.mirror, was_down);
+        self.say_if_back(setup, job.mirror, was_down);
     }
 
     pub(super) fn probed(
         &mut self,
-        parts: &Parts,
+        setup: &EngineSetup,
         now: Time,
         mirror: MirrorId,
         result: Result<Duration, Fault>,
     ) {
         let was_down = self.is_down(mirror);
         if let Err(fault) = &result {
-            detail!("{}: still: {fault}", url(parts, mirror));
+            detail!("{}: still: {fault}", url(setup, mirror));
         }
         self.core.probed(now, mirror, result);
-        self.say_if_back(parts, mirror, was_down);
+        self.say_if_back(setup, mirror, was_down);
     }
 
     fn is_down(&self, mirror: MirrorId) -> bool {
@@ -371,16 +368,16 @@ impl State {
     }
 
     /// Of one that only lost races nobody was told.
-    fn say_if_back(&mut self, parts: &Parts, mirror: MirrorId, was_down: bool) {
+    fn say_if_back(&mut self, setup: &EngineSetup, mirror: MirrorId, was_down: bool) {
         let is_back = was_down && !self.is_down(mirror);
         if is_back && self.told.get_mut(usize::from(mirror.0)).is_some_and(std::mem::take) {
-            log::info!("{}: answers again", url(parts, mirror));
+            log::info!("{}: answers again", url(setup, mirror));
         }
     }
 
     fn remember_fault(
         &mut self,
-        parts: &Parts,
+        setup: &EngineSetup,
         now: Time,
         mirror: MirrorId,
         name: Option<BlockName>,
@@ -388,8 +385,8 @@ impl State {
     ) {
         // Faults of a block name it themselves.
         let text = match (fault, name) {
-            (Fault::Damaged(_), _) | (_, None) => format!("{}: {fault}", url(parts, mirror)),
-            (_, Some(name)) => format!("{}: block {name}: {fault}", url(parts, mirror)),
+            (Fault::Damaged(_), _) | (_, None) => format!("{}: {fault}", url(setup, mirror)),
+            (_, Some(name)) => format!("{}: block {name}: {fault}", url(setup, mirror)),
         };
         let is_down = self.is_down(mirror);
         let quiet = self.quiet.get_mut(usize::from(mirror.0));
@@ -412,7 +409,12 @@ impl State {
     }
 
     /// Lets the core say all it has to say.
-    pub(super) fn step(&mut self, parts: &Parts, now: Time, ready: Option<Ready>) -> Done {
+    pub(super) fn step(
+        &mut self,
+        setup: &EngineSetup,
+        now: Time,
+        ready: Option<ArrivedBlock>,
+    ) -> FinishedReads {
         let mut done = Vec::new();
         while let Some(action) = self.core.poll(now) {
             match action {
@@ -421,19 +423,19 @@ impl State {
                     if let (Some(pending), Some((id, bytes))) = (pending, &ready)
                         && *id == block
                     {
-                        let Pending { pieces, out, .. } = pending;
+                        let PendingRead { pieces, out, .. } = pending;
                         let of_block = pieces.iter().filter(|piece| piece.object == Some(block));
                         of_block.for_each(|piece| copy(piece, bytes, out));
                     }
                 }
                 Action::Finish { read } => {
-                    if let Some(Pending { out, reply, .. }) = self.pending.remove(&read) {
+                    if let Some(PendingRead { out, reply, .. }) = self.pending.remove(&read) {
                         done.push((reply, Ok(out)));
                     }
                 }
                 Action::Fail { read, block, last } => {
-                    let error = self.read_failed(parts, now, block, last);
-                    if let Some(Pending { reply, .. }) = self.pending.remove(&read) {
+                    let error = self.read_failed(setup, now, block, last);
+                    if let Some(PendingRead { reply, .. }) = self.pending.remove(&read) {
                         done.push((reply, Err(error)));
                     }
                 }
@@ -446,12 +448,12 @@ impl State {
     fn hand_out(&mut self, now: Time, action: Action) {
         let Some(jobs) = &self.jobs else { return };
         match action {
-            Action::Load { block, peek } => jobs.loads.put(Load { id: block, peek }),
+            Action::Load { block, peek } => jobs.loads.put(CacheLookup { id: block, peek }),
             Action::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection } => {
                 self.counters.requests += 1;
-                let grip = Arc::new(Grip::default());
-                self.grips.insert(ticket, (now, Arc::clone(&grip)));
-                let request = Request {
+                let handle = Arc::new(RequestHandle::default());
+                self.handles.insert(ticket, (now, Arc::clone(&handle)));
+                let request = BlockRequest {
                     ticket,
                     id: block,
                     mirror,
@@ -460,18 +462,18 @@ impl State {
                     prefetch,
                     listed,
                     new_connection,
-                    grip,
+                    handle,
                 };
                 jobs.requests.put(request);
             }
             Action::Cancel { ticket } => {
-                if let Some((_, grip)) = self.grips.get(&ticket) {
-                    grip.end();
+                if let Some((_, handle)) = self.handles.get(&ticket) {
+                    handle.end();
                 }
             }
             Action::Hold { ticket, until } => {
-                if let Some((_, grip)) = self.grips.get(&ticket) {
-                    grip.hold_up(until.saturating_sub(now));
+                if let Some((_, handle)) = self.handles.get(&ticket) {
+                    handle.hold_up(until.saturating_sub(now));
                 }
             }
             Action::Probe { mirror, until } => jobs.probes.put(Probe { mirror, until }),
@@ -479,14 +481,14 @@ impl State {
         }
     }
 
-    fn read_failed(&mut self, parts: &Parts, now: Time, block: ObjectId, last: LastFault) -> ReadError {
+    fn read_failed(&mut self, setup: &EngineSetup, now: Time, block: ObjectId, last: LastFault) -> ReadError {
         self.counters.reads_failed += 1;
         let reason = match last {
-            Some((mirror, fault)) => format!("last, {}: {fault}", url(parts, mirror)),
+            Some((mirror, fault)) => format!("last, {}: {fault}", url(setup, mirror)),
             None => "no mirror has answered yet".into(),
         };
         // An object of the index, or there would be no read of it.
-        let name = parts.index.object(block).map_or(BlockName([0; 16]), |object| object.name);
+        let name = setup.index.object(block).map_or(BlockName([0; 16]), |object| object.name);
         let deadline = self.core.deadline().unwrap_or_default();
         let error = ReadError::Deadline { name, deadline, reason };
         if self.spoke_of_reads.is_none_or(|at| now >= at + QUIET) {
@@ -523,23 +525,28 @@ impl State {
         self.jobs.is_none()
     }
 
-    pub(super) fn stop(&mut self) -> Done {
+    pub(super) fn stop(&mut self) -> FinishedReads {
         if let Some(jobs) = self.jobs.take() {
             jobs.loads.close();
             jobs.requests.close();
             jobs.probes.close();
             jobs.writes.close();
         }
-        self.grips.values().for_each(|(_, grip)| grip.end());
+        self.handles.values().for_each(|(_, handle)| handle.end());
         self.pending.drain().map(|(_, pending)| (pending.reply, Err(ReadError::Stopped))).collect()
     }
 
-    pub(super) fn snapshot(&self, parts: &Parts, now: Time, cache: Option<((usize, u64), u64)>) -> Snapshot {
-        let mirrors = parts.mirrors.iter().zip(self.core.mirrors());
+    pub(super) fn snapshot(
+        &self,
+        setup: &EngineSetup,
+        now: Time,
+        cache: Option<((usize, u64), u64)>,
+    ) -> Snapshot {
+        let mirrors = setup.mirrors.iter().zip(self.core.mirrors());
         let mirrors = mirrors.map(|(url, health)| MirrorState::of(url, health, now)).collect();
         let in_flight = self.core.flights().map(|(block, mirror, since)| InFlight {
-            block: parts.index.object(block).map(|object| object.name.to_string()).unwrap_or_default(),
-            mirror: url(parts, mirror).to_string(),
+            block: setup.index.object(block).map(|object| object.name.to_string()).unwrap_or_default(),
+            mirror: url(setup, mirror).to_string(),
             for_ms: millis(now.saturating_sub(since)),
         });
         let counters = Counters {
@@ -564,15 +571,15 @@ impl State {
             ram_limit: self.ram.limit(),
             cache_blocks: cache.map(|((blocks, _), _)| blocks),
             cache_bytes: cache.map(|((_, bytes), _)| bytes),
-            cache_full: parts.cache.as_ref().map(|cache| cache.is_full()),
+            cache_full: setup.cache.as_ref().map(|cache| cache.is_full()),
             cache_write_errors: cache.map(|(_, errors)| errors),
             last_errors: self.errors.iter().cloned().collect(),
         }
     }
 }
 
-fn url(parts: &Parts, mirror: MirrorId) -> &str {
-    parts.mirrors.get(usize::from(mirror.0)).map_or("?", |url| url.as_str())
+fn url(setup: &EngineSetup, mirror: MirrorId) -> &str {
+    setup.mirrors.get(usize::from(mirror.0)).map_or("?", |url| url.as_str())
 }
 
 /// Puts a piece of a block where it belongs in a read.
@@ -584,3 +591,6 @@ fn copy(piece: &Piece, block: &Block, out: &mut [u8]) {
         to.copy_from_slice(from);
     }
 }
+
+#[cfg(test)]
+mod tests;

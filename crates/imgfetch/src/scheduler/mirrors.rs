@@ -7,7 +7,7 @@ use super::{Blame, MirrorId, Time};
 
 /// How long a mirror rests after failures.
 #[derive(Clone, Copy, Debug)]
-pub struct Rest {
+pub struct Backoff {
     /// After the first failure, when there is no other mirror.
     pub short: Duration,
     /// At most, when there is no other mirror: a network that comes back is noticed within this.
@@ -77,9 +77,9 @@ impl Default for Hedge {
     }
 }
 
-impl Default for Rest {
+impl Default for Backoff {
     fn default() -> Self {
-        Rest {
+        Backoff {
             short: Duration::from_millis(100),
             short_max: Duration::from_secs(1),
             long: Duration::from_secs(4),
@@ -123,7 +123,7 @@ pub struct Health {
     /// Not before this, even if there is no other.
     pub earliest: Time,
     /// Not before this while another one does.
-    pub rests_until: Time,
+    pub backoff_until: Time,
     /// Whether a probe is under way.
     pub probing: bool,
 }
@@ -179,10 +179,10 @@ impl Health {
     }
 
     /// Another mirror was faster though it was asked later.
-    pub(super) fn lost_race(&mut self, now: Time, started: Time, rest: &Rest) {
+    pub(super) fn lost_race(&mut self, now: Time, started: Time, backoff: &Backoff) {
         self.lost += 1;
         if self.lost >= LOST {
-            self.failed(now, started, Blame::Mirror, rest);
+            self.failed(now, started, Blame::Mirror, backoff);
         }
     }
 
@@ -200,17 +200,17 @@ impl Health {
         self.good += 1;
         self.bytes += bytes;
         self.earliest = Time::ZERO;
-        self.rests_until = Time::ZERO;
+        self.backoff_until = Time::ZERO;
     }
 
     /// A request that began at `started` failed.
-    pub(super) fn failed(&mut self, now: Time, started: Time, blame: Blame, rest: &Rest) {
+    pub(super) fn failed(&mut self, now: Time, started: Time, blame: Blame, backoff: &Backoff) {
         match blame {
             Blame::File => self.doubt = (self.doubt + 1).min(MOST_DOUBT),
             Blame::Busy(after) => {
-                let pause = after.unwrap_or(2 * rest.short_max).min(rest.busy_max);
+                let pause = after.unwrap_or(2 * backoff.short_max).min(backoff.busy_max);
                 self.earliest = self.earliest.max(now + pause);
-                self.rests_until = self.rests_until.max(now + pause);
+                self.backoff_until = self.backoff_until.max(now + pause);
             }
             // Requests that were in flight together fail together: that is one failure.
             Blame::Mirror if self.failed_at.is_some_and(|at| started < at) && self.failures > 0 => {}
@@ -223,8 +223,8 @@ impl Health {
                 // What comes back may be another way to it.
                 self.first_byte = Recent::default();
                 self.whole = Recent::default();
-                self.earliest = now + doubled(rest.short, self.failures, rest.short_max);
-                self.rests_until = now + doubled(rest.long, self.failures, rest.long_max);
+                self.earliest = now + doubled(backoff.short, self.failures, backoff.short_max);
+                self.backoff_until = now + doubled(backoff.long, self.failures, backoff.long_max);
             }
         }
     }
@@ -283,7 +283,7 @@ pub(super) enum Choice {
 pub(super) fn choose(mirrors: &[Health], tried: u64, now: Time) -> Choice {
     let left = || (0_u8..).zip(mirrors).filter(|(id, _)| tried & (1 << id) == 0);
     let free = || left().filter(|(_, mirror)| !mirror.is_full());
-    let awake = || free().filter(|(_, mirror)| mirror.rests_until <= now);
+    let awake = || free().filter(|(_, mirror)| mirror.backoff_until <= now);
     if let Some(best) = awake().map(|(_, mirror)| (mirror.failures, mirror.doubt)).min() {
         let mut equals = awake().filter(|(_, mirror)| (mirror.failures, mirror.doubt) == best);
         let fastest = equals.clone().filter_map(|(_, mirror)| mirror.expected()).min();
@@ -317,25 +317,25 @@ mod tests {
 
     #[test]
     fn the_first_healthy_mirror_is_asked_and_a_dead_one_only_if_there_is_no_other() {
-        let rest = Rest::default();
+        let backoff = Backoff::default();
         let mut mirrors = vec![Health::default(), Health::default()];
         assert_eq!(choose(&mirrors, 0, at(1)), Choice::Ask(MirrorId(0)));
         assert_eq!(choose(&mirrors, 0b01, at(1)), Choice::Ask(MirrorId(1)));
         assert_eq!(choose(&mirrors, 0b11, at(1)), Choice::NoneLeft);
 
         // One dead: the other one, and still the other one when the rest is over.
-        mirrors[0].failed(at(1), at(0), Blame::Mirror, &rest);
+        mirrors[0].failed(at(1), at(0), Blame::Mirror, &backoff);
         assert_eq!(choose(&mirrors, 0, at(1)), Choice::Ask(MirrorId(1)));
         assert_eq!(choose(&mirrors, 0, at(100)), Choice::Ask(MirrorId(1)));
         // Alone, it is asked again after the short rest.
-        assert_eq!(choose(&mirrors[..1], 0, at(1)), Choice::WaitUntil(at(1) + rest.short));
-        assert_eq!(choose(&mirrors[..1], 0, at(1) + rest.short), Choice::Ask(MirrorId(0)));
+        assert_eq!(choose(&mirrors[..1], 0, at(1)), Choice::WaitUntil(at(1) + backoff.short));
+        assert_eq!(choose(&mirrors[..1], 0, at(1) + backoff.short), Choice::Ask(MirrorId(0)));
 
         // It answers: it is the first again.
         mirrors[0].succeeded(1);
         assert_eq!(choose(&mirrors, 0, at(101)), Choice::Ask(MirrorId(0)));
         // A file that it does not have: the other one is preferred, until the first has made up for it.
-        mirrors[0].failed(at(101), at(101), Blame::File, &rest);
+        mirrors[0].failed(at(101), at(101), Blame::File, &backoff);
         assert_eq!(choose(&mirrors, 0, at(101)), Choice::Ask(MirrorId(1)));
         mirrors[0].succeeded(1);
         assert_eq!(choose(&mirrors, 0, at(101)), Choice::Ask(MirrorId(0)));
@@ -343,25 +343,25 @@ mod tests {
 
     #[test]
     fn requests_that_fail_together_are_one_failure_and_rests_are_bounded() {
-        let rest = Rest::default();
+        let backoff = Backoff::default();
         let mut mirror = Health::default();
         for _ in 0..4 {
-            mirror.failed(at(5), at(1), Blame::Mirror, &rest);
+            mirror.failed(at(5), at(1), Blame::Mirror, &backoff);
         }
-        assert_eq!((mirror.failures, mirror.earliest), (1, at(5) + rest.short));
+        assert_eq!((mirror.failures, mirror.earliest), (1, at(5) + backoff.short));
         for n in 0..40 {
-            mirror.failed(at(10 + n), at(10 + n), Blame::Mirror, &rest);
+            mirror.failed(at(10 + n), at(10 + n), Blame::Mirror, &backoff);
         }
-        assert_eq!(mirror.earliest, at(49) + rest.short_max);
-        assert_eq!(mirror.rests_until, at(49) + rest.long_max);
+        assert_eq!(mirror.earliest, at(49) + backoff.short_max);
+        assert_eq!(mirror.backoff_until, at(49) + backoff.long_max);
     }
 
     #[test]
     fn a_busy_mirror_is_left_alone_for_as_long_as_it_asks_within_reason() {
-        let rest = Rest::default();
+        let backoff = Backoff::default();
         for (after, until) in [(Some(3), 3), (Some(86_400), 10), (None, 2)] {
             let mut mirror = Health::default();
-            mirror.failed(at(0), at(0), Blame::Busy(after.map(Duration::from_secs)), &rest);
+            mirror.failed(at(0), at(0), Blame::Busy(after.map(Duration::from_secs)), &backoff);
             assert_eq!(choose(&[mirror], 0, at(0)), Choice::WaitUntil(at(until)), "{after:?}");
         }
     }
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(found, [167, 196, 199]);
         let mut mirror = Health::default();
         for failures in [0, 0, 1] {
-            mirror.lost_race(at(9), at(8), &Rest::default());
+            mirror.lost_race(at(9), at(8), &Backoff::default());
             assert_eq!(mirror.failures, failures);
         }
     }

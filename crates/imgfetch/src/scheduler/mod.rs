@@ -1,20 +1,14 @@
 //! Which block next, from which mirror, when to try again and when to give up. Pure: time is an argument, and
 //! nothing here opens a socket or a file, so every schedule is tested by simulation (`sim`).
 //!
-//! [`Core`] is a state machine. The shell around it (`host::engine`) tells it what happened ([`Core::read`],
-//! [`Core::loaded`], [`Core::fetched`]) and asks what to do ([`Core::poll`]) until nothing is left; then it
-//! waits for the next event or for [`Core::next_wakeup`]. The core knows blocks by number and never sees a
-//! byte of them.
-//!
-//! What it promises, whatever mirrors do: a block has at most one request in flight, or two when somebody waits
-//! for it and the first takes too long; a demand read starts before any prefetch; every read is finished or
-//! failed by its deadline, if there is one.
+//! [`Core`] is the state machine, and says there how it is to be called and what it promises. The threads around it are
+//! `crate::engine`. The core knows blocks by number and never sees a byte of them.
 
-mod ahead;
+mod read_ahead;
 mod core;
 mod extent;
 mod mirrors;
-mod pace;
+mod concurrency;
 mod ram;
 #[cfg(test)]
 mod sim;
@@ -23,12 +17,12 @@ mod tests;
 
 use std::time::Duration;
 
-pub use self::core::{Action, Arrived, Config, Core, Found, LastFault, SPARE};
-pub use ahead::{Ahead, Guess};
+pub use self::core::{Action, Arrived, Config, Core, LastFault, LookupResult, SPARE};
 pub use extent::{Piece, pieces};
 pub use formats::fetch_fault::{Blame, FetchFault as Fault, Wait};
-pub use mirrors::{Health, Hedge, Recent, Rest};
+pub use mirrors::{Backoff, Health, Hedge, Recent};
 pub use ram::Ram;
+pub use read_ahead::{ReadAhead, ReadAheadGuess};
 
 pub use formats::index::ObjectId;
 

@@ -30,7 +30,7 @@ pub(super) enum Cached {
 #[derive(Clone, Debug)]
 enum Event {
     Read(Vec<u32>),
-    Loaded(ObjectId, bool, Found),
+    Loaded(ObjectId, bool, LookupResult),
     Fetched(Ticket, Result<Arrived, Fault>),
     Probed(MirrorId, Result<Duration, Fault>),
 }
@@ -151,8 +151,8 @@ impl Sim {
             Action::Load { block, peek } => {
                 self.loads.push((self.now, block.0, peek));
                 let (found, delay) = match self.cache.get(&block.0).unwrap_or(&Cached::No(0)) {
-                    Cached::Yes(delay) => (Found::Yes, *delay),
-                    Cached::No(delay) => (Found::No, *delay),
+                    Cached::Yes(delay) => (LookupResult::Hit, *delay),
+                    Cached::No(delay) => (LookupResult::Miss, *delay),
                     Cached::Never => return,
                 };
                 self.at(self.now + ms(delay), Event::Loaded(block, peek, found));

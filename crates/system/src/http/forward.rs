@@ -11,11 +11,11 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
-use super::grip::Gripped;
+use super::request_handle::TrackingConnector;
 
 /// An agent whose every request goes to the proxy, in absolute form.
 pub(super) fn agent(config: Config, proxy: &Uri) -> Agent {
-    let connector = ().chain(Gripped(TcpConnector::default())).chain(AbsoluteForm);
+    let connector = ().chain(TrackingConnector(TcpConnector::default())).chain(AbsoluteForm);
     Agent::with_parts(
         config,
         connector,

@@ -2,33 +2,33 @@
 
 use std::time::Duration;
 
-use super::{Action, Arrived, Core, Found, HEDGES, Step};
+use super::{Action, Arrived, Core, HEDGES, LookupResult, WorkStep};
 use crate::scheduler::mirrors::{doubled, forgive_portal};
 use crate::scheduler::{MirrorId, ObjectId, ReadId, Ticket, Time};
 use formats::fetch_fault::Blame;
 use formats::fetch_fault::FetchFault as Fault;
 
 impl Core {
-    /// The look into the cache has ended. After [`Found::Yes`] for a block that somebody reads, the shell
+    /// The look into the cache has ended. After [`LookupResult::Hit`] for a block that somebody reads, the shell
     /// serves the [`Action::Deliver`]s that follow from it.
-    pub fn loaded(&mut self, now: Time, block: ObjectId, peek: bool, found: Found) {
+    pub fn loaded(&mut self, now: Time, block: ObjectId, peek: bool, found: LookupResult) {
         self.loading.remove(&block);
         let Some(work) = self.work.get_mut(&block) else { return };
         match found {
             // Also when it came after all, while a mirror was already being asked.
-            Found::Yes if !peek => {
+            LookupResult::Hit if !peek => {
                 if work.readers.is_empty() {
                     self.ready.insert(block);
                 }
                 self.complete(block);
             }
-            Found::Yes if work.readers.is_empty() => drop(self.forget(block)),
+            LookupResult::Hit if work.readers.is_empty() => drop(self.forget(block)),
             // Now somebody wants the bytes too.
-            Found::Yes if work.step == Step::Loading => {
-                work.step = Step::ToLoad;
+            LookupResult::Hit if work.step == WorkStep::Loading => {
+                work.step = WorkStep::ToLoad;
                 self.demanded.push_back(block);
             }
-            Found::No if work.step == Step::Loading => self.queue_fetch(now, block),
+            LookupResult::Miss if work.step == WorkStep::Loading => self.queue_fetch(now, block),
             _ => {}
         }
     }
@@ -40,7 +40,7 @@ impl Core {
             self.forget(block);
             return;
         }
-        work.step = Step::ToFetch;
+        work.step = WorkStep::ToFetch;
         work.not_before = work.not_before.max(now);
         // What is begun is ended first.
         if work.readers.is_empty() {
@@ -61,7 +61,7 @@ impl Core {
         match result {
             Ok(Arrived { bytes, first_byte }) => {
                 mirror.brought(now, bytes, first_byte, now.saturating_sub(flight.began()));
-                self.pace.delivered(now, flight.began(), bytes);
+                self.concurrency.delivered(now, flight.began(), bytes);
                 self.hedges = (self.hedges + 1).min(HEDGES);
                 self.end_race(now, flight.block);
                 if flight.ahead && self.work.get(&flight.block).is_some_and(|work| work.readers.is_empty()) {
@@ -72,7 +72,7 @@ impl Core {
             // That it was ended is no fault of anybody's.
             Err(_) if flight.given_up => {}
             Err(fault) => {
-                mirror.failed(now, flight.started, fault.blame(), &self.config.rest);
+                mirror.failed(now, flight.started, fault.blame(), &self.config.backoff);
                 if fault == Fault::WebPage {
                     mirror.was_a_page(now);
                     forgive_portal(&mut self.mirrors, now);
@@ -93,7 +93,11 @@ impl Core {
         for (&ticket, flight) in &mut self.flights {
             if flight.block == block && !flight.given_up {
                 flight.given_up = true;
-                self.mirrors[usize::from(flight.mirror.0)].lost_race(now, flight.started, &self.config.rest);
+                self.mirrors[usize::from(flight.mirror.0)].lost_race(
+                    now,
+                    flight.started,
+                    &self.config.backoff,
+                );
                 self.outputs.push_back(Action::Cancel { ticket });
             }
         }
@@ -104,7 +108,7 @@ impl Core {
         let (pause, most) = (self.config.pause, self.config.pause_max);
         let other = self.flights.values().any(|flight| flight.block == block && !flight.given_up);
         let Some(work) = self.work.get_mut(&block) else { return };
-        if work.step != Step::Fetching {
+        if work.step != WorkStep::Fetching {
             return;
         }
         work.tried |= 1 << mirror.0;
@@ -137,7 +141,7 @@ impl Core {
             Ok(first_byte) => health.answered(now, 0, first_byte),
             // Whatever it said, it is there again.
             Err(fault) if fault.blame() == Blame::File => health.succeeded(0),
-            Err(fault) => health.failed(now, now, fault.blame(), &self.config.rest),
+            Err(fault) => health.failed(now, now, fault.blame(), &self.config.backoff),
         }
     }
 

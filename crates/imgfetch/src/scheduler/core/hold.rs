@@ -42,7 +42,7 @@ impl Core {
             .iter()
             .fold((0, 0), |(good, bytes), mirror| (good + mirror.good, bytes + mirror.bytes));
         let of_one = || self.mirrors.iter().map(|mirror| mirror.rate).max().unwrap_or(0);
-        let rate = Some(self.pace.rate()).filter(|rate| *rate > 0).unwrap_or_else(of_one);
+        let rate = Some(self.concurrency.rate()).filter(|rate| *rate > 0).unwrap_or_else(of_one);
         let millis = (bytes * 1500).checked_div(good).unwrap_or(0).checked_div(rate);
         millis.map_or(UNKNOWN, Duration::from_millis)
     }

@@ -8,8 +8,8 @@ mod poll;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::pace::Pace;
-use super::{Blame, Fault, Health, Hedge, MirrorId, ObjectId, ReadId, Rest, Ticket, Time};
+use super::concurrency::ConcurrencyController;
+use super::{Backoff, Blame, Fault, Health, Hedge, MirrorId, ObjectId, ReadId, Ticket, Time};
 
 /// Limits of the core.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ pub struct Config {
     /// The longest such pause.
     pub pause_max: Duration,
     /// How long mirrors rest.
-    pub rest: Rest,
+    pub backoff: Backoff,
     /// When a second request is made beside the first.
     pub hedge: Hedge,
     /// Blocks fetched ahead that may lie unread: as many as the shell can keep.
@@ -54,7 +54,7 @@ impl Default for Config {
             load: Duration::from_secs(2),
             pause: Duration::from_millis(200),
             pause_max: Duration::from_secs(1),
-            rest: Rest::default(),
+            backoff: Backoff::default(),
             hedge: Hedge::default(),
             unread: usize::MAX,
             ready: 64,
@@ -138,11 +138,11 @@ pub type LastFault = Option<(MirrorId, Fault)>;
 
 /// What a look into the cache found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum LookupResult {
     /// The block, verified, or, for a peek, its file.
-    Yes,
+    Hit,
     /// Nothing, or nothing that could be used.
-    No,
+    Miss,
 }
 
 /// What a request has brought.
@@ -157,7 +157,7 @@ pub struct Arrived {
 /// A block that is being got.
 #[derive(Debug, Default)]
 struct Work {
-    step: Step,
+    step: WorkStep,
     /// From the prefetch list.
     listed: bool,
     /// While nobody reads it: it is got from the cache or not at all.
@@ -171,7 +171,7 @@ struct Work {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Step {
+enum WorkStep {
     #[default]
     ToLoad,
     Loading,
@@ -209,7 +209,28 @@ impl Flight {
     }
 }
 
-/// See the module's text.
+/// Schedules the requests for blocks.
+///
+/// # Contract
+/// Every call that has a `now` is given the time since whatever moment the caller chose; it never goes back. After a call
+/// that reports or changes something ([`Core::read`], [`Core::touched`], [`Core::loaded`], [`Core::fetched`],
+/// [`Core::probed`], [`Core::prefetch`], [`Core::read_on`], [`Core::read_ahead`], [`Core::hold_prefetch`],
+/// [`Core::limit_unread`], [`Core::set_deadline`], [`Core::dropped`]), and whenever [`Core::next_wakeup`] has come:
+///
+/// 1. call [`Core::poll`] until it gives `None`, and carry out each action in this order;
+/// 2. then wait for the next event, but no longer than until [`Core::next_wakeup`], which is to be asked for again each
+///    time; `None` there means: until the next event.
+///
+/// Several reports may come between two drains. What an action asks for is reported once: [`Action::Load`] by
+/// [`Core::loaded`], [`Action::Fetch`] by [`Core::fetched`] with its ticket, a cancelled one too, [`Action::Probe`] by
+/// [`Core::probed`]. A report that is late, or never comes, costs time and no more: the core writes the request off. After
+/// `Ok` or [`LookupResult::Hit`] the block's bytes must be at hand until the drain that follows is over, as
+/// [`Action::Deliver`] wants them.
+///
+/// # Promises
+/// Whatever mirrors and the cache do: a block has at most one request in flight, or two when a read waits for it and the
+/// first takes too long; a demand read starts before any prefetch; each read gets exactly one [`Action::Finish`] or
+/// [`Action::Fail`], by its deadline if there is one; before its `Finish` each of its blocks was delivered once.
 #[derive(Debug)]
 pub struct Core {
     config: Config,
@@ -239,7 +260,7 @@ pub struct Core {
     unread: HashSet<ObjectId>,
     ready: HashSet<ObjectId>,
     useful: u64,
-    pace: Pace,
+    concurrency: ConcurrencyController,
     // Tenths of second requests that may still be made: blocks that come add to them.
     hedges: u32,
     hedged: u64,
@@ -298,7 +319,7 @@ impl Core {
             unread: HashSet::new(),
             ready: HashSet::new(),
             useful: 0,
-            pace: Pace::new(config.begin.min(config.connections), config.connections),
+            concurrency: ConcurrencyController::new(config.begin.min(config.connections), config.connections),
             hedges: HEDGES,
             hedged: 0,
             loading: BTreeMap::new(),
@@ -322,15 +343,15 @@ impl Core {
         health.answered(Time::ZERO, 0, first_byte);
         if let Some(rate) = rate {
             health.rate = rate;
-            self.pace.expect(first_byte, rate, typical);
+            self.concurrency.expect(first_byte, rate, typical);
         }
     }
 
     /// This mirror has failed before there was a core.
     pub fn warn_of(&mut self, mirror: MirrorId, blame: Blame) {
-        let rest = self.config.rest;
+        let backoff = self.config.backoff;
         if let Some(health) = self.mirrors.get_mut(usize::from(mirror.0)) {
-            health.failed(Time::ZERO, Time::ZERO, blame, &rest);
+            health.failed(Time::ZERO, Time::ZERO, blame, &backoff);
         }
     }
 
@@ -388,11 +409,11 @@ impl Core {
         let in_flight = self.flights.values().any(|flight| flight.block == block && !flight.given_up);
         let work = self.work.entry(block).or_insert_with(|| {
             let step = match self.config.loaders {
-                _ if in_flight => Step::Fetching,
-                0 => Step::ToFetch,
-                _ => Step::ToLoad,
+                _ if in_flight => WorkStep::Fetching,
+                0 => WorkStep::ToFetch,
+                _ => WorkStep::ToLoad,
             };
-            if step != Step::Fetching {
+            if step != WorkStep::Fetching {
                 self.demanded.push_back(block);
             }
             Work { step, ..Work::default() }
@@ -503,7 +524,7 @@ impl Core {
         let wait = best.first_byte.quantile(50).filter(|wait| *wait >= FAR).unwrap_or_default();
         let millis = u64::try_from(wait.as_millis()).unwrap_or(0);
         // A mirror's own rate is that of one request among others.
-        let rate = best.rate.max(self.pace.rate());
+        let rate = best.rate.max(self.concurrency.rate());
         u32::try_from(rate.saturating_mul(millis) / 1000 / typical.max(1)).unwrap_or(u32::MAX)
     }
 
@@ -516,7 +537,7 @@ impl Core {
         // Others in front of it make a first byte late; the quickest tell how far it is.
         let wait = best.first_byte.quantile(10)? * 5 / 4 + MOMENT;
         // A mirror's own rate is that of one request among others: too little to go by.
-        let rate = Some(self.pace.rate()).filter(|rate| *rate > 0)?;
+        let rate = Some(self.concurrency.rate()).filter(|rate| *rate > 0)?;
         let bytes = rate.checked_mul(u64::try_from(wait.as_millis()).ok()?)? / 1000;
         let typical = (best.bytes / best.good).max(1);
         usize::try_from(((bytes + typical / 2) / typical).max(1)).ok()
@@ -524,12 +545,12 @@ impl Core {
 
     /// Requests that may be in flight at once, now.
     pub fn limit(&self) -> usize {
-        self.pace.limit()
+        self.concurrency.limit()
     }
 
     /// Bytes a second that the link gave at best.
     pub fn rate(&self) -> u64 {
-        self.pace.rate()
+        self.concurrency.rate()
     }
 
     /// Whether the prefetch list was dropped because it is not of this disk.

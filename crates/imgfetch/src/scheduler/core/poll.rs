@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Action, Core, Flight, SPARE, Step, Work};
+use super::{Action, Core, Flight, SPARE, Work, WorkStep};
 use crate::scheduler::mirrors::{Choice, choose};
 use crate::scheduler::{Health, LastFault, MirrorId, ObjectId, Ticket, Time};
 use formats::fetch_fault::FetchFault as Fault;
@@ -41,7 +41,7 @@ impl Core {
         let more = || self.may_prefetch(most) && !(self.loading.is_empty() && self.prefetched.is_empty());
         let yields = yielded.is_some() || self.hold_until > now;
         if next.is_none() && (yields || self.active() < most && !more()) {
-            self.pace.idle(now);
+            self.concurrency.idle(now);
         }
         next
     }
@@ -62,7 +62,7 @@ impl Core {
         }
         let slow = self.loading.iter().filter(|(_, since)| **since + self.config.load <= now);
         for block in slow.map(|(&block, _)| block).collect::<Vec<_>>() {
-            if self.work.get(&block).is_some_and(|work| work.step == Step::Loading) {
+            if self.work.get(&block).is_some_and(|work| work.step == WorkStep::Loading) {
                 self.queue_fetch(now, block);
             }
         }
@@ -81,7 +81,7 @@ impl Core {
                 work.readers.retain(|&reader| reader != id);
                 last = work.last.clone();
                 // A request in flight may still bring it, for the next read. What is only queued is dropped.
-                if work.readers.is_empty() && matches!(work.step, Step::ToLoad | Step::ToFetch) {
+                if work.readers.is_empty() && matches!(work.step, WorkStep::ToLoad | WorkStep::ToFetch) {
                     self.forget(block);
                 }
             }
@@ -100,7 +100,7 @@ impl Core {
         let mut at = 0;
         while let Some(&block) = self.demanded.get(at) {
             let work = self.work.get_mut(&block)?;
-            if work.step != Step::ToLoad {
+            if work.step != WorkStep::ToLoad {
                 at += 1;
                 continue;
             }
@@ -109,14 +109,14 @@ impl Core {
             let stuck = |since: &Time| *since + self.config.load <= now;
             let full = self.loading.len() >= self.config.loaders;
             if self.loading.contains_key(&block) || full && self.loading.values().all(stuck) {
-                work.step = Step::ToFetch;
+                work.step = WorkStep::ToFetch;
                 continue;
             }
             if full {
                 return None;
             }
             self.demanded.remove(at);
-            work.step = Step::Loading;
+            work.step = WorkStep::Loading;
             self.loading.insert(block, now);
             return Some(Action::Load { block, peek: false });
         }
@@ -128,8 +128,8 @@ impl Core {
         if self.flights.len() >= self.config.connections + SPARE {
             return None;
         }
-        // Reads may go beyond the pace: somebody waits.
-        if self.active() < self.config.connections.min(2 * self.pace.limit())
+        // Reads may go beyond the concurrency: somebody waits.
+        if self.active() < self.config.connections.min(2 * self.concurrency.limit())
             && let Some((at, mirror)) = self.startable(&self.demanded, now)
         {
             let block = self.demanded.remove(at)?;
@@ -147,7 +147,7 @@ impl Core {
     fn startable(&self, queue: &VecDeque<ObjectId>, now: Time) -> Option<(usize, MirrorId)> {
         queue.iter().enumerate().find_map(|(at, block)| {
             let work = self.work.get(block)?;
-            if work.step != Step::ToFetch || work.not_before > now {
+            if work.step != WorkStep::ToFetch || work.not_before > now {
                 return None;
             }
             match choose(&self.mirrors, work.tried, now) {
@@ -159,7 +159,7 @@ impl Core {
 
     /// Requests ahead of need at most: one connection is kept free for reads.
     fn ahead_limit(&self) -> usize {
-        self.pace.limit().min(self.config.connections).saturating_sub(1).max(1)
+        self.concurrency.limit().min(self.config.connections).saturating_sub(1).max(1)
     }
 
     /// Soon after a read that nobody foresaw there will be another, which is not to queue behind what was asked for ahead:
@@ -204,7 +204,7 @@ impl Core {
         health.in_flight += 1;
         health.asked_at = Some(now);
         let work = self.work.entry(block).or_default();
-        work.step = Step::Fetching;
+        work.step = WorkStep::Fetching;
         let (fresh, prefetch) = (self.suspect.contains(&block), work.readers.is_empty());
         let listed = work.listed;
         if !prefetch && !self.list.listed.contains(&block) {
@@ -273,7 +273,7 @@ impl Core {
     /// second best from time to time while there is work for the best.
     fn start_probe(&mut self, now: Time) -> Option<Action> {
         let until = now + self.config.attempt;
-        let due = |mirror: &Health| mirror.wants_probe() && mirror.rests_until <= now;
+        let due = |mirror: &Health| mirror.wants_probe() && mirror.backoff_until <= now;
         let back = (0..).zip(&self.mirrors).find(|(_, mirror)| due(mirror)).map(|(id, _)| MirrorId(id));
         let id = back.or_else(|| self.to_warm(now))?;
         let mirror = &mut self.mirrors[usize::from(id.0)];
@@ -306,7 +306,7 @@ impl Core {
             if self.is_fetching(block) || self.work.contains_key(&block) || self.ready.contains(&block) {
                 continue;
             }
-            self.work.insert(block, Work { step: Step::Loading, only_load: !fetch, ..Work::default() });
+            self.work.insert(block, Work { step: WorkStep::Loading, only_load: !fetch, ..Work::default() });
             self.loading.insert(block, now);
             return Some(Action::Load { block, peek: false });
         }
@@ -325,7 +325,7 @@ impl Core {
                 continue;
             }
             if self.config.loaders == 0 {
-                self.work.insert(block, Work { step: Step::ToFetch, listed, ..Work::default() });
+                self.work.insert(block, Work { step: WorkStep::ToFetch, listed, ..Work::default() });
                 self.prefetched.push_back(block);
                 return self.start_fetch(now, most);
             }
@@ -334,7 +334,7 @@ impl Core {
                 queue.push_front(block);
                 return None;
             }
-            self.work.insert(block, Work { step: Step::Loading, listed, ..Work::default() });
+            self.work.insert(block, Work { step: WorkStep::Loading, listed, ..Work::default() });
             self.loading.insert(block, now);
             return Some(Action::Load { block, peek: true });
         }
@@ -347,10 +347,10 @@ impl Core {
         let reads = self.first_deadline();
         let loads = self.loading.values().map(|&since| since + self.config.load);
         let flights = self.flights.values().map(|flight| flight.until + GRACE).chain([self.hold_until]);
-        let probes = self.mirrors.iter().filter(|m| m.wants_probe()).map(|m| m.rests_until);
+        let probes = self.mirrors.iter().filter(|m| m.wants_probe()).map(|m| m.backoff_until);
         let races = self.races().flat_map(|(_, other, same)| [other, same]);
         let blocks = self.demanded.iter().chain(&self.prefetched).filter_map(|block| {
-            let work = self.work.get(block).filter(|work| work.step == Step::ToFetch)?;
+            let work = self.work.get(block).filter(|work| work.step == WorkStep::ToFetch)?;
             match choose(&self.mirrors, work.tried, work.not_before) {
                 Choice::Ask(_) => Some(work.not_before),
                 Choice::WaitUntil(time) => Some(time.max(work.not_before)),

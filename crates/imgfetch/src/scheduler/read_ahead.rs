@@ -34,7 +34,7 @@ fn group(free: u32) -> u32 {
 
 /// The guesser. Blocks are numbers on the disk.
 #[derive(Debug, Default)]
-pub struct Ahead {
+pub struct ReadAhead {
     /// The last used at the end.
     streams: VecDeque<Stream>,
     /// Neighbours not yet read, with their age.
@@ -50,7 +50,7 @@ pub struct Ahead {
 
 /// What may be read next.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Guess {
+pub struct ReadAheadGuess {
     /// Where somebody reads on: likely, and soon.
     pub next: Vec<u32>,
     /// Near what is read in a new place.
@@ -66,10 +66,10 @@ struct Stream {
     window: u32,
 }
 
-impl Ahead {
+impl ReadAhead {
     /// Blocks `first` to `last` are read: what to get ahead of need; of neighbours none that was read or guessed before.
     /// `free`: blocks that the line carries in the time in which one is waited for.
-    pub fn read(&mut self, first: u32, last: u32, free: u32) -> Guess {
+    pub fn read(&mut self, first: u32, last: u32, free: u32) -> ReadAheadGuess {
         if self.seen.len() > SEEN {
             self.seen.clear();
         }
@@ -82,7 +82,7 @@ impl Ahead {
         near.sort_by_key(|block| (block.abs_diff(first), *block < first));
         near.retain(|&block| self.seen.insert(block));
         self.guessed(&near);
-        Guess { next, near }
+        ReadAheadGuess { next, near }
     }
 
     /// A neighbour that is right saves a wait, in which the line carries `free` blocks; one that is wrong takes the place
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_read_through_is_fetched_further_and_further_ahead() {
-        let mut ahead = Ahead::default();
+        let mut ahead = ReadAhead::default();
         let guesses: Vec<_> = (10..40).map(|block| ahead.read(block, block, 0).next).collect();
         assert_eq!(guesses[..4], [vec![], vec![12], vec![13, 14], vec![15, 16, 17]]);
         // All of them once, in order, never more than 4 MiB ahead.
@@ -165,7 +165,7 @@ mod tests {
         }
         assert!(next > 45, "{guesses:?}");
         // The same place again says nothing new.
-        assert_eq!(ahead.read(39, 39, 0), Guess::default());
+        assert_eq!(ahead.read(39, 39, 0), ReadAheadGuess::default());
         // To read it all again is to go on again: what is still there, others know.
         let again: Vec<_> = (10..40).map(|block| ahead.read(block, block, 0).next).collect();
         assert_eq!(again, guesses);
@@ -173,20 +173,20 @@ mod tests {
 
     #[test]
     fn two_files_at_once_are_two_streams_and_new_places_near_by_are_none() {
-        let mut ahead = Ahead::default();
+        let mut ahead = ReadAhead::default();
         for step in 0..4 {
             for start in [100, 900] {
                 let guess = ahead.read(start + step, start + step, 0);
-                assert_eq!(guess == Guess::default(), step == 0, "{start} {step}: {guess:?}");
+                assert_eq!(guess == ReadAheadGuess::default(), step == 0, "{start} {step}: {guess:?}");
             }
         }
-        let mut ahead = Ahead::default();
-        assert!((0..200).all(|n| ahead.read(n * 100, n * 100, 0) == Guess::default()));
+        let mut ahead = ReadAhead::default();
+        assert!((0..200).all(|n| ahead.read(n * 100, n * 100, 0) == ReadAheadGuess::default()));
     }
 
     #[test]
     fn neighbours_come_along_while_the_line_has_room_and_they_are_read() {
-        let mut ahead = Ahead::default();
+        let mut ahead = ReadAhead::default();
         assert_eq!(ahead.read(101, 101, 2).near, [102, 100, 103]);
         assert_eq!(ahead.read(203, 203, 11).near, [204, 202, 205, 201, 206, 200, 207]);
         assert!(ahead.read(206, 206, 11).near.is_empty(), "they were guessed before");
@@ -194,13 +194,13 @@ mod tests {
         assert!(guessed < 2 * ENOUGH as usize, "{guessed}");
         // For a line that carries one block meanwhile two of three right are enough, and one is not.
         for (read, enough) in [(&[0, 2, 3][..], true), (&[0, 2], false)] {
-            let mut ahead = Ahead::default();
+            let mut ahead = ReadAhead::default();
             let reads = (100..400).flat_map(|n| read.iter().map(move |step| n * 40 + step));
             let guessed: usize = reads.map(|block| ahead.read(block, block, 1).near.len()).sum();
             assert_eq!(guessed > 3 * ENOUGH as usize, enough, "{read:?}: {guessed}");
         }
         // What does follow is noticed all the same.
-        assert_eq!(ahead.read(30_000, 30_000, 20), Guess::default());
-        assert_eq!(ahead.read(30_001, 30_001, 20), Guess { next: vec![30_002], near: vec![] });
+        assert_eq!(ahead.read(30_000, 30_000, 20), ReadAheadGuess::default());
+        assert_eq!(ahead.read(30_001, 30_001, 20), ReadAheadGuess { next: vec![30_002], near: vec![] });
     }
 }

@@ -1,8 +1,8 @@
-//! A grip on the connection that a request uses: whoever holds it can end the request from another thread, can hold it up,
+//! A handle on the connection that a request uses: whoever holds it can end the request from another thread, can hold it up,
 //! and can see whether the connection can still carry anything.
 //!
 //! ureq keeps connections for later requests, so which one a request gets is known only when it writes to it.
-//! Every connection therefore notes itself in the grip of the thread that uses it.
+//! Every connection therefore notes itself in the handle of the thread that uses it.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -15,12 +15,12 @@ use ureq::unversioned::transport::{
 };
 
 thread_local! {
-    static MINE: RefCell<Option<Arc<Grip>>> = const { RefCell::new(None) };
+    static MINE: RefCell<Option<Arc<RequestHandle>>> = const { RefCell::new(None) };
 }
 
-/// One request's grip. It outlives the request and does nothing then.
+/// One request's handle. It outlives the request and does nothing then.
 #[derive(Default)]
-pub struct Grip(Mutex<Hold>, Condvar);
+pub struct RequestHandle(Mutex<Hold>, Condvar);
 
 #[derive(Default)]
 struct Hold {
@@ -38,13 +38,13 @@ struct Connection {
     from: Option<IpAddr>,
 }
 
-impl std::fmt::Debug for Grip {
+impl std::fmt::Debug for RequestHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Grip")
+        f.write_str("RequestHandle")
     }
 }
 
-impl Grip {
+impl RequestHandle {
     fn hold(&self) -> std::sync::MutexGuard<'_, Hold> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,7 +101,7 @@ impl Grip {
         dead
     }
 
-    /// Does something with requests of this thread in this grip.
+    /// Does something with requests of this thread in this handle.
     pub(super) fn during<T>(self: &Arc<Self>, run: impl FnOnce() -> T) -> T {
         MINE.with_borrow_mut(|mine| *mine = Some(Arc::clone(self)));
         let result = run();
@@ -117,18 +117,18 @@ fn shut(connection: Option<Arc<Connection>>) {
     }
 }
 
-/// Opens connections that can be gripped, by way of another connector.
+/// Opens connections that can be tracked, by way of another connector.
 #[derive(Debug)]
-pub(super) struct Gripped<C>(pub(super) C);
+pub(super) struct TrackingConnector<C>(pub(super) C);
 
-impl<In: Transport, C: Connector<In>> Connector<In> for Gripped<C> {
-    type Out = Held<C::Out>;
+impl<In: Transport, C: Connector<In>> Connector<In> for TrackingConnector<C> {
+    type Out = TrackedTransport<C::Out>;
 
     fn connect(
         &self,
         to: &ConnectionDetails<'_>,
         chained: Option<In>,
-    ) -> Result<Option<Held<C::Out>>, Error> {
+    ) -> Result<Option<TrackedTransport<C::Out>>, Error> {
         let seen: Arc<Mutex<Option<Weak<dyn ShutdownHandle>>>> = Arc::default();
         let (noted, register) = (Arc::clone(&seen), Arc::clone(&to.register_shutdown));
         let details = ConnectionDetails {
@@ -153,7 +153,7 @@ impl<In: Transport, C: Connector<In>> Connector<In> for Gripped<C> {
             let from = to.addrs.first().and_then(|peer| own_address(*peer));
             Arc::new(Connection { handle, from })
         });
-        Ok(Some(Held { transport, connection }))
+        Ok(Some(TrackedTransport { transport, connection }))
     }
 }
 
@@ -165,18 +165,18 @@ fn own_address(peer: SocketAddr) -> Option<IpAddr> {
 }
 
 /// A connection that notes itself.
-pub(super) struct Held<T> {
+pub(super) struct TrackedTransport<T> {
     transport: T,
     connection: Option<Arc<Connection>>,
 }
 
-impl<T: Transport> std::fmt::Debug for Held<T> {
+impl<T: Transport> std::fmt::Debug for TrackedTransport<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.transport.fmt(f)
     }
 }
 
-impl<T: Transport> Held<T> {
+impl<T: Transport> TrackedTransport<T> {
     fn note(&self) -> Result<(), Error> {
         let Some(connection) = &self.connection else { return Ok(()) };
         MINE.with_borrow(|mine| {
@@ -191,7 +191,7 @@ impl<T: Transport> Held<T> {
     }
 }
 
-impl<T: Transport> Transport for Held<T> {
+impl<T: Transport> Transport for TrackedTransport<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.transport.buffers()
     }
@@ -203,8 +203,8 @@ impl<T: Transport> Transport for Held<T> {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         // That takes nothing of the mirror's time: what has come meanwhile is there at once.
-        if let Some(grip) = MINE.with_borrow(Clone::clone) {
-            grip.wait();
+        if let Some(handle) = MINE.with_borrow(Clone::clone) {
+            handle.wait();
         }
         self.transport.await_input(timeout)
     }
@@ -224,23 +224,23 @@ mod tests {
 
     #[test]
     fn who_is_held_up_goes_on_when_told_so_or_when_it_is_over() {
-        for let_go in [|grip: &Grip| grip.hold_up(Duration::ZERO), Grip::end] {
-            let grip = Arc::new(Grip::default());
-            grip.wait();
-            grip.hold_up(Duration::from_secs(3600));
-            let held = Arc::clone(&grip);
+        for let_go in [|handle: &RequestHandle| handle.hold_up(Duration::ZERO), RequestHandle::end] {
+            let handle = Arc::new(RequestHandle::default());
+            handle.wait();
+            handle.hold_up(Duration::from_secs(3600));
+            let held = Arc::clone(&handle);
             let waits = std::thread::spawn(move || held.wait());
             std::thread::sleep(Duration::from_millis(20));
             assert!(!waits.is_finished());
-            let_go(&grip);
+            let_go(&handle);
             waits.join().unwrap();
             // Only what was waited counts, and nobody waits twice.
-            assert!(grip.waited() < Duration::from_secs(600));
-            grip.wait();
+            assert!(handle.waited() < Duration::from_secs(600));
+            handle.wait();
         }
-        let grip = Grip::default();
-        grip.hold_up(Duration::from_millis(5));
-        grip.wait();
-        assert!(grip.waited() >= Duration::from_millis(5));
+        let handle = RequestHandle::default();
+        handle.hold_up(Duration::from_millis(5));
+        handle.wait();
+        assert!(handle.waited() >= Duration::from_millis(5));
     }
 }

@@ -22,7 +22,7 @@ const TRY_AGAIN: u32 = 8;
 
 /// The number of requests that may be in flight.
 #[derive(Clone, Debug)]
-pub struct Pace {
+pub struct ConcurrencyController {
     first: usize,
     limit: usize,
     most: usize,
@@ -57,12 +57,12 @@ enum Trying {
     Nothing(u32),
 }
 
-impl Pace {
+impl ConcurrencyController {
     /// Starts with `first` requests, and goes up to `most` of them.
     pub fn new(first: usize, most: usize) -> Self {
         let limit = first.clamp(1, most.max(1));
         let trying = Trying::MoreThan(limit);
-        Pace {
+        ConcurrencyController {
             first: limit,
             limit,
             most: most.max(1),
@@ -237,8 +237,8 @@ mod tests {
     use super::*;
 
     /// Where the limit settles on a link with this round trip (ms) and bandwidth (bytes/s), files of 120 kB.
-    fn settles(round_trip: u64, bandwidth: u64, most: usize) -> Pace {
-        let mut pace = Pace::new(4, most);
+    fn settles(round_trip: u64, bandwidth: u64, most: usize) -> ConcurrencyController {
+        let mut pace = ConcurrencyController::new(4, most);
         let file = 120_000;
         // Ends of requests in flight; each takes its turn on the link.
         let mut ends = std::collections::BinaryHeap::new();
@@ -280,12 +280,12 @@ mod tests {
 
     #[test]
     fn one_file_is_enough_to_start_near_the_right_number_and_idle_time_says_nothing() {
-        let mut pace = Pace::new(4, 32);
+        let mut pace = ConcurrencyController::new(4, 32);
         pace.expect(Duration::from_millis(100), 12_500_000, 120_000);
         assert_eq!(pace.limit(), 14);
         pace.expect(Duration::from_millis(1), 1000, 120_000);
         assert_eq!(pace.limit(), 14, "it only goes up");
-        let mut pace = Pace::new(4, 32);
+        let mut pace = ConcurrencyController::new(4, 32);
         for n in 0..1000 {
             let at = |millis: u64| Duration::from_millis(n * 100 + millis);
             pace.delivered(at(50), at(0), 100_000);

@@ -4,7 +4,6 @@ use std::fmt;
 
 use formats::names::{Serial, UnixTime};
 use formats::release::Latest;
-use system::clock;
 
 /// What the clock says about a `latest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +18,14 @@ impl fmt::Display for Freshness {
         match self {
             Freshness::Fresh => f.write_str("fresh"),
             Freshness::Expired { serial, expires } => {
-                write!(f, "latest: release {serial} has expired on {}", clock::date(*expires))
+                write!(f, "latest: release {serial} has expired on {}", expires.date())
             }
             Freshness::Unknown { serial, now, published } => write!(
                 f,
                 "latest: the clock says {}, and release {serial} is of {}: set the clock; whether there is a \
                  newer release can't be told",
-                clock::date(*now),
-                clock::date(*published)
+                now.date(),
+                published.date()
             ),
         }
     }

@@ -1,0 +1,41 @@
+//! The release that was used last, from the cache, when no mirror can be reached.
+
+use super::context::Context;
+use super::succession::kept_successors;
+use super::types::{Resolved, StoredFile};
+use formats::release::{Release, Verified};
+
+/// The release in the cache, if it may be used: signed, of the distribution asked for, and the one asked for; or, where
+/// none is pinned, not below the highest that was accepted, and not with `--strict`. `None` outside: it is being read.
+pub(super) fn from_cache(ctx: &mut Context) -> Option<Option<Resolved>> {
+    let request = &ctx.request;
+    let Some(name) = request.name.clone().or_else(|| request.cached_name.clone()) else {
+        return Some(None);
+    };
+    let Some(text) = ctx.stored_bytes(&StoredFile::Release(name.clone()))? else { return Some(None) };
+    let release = match Verified::<Release>::open(&text, &ctx.keys) {
+        Ok(release) => release.into_inner(),
+        Err(_) => {
+            let keys = kept_successors(ctx)?;
+            let opened = keys.and_then(|keys| Verified::<Release>::open(&text, &keys).ok());
+            let Some(release) = opened else { return Some(None) };
+            release.into_inner()
+        }
+    };
+    let Ok(accepted) = ctx.accepted_serial(&name)? else { return Some(None) };
+    let expected = match ctx.request.release {
+        Some(serial) => release.serial == serial,
+        // An older one under the name: it was pinned, or somebody wrote into the cache.
+        None => Some(release.serial) >= accepted && !ctx.request.strict,
+    };
+    let Some(files) = release.image(&ctx.request.image).cloned() else { return Some(None) };
+    if release.name != name || !expected {
+        return Some(None);
+    }
+    let Some(text) = ctx.stored_bytes(&StoredFile::Index(name, files.name.clone()))? else {
+        return Some(None);
+    };
+    let Ok(index) = files.open_index(&text) else { return Some(None) };
+    let list_follows = files.dlahead.is_some();
+    Some(Some(Resolved { release, files, index, latest: None, mirrors_follow: false, list_follows }))
+}

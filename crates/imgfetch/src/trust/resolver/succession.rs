@@ -1,0 +1,138 @@
+//! Key rotation: the keys that the trusted keys name as their successors, from one rotation statement to the next.
+
+use std::time::Duration;
+
+use super::context::{Context, Purpose, get, not_signed, refused};
+use super::types::{MirrorAnswer, ResolveError, StoredFile};
+use formats::fetch_fault::FetchFault as Fault;
+use formats::names::ImageName;
+use formats::release::{KeyId, MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
+
+/// A mirror is asked for a statement for so long.
+const STATEMENT: Duration = Duration::from_secs(10);
+
+/// Keys, and those of them whose statement was looked for.
+#[derive(Debug)]
+struct Chain {
+    keys: TrustedKeys,
+    asked: Vec<KeyId>,
+}
+
+impl Chain {
+    fn of(keys: &TrustedKeys) -> Self {
+        Chain { keys: keys.clone(), asked: Vec::new() }
+    }
+
+    /// The key whose statement is to be looked for next; [`MAX_HOPS`] in all.
+    fn next_key(&mut self) -> Option<KeyId> {
+        let id = self.keys.ids().find(|id| !self.asked.contains(id))?;
+        if self.asked.len() == MAX_HOPS {
+            return None;
+        }
+        self.asked.push(id);
+        Some(id)
+    }
+
+    /// Adds the keys that a statement names, if this key has signed it for this distribution.
+    fn follow(&mut self, id: KeyId, name: Option<&ImageName>, bytes: &[u8]) -> Result<(), Fault> {
+        let next = Verified::<Successors>::open(bytes, &self.keys).map_err(not_signed)?;
+        if next.key() != id || name.is_some_and(|name| *name != next.name) {
+            return Err(refused("of another key".into()));
+        }
+        self.keys = self.keys.with(&next.trusted());
+        Ok(())
+    }
+
+    /// All keys, if there are more than before.
+    fn more_than(self, before: &TrustedKeys) -> Option<TrustedKeys> {
+        (self.keys.ids().count() > before.ids().count()).then_some(self.keys)
+    }
+}
+
+/// Asks mirrors for rotation statements. Those that are followed are saved, for when there are no mirrors.
+#[derive(Debug)]
+pub(super) struct Succession {
+    chain: Chain,
+    /// The key whose statement is looked for, and the mirrors that were asked for it.
+    current: Option<KeyId>,
+    mirrors_asked: usize,
+    /// Why the release could not be resolved with the keys as they are.
+    pub(super) error: ResolveError,
+}
+
+impl Succession {
+    pub(super) fn begin(ctx: &mut Context, error: ResolveError) -> Self {
+        let mut chain = Chain::of(&ctx.keys);
+        let current = chain.next_key();
+        let mut succession = Succession { chain, current, mirrors_asked: 0, error };
+        succession.ask(ctx);
+        succession
+    }
+
+    /// Asks the next mirror, or for the statement of the next key.
+    fn ask(&mut self, ctx: &mut Context) {
+        while let Some(id) = self.current {
+            let mirror = self.mirrors_asked;
+            let until = ctx.until().min(ctx.now.elapsed + STATEMENT);
+            if until <= ctx.now.elapsed {
+                self.current = None;
+            } else if mirror < ctx.request.mirrors.len() {
+                self.mirrors_asked += 1;
+                return ctx.get(Purpose::Rotation, get(mirror, MirrorPath::Keys(id), until));
+            } else {
+                self.next_key();
+            }
+        }
+    }
+
+    fn next_key(&mut self) {
+        self.current = self.chain.next_key();
+        self.mirrors_asked = 0;
+    }
+
+    pub(super) fn answered(&mut self, ctx: &mut Context, mirror: usize, answer: Result<MirrorAnswer, Fault>) {
+        let Some(id) = self.current else { return };
+        let name = ctx.request.name.clone();
+        let followed = answer.and_then(|answer| {
+            self.chain.follow(id, name.as_ref(), &answer.bytes)?;
+            Ok(answer.bytes)
+        });
+        match followed {
+            Ok(bytes) => {
+                let without = "without a network releases of the new key can't be used";
+                ctx.save(StoredFile::Keys(id), &bytes, without);
+                self.next_key();
+            }
+            Err(fault) => {
+                if let Some(url) = ctx.request.mirrors.get(mirror) {
+                    let text = format!("{url}: {}: {fault}", MirrorPath::Keys(id));
+                    ctx.detail(text);
+                }
+            }
+        }
+        self.ask(ctx);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.current.is_none()
+    }
+
+    /// The trusted keys and their successors; the error of the beginning when they have none.
+    pub(super) fn conclude(self, ctx: &Context) -> Result<TrustedKeys, ResolveError> {
+        self.chain.more_than(&ctx.keys).ok_or(self.error)
+    }
+}
+
+/// The trusted keys and their successors, by the statements in the cache; `None` inside when they have none, outside
+/// while they are being read.
+pub(super) fn kept_successors(ctx: &mut Context) -> Option<Option<TrustedKeys>> {
+    let mut chain = Chain::of(&ctx.keys);
+    let name = ctx.request.name.clone();
+    while let Some(id) = chain.next_key() {
+        if let Some(bytes) = ctx.stored_bytes(&StoredFile::Keys(id))? {
+            // One that can't be used is none.
+            let _ = chain.follow(id, name.as_ref(), &bytes);
+        }
+    }
+    Some(chain.more_than(&ctx.keys))
+}

@@ -1,0 +1,6 @@
+//! The resolver under simulation.
+
+mod keys;
+mod networks;
+mod properties;
+mod serials;
