@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::{Failure, Session, print};
+use crate::guests::{self, GuestBuilder};
 use crate::project::folder::Project;
 use crate::project::overlay::{self, LoadOverlayError};
-use crate::recipe::{Debian, Guest, GuestKind, HOST_IMAGE, HostName, HostSystem, OverlayName, Recipe, Start};
+use crate::recipe::{Guest, HOST_IMAGE, HostName, HostSystem, OverlayName, Recipe, Start};
 use crate::sys::spool::Spools;
 use crate::templates::context;
 use formats::report::{Exit, size};
@@ -66,8 +67,8 @@ fn summary(recipe: &Recipe) -> String {
     let host = &recipe.host;
     let mut text = format!("  {}  {}\n", recipe.name, recipe.description);
     let what = match &host.system {
-        HostSystem::Debian(debian) => system(debian),
-        HostSystem::Knoppix(..) => "KNOPPIX as a tree".into(),
+        HostSystem::Debian(debian) => debian.summary(),
+        HostSystem::Knoppix(knoppix, _) => knoppix.summary(),
     };
     text.push_str(&format!(
         "  image {HOST_IMAGE}: {}, {} free{}\n",
@@ -109,30 +110,11 @@ fn summary(recipe: &Recipe) -> String {
 
 /// What a guest's image holds.
 fn contents(guest: &Guest) -> String {
-    let what = match &guest.kind {
-        GuestKind::Debian(debian) => system(debian),
-        GuestKind::NetBsd(netbsd) => {
-            let sets: Vec<&str> = netbsd.sets.iter().map(AsRef::as_ref).collect();
-            let (version, architecture) = (&netbsd.version, netbsd.architecture);
-            format!("NetBSD {version} {architecture} ({}), kernel {}", sets.join(", "), netbsd.kernel)
-        }
-        GuestKind::Plan9(plan9) => format!("{} as it is, with our plan9.ini", plan9.flavour),
-        GuestKind::Disk(disk) => format!("{} disk as it is", disk.format),
-        GuestKind::Knoppix(knoppix) => format!("KNOPPIX as a {}", knoppix.form),
-    };
+    let what = guests::builder(&guest.kind).summary();
     if !guest.kind.is_tree() {
         return what;
     }
     format!("{what}, {} free{}", size(guest.image.free), overlays(&guest.overlays))
-}
-
-fn system(debian: &Debian) -> String {
-    let sources: String = debian.sources.iter().map(|source| format!(" + {}", source.suite)).collect();
-    let packages = match debian.packages.len() {
-        1 => "1 package".to_owned(),
-        n => format!("{n} packages"),
-    };
-    format!("Debian {}{sources} ({}), {packages}", debian.suite, debian.variant)
 }
 
 fn overlays(names: &[crate::recipe::OverlayName]) -> String {

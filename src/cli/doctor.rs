@@ -76,12 +76,12 @@ fn worded(checks: &[Check], quiet: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::preflight::{Lack, Purpose};
+    use crate::project::preflight::{MissingPrerequisite, Purpose};
 
     #[test]
     fn every_check_has_a_line_and_what_lacks_a_remedy() {
         let check = |name: &str, purpose, result| Check { name: name.into(), purpose, result };
-        let lack = |what: &str, remedy| Err(Lack { what: what.into(), remedy });
+        let lack = |what: &str, remedy| Err(MissingPrerequisite { what: what.into(), remedy });
         let checks = [
             check("mmdebstrap", Purpose::Build, Ok("/usr/bin/mmdebstrap".into())),
             check("xorriso", Purpose::Build, lack("not found", Remedy::Install("xorriso"))),

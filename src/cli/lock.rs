@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use super::doctor::CacheArg;
 use super::{Failure, Session, print};
 use crate::downloads::third_party::ThirdPartySources;
-use crate::pipeline::steps::netbsd;
+use crate::guests::{self, FileToLock};
 use crate::project::folder::{Project, lock_path};
+use crate::recipe::HostSystem;
 use crate::recipe::lock::Lock;
-use crate::recipe::{GuestKind, HostSystem, Origins};
 use formats::report::Exit;
 use system::files::write_atomic;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The lock lies beside the recipe, RECIPE.lock for RECIPE.yaml, and belongs into version control: a build then
+The lock is stored beside the recipe, RECIPE.lock for RECIPE.yaml. Keep it in version control: a build then
 takes the same files, or fails. Files that are new are fetched once, and are in the cache afterwards.")]
 pub(super) struct Args {
     /// The recipe
@@ -31,21 +31,20 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let cache = args.cache.directory()?;
     let sources = ThirdPartySources::new(args.sources.as_deref(), &cache, false, session.progress.as_ref());
     let mut lock = Lock::default();
-    if let HostSystem::Knoppix(knoppix, _) = &recipe.host.system {
-        pin(&knoppix.origins, &sources, &mut lock)?;
-    }
+    let mut files = match &recipe.host.system {
+        HostSystem::Debian(_) => vec![],
+        HostSystem::Knoppix(knoppix, _) => guests::third_party::to_lock(&knoppix.source),
+    };
     for guest in &recipe.guests {
-        match &guest.kind {
-            GuestKind::Debian(_) => {}
-            GuestKind::NetBsd(recipe) => {
-                for file in netbsd::files(recipe, &Lock::default(), &sources)? {
-                    lock.sums.extend(file.urls.into_iter().next().map(|url| (url, file.sum)));
-                }
-            }
-            GuestKind::Plan9(plan9) => pin(&plan9.origins, &sources, &mut lock)?,
-            GuestKind::Disk(disk) => pin(&disk.origins, &sources, &mut lock)?,
-            GuestKind::Knoppix(knoppix) => pin(&knoppix.origins, &sources, &mut lock)?,
-        }
+        let kind = guests::builder(&guest.kind);
+        files.extend(kind.files_to_lock(&sources).map_err(Failure::Failed)?);
+    }
+    for FileToLock { urls, sum } in files {
+        let sum = match sum {
+            Some(sum) => sum,
+            None => sources.get_unknown(&urls)?.1,
+        };
+        lock.sums.extend(urls.into_iter().next().map(|url| (url, sum)));
     }
     let path = lock_path(&args.recipe);
     write_atomic(&path, lock.text().as_bytes())?;
@@ -57,15 +56,4 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         print(&format!("{}: {count} of others\n", path.display()))?;
     }
     Ok(Exit::Done)
-}
-
-/// What the recipe itself knows a file by needs no lock.
-fn pin(origins: &Origins, sources: &ThirdPartySources<'_>, lock: &mut Lock) -> Result<(), Failure> {
-    if origins.sha256.is_some() {
-        return Ok(());
-    }
-    let urls: Vec<String> = origins.urls.iter().map(ToString::to_string).collect();
-    let (_, sum) = sources.get_unknown(&urls)?;
-    lock.sums.extend(urls.into_iter().next().map(|url| (url, sum)));
-    Ok(())
 }

@@ -93,7 +93,7 @@ enum AccelArg {
 }
 
 /// A machine ready to be started.
-pub(super) struct Prepared {
+pub(super) struct PreparedMachine {
     /// The machine.
     pub(super) machine: VirtualMachine,
     /// The mirror it fetches from, if that is ours. It serves until dropped.
@@ -136,7 +136,7 @@ impl MachineArgs {
         session: &Session,
         token: Option<&str>,
         screen: Screen,
-    ) -> Result<(Facts, Prepared), Failure> {
+    ) -> Result<(Facts, PreparedMachine), Failure> {
         let facts = Facts::read(&self.out)?;
         if let Some(entry) = &self.entry
             && !facts.entries.contains(entry)
@@ -191,7 +191,7 @@ impl MachineArgs {
         let entry = self.entry.clone().or(facts.entries.first().cloned()).unwrap_or_default();
         let firmware = if self.uefi { "uefi" } else { "bios" };
         let kind = format!("{firmware}-{medium:?}-{entry}").to_lowercase();
-        Ok((facts, Prepared { machine, server, entry, kind }))
+        Ok((facts, PreparedMachine { machine, server, entry, kind }))
     }
 }
 

@@ -16,6 +16,7 @@ use formats::digest::{Sha256, Sha512};
 use sha2::Digest as _;
 
 use crate::foreign::sums::{Algorithm, Sum};
+use crate::guests::{ServiceError, ThirdPartyFiles};
 use crate::sys::progress::{Progress, Task, Unit};
 use formats::fetch_fault::FetchFault;
 use system::files::{self, AtomicFile, FileError};
@@ -357,6 +358,17 @@ fn copy(
 
 fn safe(c: char) -> char {
     if c.is_ascii_alphanumeric() || "-.+~".contains(c) { c } else { '_' }
+}
+
+/// Without a lock: for what a lock is made of.
+impl ThirdPartyFiles for ThirdPartySources<'_> {
+    fn locked(&self, _: &str) -> Option<Sum> {
+        None
+    }
+
+    fn text(&self, urls: &[String], limit: u64) -> Result<Vec<u8>, ServiceError> {
+        ThirdPartySources::text(self, urls, limit).map_err(ServiceError::new)
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::ext2::ReadAt;
 
 /// Bytes of a sector: what a FAT volume is made of here.
 pub const SECTOR: u64 = 512;
-/// A text of more than this is none.
+/// A text of more than this is refused.
 const MAX_TEXT: u64 = 64 << 10;
 
 /// Bytes that stand in place of a medium's own: where, and what.
@@ -24,7 +24,7 @@ struct Volume<'a> {
     written: BTreeMap<u64, Vec<u8>>,
 }
 
-/// Puts a text in place of that of a file in the root of the FAT volume that lies at `start`, `len` bytes long: `text`
+/// Puts a text in place of that of a file in the root of the FAT volume at `start`, `len` bytes long: `text`
 /// makes the new one of the old. What then has to stand on the medium, or `None` if the volume has no such file.
 ///
 /// # Errors

@@ -104,7 +104,7 @@ pub struct Grub {
     pub bios: Vec<u8>,
     /// The image of [`Platform::Uefi`].
     pub uefi: Vec<u8>,
-    /// 512 bytes of MBR code for disks, into which xorriso writes where the BIOS image lies.
+    /// 512 bytes of MBR code for disks, into which xorriso writes the BIOS image's place.
     pub mbr: Vec<u8>,
 }
 

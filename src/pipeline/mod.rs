@@ -6,6 +6,7 @@
 pub mod boot_order;
 pub mod changes;
 pub mod facts;
+pub mod guest_services;
 pub mod layouts;
 pub mod offline_medium;
 pub mod prefetch;

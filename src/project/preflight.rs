@@ -52,12 +52,12 @@ pub struct Check {
     /// What it is needed for.
     pub purpose: Purpose,
     /// What was found, or what lacks.
-    pub result: Result<String, Lack>,
+    pub result: Result<String, MissingPrerequisite>,
 }
 
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingPrerequisite {
     /// What is wrong.
     pub what: String,
     /// What helps.
@@ -75,8 +75,8 @@ pub enum Remedy {
 
 /// Things that lack, worded all at once with how to get them.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", lacking(.0))]
-pub struct Lacking(pub Vec<Check>);
+#[error("{}", worded(.0))]
+pub struct MissingPrerequisites(pub Vec<Check>);
 
 /// Looks for everything. `out` and `cache` are where a build will write.
 pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
@@ -121,13 +121,13 @@ pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
 /// Looks for what is needed for one purpose, before the work begins.
 ///
 /// # Errors
-/// [`Lacking`] names everything that is missing, not only the first.
-pub fn require(purpose: Purpose, out: &Path, cache: &Path) -> Result<(), Lacking> {
-    let lacking: Vec<Check> = look(out, cache)
+/// [`MissingPrerequisites`] names everything that is missing, not only the first.
+pub fn require(purpose: Purpose, out: &Path, cache: &Path) -> Result<(), MissingPrerequisites> {
+    let missing: Vec<Check> = look(out, cache)
         .into_iter()
         .filter(|check| check.purpose == purpose && check.result.is_err())
         .collect();
-    if lacking.is_empty() { Ok(()) } else { Err(Lacking(lacking)) }
+    if missing.is_empty() { Ok(()) } else { Err(MissingPrerequisites(missing)) }
 }
 
 /// The command that installs what `checks` miss, if packages help.
@@ -135,7 +135,7 @@ pub fn install_line<'c>(checks: impl IntoIterator<Item = &'c Check>) -> Option<S
     let mut packages: Vec<&str> = checks
         .into_iter()
         .filter_map(|check| match &check.result {
-            Err(Lack { remedy: Remedy::Install(package), .. }) => Some(*package),
+            Err(MissingPrerequisite { remedy: Remedy::Install(package), .. }) => Some(*package),
             _ => None,
         })
         .collect();
@@ -145,7 +145,7 @@ pub fn install_line<'c>(checks: impl IntoIterator<Item = &'c Check>) -> Option<S
     (!packages.is_empty()).then(|| format!("{sudo}apt install {}", packages.join(" ")))
 }
 
-fn lacking(checks: &[Check]) -> String {
+fn worded(checks: &[Check]) -> String {
     let mut text = "this machine lacks something".to_owned();
     for check in checks {
         if let Err(lack) = &check.result {
@@ -162,7 +162,7 @@ fn lacking(checks: &[Check]) -> String {
 }
 
 fn program(name: &'static str, purpose: Purpose) -> Check {
-    let result = find(name).map(|path| path.display().to_string()).ok_or_else(|| Lack {
+    let result = find(name).map(|path| path.display().to_string()).ok_or_else(|| MissingPrerequisite {
         what: "not found".into(),
         remedy: match package_of(name) {
             Some(package) => Remedy::Install(package),
@@ -174,16 +174,16 @@ fn program(name: &'static str, purpose: Purpose) -> Check {
 
 fn file(name: &str, places: &[&str], package: &'static str, purpose: Purpose) -> Check {
     let found = places.iter().find(|place| Path::new(place).is_file());
-    let lack = || Lack { what: "not found".into(), remedy: Remedy::Install(package) };
+    let lack = || MissingPrerequisite { what: "not found".into(), remedy: Remedy::Install(package) };
     Check { name: name.into(), purpose, result: found.map(|&place| place.to_owned()).ok_or_else(lack) }
 }
 
 /// Tries what mmdebstrap will do as an ordinary user.
-fn user_namespaces() -> Result<String, Lack> {
+fn user_namespaces() -> Result<String, MissingPrerequisite> {
     let tried = Tool::new("unshare").args(["--user", "true"]).limit(Duration::from_secs(10)).run();
     match tried {
         Ok(()) => Ok("an ordinary user may make them".into()),
-        Err(_) => Err(Lack {
+        Err(_) => Err(MissingPrerequisite {
             what: "an ordinary user may not make them here".into(),
             remedy: Remedy::Do(
                 "build as root, or allow them: sysctl kernel.unprivileged_userns_clone=1, \
@@ -195,13 +195,13 @@ fn user_namespaces() -> Result<String, Lack> {
 }
 
 /// Whether the table gives this user enough ids: `name:first:count`, by name or by number.
-fn subordinate_ids(table: &str) -> Result<String, Lack> {
+fn subordinate_ids(table: &str) -> Result<String, MissingPrerequisite> {
     let uid = rustix::process::getuid().as_raw();
     let user = user_name(uid).unwrap_or_else(|| uid.to_string());
     let text = fs::read_to_string(table).unwrap_or_default();
     match granted(&text, &user, uid) {
         Some(range) => Ok(range),
-        None => Err(Lack {
+        None => Err(MissingPrerequisite {
             what: format!("no range of 65536 ids for {user}"),
             remedy: Remedy::Do(format!(
                 "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
@@ -226,14 +226,15 @@ fn user_name(uid: u32) -> Option<String> {
     line.split(':').next().map(str::to_owned)
 }
 
-fn fuse() -> Result<String, Lack> {
+fn fuse() -> Result<String, MissingPrerequisite> {
     let device = Path::new("/dev/fuse");
     match fs::OpenOptions::new().read(true).write(true).open(device) {
         Ok(_) => Ok("may be opened".into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Lack { what: "not there".into(), remedy: Remedy::Do("as root: modprobe fuse".into()) })
-        }
-        Err(error) => Err(Lack {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(MissingPrerequisite {
+            what: "not there".into(),
+            remedy: Remedy::Do("as root: modprobe fuse".into()),
+        }),
+        Err(error) => Err(MissingPrerequisite {
             what: format!("can't be opened ({error})"),
             remedy: Remedy::Do("mount as root, or get the right to /dev/fuse".into()),
         }),
@@ -241,7 +242,10 @@ fn fuse() -> Result<String, Lack> {
 }
 
 fn space(name: &str, path: &Path, least: u64) -> Check {
-    let other = |what| Lack { what, remedy: Remedy::Do("free some, or choose another directory".into()) };
+    let other = |what| MissingPrerequisite {
+        what,
+        remedy: Remedy::Do("free some, or choose another directory".into()),
+    };
     let result = match FileSystem::of(path) {
         Ok(found) if found.free >= least => Ok(format!("{} at {}", size(found.free), found.mount.display())),
         Ok(found) => Err(other(format!(
@@ -256,7 +260,7 @@ fn space(name: &str, path: &Path, least: u64) -> Check {
     Check { name: name.into(), purpose: Purpose::Build, result }
 }
 
-/// Where trees and downloads are kept when nobody says otherwise: `$XDG_CACHE_HOME/imgfactory`, else
+/// Where trees and downloads are kept unless the user says otherwise: `$XDG_CACHE_HOME/imgfactory`, else
 /// `~/.cache/imgfactory`. `None` when neither variable is set.
 pub fn default_cache() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -270,20 +274,20 @@ mod tests {
     use super::*;
 
     fn lack(name: &str, purpose: Purpose, what: &str, remedy: Remedy) -> Check {
-        Check { name: name.into(), purpose, result: Err(Lack { what: what.into(), remedy }) }
+        Check { name: name.into(), purpose, result: Err(MissingPrerequisite { what: what.into(), remedy }) }
     }
 
     #[test]
     fn all_that_lacks_is_said_at_once_with_one_line_that_installs_it() {
         let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
-        let lacking = Lacking(vec![
+        let missing = MissingPrerequisites(vec![
             lack("xorriso", Purpose::Build, "not found", Remedy::Install("xorriso")),
             lack("newuidmap", Purpose::Build, "not found", Remedy::Install("uidmap")),
             lack("newgidmap", Purpose::Build, "not found", Remedy::Install("uidmap")),
             lack("/etc/subuid", Purpose::Build, "no range", Remedy::Do("add one".into())),
         ]);
         assert_eq!(
-            lacking.to_string(),
+            missing.to_string(),
             format!(
                 "this machine lacks something\nxorriso: not found, needed to build\nnewuidmap: not found, needed to \
                  build\nnewgidmap: not found, needed to build\n/etc/subuid: no range, needed to build; add \
@@ -316,7 +320,7 @@ mod tests {
     #[test]
     fn every_program_looked_for_has_a_package() {
         for check in look(&std::env::temp_dir(), &std::env::temp_dir()) {
-            if let Err(Lack { remedy: Remedy::Do(text), .. }) = &check.result {
+            if let Err(MissingPrerequisite { remedy: Remedy::Do(text), .. }) = &check.result {
                 assert_ne!(text, &format!("install {}", check.name));
             }
         }

@@ -7,9 +7,10 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::choices::{Architecture, Archive, MenuEntry, OnFailure, Start, Variant};
+use super::guests::{RawGuest, knoppix};
 use super::raw::{
-    List, RawBlocks, RawBoot, RawDebian, RawDebianSource, RawDisk, RawExpect, RawFileSystem, RawGuest,
-    RawHost, RawKnoppix, RawMachine, RawNetBsd, RawPlan9, RawPublish, RawRecipe, RawXen,
+    List, RawBlocks, RawBoot, RawDebian, RawDebianSource, RawExpect, RawFileSystem, RawHost, RawMachine,
+    RawPublish, RawRecipe, RawXen,
 };
 use super::types::{
     ArchiveLocation, Blocks, Boot, DEFAULT_MODULES, Debian, DebianSource, Expect, FileSystemOptions, Guest,
@@ -25,14 +26,14 @@ use formats::block::Codec;
 use formats::names::{BlockSize, ImageName};
 use formats::report::size;
 
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
 
 /// The Xen of Debian keeps about this much for itself.
 const XEN_OVERHEAD: u64 = 64 * MIB;
 
 /// A value that the program itself writes as people would.
-fn known<T: Scalar>(text: &str) -> T {
+pub(super) fn known<T: Scalar>(text: &str) -> T {
     match T::read(text) {
         Ok(value) => value,
         Err(wrong) => unreachable!("a default is right: {}", wrong.what),
@@ -40,7 +41,7 @@ fn known<T: Scalar>(text: &str) -> T {
 }
 
 /// The value of a key that need not be there.
-fn or<T>(given: Option<Located<T>>, default: impl FnOnce() -> T) -> T {
+pub(super) fn or<T>(given: Option<Located<T>>, default: impl FnOnce() -> T) -> T {
     given.map_or_else(default, |given| given.value)
 }
 
@@ -50,10 +51,10 @@ pub fn check(raw: RawRecipe, around: &dyn ProjectFiles, findings: &mut Findings)
     checker.recipe(raw)
 }
 
-struct Checker<'a> {
-    around: &'a dyn ProjectFiles,
+pub(super) struct Checker<'a> {
+    pub(super) around: &'a dyn ProjectFiles,
     overlays: Vec<String>,
-    findings: &'a mut Findings,
+    pub(super) findings: &'a mut Findings,
 }
 
 impl Checker<'_> {
@@ -119,7 +120,7 @@ impl Checker<'_> {
     fn host(&mut self, raw: RawHost, recipe: Option<&ImageName>) -> Option<Host> {
         let system = match (raw.debian, raw.knoppix) {
             (Some(debian), _) => Some(HostSystem::Debian(self.debian(debian.value))),
-            (None, Some(knoppix)) => self.knoppix_host(knoppix.value),
+            (None, Some(knoppix)) => knoppix::check_host(knoppix, self),
             (None, None) => None,
         };
         let overlays = self.overlays(raw.overlays);
@@ -150,7 +151,7 @@ impl Checker<'_> {
         guests.into_iter().collect()
     }
 
-    fn debian(&mut self, raw: RawDebian) -> Debian {
+    pub(super) fn debian(&mut self, raw: RawDebian) -> Debian {
         let components: Vec<Component> = self.components(raw.components, &[known("main")]);
         let mut sources = Vec::new();
         for Located { value, .. } in raw.sources.map(|sources| sources.value).unwrap_or_default() {
@@ -225,7 +226,7 @@ impl Checker<'_> {
         raw.value.into_iter().map(|path| path.value).collect()
     }
 
-    fn overlays(&mut self, raw: Option<Located<List<OverlayName>>>) -> Vec<OverlayName> {
+    pub(super) fn overlays(&mut self, raw: Option<Located<List<OverlayName>>>) -> Vec<OverlayName> {
         for Located { span, value } in raw.iter().flat_map(|raw| &raw.value) {
             if self.overlays.iter().any(|known| known == value.as_str()) {
                 continue;
@@ -241,7 +242,7 @@ impl Checker<'_> {
         self.distinct(raw)
     }
 
-    fn image(&mut self, raw: Option<Located<RawFileSystem>>) -> Option<FileSystemOptions> {
+    pub(super) fn image(&mut self, raw: Option<Located<RawFileSystem>>) -> Option<FileSystemOptions> {
         let Some(Located { value: raw, .. }) = raw else {
             return Some(FileSystemOptions {
                 free: 64 * MIB,
@@ -379,7 +380,7 @@ impl Checker<'_> {
         Some(Publish { targets: places, on_failure, retain, fresh, keep, grace, pin })
     }
 
-    fn expected_lines(&mut self, lines: Option<Located<List<Line>>>) -> Vec<Line> {
+    pub(super) fn expected_lines(&mut self, lines: Option<Located<List<Line>>>) -> Vec<Line> {
         for Located { span, value } in lines.iter().flat_map(|lines| &lines.value) {
             let made = render_text("", value.as_str(), crate::templates::context! { token => "0" });
             match made {
@@ -397,7 +398,7 @@ impl Checker<'_> {
     }
 
     /// The values of a list, in which nothing should be twice.
-    fn distinct<T: Ord + Clone + Display>(&mut self, raw: Option<Located<List<T>>>) -> Vec<T> {
+    pub(super) fn distinct<T: Ord + Clone + Display>(&mut self, raw: Option<Located<List<T>>>) -> Vec<T> {
         let mut seen = BTreeSet::new();
         let mut values = Vec::new();
         for Located { span, value } in raw.map(|raw| raw.value).unwrap_or_default() {
@@ -409,7 +410,7 @@ impl Checker<'_> {
         values
     }
 
-    fn within(
+    pub(super) fn within(
         &mut self,
         raw: Option<Located<u32>>,
         default: u32,
@@ -425,7 +426,7 @@ impl Checker<'_> {
         None
     }
 
-    fn size_within(
+    pub(super) fn size_within(
         &mut self,
         raw: Option<Located<Size>>,
         default: u64,
@@ -443,7 +444,12 @@ impl Checker<'_> {
     }
 
     /// Memory is given out in MiB.
-    fn memory_size(&mut self, raw: Option<Located<Size>>, default: u64, least: u64) -> Option<u64> {
+    pub(super) fn memory_size(
+        &mut self,
+        raw: Option<Located<Size>>,
+        default: u64,
+        least: u64,
+    ) -> Option<u64> {
         let span = raw.as_ref().map(at).unwrap_or_default();
         let value = self.size_within(raw, default, least, 16 << 40, "memory")?;
         if value.is_multiple_of(MIB) {
@@ -473,10 +479,10 @@ fn has_xen(given: Option<&Located<Switch<RawXen>>>) -> bool {
 }
 
 /// Every name is a host name too.
-fn host_name(name: &ImageName) -> HostName {
+pub(super) fn host_name(name: &ImageName) -> HostName {
     known(name.as_str())
 }
 
-fn at<T>(located: &Located<T>) -> Span {
+pub(super) fn at<T>(located: &Located<T>) -> Span {
     located.span.clone()
 }

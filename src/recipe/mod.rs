@@ -19,7 +19,7 @@ pub mod types;
 mod values;
 mod vocabulary;
 
-pub use guests::NETBSD_MIRRORS;
+pub use guests::netbsd::NETBSD_MIRRORS;
 pub use schema::schema;
 pub use types::*;
 pub use values::{Seconds, Size};

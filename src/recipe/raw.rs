@@ -2,18 +2,15 @@
 //! `docs/recipe.md` says more about each.
 
 use formats::block::CodecKind;
-use formats::digest::Sha256;
 use formats::names::{BlockSize, ImageName};
 use formats::url::MirrorUrl;
 
-use super::choices::{
-    Architecture, Archive, BsdArchitecture, ConsoleDevice, Cow, Devices, DiskFormat, Flavour, GuestNetwork,
-    KnoppixForm, MenuEntry, OnFailure, Start, Variant, Virt,
-};
+use super::choices::{Architecture, Archive, MenuEntry, OnFailure, Variant};
+use super::guests::RawGuest;
+use super::guests::knoppix::RawKnoppix;
 use super::target::Target;
 use super::values::{
-    BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, OverlayName, Package, ProjectPath,
-    Seconds, SetName, Size, Suite,
+    Component, HostName, Line, Module, OverlayName, Package, ProjectPath, Seconds, Size, Suite,
 };
 use crate::ext2::InodeSize;
 use crate::yaml::findings::Located;
@@ -63,44 +60,6 @@ section! {
         image: RawFileSystem,
     }
 
-    /// A system below Xen.
-    pub struct RawGuest as "Guest" one of "guest" { debian, netbsd, plan9, disk, knoppix } {
-        /// Its name, also of its image.
-        name (required): ImageName,
-        /// A Debian system.
-        debian: RawDebian,
-        /// A NetBSD system, made of a release's sets.
-        netbsd: RawNetBsd,
-        /// Plan 9, from its bootable ISO.
-        plan9: RawPlan9,
-        /// A disk as it is.
-        disk: RawDisk,
-        /// A KNOPPIX medium or its compressed file system.
-        knoppix: RawKnoppix,
-        /// Directories below overlays/ that are laid over the system, in order. Default: none.
-        overlays: List<OverlayName>,
-        /// Its host name. Default: its name.
-        hostname: HostName,
-        /// Properties of its file system.
-        image: RawFileSystem,
-        /// The machine that Xen makes for it. Default: pv; hvm for plan9, disk, and knoppix as a device.
-        xen: Virt,
-        /// Where what it writes to its disk is kept. Default: none for debian, tmpfs for others.
-        cow: Cow,
-        /// Its network. Default: bridge.
-        network: GuestNetwork,
-        /// Its memory. Default: 256MiB.
-        memory: Size,
-        /// Its processors. Default: 1.
-        vcpus: u32,
-        /// Appended to its kernel's command line. Default: nothing.
-        cmdline: Line,
-        /// When it starts. Default: boot.
-        start: Start,
-        /// Texts that `test` waits for beside those of `expect`, when the machine boots with Xen. Default: none.
-        expect: List<Line>,
-    }
-
     /// A Debian system.
     pub struct RawDebian as "Debian" {
         /// The release. Default: trixie.
@@ -120,61 +79,6 @@ section! {
         /// Scripts that are run when all packages are installed, with the tree's path as their argument.
         /// Default: none.
         customise: List<ProjectPath>,
-    }
-
-    /// A NetBSD system, made of a release's sets.
-    pub struct RawNetBsd as "NetBsd" {
-        /// The release: 10.1.
-        version (required): BsdVersion,
-        /// Default: amd64.
-        architecture: BsdArchitecture,
-        /// Where releases are: `NetBSD-VERSION/ARCHITECTURE/binary/sets/` lies below. Default: NetBSD's own CDN,
-        /// then its archive of old releases.
-        mirrors: List<MirrorUrl>,
-        /// What goes in. Default: base, etc; and modules with a kernel that is not made for Xen.
-        sets: List<SetName>,
-        /// The kernel. Default: XEN3_DOMU for pv, GENERIC for pvh.
-        kernel: KernelName,
-        /// Which device nodes are in /dev. Default: minimal.
-        devices: Devices,
-        /// Public keys of who may log in as root over ssh, one file each. Default: none.
-        ssh_keys: List<ProjectPath>,
-    }
-
-    /// Plan 9, from its bootable ISO.
-    pub struct RawPlan9 as "Plan9" {
-        /// Which Plan 9.
-        flavour (required): Flavour,
-        /// Where its ISO is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
-        urls (required): List<FileUrl>,
-        /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
-        sha256: Sha256,
-        /// Where it talks. Default: serial.
-        console: ConsoleDevice,
-        /// Bytes of a second disk, ext2 and writable; 0 for none. Default: 0.
-        data: Size,
-        /// Lines that take the place of ours in plan9.ini, below those for the console. Default: ours.
-        plan9_ini: List<Line>,
-    }
-
-    /// A disk as it is.
-    pub struct RawDisk as "Disk" {
-        /// Where it is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
-        urls (required): List<FileUrl>,
-        /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
-        sha256: Sha256,
-        /// What the file is, when it is no longer compressed. Default: what its name ends with.
-        format: DiskFormat,
-    }
-
-    /// A KNOPPIX medium or its compressed file system.
-    pub struct RawKnoppix as "Knoppix" {
-        /// Where it is: an ISO, or the file KNOPPIX/KNOPPIX of one. All have the same file.
-        urls (required): List<FileUrl>,
-        /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
-        sha256: Sha256,
-        /// Whether its file system is taken as it is, or its files are put into a new one. Default: tree.
-        form: KnoppixForm,
     }
 
     /// An archive beside that of the suite.

@@ -14,7 +14,11 @@ pub use super::choices::{
     Architecture, Archive, BsdArchitecture, ConsoleDevice, Cow, Devices, DiskFormat, Flavour, GuestNetwork,
     KnoppixForm, MenuEntry, OnFailure, Start, Variant, Virt,
 };
-pub use super::guests::{Disk, Guest, GuestKind, Knoppix, NetBsd, Origins, Plan9};
+pub use super::guests::disk::DiskGuest;
+pub use super::guests::knoppix::Knoppix;
+pub use super::guests::netbsd::NetBsd;
+pub use super::guests::plan9::Plan9;
+pub use super::guests::{Guest, GuestKind, KindRules, ThirdPartySource};
 pub use super::values::{
     BsdVersion, Component, FileUrl, HostName, KernelName, Line, Module, OverlayName, Package, ProjectPath,
     SetName, Suite,

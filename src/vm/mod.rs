@@ -155,7 +155,7 @@ impl VirtualMachine {
                 Nic::Virtio => "virtio-net-pci",
                 Nic::E1000 => "e1000",
             };
-            // Without its ROM nobody tries to boot from it.
+            // Without its ROM the firmware does not try to boot from it.
             add!("-netdev", "user,id=net", "-device", format!("{model},netdev=net,romfile="));
         }
         if let Some(oem) = &self.oem {

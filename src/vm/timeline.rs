@@ -27,7 +27,7 @@ impl Sign {
     }
 }
 
-/// The stage at which somebody may log in.
+/// The stage at which a user can log in.
 pub const LOGIN: &str = "login";
 
 /// Stages of every boot, in order. Which of them are seen depends on the entry and on how much is printed: with

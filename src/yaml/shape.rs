@@ -257,7 +257,7 @@ macro_rules! section {
         }
     )*) => {$(
         $(#[$doc])*
-        #[derive(Debug, schemars::JsonSchema)]
+        #[derive(Debug, Default, schemars::JsonSchema)]
         #[schemars(rename = $schema_name, rename_all = "kebab-case", deny_unknown_fields)]
         pub struct $Name {
             $( $(#[$field_doc])* $(#[schemars($required)])? pub $field: Option<$crate::yaml::findings::Located<$ty>>, )*

@@ -7,14 +7,14 @@
 use std::fs;
 use std::process::Output;
 
-use imgfactory::guests::{Guest, Starter};
+use imgfactory::guests::{GuestConfig, Starter};
 use imgfactory::recipe::Virt;
 use system::files::Scratch;
 
 use crate::support::hosts::{alone, good, guest, install};
 
 /// A directory with what a host with these guests gets.
-fn room_with(guests: &[Guest]) -> Scratch {
+fn room_with(guests: &[GuestConfig]) -> Scratch {
     let room = Scratch::directory(std::env::temp_dir()).unwrap();
     install(guests, room.path());
     room

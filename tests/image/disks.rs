@@ -4,46 +4,22 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use formats::report::report;
-use imgfactory::downloads::third_party::ThirdPartySources;
-use imgfactory::ext2::ReadAt;
-use imgfactory::pipeline::Request;
-use imgfactory::pipeline::steps::{disks, knoppix};
 use imgfactory::recipe::lock::Lock;
-use imgfactory::recipe::{Guest, GuestKind};
 use imgfactory::sys::spool::Spools;
 use imgfactory::tree::{Kind, Tree};
 
 use crate::programs;
 use crate::support;
-use crate::support::requests::with_guest;
+use crate::support::requests::{guest_disk, guest_tree};
 
 /// The bytes of the image that a guest of the given section becomes.
 fn made(room: &Path, section: &str) -> Result<Vec<u8>, String> {
-    with(room, section, |request, sources, guest| {
-        let disk = disks::make(request, sources, guest).map_err(|error| report(&error))?;
-        let mut bytes = vec![0; disk.size() as usize];
-        disk.open().unwrap().read_exact_at(0, &mut bytes).unwrap();
-        Ok(bytes)
-    })
+    guest_disk(room, &format!("{{name: d, {section}}}"), &room.join("files"))
 }
 
-/// Its files, if it is a KNOPPIX.
+/// Its files, if it becomes a tree.
 fn imported(room: &Path, section: &str) -> Result<(Tree, Spools), String> {
-    with(room, section, |request, sources, guest| {
-        let GuestKind::Knoppix(knoppix) = &guest.kind else { panic!("{guest:?}") };
-        let mut spools = Spools::new();
-        let made = knoppix::tree(request, sources, &knoppix.origins, &mut spools);
-        made.map(|(tree, _)| (tree, spools)).map_err(|error| report(&error))
-    })
-}
-
-fn with<T>(
-    room: &Path,
-    section: &str,
-    make: impl FnOnce(&Request<'_>, &ThirdPartySources<'_>, &Guest) -> Result<T, String>,
-) -> Result<T, String> {
-    with_guest(room, &format!("{{name: d, {section}}}"), &room.join("files"), &Lock::default(), make)
+    guest_tree(room, &format!("{{name: d, {section}}}"), &room.join("files"), &Lock::default())
 }
 
 /// A KNOPPIX-like medium: an ISO around a cloop around an ISO, packed by Debian's own tools; and its inner ISO.

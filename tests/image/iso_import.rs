@@ -1,4 +1,4 @@
-//! ISO 9660 with Rock Ridge and zisofs, made by xorriso: read as a tree, and changed in place for Plan 9; and a
+//! ISO 9660 with Rock Ridge and zisofs, made by xorriso: read as a tree, and changed in place for ImagePlan 9; and a
 //! KNOPPIX-like medium, from the ISO around it down to its files.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::process::Command;
 use imgfactory::ext2::{ImageOptions, ImagePlan, Sequential};
 use imgfactory::foreign::iso9660::{Iso, Iso9660Error};
 use imgfactory::guests::plan9::{self, Plan9Error};
-use imgfactory::recipe::{ConsoleDevice, FileUrl, Flavour, Origins, Plan9};
+use imgfactory::recipe::{ConsoleDevice, FileUrl, Flavour, Plan9, ThirdPartySource};
 use imgfactory::tree::{Kind, SpoolId, Tree};
 use imgfactory::yaml::Scalar;
 
@@ -169,7 +169,10 @@ fn a_damaged_medium_is_an_error_or_another_tree_and_never_a_panic() {
 fn plan9(flavour: Flavour, lines: Option<&[&str]>) -> Plan9 {
     Plan9 {
         flavour,
-        origins: Origins { urls: vec![FileUrl::read("http://a.example/x.iso").unwrap()], sha256: None },
+        source: ThirdPartySource {
+            urls: vec![FileUrl::read("http://a.example/x.iso").unwrap()],
+            sha256: None,
+        },
         console: ConsoleDevice::Serial,
         data: 0,
         ini: lines.map(|lines| lines.iter().map(|line| Scalar::read(line).unwrap()).collect()),

@@ -6,11 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use formats::report::report;
 use imgfactory::ext2::{ImageOptions, InodeSize, Profile, Sequential};
 use imgfactory::foreign::sums::Sum;
-use imgfactory::pipeline::steps::netbsd;
-use imgfactory::recipe::GuestKind;
 use imgfactory::recipe::lock::Lock;
 use imgfactory::sys::spool::Spools;
 use imgfactory::tree::{Kind, Tree};
@@ -19,18 +16,13 @@ use crate::programs;
 use crate::support;
 use crate::support::judges::{Mounted, assert_fsck_is_silent};
 use crate::support::release::{Item, Release, base, etc, kernel};
-use crate::support::requests::with_guest;
+use crate::support::requests::guest_tree;
 
 /// What a guest of the given section becomes of the release in `files`.
 fn make(files: &Path, netbsd: &str, more: &str, lock: &Lock) -> Result<(Tree, Spools), String> {
     let room = tempfile::tempdir().unwrap();
     let guest = format!("name: bsd\n  netbsd: {netbsd}\n{more}");
-    with_guest(room.path(), &guest, files, lock, |request, sources, guest| {
-        let GuestKind::NetBsd(netbsd) = &guest.kind else { panic!("{guest:?}") };
-        let mut spools = Spools::new();
-        let made = netbsd::make(request, sources, guest, netbsd, &mut spools);
-        made.map(|(tree, _)| (tree, spools)).map_err(|error| report(&error))
-    })
+    guest_tree(room.path(), &guest, files, lock)
 }
 
 fn made(sources: &Path, netbsd: &str) -> (Tree, Spools) {

@@ -6,17 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use formats::report::report;
-use imgfactory::ext2::ReadAt;
-use imgfactory::pipeline::steps::plan9;
-use imgfactory::project::overlay;
-use imgfactory::recipe::GuestKind;
-use imgfactory::recipe::lock::Lock;
-use imgfactory::sys::spool::Spools;
-use imgfactory::templates::context;
-
 use crate::support::plan9::{extent, files, front, legacy, mkisofs, run};
-use crate::support::requests::with_guest;
+use crate::support::requests::guest_disk;
 
 /// The ISO that a guest with the overlay `mine` gets.
 fn together(room: &Path, iso: &Path, flavour: &str) -> Result<Vec<u8>, String> {
@@ -25,20 +16,7 @@ fn together(room: &Path, iso: &Path, flavour: &str) -> Result<Vec<u8>, String> {
     let guest = format!(
         "{{name: nine, overlays: [mine], plan9: {{flavour: {flavour}, urls: ['http://a.example/{name}'], sha256: '{sum}'}}}}"
     );
-    with_guest(room, &guest, room, &Lock::default(), |request, sources, guest| {
-        let GuestKind::Plan9(recipe) = &guest.kind else { panic!("{guest:?}") };
-        let mut spools = Spools::new();
-        let apart = plan9::apart(request, sources, recipe, &mut spools);
-        let mut apart = apart.map_err(|error| report(&error))?;
-        let values = context! { name => "x", image => "nine", hostname => "nine" };
-        let mine = overlay::load(request.project, "mine", &values, &mut spools).unwrap();
-        mine.apply(&mut apart.tree, &spools, apart.newest).unwrap();
-        let disk = plan9::together(request, sources, guest, recipe, &apart, &spools);
-        let disk = disk.map_err(|error| report(&error))?;
-        let mut bytes = vec![0; disk.size() as usize];
-        disk.open().unwrap().read_exact_at(0, &mut bytes).unwrap();
-        Ok(bytes)
-    })
+    guest_disk(room, &guest, room)
 }
 
 /// A project with the overlay.
@@ -221,6 +199,6 @@ fn a_medium_that_boots_from_no_file_is_refused() {
     let said = together(room.path(), &iso, "9front").unwrap_err();
     assert_eq!(
         said,
-        "error: dead.iso\n  caused by: it does not boot from a file on it, so none made of its files would"
+        "error: guest `nine`\n  caused by: dead.iso\n  caused by: it does not boot from a file on it, so none made of its files would"
     );
 }

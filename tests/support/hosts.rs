@@ -5,15 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imgfactory::guests::{Guest, Starter, install_in_host};
+use imgfactory::guests::{GuestConfig, Starter, install_in_host};
 use imgfactory::miniroot::{ScriptValues, scripts};
 use imgfactory::recipe::{Cow, Virt};
 use imgfactory::templates::Templates;
 use imgfactory::tree::{Content, Kind, Meta, Node, Time, Tree};
 
 /// A guest that asks for little.
-pub fn guest(name: &str, virt: Virt, starter: Starter) -> Guest {
-    Guest {
+pub fn guest(name: &str, virt: Virt, starter: Starter) -> GuestConfig {
+    GuestConfig {
         name: name.into(),
         memory_mib: 32,
         vcpus: 1,
@@ -29,7 +29,7 @@ pub fn guest(name: &str, virt: Virt, starter: Starter) -> Guest {
 }
 
 /// Writes what a host with these guests gets into `room`.
-pub fn install(guests: &[Guest], room: &Path) {
+pub fn install(guests: &[GuestConfig], room: &Path) {
     let mut host = Tree::new(Meta::default());
     for program in ["usr/sbin/dmsetup", "usr/bin/ip"] {
         let kind = Kind::File(Content::inline(Vec::new()));

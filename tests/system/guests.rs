@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use formats::digest::Sha256;
-use imgfactory::guests::{Guest, Starter};
+use imgfactory::guests::{GuestConfig, Starter};
 use imgfactory::recipe::Virt;
 
 use crate::boots::Nginx;
@@ -138,7 +138,8 @@ fn without_xen_the_same_guest_starts_by_qemu_from_the_same_image() {
     let room = demo.cache.parent().unwrap().join("by-qemu");
     fs::create_dir_all(&room).unwrap();
     knoppix::guest_disk(&room.join("disk"));
-    let linux = Guest { memory_mib: 192, network: false, ..hosts::guest("guest", Virt::Pv, Starter::Linux) };
+    let linux =
+        GuestConfig { memory_mib: 192, network: false, ..hosts::guest("guest", Virt::Pv, Starter::Linux) };
     hosts::install(&[linux], &room);
     let out = hosts::alone(
         &room,

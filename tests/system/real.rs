@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use imgfactory::ext2::ReadAt;
 use imgfactory::guests::plan9;
-use imgfactory::recipe::{ConsoleDevice, Flavour, Origins, Plan9};
+use imgfactory::recipe::{ConsoleDevice, Flavour, Plan9, ThirdPartySource};
 
 use crate::fixture::{assert_success, demo, imgfactory, prepare, run, trial};
 use crate::support::release::Release;
@@ -62,7 +62,7 @@ fn real_plan9_comes_to_a_prompt_from_a_medium_whose_settings_we_changed() {
     let mut bytes = fs::read(&iso).unwrap();
     let mut recipe = Plan9 {
         flavour: Flavour::Front,
-        origins: Origins { urls: vec![], sha256: None },
+        source: ThirdPartySource { urls: vec![], sha256: None },
         console: ConsoleDevice::Serial,
         data: 64 << 20,
         ini: None,

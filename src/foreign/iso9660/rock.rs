@@ -24,7 +24,7 @@ pub(super) struct Rock {
     pub time: Option<Time>,
     /// ZF: bytes of the header, bits of a block, bytes of the file when unpacked.
     pub zisofs: Option<(u8, u8, u32)>,
-    /// CL: the block of a directory that stands elsewhere.
+    /// CL: the block of a directory that was moved.
     pub child: Option<u32>,
     /// RE: this directory belongs elsewhere.
     pub moved: bool,

@@ -1,6 +1,6 @@
 //! Device nodes, in NetBSD's own numbers.
 
-use super::{Furniture, NetBsdError, Owners, directory, read_spec};
+use super::{NetBsdConfig, NetBsdError, SetOwners, directory, read_spec};
 use crate::recipe::Devices;
 use crate::tree::{Kind, Meta, Node, Tree};
 
@@ -29,9 +29,13 @@ const MINIMAL: &[u8] = b"\
 ";
 
 /// Puts the nodes into /dev.
-pub(super) fn make(tree: &mut Tree, owners: &Owners, furniture: &Furniture<'_>) -> Result<(), NetBsdError> {
-    directory_once(tree, b"dev", furniture)?;
-    let specs: &[(&str, &[u8])] = match (furniture.recipe.devices, furniture.makedev) {
+pub(super) fn make(
+    tree: &mut Tree,
+    owners: &SetOwners,
+    config: &NetBsdConfig<'_>,
+) -> Result<(), NetBsdError> {
+    directory_once(tree, b"dev", config)?;
+    let specs: &[(&str, &[u8])] = match (config.recipe.devices, config.makedev) {
         (Devices::None, _) => &[],
         (Devices::All, Some(all)) => &[("the built-in device nodes", MINIMAL), ("dev/MAKEDEV -s all", all)],
         (Devices::Minimal | Devices::All, _) => &[("the built-in device nodes", MINIMAL)],
@@ -59,7 +63,7 @@ pub(super) fn make(tree: &mut Tree, owners: &Owners, furniture: &Furniture<'_>) 
                 mode,
                 uid: uid.unwrap_or(0),
                 gid: gid.unwrap_or(0),
-                mtime: furniture.time,
+                mtime: config.time,
                 ..Meta::default()
             };
             tree.insert(&path, Node { meta, kind })?;
@@ -68,9 +72,9 @@ pub(super) fn make(tree: &mut Tree, owners: &Owners, furniture: &Furniture<'_>) 
     Ok(())
 }
 
-fn directory_once(tree: &mut Tree, path: &[u8], furniture: &Furniture<'_>) -> Result<(), NetBsdError> {
+fn directory_once(tree: &mut Tree, path: &[u8], config: &NetBsdConfig<'_>) -> Result<(), NetBsdError> {
     if tree.lookup(path).is_none() {
-        directory(tree, path, 0o755, furniture.time)?;
+        directory(tree, path, 0o755, config.time)?;
     }
     Ok(())
 }

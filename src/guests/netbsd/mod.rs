@@ -1,12 +1,14 @@
 //! NetBSD: a release's sets become a tree that a guest can start from.
 //!
-//! The sets are unpacked by [`crate::tree::tar::read_onto`]; [`furnish`] does what NetBSD's own installer would do
+//! [`release`] names the files, and [`image`] makes the guest's tree of them. The sets are unpacked by [`crate::tree::tar::read_onto`]; [`configure`] does what NetBSD's own installer would do
 //! then: owners and modes by the release's specifications, directories that no set has, device nodes, the
 //! files that the first boot asks for. Names are resolved by the sets' own passwd and group, never this
 //! machine's. Sources: NetBSD's install(8) scripts (`distrib/utils/sysinst`), rc.conf(5), fstab(5), ttys(5).
 
 mod devices;
+mod image;
 pub mod mtree;
+pub mod release;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -15,15 +17,16 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::foreign::elf::{self, ElfError, ElfKernel};
-use crate::foreign::sums::Sum;
 use crate::recipe::{NetBsd, Virt};
 use crate::tree::names;
 use crate::tree::{Content, Contents, Kind, Meta, Node, NodeId, Time, Tree, TreeError};
-use mtree::{Entry, MtreeError};
+use mtree::{MtreeEntry, MtreeError};
 
 pub use devices::MAKEDEV;
+pub use image::NetBsdFault;
+pub use release::{kernel_file, set_file};
 
-/// passwd, group, rc.conf and the like of more than this are none.
+/// passwd, group, rc.conf and the like of more than this are refused.
 const MAX_TEXT: u64 = 4 << 20;
 
 /// Why sets do not become a system.
@@ -51,7 +54,7 @@ pub enum NetBsdError {
         /// Those that there are.
         known: Vec<String>,
     },
-    /// The kernel is none.
+    /// The file is no kernel of a PC.
     #[error("kernel {kernel}")]
     Elf {
         /// Its name.
@@ -93,7 +96,7 @@ pub enum NetBsdError {
         /// What is wrong.
         source: MtreeError,
     },
-    /// A specification names somebody unknown.
+    /// A specification names an unknown user or group.
     #[error("{spec}: line {line}: no {what} `{name}` in the sets' own files")]
     Name {
         /// Which specification.
@@ -108,38 +111,6 @@ pub enum NetBsdError {
     /// Something can't be put into the tree.
     #[error("its own files can't be put into it")]
     Place(#[from] TreeError),
-}
-
-/// What a release's checksum file says of a set: its file name and sum.
-///
-/// # Errors
-/// [`NetBsdError::NoSet`].
-pub fn set_file(sums: &BTreeMap<String, Sum>, set: &str) -> Result<(String, Sum), NetBsdError> {
-    for ending in [".tar.xz", ".tgz"] {
-        let name = format!("{set}{ending}");
-        if let Some(sum) = sums.get(&name) {
-            return Ok((name, sum.clone()));
-        }
-    }
-    let known = sums.keys().filter_map(|name| {
-        let set = name.strip_suffix(".tar.xz").or_else(|| name.strip_suffix(".tgz"))?;
-        Some(set.to_owned())
-    });
-    Err(NetBsdError::NoSet { set: set.to_owned(), known: known.collect() })
-}
-
-/// Likewise of a kernel.
-///
-/// # Errors
-/// [`NetBsdError::NoKernel`].
-pub fn kernel_file(sums: &BTreeMap<String, Sum>, kernel: &str) -> Result<(String, Sum), NetBsdError> {
-    let name = format!("netbsd-{kernel}.gz");
-    if let Some(sum) = sums.get(&name) {
-        return Ok((name, sum.clone()));
-    }
-    let known =
-        sums.keys().filter_map(|name| Some(name.strip_prefix("netbsd-")?.strip_suffix(".gz")?.to_owned()));
-    Err(NetBsdError::NoKernel { kernel: kernel.to_owned(), known: known.collect() })
 }
 
 /// Whether a kernel, no longer compressed, can be started as the recipe says.
@@ -162,7 +133,7 @@ pub fn check_kernel(name: &str, bytes: &[u8], virt: Virt) -> Result<(), NetBsdEr
 
 /// What a system needs beside its sets.
 #[derive(Clone, Debug)]
-pub struct Furniture<'a> {
+pub struct NetBsdConfig<'a> {
     /// What the recipe says.
     pub recipe: &'a NetBsd,
     /// Its host name.
@@ -183,27 +154,27 @@ pub struct Furniture<'a> {
 ///
 /// # Errors
 /// [`NetBsdError`].
-pub fn furnish(
+pub fn configure(
     tree: &mut Tree,
     contents: &dyn Contents,
-    furniture: &Furniture<'_>,
+    config: &NetBsdConfig<'_>,
 ) -> Result<(), NetBsdError> {
-    let owners = Owners::read(tree, contents)?;
+    let owners = SetOwners::read(tree, contents)?;
     for spec in specifications(tree) {
         let name = format!("/{spec}");
         let text = text(tree, contents, &spec)?.unwrap_or_default();
         let entries = read_spec(&name, &text)?;
         let makes = spec == "etc/mtree/NetBSD.dist" || spec.starts_with("etc/mtree/NetBSD.dist.");
         for entry in &entries {
-            apply(tree, &owners, &name, entry, makes, furniture.time)?;
+            apply(tree, &owners, &name, entry, makes, config.time)?;
         }
     }
-    devices::make(tree, &owners, furniture)?;
-    setup::write(tree, contents, furniture)?;
+    devices::make(tree, &owners, config)?;
+    setup::write(tree, contents, config)?;
     Ok(())
 }
 
-fn read_spec(name: &str, text: &[u8]) -> Result<Vec<Entry>, NetBsdError> {
+fn read_spec(name: &str, text: &[u8]) -> Result<Vec<MtreeEntry>, NetBsdError> {
     mtree::parse(text).map_err(|source| NetBsdError::Spec { spec: name.to_owned(), source })
 }
 
@@ -222,12 +193,12 @@ fn specifications(tree: &Tree) -> Vec<String> {
 }
 
 /// Users and groups of the system itself.
-struct Owners {
+struct SetOwners {
     users: BTreeMap<Vec<u8>, u32>,
     groups: BTreeMap<Vec<u8>, u32>,
 }
 
-impl Owners {
+impl SetOwners {
     fn read(tree: &Tree, contents: &dyn Contents) -> Result<Self, NetBsdError> {
         let read = |paths: [&'static str; 2]| -> Result<_, NetBsdError> {
             for path in paths {
@@ -237,13 +208,13 @@ impl Owners {
             }
             Err(NetBsdError::Missing { path: paths[0], set: "etc" })
         };
-        Ok(Owners {
+        Ok(SetOwners {
             users: read(["etc/master.passwd", "etc/passwd"])?,
             groups: read(["etc/group", "etc/group"])?,
         })
     }
 
-    fn of(&self, spec: &str, entry: &Entry) -> Result<(Option<u32>, Option<u32>), NetBsdError> {
+    fn of(&self, spec: &str, entry: &MtreeEntry) -> Result<(Option<u32>, Option<u32>), NetBsdError> {
         let fault = |source| NetBsdError::Spec { spec: spec.to_owned(), source };
         let find = |ids: &BTreeMap<Vec<u8>, u32>, keyword, what| match entry.word(keyword) {
             None => Ok(None),
@@ -273,9 +244,9 @@ impl Owners {
 /// links of the base specification (`makes`) are made then.
 fn apply(
     tree: &mut Tree,
-    owners: &Owners,
+    owners: &SetOwners,
     spec: &str,
-    entry: &Entry,
+    entry: &MtreeEntry,
     makes: bool,
     time: Time,
 ) -> Result<(), NetBsdError> {

@@ -10,10 +10,10 @@ pub const LIMIT: u64 = 64 << 20;
 
 /// A path and its keywords.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct MtreeEntry {
     /// Without leading `./`; empty for the root.
     pub path: Vec<u8>,
-    /// Line that it stands in, from 1.
+    /// Its line, from 1.
     pub line: usize,
     /// Values by keyword, `/set` included; a keyword without a value has an empty one.
     pub keywords: BTreeMap<String, Vec<u8>>,
@@ -68,7 +68,7 @@ pub enum MtreeError {
 ///
 /// # Errors
 /// [`MtreeError`] for the first line that is wrong.
-pub fn parse(text: &[u8]) -> Result<Vec<Entry>, MtreeError> {
+pub fn parse(text: &[u8]) -> Result<Vec<MtreeEntry>, MtreeError> {
     let mut entries = Vec::new();
     let mut defaults: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     // Names of the directories that were entered, below the root.
@@ -104,7 +104,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, MtreeError> {
         let mut keywords_here = defaults.clone();
         keywords_here.extend(keywords(words));
         let path = if name.contains(&b'/') {
-            // A whole path, wherever it stands.
+            // A whole path, whatever directory is open.
             let parts: Vec<&[u8]> =
                 name.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
             if parts.contains(&&b".."[..]) {
@@ -122,7 +122,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, MtreeError> {
             }
             parts.join(&b'/')
         };
-        entries.push(Entry { path, line, keywords: keywords_here });
+        entries.push(MtreeEntry { path, line, keywords: keywords_here });
     }
     Ok(entries)
 }
@@ -183,7 +183,7 @@ fn unvis(word: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-impl Entry {
+impl MtreeEntry {
     /// A keyword's value as a name: `uname`, `gname`, `type`, `link`.
     pub fn word(&self, keyword: &str) -> Option<&[u8]> {
         self.keywords.get(keyword).map(Vec::as_slice)
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     fn shown(text: &str) -> Vec<String> {
-        let entry = |entry: &Entry| {
+        let entry = |entry: &MtreeEntry| {
             let keywords: Vec<String> =
                 entry.keywords.iter().map(|(key, value)| format!("{key}={}", lossy(value))).collect();
             format!("{}: /{} {}", entry.line, lossy(&entry.path), keywords.join(" "))

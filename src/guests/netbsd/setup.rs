@@ -1,6 +1,6 @@
 //! What the first boot asks for: fstab, rc.conf, terminals, the network, keys, the kernel.
 
-use super::{Furniture, NetBsdError, directory, text};
+use super::{NetBsdConfig, NetBsdError, directory, text};
 use crate::guests::BOOT;
 use crate::tree::{Content, Contents, Kind, Meta, Node, Tree};
 
@@ -11,29 +11,29 @@ const MOUNT_POINTS: [(&str, u16); 4] =
 pub(super) fn write(
     tree: &mut Tree,
     contents: &dyn Contents,
-    furniture: &Furniture<'_>,
+    config: &NetBsdConfig<'_>,
 ) -> Result<(), NetBsdError> {
     let defaults = text(tree, contents, "etc/rc.conf")?;
     let defaults = defaults.ok_or(NetBsdError::Missing { path: "etc/rc.conf", set: "etc" })?;
     let ttys = text(tree, contents, "etc/ttys")?;
     for (path, mode) in MOUNT_POINTS {
         if tree.lookup(path.as_bytes()).is_none() {
-            directory(tree, path.as_bytes(), mode, furniture.time)?;
+            directory(tree, path.as_bytes(), mode, config.time)?;
         }
     }
-    put(tree, "etc/fstab", 0o644, fstab(furniture.writable).into(), furniture)?;
-    put(tree, "etc/rc.conf", 0o644, rc_conf(&defaults, furniture), furniture)?;
+    put(tree, "etc/fstab", 0o644, fstab(config.writable).into(), config)?;
+    put(tree, "etc/rc.conf", 0o644, rc_conf(&defaults, config), config)?;
     // Up; dhcpcd gives it its address.
-    put(tree, "etc/ifconfig.xennet0", 0o644, b"up\n".to_vec(), furniture)?;
+    put(tree, "etc/ifconfig.xennet0", 0o644, b"up\n".to_vec(), config)?;
     if let Some(ttys) = ttys {
         let ttys = terminals(&ttys, |name| tree.lookup(format!("dev/{name}").as_bytes()).is_some());
-        put(tree, "etc/ttys", 0o644, ttys, furniture)?;
+        put(tree, "etc/ttys", 0o644, ttys, config)?;
     }
-    if !furniture.ssh_keys.is_empty() {
-        directory(tree, b"root/.ssh", 0o700, furniture.time)?;
-        put(tree, "root/.ssh/authorized_keys", 0o600, furniture.ssh_keys.into(), furniture)?;
+    if !config.ssh_keys.is_empty() {
+        directory(tree, b"root/.ssh", 0o700, config.time)?;
+        put(tree, "root/.ssh/authorized_keys", 0o600, config.ssh_keys.into(), config)?;
     }
-    insert(tree, &format!("{BOOT}/kernel"), 0o644, furniture.kernel.clone(), furniture)
+    insert(tree, &format!("{BOOT}/kernel"), 0o644, config.kernel.clone(), config)
 }
 
 /// The type of the root must be that of the image.
@@ -46,7 +46,7 @@ fn fstab(writable: bool) -> String {
 }
 
 /// The release's rc.conf, in which `rc_configured=NO` ends a boot in single-user mode, and our settings below.
-fn rc_conf(defaults: &[u8], furniture: &Furniture<'_>) -> Vec<u8> {
+fn rc_conf(defaults: &[u8], config: &NetBsdConfig<'_>) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = defaults
         .split(|&byte| byte == b'\n')
         .filter(|line| !line.trim_ascii_start().starts_with(b"rc_configured="))
@@ -55,8 +55,8 @@ fn rc_conf(defaults: &[u8], furniture: &Furniture<'_>) -> Vec<u8> {
         lines.pop();
     }
     let mut out = lines.join(&b'\n');
-    let sshd = if furniture.ssh_keys.is_empty() { "" } else { "sshd=YES\n" };
-    let ours = format!("rc_configured=YES\nhostname={}\ndhcpcd=YES\n{sshd}", furniture.hostname);
+    let sshd = if config.ssh_keys.is_empty() { "" } else { "sshd=YES\n" };
+    let ours = format!("rc_configured=YES\nhostname={}\ndhcpcd=YES\n{sshd}", config.hostname);
     if !out.is_empty() {
         out.push(b'\n');
     }
@@ -86,9 +86,9 @@ fn put(
     path: &str,
     mode: u16,
     bytes: Vec<u8>,
-    furniture: &Furniture<'_>,
+    config: &NetBsdConfig<'_>,
 ) -> Result<(), NetBsdError> {
-    insert(tree, path, mode, Content::inline(bytes), furniture)
+    insert(tree, path, mode, Content::inline(bytes), config)
 }
 
 fn insert(
@@ -96,9 +96,9 @@ fn insert(
     path: &str,
     mode: u16,
     content: Content,
-    furniture: &Furniture<'_>,
+    config: &NetBsdConfig<'_>,
 ) -> Result<(), NetBsdError> {
-    let meta = Meta { mode, mtime: furniture.time, ..Meta::default() };
+    let meta = Meta { mode, mtime: config.time, ..Meta::default() };
     tree.insert(path.as_bytes(), Node { meta, kind: Kind::File(content) })?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Small releases in memory.
 
 use super::*;
+use crate::foreign::sums::Sum;
 use crate::recipe::{BsdArchitecture, Devices, SetName};
 use crate::yaml::Scalar;
 use formats::url::MirrorUrl;
@@ -49,8 +50,8 @@ fn unpacked() -> Tree {
     tree
 }
 
-fn furniture<'a>(recipe: &'a NetBsd, makedev: Option<&'a [u8]>) -> Furniture<'a> {
-    Furniture {
+fn config<'a>(recipe: &'a NetBsd, makedev: Option<&'a [u8]>) -> NetBsdConfig<'a> {
+    NetBsdConfig {
         recipe,
         hostname: "bsd",
         writable: true,
@@ -82,7 +83,7 @@ fn shown(tree: &Tree, path: &str) -> String {
 fn owners_and_modes_are_those_of_the_specifications_and_first_boot_finds_its_files() {
     let mut tree = unpacked();
     let recipe = recipe(Devices::Minimal);
-    furnish(&mut tree, &no_contents(), &furniture(&recipe, None)).unwrap();
+    configure(&mut tree, &no_contents(), &config(&recipe, None)).unwrap();
     for (path, expected) in [
         ("usr/bin/cu", "4555 66:0 "),
         ("tmp", "1777 0:0 /"),
@@ -115,7 +116,7 @@ fn device_nodes_are_minimal_all_or_none() {
                 ./sd0 type=link link=rsd99p\n./pipe type=fifo\n";
     let names = |devices| {
         let mut tree = unpacked();
-        furnish(&mut tree, &no_contents(), &furniture(&recipe(devices), Some(all))).unwrap();
+        configure(&mut tree, &no_contents(), &config(&recipe(devices), Some(all))).unwrap();
         tree.entries(tree.lookup(b"dev").unwrap()).unwrap().len()
     };
     // `pts` is there for ptyfs.
@@ -128,7 +129,7 @@ fn each_fault_is_told_with_the_file_and_the_remedy() {
         let mut tree = unpacked();
         change(&mut tree);
         let error =
-            furnish(&mut tree, &no_contents(), &furniture(&recipe(Devices::Minimal), None)).unwrap_err();
+            configure(&mut tree, &no_contents(), &config(&recipe(Devices::Minimal), None)).unwrap_err();
         formats::report::report(&error).replace('\n', "|")
     };
     for (said, change) in [

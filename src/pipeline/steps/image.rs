@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::pipeline::facts;
 use crate::pipeline::step_runner::Told;
-use crate::pipeline::steps::disks::Disk;
+use crate::pipeline::steps::disks::GuestDisk;
 use crate::pipeline::steps::release::Last;
 use crate::pipeline::steps::split::{self, Known, Source, Split, SplitError};
 use crate::pipeline::steps::systems::System;
@@ -124,7 +124,7 @@ impl Wanted {
     }
 
     /// Likewise of a disk, of which nothing is to be made.
-    pub fn of_disk(recipe: &Recipe, disk: &Disk, epoch: i64, last: &Last) -> Self {
+    pub fn of_disk(recipe: &Recipe, disk: &GuestDisk, epoch: i64, last: &Last) -> Self {
         Wanted::named(recipe, &disk.name, epoch, last)
     }
 
@@ -494,7 +494,7 @@ pub fn make(
 /// [`ImageError`].
 pub fn take(
     wanted: &Wanted,
-    disk: &Disk,
+    disk: &GuestDisk,
     store: &mut Store,
     progress: &dyn Progress,
 ) -> Result<Made, ImageError> {

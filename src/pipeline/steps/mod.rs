@@ -3,10 +3,7 @@
 pub mod disks;
 pub mod image;
 pub mod iso;
-pub mod knoppix;
 pub mod miniroot;
-pub mod netbsd;
-pub mod plan9;
 pub mod release;
 pub mod split;
 pub mod systems;

@@ -1,21 +1,16 @@
-//! Plan 9: an ISO or a disk that boots by itself becomes one that asks nothing, by its plan9.ini alone.
+//! plan9.ini: a medium's settings, changed in place so that its boot asks nothing.
 //!
-//! The medium stays as it is, byte for byte, but for that file: 9front reads `/cfg/plan9.ini` from the ISO itself;
-//! 9legacy has it in a FAT volume of 2.88 MB, `bootdisk.img` in the ISO's root, which its loader reads; an installed
-//! system in the partition `9fat`. Nothing
-//! moves: a text that is shorter is filled up with empty lines, one that is longer may use what its last block has
-//! left, and its directory says so.
-//!
-//! With overlays it is made anew: [`chain`] is how the old medium boots, by files that the new one has somewhere else.
-//! 9front's program reads ISO 9660 itself; 9legacy's `pbsraw` has in it where `9load` lies ([`relocated`]).
+//! 9front reads `/cfg/plan9.ini` from the ISO itself; 9legacy has it in a FAT volume of 2.88 MB, `bootdisk.img` in the
+//! ISO's root, which its loader reads; an installed system in the partition `9fat`. Nothing moves: a shorter text is
+//! filled up with empty lines, a longer one may use what its last block has left, and its directory records the length.
 
 use std::io;
 
+use super::{BLOCK, Plan9Error};
 use crate::ext2::ReadAt;
 use crate::foreign::fat::{self, Patches, SECTOR};
-use crate::foreign::iso9660::{ElToritoEntry, Iso, Iso9660Error};
+use crate::foreign::iso9660::Iso;
 use crate::recipe::{ConsoleDevice, Flavour, Plan9};
-use crate::tree::{ContentSource, Kind, Tree};
 
 /// Where 9front has its settings.
 const FRONT_INI: &str = "cfg/plan9.ini";
@@ -26,132 +21,10 @@ const INI: &str = "plan9.ini";
 const BOOT_PARTITION: &str = "9fat";
 /// The line that makes the first serial line the console.
 const SERIAL: &str = "console=0 b115200\n";
-/// A plan9.ini of more than this is none.
+/// A plan9.ini of more than this is refused.
 const MAX_INI: u64 = 64 << 10;
-/// Bytes of a block of the ISO.
-const BLOCK: u64 = 2048;
 
-/// Why a medium can't be changed.
-#[derive(Debug, thiserror::Error)]
-pub enum Plan9Error {
-    /// It is no ISO, or damaged.
-    #[error(transparent)]
-    Iso(#[from] Iso9660Error),
-    /// It is another system's.
-    #[error("no `{path}` on it: is this an ISO or a disk of {flavour}?")]
-    Missing {
-        /// What is missing.
-        path: &'static str,
-        /// What the recipe says it is.
-        flavour: Flavour,
-    },
-    /// The settings do not fit.
-    #[error("plan9.ini of {want} bytes; there is room for {room} where the medium has it")]
-    TooLong {
-        /// Bytes of the settings.
-        want: usize,
-        /// Bytes that there is room for.
-        room: u64,
-    },
-    /// Nothing says how it boots.
-    #[error("it does not boot from a file on it, so none made of its files would")]
-    NoBoot,
-    /// The volume with its settings is damaged, or full.
-    #[error("`{volume}`: can't be changed")]
-    Volume {
-        /// Which.
-        volume: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// Its settings can't be read.
-    #[error("`{path}`: can't be read")]
-    Read {
-        /// The file.
-        path: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// How a medium boots, in names of files that are on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
-    /// What the firmware loads.
-    pub program: String,
-    /// How it does so.
-    pub boot: ElToritoEntry,
-    /// What the program loads by the numbers of its blocks; `None` if it reads names.
-    pub loader: Option<String>,
-}
-
-/// Where `pbsraw` has, as three words, the first block of what it loads, how many there are, and their size.
-const LOADER_AT: usize = 3;
-
-/// How a medium boots; `tree` is what [`Iso::import`] made of it.
-///
-/// # Errors
-/// [`Plan9Error`].
-pub fn chain(medium: &dyn ReadAt, tree: &Tree) -> Result<Chain, Plan9Error> {
-    let boot = Iso::open(medium)?.boot()?.filter(|boot| boot.media < 4).ok_or(Plan9Error::NoBoot)?;
-    let program = file_at(tree, boot.at).ok_or(Plan9Error::NoBoot)?;
-    let mut head = [0; LOADER_AT + 12];
-    medium.read_exact_at(boot.at, &mut head).map_err(|source| Plan9Error::Read { path: "pbsraw", source })?;
-    let word = |nth: usize| {
-        let at = LOADER_AT + 4 * nth;
-        u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
-    };
-    // Any other program has its own code there.
-    let numbered = boot.media == 0 && u64::from(word(2)) == BLOCK;
-    let loader = numbered.then(|| file_at(tree, u64::from(word(0)) * BLOCK)).flatten();
-    Ok(Chain { program, boot, loader })
-}
-
-/// The file whose bytes begin at a place of the medium.
-fn file_at(tree: &Tree, place: u64) -> Option<String> {
-    let begins = |kind: &Kind| {
-        match kind {
-        Kind::File(content) => content.extents.first().is_some_and(
-            |extent| matches!(extent.source, ContentSource::Spool { offset, .. } if offset == place && extent.at == 0),
-        ),
-        _ => false,
-    }
-    };
-    let (path, _) = tree.walk().find(|(_, id)| begins(&tree.node(*id).kind))?;
-    String::from_utf8(path).ok()
-}
-
-/// Arguments for xorriso, as mkisofs, by which what is made of a directory with the same files boots in the same way.
-pub fn arguments(chain: &Chain) -> Vec<String> {
-    let Chain { program, boot, .. } = chain;
-    let mut args = vec!["-b".to_owned(), program.clone()];
-    if boot.media == 0 {
-        args.extend(["-no-emul-boot".into(), "-boot-load-size".into(), boot.sectors.max(1).to_string()]);
-    }
-    // 9front's program and Plan 9 without Rock Ridge want names as they are: lower-case, no version, no final dot.
-    args.extend(["-R", "-N", "-d", "-l", "-allow-lowercase", "--boot-catalog-hide"].map(String::from));
-    args
-}
-
-/// What has to stand on a medium made anew for its program to find what it loads.
-///
-/// # Errors
-/// [`Plan9Error`].
-pub fn relocated(medium: &dyn ReadAt, chain: &Chain) -> Result<Patches, Plan9Error> {
-    let Some(loader) = &chain.loader else { return Ok(Patches::new()) };
-    let iso = Iso::open(medium)?;
-    let find = |path: &str| -> Result<_, Plan9Error> {
-        let record = iso.find(path)?.ok_or(Plan9Error::NoBoot)?;
-        Ok((record.pieces[0].0, record.len()))
-    };
-    let (program, _) = find(&chain.program)?;
-    let (start, len) = find(loader)?;
-    let words = [start / BLOCK, len.div_ceil(BLOCK), BLOCK];
-    let word = |word: u64| u32::try_from(word).unwrap_or(u32::MAX).to_le_bytes();
-    Ok(vec![(program + LOADER_AT as u64, words.map(word).concat())])
-}
-
-/// What makes a medium ask nothing.
+/// The changes by which a medium boots without questions.
 ///
 /// # Errors
 /// [`Plan9Error`].

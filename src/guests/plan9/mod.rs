@@ -1,0 +1,130 @@
+//! Plan 9: an ISO or a disk that boots by itself becomes one that asks nothing, by its plan9.ini alone ([`settings`]).
+//!
+//! The medium stays as it is, byte for byte, but for that file. With overlays a new ISO is made of its files
+//! ([`repack`]), which boots as the old one did ([`boot_chain`]).
+
+pub mod boot_chain;
+mod repack;
+pub mod settings;
+
+use std::io;
+
+use super::kind::{DataDisk, FileToLock, GuestBuilder, GuestContents, Starter};
+use super::services::{BoxError, BuildServices, ThirdPartyFiles};
+use super::third_party::{disk_contents, raw_disk, to_lock};
+use crate::ext2::{InodeSize, Profile};
+use crate::foreign::iso9660::Iso9660Error;
+use crate::recipe::{DiskFormat, Flavour, Guest, Plan9};
+
+pub use boot_chain::{Chain, arguments, chain, relocated};
+pub use settings::patches;
+
+/// Bytes of a block of the ISO.
+const BLOCK: u64 = 2048;
+
+/// Why a medium can't be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Plan9Error {
+    /// It is no ISO, or damaged.
+    #[error(transparent)]
+    Iso(#[from] Iso9660Error),
+    /// It is another system's.
+    #[error("no `{path}` on it: is this an ISO or a disk of {flavour}?")]
+    Missing {
+        /// What is missing.
+        path: &'static str,
+        /// What the recipe says it is.
+        flavour: Flavour,
+    },
+    /// The settings do not fit.
+    #[error("plan9.ini of {want} bytes; there is room for {room} where the medium has it")]
+    TooLong {
+        /// Bytes of the settings.
+        want: usize,
+        /// Bytes that there is room for.
+        room: u64,
+    },
+    /// Nothing says how it boots.
+    #[error("it does not boot from a file on it, so none made of its files would")]
+    NoBoot,
+    /// The volume with its settings is damaged, or full.
+    #[error("`{volume}`: can't be changed")]
+    Volume {
+        /// Which.
+        volume: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its settings can't be read.
+    #[error("`{path}`: can't be read")]
+    Read {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A medium that can't be changed, or of which no new one can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Plan9Fault {
+    /// It can't be changed.
+    #[error("{file}")]
+    Medium {
+        /// Its name.
+        file: String,
+        /// Why.
+        source: Plan9Error,
+    },
+    /// Overlays have something that no Plan 9 has on a medium.
+    #[error(
+        "/{path}: neither a directory, a file nor a symbolic link, which is all that a Plan 9 medium holds"
+    )]
+    Kind {
+        /// The path.
+        path: String,
+    },
+}
+
+impl Plan9Fault {
+    fn medium(plan9: &Plan9, source: Plan9Error) -> Self {
+        Plan9Fault::Medium { file: plan9.source.file_name().to_owned(), source }
+    }
+}
+
+impl GuestBuilder for Plan9 {
+    fn starter(&self) -> Starter {
+        Starter::Cd
+    }
+
+    fn summary(&self) -> String {
+        format!("{} as it is, with our plan9.ini", self.flavour)
+    }
+
+    fn files_to_lock(&self, _: &dyn ThirdPartyFiles) -> Result<Vec<FileToLock>, BoxError> {
+        Ok(to_lock(&self.source))
+    }
+
+    fn build(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<GuestContents, BoxError> {
+        let (path, patches) = if guest.overlays.is_empty() {
+            let path = raw_disk(&self.source, DiskFormat::of(self.source.file_name()), services)?;
+            let medium = services.open_at(&path)?;
+            let patches =
+                patches(medium.as_ref(), self).map_err(|source| Plan9Fault::medium(self, source))?;
+            (path, patches)
+        } else {
+            repack::repacked(self, guest, services)?
+        };
+        Ok(GuestContents::Disk(disk_contents(path, patches, services)?))
+    }
+
+    fn data_disk(&self) -> Option<DataDisk> {
+        let (inode_size, profile) = match self.flavour {
+            // Its ext2srv damages a file system with inodes of 256 bytes.
+            Flavour::Legacy => (InodeSize::Small, Profile::Legacy9),
+            // Its ext4srv writes the types of entries, and NetBSD's limits suit it.
+            Flavour::Front => (InodeSize::Large, Profile::NetBsd),
+        };
+        (self.data > 0).then_some(DataDisk { free: self.data, inode_size, profile })
+    }
+}

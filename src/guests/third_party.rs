@@ -1,0 +1,226 @@
+//! A single third-party file that becomes a guest's disk, or what its files are read from: fetched by its checksum,
+//! decompressed, converted.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::services::{Argument, BoxError, BuildServices, ProgramRun, ServiceError};
+use super::{DiskContents, FileToLock};
+use crate::foreign::sums::Sum;
+use crate::recipe::{DiskFormat, ThirdPartySource};
+
+/// A file that decompresses to more than this is refused.
+const MAX_DISK: u64 = 1 << 41;
+/// Bytes copied at a time.
+const BUFFER: usize = 1 << 20;
+
+/// Why a file gives no disk.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceFault {
+    /// Neither the recipe nor its lock has the checksum.
+    #[error("{url}: its sum is not known; write `sha256: HEX` beside it, or run: imgfactory lock RECIPE")]
+    Unpinned {
+        /// The first URL.
+        url: String,
+    },
+    /// It can't be decompressed.
+    #[error("{file}: can't be inflated; it was cut off, or it is another file than its name says")]
+    Inflate {
+        /// Its name.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It refers to other files.
+    #[error(
+        "{file}: refers to another file ({what}); a disk in one piece is wanted: qemu-img convert makes one"
+    )]
+    Refers {
+        /// Its name.
+        file: String,
+        /// How.
+        what: &'static str,
+    },
+    /// It can't be read.
+    #[error("{file}: can't be read")]
+    Read {
+        /// Its name.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is nothing in it.
+    #[error("{file}: empty")]
+    Empty {
+        /// Its name.
+        file: String,
+    },
+    /// The file can't be had, or a program failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// A file in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// The checksum of the file as it was fetched.
+    pub sum: Sum,
+}
+
+impl CachedFile {
+    /// The cache's name of what is made of it.
+    pub fn derived_name(&self, ending: &str) -> String {
+        format!("{}-{}{ending}", self.sum.algorithm(), self.sum.hex())
+    }
+}
+
+/// What the lock has to have of a file.
+pub fn to_lock(source: &ThirdPartySource) -> Vec<FileToLock> {
+    // The recipe itself pins the others.
+    source.sha256.is_none().then(|| FileToLock { urls: urls(source), sum: None }).into_iter().collect()
+}
+
+fn urls(source: &ThirdPartySource) -> Vec<String> {
+    source.urls.iter().map(ToString::to_string).collect()
+}
+
+/// Fetches the file, by the checksum of the recipe or of its lock.
+///
+/// # Errors
+/// [`SourceFault::Unpinned`], [`SourceFault::Service`].
+pub fn fetched(source: &ThirdPartySource, services: &dyn BuildServices) -> Result<CachedFile, SourceFault> {
+    let urls = urls(source);
+    let sum = match &source.sha256 {
+        Some(hex) => Some(Sum::Sha256(*hex)),
+        None => urls.iter().find_map(|url| services.locked(url)),
+    };
+    let sum = sum.ok_or_else(|| SourceFault::Unpinned { url: urls.first().cloned().unwrap_or_default() })?;
+    Ok(CachedFile { path: services.fetch(&urls, &sum)?, sum })
+}
+
+/// Likewise, decompressed.
+///
+/// # Errors
+/// [`SourceFault`].
+pub fn decompressed(
+    source: &ThirdPartySource,
+    services: &dyn BuildServices,
+) -> Result<CachedFile, SourceFault> {
+    let file = fetched(source, services)?;
+    let name = source.file_name();
+    let derived = file.derived_name(".inflated");
+    let inflate = |make: &mut dyn FnMut(&mut dyn Write) -> Result<(), BoxError>| {
+        services.derive(&derived, make).map_err(SourceFault::from)
+    };
+    let open = || services.open(&file.path).map(|opened| io::BufReader::with_capacity(BUFFER, opened));
+    let path = match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("gz") => inflate(&mut |out| copy(&mut flate2::read::MultiGzDecoder::new(open()?), out, name))?,
+        Some("xz") => {
+            inflate(&mut |out| copy(&mut liblzma::read::XzDecoder::new_multi_decoder(open()?), out, name))?
+        }
+        Some("bz2") => {
+            let arguments = [Argument::texts(["-dc", "--"]), vec![Argument::Path(file.path.clone())]];
+            services.derive_by(&derived, &ProgramRun::new("bzip2", arguments.concat(), "bzip2.log"))?
+        }
+        _ => return Ok(file),
+    };
+    Ok(CachedFile { path, sum: file.sum })
+}
+
+/// The disk in the file, sector after sector.
+///
+/// # Errors
+/// [`SourceFault`].
+pub fn raw_disk(
+    source: &ThirdPartySource,
+    format: DiskFormat,
+    services: &dyn BuildServices,
+) -> Result<PathBuf, SourceFault> {
+    let file = decompressed(source, services)?;
+    if format == DiskFormat::Raw {
+        return Ok(file.path);
+    }
+    refuse_references(&file.path, source.file_name(), format, services)?;
+    let mut arguments = Argument::texts(["convert", "-f", format.as_str(), "-O", "raw"]);
+    arguments.push(Argument::Path(file.path.clone()));
+    arguments.push(Argument::Scratch { before: "", path: "disk" });
+    let program = ProgramRun::new("qemu-img", arguments, "qemu-img.log");
+    let program = ProgramRun { result: Some("disk"), ..program };
+    Ok(services.derive_by(&file.derived_name(".raw"), &program)?)
+}
+
+/// The contents of a disk that is taken as it is, with `patches` over it.
+///
+/// # Errors
+/// [`SourceFault::Empty`], [`SourceFault::Service`].
+pub fn disk_contents(
+    path: PathBuf,
+    patches: Vec<(u64, Vec<u8>)>,
+    services: &dyn BuildServices,
+) -> Result<DiskContents, SourceFault> {
+    let file = || path.display().to_string();
+    let size = services.open_at(&path)?.size();
+    let len = size.map_err(|source| SourceFault::Read { file: file(), source })?;
+    if len == 0 {
+        return Err(SourceFault::Empty { file: file() });
+    }
+    Ok(DiskContents { path, len, patches })
+}
+
+/// Refuses a disk that has parts of it in other files: they would be files of this machine.
+fn refuse_references(
+    path: &Path,
+    name: &str,
+    format: DiskFormat,
+    services: &dyn BuildServices,
+) -> Result<(), SourceFault> {
+    let failed = |source| SourceFault::Read { file: name.to_owned(), source };
+    let disk = services.open_at(path)?;
+    let len = usize::try_from(disk.size().map_err(failed)?).unwrap_or(usize::MAX).min(104);
+    let mut head = vec![0; len];
+    disk.read_exact_at(0, &mut head).map_err(failed)?;
+    let word = |at: usize| {
+        head.get(at..at + 8).map_or(0, |part| part.iter().fold(0u64, |sum, &b| sum << 8 | u64::from(b)))
+    };
+    let refers = |what| Err(SourceFault::Refers { file: name.to_owned(), what });
+    match format {
+        // docs/interop/qcow2.txt of QEMU: backing_file_offset at 8; bit 2 of incompatible_features at 72.
+        DiskFormat::Qcow2 if head.starts_with(b"QFI\xfb") && word(8) != 0 => refers("a backing file"),
+        DiskFormat::Qcow2 if head.starts_with(b"QFI\xfb") && head.get(7) == Some(&3) && word(72) & 4 != 0 => {
+            refers("an external data file")
+        }
+        // A text that names the files with the sectors, instead of a sparse disk in one piece.
+        DiskFormat::Vmdk if !head.starts_with(b"KDMV") => refers("a descriptor without sectors of its own"),
+        _ => Ok(()),
+    }
+}
+
+fn copy(from: &mut dyn Read, to: &mut dyn Write, name: &str) -> Result<(), BoxError> {
+    copy_limited(from, to, MAX_DISK, &|source| SourceFault::Inflate { file: name.to_owned(), source }.into())
+}
+
+/// Copies what a decoder gives, of which `limit` bytes are too many. `unreadable` is what an error of the decoder means.
+pub(super) fn copy_limited(
+    from: &mut dyn Read,
+    to: &mut dyn Write,
+    limit: u64,
+    unreadable: &dyn Fn(io::Error) -> BoxError,
+) -> Result<(), BoxError> {
+    let mut left = limit;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let len = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(unreadable(error)),
+        };
+        to.write_all(&buffer[..len])?;
+        left = left.saturating_sub(len as u64);
+        if left == 0 {
+            return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
+        }
+    }
+}

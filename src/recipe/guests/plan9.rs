@@ -1,0 +1,80 @@
+//! Plan 9 as a guest: 9legacy or 9front, from an ISO or an installed disk.
+
+use super::{KindRules, KindSection, ThirdPartySource};
+use crate::recipe::check::{Checker, GIB, or};
+use crate::recipe::choices::{ConsoleDevice, Flavour, Virt};
+use crate::recipe::raw::List;
+use crate::recipe::values::{FileUrl, Line, Size};
+use crate::yaml::findings::Located;
+use crate::yaml::shape::section;
+use formats::digest::Sha256;
+
+section! {
+    /// Plan 9, from its bootable ISO.
+    pub struct RawPlan9 as "Plan9" {
+        /// Which Plan 9.
+        flavour (required): Flavour,
+        /// Where its ISO is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
+        urls (required): List<FileUrl>,
+        /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
+        sha256: Sha256,
+        /// Where it talks. Default: serial.
+        console: ConsoleDevice,
+        /// Bytes of a second disk, ext2 and writable; 0 for none. Default: 0.
+        data: Size,
+        /// Lines that take the place of ours in plan9.ini, below those for the console. Default: ours.
+        plan9_ini: List<Line>,
+    }
+}
+
+/// A Plan 9 system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan9 {
+    /// Which one.
+    pub flavour: Flavour,
+    /// Where its ISO is fetched from, or a disk that it is installed on.
+    pub source: ThirdPartySource,
+    /// Its console.
+    pub console: ConsoleDevice,
+    /// Bytes of a second disk; 0 for none.
+    pub data: u64,
+    /// The recipe's lines for plan9.ini; `None` for ours.
+    pub ini: Option<Vec<Line>>,
+}
+
+impl KindSection for RawPlan9 {
+    type Settings = Plan9;
+
+    const UNSUITABLE: &'static [(Virt, &'static str, &'static str)] = &[
+        (Virt::Pv, "Plan 9's port to Xen was of 32 bits, which Debian's Xen no longer starts", "write `hvm`"),
+        (Virt::Pvh, "no Plan 9 kernel starts as pvh", "write `hvm`"),
+    ];
+
+    fn check(section: Located<Self>, _: Option<&Located<Virt>>, checker: &mut Checker<'_>) -> Option<Plan9> {
+        let section = section.value;
+        let source = checker.third_party(section.urls, section.sha256);
+        let data = checker.size_within(section.data, 0, 0, 1024 * GIB, "a second disk");
+        Some(Plan9 {
+            flavour: section.flavour?.value,
+            source: source?,
+            console: or(section.console, || ConsoleDevice::Serial),
+            data: data?,
+            ini: section.plan9_ini.map(|lines| lines.value.into_iter().map(|line| line.value).collect()),
+        })
+    }
+}
+
+impl KindRules for Plan9 {
+    fn is_tree(&self) -> bool {
+        false
+    }
+
+    /// With overlays a new ISO is made of its files.
+    fn takes_overlays(&self) -> bool {
+        true
+    }
+
+    fn default_virt(&self) -> Virt {
+        Virt::Hvm
+    }
+}
