@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::resolver::{
-    MirrorAnswer, MirrorGet, MirrorStats, Now, ResolveError, ResolveRequest, Resolved, Resolver,
+    GetId, MirrorAnswer, MirrorGet, MirrorStats, Now, ResolveError, ResolveRequest, Resolved, Resolver,
     StorageError, StoredContent, StoredFile, TrustAction, TrustEvent,
 };
 use crate::cache::Cache;
@@ -225,19 +225,24 @@ pub fn ask_all(
     mirrors: &[MirrorUrl],
     until: Instant,
 ) -> impl Iterator<Item = (usize, Result<MirrorAnswer, Fault>)> {
-    let answers = Arc::<Queue<(usize, Result<MirrorAnswer, Fault>)>>::default();
-    for (mirror, url) in mirrors.iter().enumerate() {
+    let answers = Arc::<Queue<TrustEvent>>::default();
+    for (mirror, url) in (0..).zip(mirrors) {
         let (http, all, url) =
             (Arc::clone(http), Arc::clone(&answers), format!("{url}{}", MirrorPath::Latest));
         let ask = move || {
             let get = Get { fresh: true, ..Get::new(&url, MAX_LATEST, until) };
-            all.put((mirror, http.get(get).map(answer)));
+            all.put(TrustEvent::Answer { id: GetId(mirror), result: http.get(get).map(answer) });
         };
         if let Err(error) = start("netselect", ask) {
-            answers.put((mirror, Err(Fault::Unreachable(error.to_string()))));
+            let result = Err(Fault::Unreachable(error.to_string()));
+            answers.put(TrustEvent::Answer { id: GetId(mirror), result });
         }
     }
-    (0..mirrors.len()).map_while(move |_| answers.take_until(until))
+    let next = move |_| match answers.take_until(until)? {
+        TrustEvent::Answer { id, result } => Some((usize::try_from(id.0).ok()?, result)),
+        _ => None,
+    };
+    (0..mirrors.len()).map_while(next)
 }
 
 #[cfg(test)]

@@ -155,26 +155,30 @@ impl Context {
         answer: Result<MirrorAnswer, Fault>,
         open: impl FnOnce(&mut Self, &[u8]) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let opened = match answer {
-            Err(fault) => Err(fault),
-            Ok(answer) => match open(self, &answer.bytes) {
-                Ok(opened) => {
-                    if let Some(stats) = self.stats.get_mut(mirror) {
-                        stats.answered(&answer);
-                    }
-                    Ok(opened)
-                }
-                Err(_) if answer.web_page => Err(Fault::WebPage),
-                Err(fault) => Err(fault),
-            },
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(fault) => return Err(self.failed(mirror, path, fault)),
         };
-        if let Err(fault) = &opened {
-            self.failed(mirror, path, fault);
+        match open(self, &answer.bytes) {
+            Ok(opened) => {
+                self.sent_well(mirror, &answer);
+                Ok(opened)
+            }
+            Err(_) if answer.web_page => Err(self.failed(mirror, path, Fault::WebPage)),
+            Err(fault) => Err(self.failed(mirror, path, fault)),
         }
-        opened
     }
 
-    fn failed(&mut self, mirror: usize, path: &MirrorPath, fault: &Fault) {
+    // One copy of these will do for all kinds of files.
+    #[inline(never)]
+    fn sent_well(&mut self, mirror: usize, answer: &MirrorAnswer) {
+        if let Some(stats) = self.stats.get_mut(mirror) {
+            stats.answered(answer);
+        }
+    }
+
+    #[inline(never)]
+    fn failed(&mut self, mirror: usize, path: &MirrorPath, fault: Fault) -> Fault {
         if let Some(stats) = self.stats.get_mut(mirror) {
             stats.failed(fault.blame());
         }
@@ -182,6 +186,7 @@ impl Context {
             let text = format!("{url}: {path}: {fault}");
             self.detail(text);
         }
+        fault
     }
 
     /// What is stored; `None`: it is being read, and the resolver is to be asked again when it is there.

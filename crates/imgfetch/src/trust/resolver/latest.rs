@@ -84,8 +84,8 @@ pub(super) struct LatestSearch {
     expired: Option<Latest>,
     /// The serial that was accepted before can't be read.
     unreadable: Option<StorageError>,
-    /// Answers that came before it was read which serial was accepted: mirror, answer.
-    unjudged: Vec<(usize, MirrorAnswer)>,
+    /// Answers that came before it was read which serial was accepted: mirror, answer, distribution.
+    unjudged: Vec<(usize, MirrorAnswer, ImageName)>,
 }
 
 impl LatestSearch {
@@ -166,19 +166,17 @@ impl LatestSearch {
         if ctx.accepted_serial(&latest.name).is_some() {
             return Some(answer);
         }
-        self.unjudged.extend(answer.ok().map(|answer| (mirror, answer)));
+        let name = latest.into_inner().name;
+        self.unjudged.extend(answer.ok().map(|answer| (mirror, answer, name)));
         None
     }
 
     /// An answer that was put off and can be judged now.
     pub(super) fn take_put_off(&mut self, ctx: &mut Context) -> Option<(usize, MirrorAnswer)> {
-        for place in 0..self.unjudged.len() {
-            let latest = Verified::<Latest>::open(&self.unjudged[place].1.bytes, &ctx.keys);
-            if latest.is_err() || latest.is_ok_and(|latest| ctx.accepted_serial(&latest.name).is_some()) {
-                return Some(self.unjudged.remove(place));
-            }
-        }
-        None
+        let known = |(_, _, name): &(_, _, ImageName)| ctx.accepted_serial(name).is_some();
+        let place = self.unjudged.iter().position(known)?;
+        let (mirror, answer, _) = self.unjudged.remove(place);
+        Some((mirror, answer))
     }
 
     /// The search is over, with this error if no `latest` was taken: which one is used, and what it was wanted for.
