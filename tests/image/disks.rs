@@ -260,7 +260,7 @@ fn plan9_ini(room: &Path, disk: &[u8]) -> String {
     let path = room.join("changed");
     fs::write(&path, disk).unwrap();
     let mut mtype = Command::new("mtype");
-    let out = mtype.arg("-i").arg(format!("{}32256", path.display())).arg("::plan9.ini").output().unwrap();
+    let out = mtype.arg("-i").arg(format!("{}@@32256", path.display())).arg("::plan9.ini").output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
