@@ -1,6 +1,6 @@
 //! Templates: texts with `{{ values }}` and `{% if %}`, from the project's `templates/` or built in.
 //!
-//! The engine is minijinja with strict rules: a value that nobody gave is an error, never an empty string.
+//! The engine is minijinja with strict rules: a missing value is an error, never an empty string.
 //! Nothing is escaped. A line that holds only a `{% %}` tag leaves no empty line behind. Comments are
 //! `{## ... ##}` and not `{# ... #}`, which shell scripts are full of: `${#list}`.
 

@@ -28,34 +28,33 @@ pub(super) struct Args {
 /// What `build` and `plan` have in common.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
-    /// The recipe
+    /// The recipe, a YAML file
     recipe: PathBuf,
-    /// Where to write: mirror/, the ISO, upload.txt [default: out/NAME]
+    /// Directory to write to: mirror/, the ISO, upload.txt [default: out/NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Key that signs the release: NAME for NAME.key, `env:VARIABLE`, `command:COMMAND` that prints
-    /// it, or `sign:PUBLIC:COMMAND` that signs with it; a plan needs NAME.pub only
-    /// [default: the recipe's `key`]
+    /// Signing key: NAME for the file NAME.key; env:VARIABLE; command:COMMAND, which prints the key; or
+    /// sign:PUBLIC:COMMAND, which signs. `plan` needs NAME.pub only [default: the recipe's `key`]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Mirrors of the Debian archives: URL for the main one, security=URL for the other
-    /// [default: this machine's own apt sources]
-    #[arg(long, value_name = "[ARCHIVE=]URL")]
+    /// Mirror of the Debian archive, or of the security archive if URL ends in debian-security; once for each
+    /// [default: this machine's apt sources]
+    #[arg(long, value_name = "URL")]
     debian_mirror: Vec<String>,
-    /// The client for the miniroot, a static program [default: imgfetch beside this program]
+    /// The client, a static program, for the miniroot [default: imgfetch beside this program]
     #[arg(long, value_name = "FILE")]
     imgfetch: Option<PathBuf>,
-    /// The release to build upon, so that little changes: a mirror's URL, or a directory with its tree. Only its
-    /// indexes and layouts are read, none of its blocks [default: the one in DIR/mirror]
+    /// Previous release, which keeps the upload small: a mirror's URL or directory, of which indexes and layouts
+    /// are read, but no blocks [default: mirror/ in the output directory]
     #[arg(long, value_name = "DIR|URL")]
     previous: Option<PathBuf>,
-    /// Lay the images out anew, without regard to the release before: a large upload, and no dead space after it
+    /// Ignore the previous release's layouts and make fresh ones: a large upload, but no dead space
     #[arg(long)]
     repack: bool,
-    /// Directory of mirrored files of others (NetBSD's sets, disks, ISOs), asked before the network
+    /// Directory of third-party files (NetBSD sets, ISOs, disks), searched before downloading
     #[arg(long, value_name = "DIR")]
     sources: Option<PathBuf>,
-    /// Use no network, only what the cache has
+    /// Use no network: take every file from the cache or from --sources
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -64,9 +63,11 @@ pub(super) struct Common {
 
 pub(super) const ENVIRONMENT: &str = "\
 Environment:
-  IMGFACTORY_DEBIAN_MIRROR  as --debian-mirror
-  IMGFACTORY_IMGFETCH       as --imgfetch
-  SOURCE_DATE_EPOCH         latest time of any file [default: the date of the newest InRelease]";
+  IMGFACTORY_DEBIAN_MIRROR  same as --debian-mirror; several URLs with spaces between them
+  IMGFACTORY_IMGFETCH       same as --imgfetch
+  IMGFACTORY_KEY_PASSWORD   password of the signing key [default: asked for on the terminal]
+  SOURCE_DATE_EPOCH         latest time of any file, in seconds since 1970
+                            [default: the date of the newest InRelease]";
 
 /// The arguments, as they are meant.
 pub(super) struct Meant {

@@ -13,9 +13,11 @@ use crate::templates::context;
 use formats::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit code 1 if the recipe has faults; all of them are shown.")]
+#[command(
+    after_help = "Exit code 1 if the recipe, its templates or its overlays have errors; all of them are shown."
+)]
 pub(super) struct Args {
-    /// The recipe
+    /// The recipe, a YAML file
     recipe: PathBuf,
 }
 
@@ -99,7 +101,7 @@ fn summary(recipe: &Recipe) -> String {
         blocks.codec.level()
     ));
     match &recipe.mirrors[..] {
-        [] => text.push_str("  no mirrors: give `mirror=URL` at boot\n"),
+        [] => text.push_str("  no mirrors in the recipe: give `mirror=URL` at boot\n"),
         mirrors => {
             let mirrors: Vec<&str> = mirrors.iter().map(AsRef::as_ref).collect();
             text.push_str(&format!("  fetched from {}\n", mirrors.join(", ")));

@@ -11,7 +11,7 @@ use formats::report::Exit;
     after_help = "Example: imgfactory completions bash > ~/.local/share/bash-completion/completions/imgfactory"
 )]
 pub(super) struct Args {
-    /// The shell
+    /// The shell to print a script for
     shell: Shell,
 }
 

@@ -14,19 +14,21 @@ use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A release is a build's output directory, a mirror's tree or its URL, and stands for what `latest` names there;
-with @SERIAL after it, for that release: imgfactory diff http://mirror.example/demo/@41 out/demo")]
+A release is given as the output directory of a build, a mirror tree, or the URL of a mirror. The newest release \
+there is compared; @SERIAL selects another one.
+
+Example: imgfactory diff http://mirror.example/demo/@41 out/demo")]
 pub(super) struct Args {
-    /// The release before
+    /// The old release
     #[arg(value_name = "DIR|URL[@SERIAL]")]
     old: String,
-    /// The release after
+    /// The new release
     #[arg(value_name = "DIR|URL[@SERIAL]")]
     new: String,
-    /// Public key that signs them: a file, or base64 [default: the build's]
+    /// Public key of the releases: a file or base64; may be repeated [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -44,7 +46,7 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
     if old.name != new.name {
         let (old, new) = (old.name, new.name);
         return Err(Failure::Usage(format!(
-            "`{old}` and `{new}` are two distributions; give two releases of one"
+            "`{old}` and `{new}` are different distributions; give two releases of the same one"
         )));
     }
     show(&ReleaseChanges::between(Some(&old), &new), args.json)
@@ -81,13 +83,13 @@ fn keys(given: &[String], sides: [(&str, &Published); 2]) -> Result<TrustedKeys,
         return Ok(trusted(given)?);
     }
     let mut of_builds = Vec::new();
-    // A mirror says nothing of its keys that could be believed.
+    // Keys are taken from local builds only: a mirror can't prove its own.
     for (place, _) in sides.iter().filter(|(_, side)| matches!(side, Published::Directory(_))) {
         of_builds.extend(Tree::find(Path::new(place))?.publish.keys);
     }
     if of_builds.is_empty() {
         return Err(Failure::Usage(
-            "no build there that says whose releases these are; give the public key with --key".into(),
+            "neither directory is a build's output, which records the public key; give it with --key".into(),
         ));
     }
     Ok(trusted(&of_builds)?)

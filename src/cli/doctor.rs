@@ -7,11 +7,9 @@ use crate::project::preflight::{Check, Remedy, default_cache, install_line, look
 use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Exit code 1 if something is missing that building, running or testing can't do without."
-)]
+#[command(after_help = "Exit code 1 if something is missing that `build`, `run` or `test` requires.")]
 pub(super) struct Args {
-    /// Where a build would write
+    /// Output directory, whose free space is checked
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     #[command(flatten)]
@@ -21,17 +19,17 @@ pub(super) struct Args {
 /// The option that says where trees and downloads are kept.
 #[derive(Debug, clap::Args)]
 pub(super) struct CacheArg {
-    /// Where trees and downloads are kept [default: $XDG_CACHE_HOME/imgfactory or ~/.cache/imgfactory]
+    /// Directory for cached trees and downloads [default: $XDG_CACHE_HOME/imgfactory or ~/.cache/imgfactory]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }
 
 impl CacheArg {
-    /// The directory meant.
+    /// The directory given, or the default one.
     pub(super) fn directory(self) -> Result<PathBuf, Failure> {
         self.cache.or_else(default_cache).ok_or_else(|| {
             Failure::Usage(
-                "neither HOME nor XDG_CACHE_HOME is set; say where to keep trees with --cache DIR".into(),
+                "neither HOME nor XDG_CACHE_HOME is set; choose a cache directory with --cache DIR".into(),
             )
         })
     }
@@ -45,7 +43,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     Ok(if usable { Exit::Done } else { Exit::Failed })
 }
 
-/// One line a check, then how to get what lacks. When `quiet`, only what lacks.
+/// One line a check, then the commands that install what is missing. With `quiet` only what is missing.
 fn worded(checks: &[Check], quiet: bool) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -55,7 +53,7 @@ fn worded(checks: &[Check], quiet: bool) -> String {
             Ok(found) => text.push_str(&format!("ok        {name:width$}  {found}\n")),
             Err(lack) => {
                 let state = if purpose.is_required() { "missing " } else { "optional" };
-                text.push_str(&format!("{state}  {name:width$}  {}, needed {purpose}\n", lack.what));
+                text.push_str(&format!("{state}  {name:width$}  {}; needed {purpose}\n", lack.what));
                 if let Remedy::Do(remedy) = &lack.remedy {
                     text.push_str(&format!("          {:width$}  {remedy}\n", ""));
                 }
@@ -64,11 +62,11 @@ fn worded(checks: &[Check], quiet: bool) -> String {
     }
     let required = checks.iter().filter(|check| check.purpose.is_required());
     if let Some(line) = install_line(required) {
-        text.push_str(&format!("\nInstall what is missing:\n    {line}\n"));
+        text.push_str(&format!("\nTo install what is missing:\n    {line}\n"));
     }
     let optional = checks.iter().filter(|check| !check.purpose.is_required());
     if let Some(line) = install_line(optional) {
-        text.push_str(&format!("\nInstall what is optional:\n    {line}\n"));
+        text.push_str(&format!("\nTo install what is optional:\n    {line}\n"));
     }
     text
 }
@@ -86,20 +84,16 @@ mod tests {
             check("mmdebstrap", Purpose::Build, Ok("/usr/bin/mmdebstrap".into())),
             check("xorriso", Purpose::Build, lack("not found", Remedy::Install("xorriso"))),
             check("UEFI firmware", Purpose::BootUefi, lack("not found", Remedy::Install("ovmf"))),
-            check(
-                "/dev/fuse",
-                Purpose::Mount,
-                lack("not there", Remedy::Do("as root: modprobe fuse".into())),
-            ),
+            check("/dev/fuse", Purpose::Mount, lack("missing", Remedy::Do("as root: modprobe fuse".into()))),
         ];
         let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
         let lacks = format!(
-            "missing   xorriso        not found, needed to build\n\
-             optional  UEFI firmware  not found, needed to run and test with UEFI\n\
-             optional  /dev/fuse      not there, needed to mount images here\n\
+            "missing   xorriso        not found; needed to build\n\
+             optional  UEFI firmware  not found; needed to run and test with UEFI\n\
+             optional  /dev/fuse      missing; needed to mount images on this computer\n\
              \x20                        as root: modprobe fuse\n\n\
-             Install what is missing:\n    {sudo}apt install xorriso\n\n\
-             Install what is optional:\n    {sudo}apt install ovmf\n"
+             To install what is missing:\n    {sudo}apt install xorriso\n\n\
+             To install what is optional:\n    {sudo}apt install ovmf\n"
         );
         assert_eq!(worded(&checks, true), lacks);
         assert_eq!(worded(&checks, false), format!("ok        mmdebstrap     /usr/bin/mmdebstrap\n{lacks}"));

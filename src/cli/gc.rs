@@ -21,35 +21,36 @@ use system::files::DirLock;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Releases stay as long as they say themselves (the recipe's `retain`), the newest few always, and those that are
-pinned. What only other releases name is condemned first, and removed by a later `gc` after the grace. A publication
-that runs is waited for; one that begins makes it stop.")]
+#[command(
+    after_help = "A release is kept until its `retain` time is over, and longer if it is pinned or among the newest \
+                  (--keep). The first `gc` marks the files that no kept release needs; a later `gc` removes them after \
+                  the grace period. `gc` waits while a publication is running, and stops when one begins."
+)]
 pub(super) struct Args {
-    /// A target as `publish` knows it, or the output directory of a build
+    /// A publish target, or the output directory of a build
     target: String,
-    /// Public key that signs its releases: a file, or base64 [default: the build's]
+    /// Public key of the releases: a file or base64; may be repeated [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
-    /// Only say what would be removed
+    /// Only print what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Between condemning and removing: 14d, 36h [default: the build's, or 14d]
+    /// Grace period between mark and removal, e.g. 14d or 36h [default: the build's, or 14d]
     #[arg(long, value_name = "TIME")]
     grace: Option<String>,
-    /// The newest so many releases stay [default: the build's, or 3]
+    /// Number of newest releases to keep in any case [default: the build's, or 3]
     #[arg(long, value_name = "N")]
     keep: Option<usize>,
-    /// This release stays; may be given several times [default: the build's]
+    /// Keep this release; may be repeated [default: the build's pins]
     #[arg(long, value_name = "SERIAL")]
     pin: Vec<u64>,
-    /// Files at a time
+    /// Number of files to handle at the same time
     #[arg(long, value_name = "N", default_value_t = 8)]
     jobs: usize,
-    /// Wait so many seconds while somebody publishes or collects garbage there
+    /// Seconds to wait while another publication or `gc` holds the target's lease
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
-    /// The output directory of the build whose keys and times are taken
+    /// Output directory of the build that supplies the key, grace period and pins
     #[arg(long, value_name = "OUT")]
     of: Option<PathBuf>,
 }
@@ -70,7 +71,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let keys = match &tree {
         Some(tree) => tree.keys(&args.key)?,
         None if args.key.is_empty() => {
-            return Err(Failure::Usage("give the public key with --key, or the build with --of OUT".into()));
+            return Err(Failure::Usage(
+                "give the public key with --key, or the build that records it with --of OUT".into(),
+            ));
         }
         None => trusted(&args.key)?,
     };

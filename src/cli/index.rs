@@ -22,50 +22,50 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Say what an index has in it: sizes, shares, how blocks lie
+    /// Show an index: sizes, shares, and where its blocks are used
     Dump {
         /// The index (index.idx)
         index: PathBuf,
     },
-    /// Write an index as the plain block list of 2005
+    /// Convert an index to a plain block list, the format of 2005
     Export {
         /// The index (index.idx)
         index: PathBuf,
-        /// Where to write the list [default: standard output]
+        /// File to write the list to [default: standard output]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Make an index from a plain block list and the mirror that has its blocks
+    /// Convert a plain block list to an index, using the mirror that has its blocks
     Import(Import),
 }
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A plain list has MD5 names and no signature: anybody who can change the list or the mirror \
-    can put other contents into it. SHA-256 is computed from what is found."
+    after_help = "A plain block list has MD5 names and no signature: anyone who can change the list or the mirror \
+    can change the contents. The SHA-256 checksums are computed from the blocks found on the mirror."
 )]
 struct Import {
     /// The plain block list
     list: PathBuf,
-    /// Mirror's directory: the blocks are in blk/ below it
+    /// Directory of the mirror, with the blocks in blk/
     #[arg(long, value_name = "DIR")]
     mirror: PathBuf,
     /// Name of the image
     #[arg(long)]
     image: ImageName,
-    /// Serial of the release that it is for
+    /// Serial of the release that the index is for
     #[arg(long, default_value = "1")]
     serial: Serial,
-    /// Bytes of a block
+    /// Size of a block in bytes
     #[arg(long, value_name = "BYTES", default_value = "262144")]
     block_size: u32,
-    /// Bytes of the disk, when its last block is short and all zeros
+    /// Size of the disk in bytes; needed only if its last block is short and all zeros
     #[arg(long, value_name = "BYTES")]
     size: Option<u64>,
-    /// Take the list as it is, though nobody signed it
+    /// Trust the list although it is not signed; required
     #[arg(long)]
     insecure: bool,
-    /// Where to write the index
+    /// File to write the index to
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -77,7 +77,7 @@ enum IndexError {
     Index { path: PathBuf, source: formats::index::IndexError },
     #[error("{}", path.display())]
     List { path: PathBuf, source: formats::text::At<plain::PlainFault> },
-    #[error("{}: its blocks make no disk", path.display())]
+    #[error("{}: the blocks do not form a valid disk", path.display())]
     Disk { path: PathBuf, source: IndexFault },
 }
 
@@ -122,8 +122,8 @@ impl Import {
         let Import { list, mirror, image, serial, block_size, size, insecure, output: _ } = self;
         if !insecure {
             return Err(Failure::Usage(format!(
-                "{}: a plain block list is not signed, and MD5 names prove nothing; if you know where it comes \
-                 from, say --insecure",
+                "{}: a plain block list is not signed, and MD5 names prove nothing; if you trust its source, add \
+                 --insecure",
                 list.display()
             )));
         }

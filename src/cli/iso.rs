@@ -12,22 +12,25 @@ use crate::pipeline::offline_medium::{self, Request};
 use formats::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-The medium boots without a network. With one, it fetches what it lacks, and the blocks of newer releases. It is a
-mirror by itself: any web server can serve its directory `mirror`. As a USB image: copy it to the stick byte by byte.")]
+#[command(
+    after_help = "The medium boots without a network. With a network, the client fetches missing blocks and newer \
+                  releases. The medium's directory `mirror` is a mirror of its blocks, which any web server can serve. \
+                  To make a USB stick, copy the file to the device with dd."
+)]
 pub(super) struct Args {
     /// The output directory of a build
     #[arg(value_name = "OUT")]
     out: PathBuf,
-    /// Put blocks of the newest release onto the medium: all, or what the prefetch lists say that a boot reads
+    /// Blocks of the newest release to put on the medium: all, or those that a boot reads according to the prefetch
+    /// lists (`imgfactory profile`) [default: all]
     #[arg(
         long, value_name = "WHICH", required = true, num_args = 0..=1, require_equals = true, default_missing_value = "all"
     )]
     with_blocks: BlocksArg,
-    /// The medium to be [default: OUT/NAME-blocks.iso]
+    /// File to write [default: OUT/NAME-blocks.iso]
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// Fail if it does not fit this disc: cd, dvd, dvd-dl, bd, bd-dl
+    /// Fail if the medium does not fit this disc: cd, dvd, dvd-dl, bd, bd-dl
     #[arg(long, value_name = "DISC")]
     fits: Option<Disc>,
 }
@@ -35,9 +38,7 @@ pub(super) struct Args {
 /// `--with-blocks`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum BlocksArg {
-    /// All blocks.
     All,
-    /// Those of the prefetch lists.
     Prefetch,
 }
 

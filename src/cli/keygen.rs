@@ -8,20 +8,23 @@ use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The files are minisign's own. The public key goes into the boot media; whoever has the \
-    secret key can publish releases that they accept."
+    after_help = "The files have minisign's format. The build puts the public key on its boot media. Keep the \
+    secret key safe: anyone who has it can publish releases that these media accept."
 )]
 pub(super) struct Args {
-    /// Path of the new key pair; NAME.key and NAME.pub are written
+    /// Path of the new key pair: NAME.key (secret) and NAME.pub are written
     name: PathBuf,
-    /// Protect the secret key by a password; builds will ask for it, or take it from IMGFACTORY_KEY_PASSWORD
+    /// Encrypt the secret key with a password; builds ask for it, or read IMGFACTORY_KEY_PASSWORD
     #[arg(long)]
     password: bool,
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     if args.name.file_name().is_none() {
-        return Err(Failure::Usage(format!("{}: no name for a key pair", args.name.display())));
+        return Err(Failure::Usage(format!(
+            "{}: has no file name; give one such as keys/demo",
+            args.name.display()
+        )));
     }
     let files = KeyFiles::new(&args.name);
     let password = if args.password { Some(new_password()?) } else { None };

@@ -13,13 +13,14 @@ use formats::report::Exit;
 use system::files::write_atomic;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-The lock is stored beside the recipe, RECIPE.lock for RECIPE.yaml. Keep it in version control: a build then
-takes the same files, or fails. Files that are new are fetched once, and are in the cache afterwards.")]
+#[command(
+    after_help = "Writes RECIPE.lock beside RECIPE.yaml; keep it in version control. A build then uses exactly these \
+                  files, or fails. Files that are not in the cache are downloaded."
+)]
 pub(super) struct Args {
-    /// The recipe
+    /// The recipe, a YAML file
     recipe: PathBuf,
-    /// Directory of mirrored files of others, asked before the network
+    /// Directory of third-party files (NetBSD sets, ISOs, disks), searched before downloading
     #[arg(long, value_name = "DIR")]
     sources: Option<PathBuf>,
     #[command(flatten)]
@@ -53,7 +54,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
             1 => "1 file".to_owned(),
             n => format!("{n} files"),
         };
-        print(&format!("{}: {count} of others\n", path.display()))?;
+        print(&format!("{}: recorded {count}\n", path.display()))?;
     }
     Ok(Exit::Done)
 }

@@ -15,25 +15,25 @@ use crate::vm::{Firmware, Medium, Nic, Screen, VirtualMachine};
 /// Options of the machine.
 #[derive(Debug, clap::Args)]
 pub(super) struct MachineArgs {
-    /// The output directory of a build, or its recipe, which is built in out/NAME
+    /// The output directory of a build, or its recipe, for out/NAME
     #[arg(value_name = "OUT|RECIPE")]
     pub(super) out: PathBuf,
-    /// Boot this medium, as `imgfactory iso` makes them [default: the build's]
+    /// Boot this medium, e.g. one made by `imgfactory iso` [default: the build's ISO]
     #[arg(long, value_name = "FILE")]
     iso: Option<PathBuf>,
-    /// Boot by BIOS; this is the default
+    /// Boot with BIOS firmware; this is the default
     #[arg(long, conflicts_with = "uefi")]
     bios: bool,
-    /// Boot by UEFI, with the firmware of Debian's package ovmf
+    /// Boot with UEFI firmware, from the Debian package ovmf
     #[arg(long)]
     uefi: bool,
-    /// Put the ISO in as this
+    /// Kind of drive that the ISO is attached as
     #[arg(long, value_name = "KIND", default_value = "cdrom")]
     medium: MediumArg,
-    /// Put the ISO in as a disk: the same as --medium disk
+    /// Attach the ISO as a disk: the same as --medium disk
     #[arg(long, conflicts_with = "medium")]
     disk: bool,
-    /// Menu entry to boot at once: xen, linux, rescue
+    /// Menu entry to boot without waiting: xen, linux, rescue [default: the first]
     #[arg(long, value_name = "ENTRY")]
     entry: Option<String>,
     /// Memory of the machine in MiB [default: the recipe's]
@@ -42,19 +42,19 @@ pub(super) struct MachineArgs {
     /// Processors of the machine [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     cpus: Option<u32>,
-    /// Kind of processor, as QEMU names them: qemu64,+svm,+npt has virtualisation for guests that want it
+    /// Processor model, in QEMU's terms; qemu64,+svm,+npt offers virtualisation to HVM guests [default: QEMU's]
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
-    /// Network card of the machine
+    /// Network card
     #[arg(long, value_name = "MODEL", default_value = "virtio")]
     nic: NicArg,
-    /// What executes the machine
+    /// How QEMU runs the machine: tcg works everywhere but is slow; auto is kvm if this computer has it
     #[arg(long, value_name = "HOW", default_value = "auto")]
     accel: AccelArg,
-    /// Have the machine fetch from URL, as it sees it; this host is 10.0.2.2. Without, OUT/mirror is served
+    /// Mirror for the machine to fetch from; it reaches this computer as 10.0.2.2 [default: serve OUT/mirror]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// More words for Linux's command line
+    /// Parameters to add to Linux's command line; may be repeated
     #[arg(long, value_name = "WORDS")]
     options: Vec<String>,
 }
@@ -62,33 +62,24 @@ pub(super) struct MachineArgs {
 /// `--medium`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum MediumArg {
-    /// A CD.
     Cdrom,
-    /// A disk.
     Disk,
-    /// A USB stick.
     Usb,
 }
 
 /// `--nic`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum NicArg {
-    /// virtio-net.
     Virtio,
-    /// Intel's e1000.
     E1000,
-    /// No network.
     None,
 }
 
 /// `--accel`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum AccelArg {
-    /// KVM if it works, which is tried.
     Auto,
-    /// KVM.
     Kvm,
-    /// QEMU's translator.
     Tcg,
 }
 
@@ -142,7 +133,9 @@ impl MachineArgs {
             && !facts.entries.contains(entry)
         {
             let known = facts.entries.join(", ");
-            return Err(Failure::Usage(format!("--entry {entry}: no such menu entry; there are: {known}")));
+            return Err(Failure::Usage(format!(
+                "--entry {entry}: no such menu entry; the build has {known}"
+            )));
         }
         let firmware = if self.uefi { Firmware::uefi()? } else { Firmware::Bios };
         let medium = match self.medium {
@@ -157,7 +150,9 @@ impl MachineArgs {
             AccelArg::Auto => {
                 let found = accel::find()?;
                 if let Some(why) = found.why {
-                    session.progress.say(&format!("no KVM, QEMU translates, which is slow: {why}"));
+                    session.progress.say(&format!(
+                        "KVM can't be used: {why}; QEMU emulates the processor, which is slow"
+                    ));
                 }
                 found.accel
             }
@@ -177,7 +172,7 @@ impl MachineArgs {
             firmware,
             accel,
             memory_mib: self.memory.unwrap_or(facts.machine.memory_mib),
-            // Two translated processors wait for one another so long in dom0 that its watchdog bites.
+            // With TCG, dom0's processors wait for each other long enough to trigger its watchdog.
             cpus: self.cpus.unwrap_or(if accel == Accel::Tcg { 1 } else { facts.machine.cpus }),
             cpu: self.cpu.clone(),
             nic: match self.nic {

@@ -20,36 +20,36 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Copy the newest release of a mirror into a directory: blocks first, `latest` last
+    /// Copy the newest release of a mirror into a directory, verified
     Pull(PullArgs),
-    /// Look whether a mirror or a directory has what its release names: missing, wrong, extra, stale
+    /// Check that a mirror has all files of its newest release, intact
     Verify(VerifyArgs),
-    /// Show how the mirrors of a release stand: serial, lag, latency, throughput, faults
+    /// Show each mirror's serial, lag, latency, rate and failures
     List(ListArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct Key {
-    /// Public key that signs the releases: a file, or base64 [default: that of the build in DIR]
+    /// Public key of the releases: a file or base64; may be repeated [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
-    /// Files at a time
+    /// Number of files to handle at the same time
     #[arg(long, value_name = "N", default_value_t = 8)]
     jobs: usize,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Run it from cron as often as you like; it fetches only what lacks, and can be killed at any \
-moment. Releases that are no longer wanted are removed by `imgfactory gc DIR`."
+    after_help = "Suitable for cron: only missing files are fetched, and the command may be killed at any time. \
+`imgfactory gc DIR` removes old releases."
 )]
 struct PullArgs {
-    /// URL of the mirror; or a directory, or a target of `publish`
+    /// The mirror to copy: its URL, a directory, or a publish target
     #[arg(value_name = "URL|DIR|TARGET")]
     from: String,
-    /// Where to; becomes a tree that any web server can serve
+    /// Directory to write to; any web server can serve it
     dir: PathBuf,
-    /// Leave the blocks out: enough to build upon, to refresh and to roll back
+    /// Copy no blocks; that is enough to build on the release, to refresh it and to roll back
     #[arg(long)]
     no_blocks: bool,
     #[command(flatten)]
@@ -57,12 +57,12 @@ struct PullArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit code 1 if something is missing, wrong or stale.")]
+#[command(after_help = "Exit code 1 if a file is missing or wrong, or if `latest` has expired.")]
 struct VerifyArgs {
-    /// URL of a mirror, a directory, or a target of `publish`
+    /// The mirror to check: its URL, a directory, or a publish target
     #[arg(value_name = "URL|DIR|TARGET")]
     tree: String,
-    /// Read so many of the blocks: 5%, evenly spread [default: all of a directory, 5% of what is elsewhere]
+    /// Share of the blocks to read, evenly spread [default: 100% of a directory, 5% of other mirrors]
     #[arg(long, value_name = "N%")]
     sample: Option<String>,
     /// Read all blocks
@@ -74,7 +74,7 @@ struct VerifyArgs {
 
 #[derive(Debug, clap::Args)]
 struct ListArgs {
-    /// URL of a mirror, a directory, or a target of `publish`: its mirrors.txt is asked for the others
+    /// A mirror whose mirrors.txt lists the others: its URL, a directory, or a publish target
     #[arg(value_name = "URL|DIR|TARGET")]
     tree: String,
     #[command(flatten)]
@@ -100,7 +100,7 @@ fn run_pull(args: &PullArgs, session: &Session) -> Result<Exit, Failure> {
     };
     let done = pull(&job, &told)?;
     print(&format!(
-        "{}: release {}: {}, {} bytes came\n",
+        "{}: release {}: {} fetched, {} bytes\n",
         args.dir.display(),
         done.serial,
         counted(done.files, "file"),
@@ -128,13 +128,13 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
         Box::new(move |n| task.advance(n))
     };
     let (files, keys) = published(&args.tree, &args.key.key, args.key.jobs)?;
-    // More threads than processors only wait for each other; who is far away is asked for many files at a time.
+    // Local files are limited by processors, remote ones by latency.
     let jobs = if is_here(&files) { jobs_here() } else { args.key.jobs };
     let percent = percent(args, is_here(&files))?;
     let listed = files.list()?;
     let report = verify(&Verify { files: &files, listed, keys: &keys, jobs, percent }, &told)?;
     let Some(report) = report else {
-        return Err(Failure::Failed(format!("{}: no release there", args.tree).into()));
+        return Err(Failure::Failed(format!("{}: contains no release", args.tree).into()));
     };
     let mut text = String::new();
     for finding in &report.findings {
@@ -143,7 +143,7 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
     let unread =
         if report.unread > 0 { format!(", {} blocks not read", report.unread) } else { String::new() };
     text.push_str(&format!(
-        "{}: release {}: {} of {}: right{unread}; {}\n",
+        "{}: release {}: {} of {} correct{unread}; {}\n",
         args.tree,
         report.serial,
         counted(report.right as u64, "file"),
@@ -195,7 +195,7 @@ fn newest(
     keys: &TrustedKeys,
     shown: &str,
 ) -> Result<(ReleaseState, Vec<MirrorUrl>), Failure> {
-    let missing = || Failure::Failed(format!("{shown}: no release there").into());
+    let missing = || Failure::Failed(format!("{shown}: contains no release").into());
     let state = read_state(files, keys)?.ok_or_else(missing)?;
     let file = files.read(&MirrorPath::Mirrors, formats::release::MAX_MIRRORS)?.unwrap_or_default();
     let latest: &Latest = &state.latest;

@@ -1,8 +1,8 @@
-//! The command line of `imgfactory`: raw arguments, as clap reads them, then what they mean.
+//! The command line of `imgfactory`: raw arguments, as clap reads them, then resolved arguments.
 //!
-//! One file a command. Each has its raw `Args` and a `run`, which first turns them into what they mean (wrong
-//! use ends there, with exit code 2) and then calls the library. To add a command: a file with those two, a
-//! line in [`Command`], a line in [`Command::run`].
+//! One file a command. Each has its raw `Args` and a `run`, which first resolves them (wrong use ends there, with
+//! exit code 2) and then calls the library. To add a command: a file with those two, a line in [`Command`], a line
+//! in [`Command::run`], its group in [`help::GROUPS`].
 
 mod build;
 mod check;
@@ -10,6 +10,7 @@ mod completions;
 mod diff;
 mod doctor;
 mod gc;
+mod help;
 mod image;
 mod index;
 mod iso;
@@ -29,7 +30,7 @@ mod test;
 mod tree;
 mod why;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use output::{Failure, Session, print};
 
@@ -49,77 +50,74 @@ struct Arguments {
 /// Options that every command has.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// Say nothing but errors and results
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    /// Print only errors and results
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
     quiet: bool,
-    /// Say more; twice for all
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    /// Print more messages; -vv prints all
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
     verbose: u8,
-    /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// When to colour messages: auto is on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
     color: When,
 }
 
-/// When to use colours.
+/// `--color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum When {
-    /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build a recipe: tree, images, blocks, release, ISO, upload manifest
+    /// Build a recipe: trees, images, blocks, signed release, ISO
     Build(build::Args),
-    /// Check a recipe: show all its faults, or what a build will make of it
+    /// Check a recipe: show all its errors, or what a build would make
     Check(check::Args),
-    /// Print a script that completes commands and options in a shell
+    /// Print a shell script that completes commands and options
     Completions(completions::Args),
-    /// Say what a release changes of another one, and why
+    /// Show what changed between two releases, and why
     Diff(diff::Args),
-    /// Say what this machine lacks for building, and how to install it
+    /// Check this computer for missing programs, permissions and space
     Doctor(doctor::Args),
-    /// Remove from a mirror what no release in retention needs
+    /// Remove files from a target that no retained release needs
     Gc(gc::Args),
-    /// Make ext2 images, and look into them
+    /// Create ext2 images, and list and read what is in them
     Image(image::Args),
-    /// Look into an index; turn it into a plain block list of 2005, and back
+    /// Show an index; convert it to and from a plain block list
     Index(index::Args),
-    /// Make a medium that boots without a network: a build's, with blocks on it
+    /// Make an ISO that carries blocks and boots without a network
     Iso(iso::Args),
-    /// Make a key pair that signs releases
+    /// Create a key pair for signing releases
     Keygen(keygen::Args),
-    /// Copy mirrors, look whether they are whole, show how they stand
+    /// Record the checksums of third-party files that a recipe uses
+    Lock(lock::Args),
+    /// Copy mirrors, check them, and compare them with each other
     Mirror(mirror::Args),
-    /// Say what a build would change of the release before: blocks, bytes, packages; write nothing
+    /// Show what a build would change in blocks, bytes and packages
     Plan(plan::Args),
-    /// Send a release to its mirrors
+    /// Boot a build and record what it reads, for clients to prefetch
+    Profile(profile::Args),
+    /// Send a release to its publish targets
     Publish(publish::Args),
-    /// Sign `latest` again with a later date
+    /// Sign `latest` again with a later expiry date
     Refresh(releases::RefreshArgs),
     /// List the releases of a mirror
     Releases(releases::Args),
-    /// Make a new release of an old one's state
+    /// Make a new release that restores the state of an older one
     Rollback(releases::RollbackArgs),
-    /// Boot what was built and note what it reads, for clients to fetch ahead
-    Profile(profile::Args),
-    /// Hand over to a new signing key: the old one signs the new one
+    /// Replace the signing key: the old key signs the new one
     Rotate(releases::RotateArgs),
-    /// Write down what files of others (NetBSD, Plan 9, disks) a recipe's guests are made of are known by
-    Lock(lock::Args),
-    /// Boot what was built in a virtual machine, its console here
+    /// Boot a build in a virtual machine, using this terminal
     Run(run::Args),
     /// Print the JSON schema of recipes, for editors
     Schema(schema::Args),
     /// Serve a mirror tree over HTTP
     Serve(serve::Args),
-    /// Boot what was built and wait for what the recipe expects
+    /// Boot a build in a virtual machine and check its console output
     Test(test::Args),
-    /// Say which input made a step of the last build run
+    /// Show which changed inputs made a step of the build run again
     Why(why::Args),
 }
 
@@ -136,15 +134,15 @@ impl Command {
             Command::Index(args) => index::run(args, session),
             Command::Iso(args) => iso::run(args, session),
             Command::Keygen(args) => keygen::run(args, session),
+            Command::Lock(args) => lock::run(args, session),
             Command::Mirror(args) => mirror::run(args, session),
             Command::Plan(args) => plan::run(args, session),
+            Command::Profile(args) => profile::run(args, session),
             Command::Publish(args) => publish::run(args, session),
             Command::Refresh(args) => releases::refresh(args, session),
             Command::Releases(args) => releases::run(args, session),
             Command::Rollback(args) => releases::rollback(args, session),
-            Command::Profile(args) => profile::run(args, session),
             Command::Rotate(args) => releases::rotate(args, session),
-            Command::Lock(args) => lock::run(args, session),
             Command::Run(args) => run::run(args, session),
             Command::Schema(args) => schema::run(args, session),
             Command::Serve(args) => serve::run(args, session),
@@ -154,12 +152,16 @@ impl Command {
     }
 }
 
-/// Reads the command line, does what it says, and words what goes wrong.
+/// Parses the command line, runs the command and prints the error if it fails.
 pub fn main() -> Exit {
-    let arguments = match Arguments::try_parse() {
+    let mut command = help::command();
+    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+        Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    });
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
-            // What `--help` and `--version` print comes this way too. A closed terminal can't be told anything.
+            // `--help` and `--version` are such errors too. If the terminal is gone, there is no place to print to.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
@@ -171,7 +173,7 @@ pub fn main() -> Exit {
     let exit = match arguments.command.run(&session) {
         Ok(exit) => exit,
         Err(failure) => {
-            // What fails because the process is being ended is not worth a word.
+            // A failure caused by the signal that ends this process is not reported.
             signals::wait_if_ending();
             session.fail(&failure)
         }

@@ -1,4 +1,4 @@
-//! What a command has to speak with people: results, progress, errors.
+//! What commands print: results on standard output; progress and errors on standard error.
 
 use std::env;
 use std::error::Error;
@@ -21,7 +21,7 @@ pub enum Failure {
     Failed(Box<dyn Error + Send + Sync>),
 }
 
-/// So that `?` works on every error. `Failure` itself is none: it is the end of the line.
+/// So that `?` works on every error. `Failure` itself implements no `Error`, which would conflict with this.
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         Failure::Failed(Box::new(error))
@@ -40,7 +40,7 @@ impl Failure {
 pub(super) struct In<E> {
     /// A file, a directory, a URL.
     pub place: PathBuf,
-    /// What is wrong.
+    /// Shown after the place, and its causes below it.
     pub error: E,
 }
 
@@ -118,7 +118,7 @@ impl Session {
     }
 }
 
-/// Prints a result to standard output. That nobody reads it any more (`| head`) is no failure.
+/// Prints a result to standard output. A closed pipe (`| head`) is no failure.
 ///
 /// # Errors
 /// Any other failure to write.
@@ -135,7 +135,7 @@ struct Logger(Arc<dyn Progress>, bool);
 
 impl log::Log for Logger {
     fn enabled(&self, metadata: &log::Metadata) -> bool {
-        // Libraries speak of their inner life; of them only warnings are for people.
+        // Of libraries only warnings are shown.
         metadata.target().starts_with("imgfactory") || metadata.level() <= log::Level::Warn
     }
 

@@ -14,7 +14,7 @@ use formats::report::Exit;
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -26,7 +26,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         let there = own.read(&MirrorPath::Latest, MirrorPath::Latest.limit())?.is_some();
         meant.previous = there.then_some(own);
     }
-    // Logs of tools stay there for whoever looks for the cause of a failure.
+    // Logs of tools stay there to find the cause of a failure.
     let room = meant.cache.join("plan").join(meant.recipe.name.as_str());
     let changes = pipeline::plan(&meant.request(&room, &[], session), &meant.out)?;
     show(&changes, args.json)

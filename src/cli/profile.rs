@@ -26,32 +26,34 @@ use formats::report::{Exit, elapsed, size};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Boots without a screen until the console has said all lines that the recipe expects, and notes which \
-                  blocks are fetched in which order, before the first prompt for a login (phase boot) and after it \
-                  (phase login). The list goes to OUT/profile; the next build into OUT publishes \
-                  it (dlahead) and carries it over through updates."
+    after_help = "Boots without a screen until the console has printed every line that the recipe expects, and records \
+                  which blocks are fetched, in order: before the first login prompt (phase boot) and after it (phase \
+                  login). The prefetch list is written to OUT/profile; the next build into OUT publishes it (dlahead) \
+                  and updates it with each release."
 )]
 pub(super) struct Args {
     #[command(flatten)]
     machine: MachineArgs,
-    /// Boot so often; a block belongs to the list when half of the boots read it, a file to the order when one does
+    /// Number of boots. A block is listed when half of them read it, a file when one does
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: u32,
-    /// Note files, not blocks: which are read, in which order. The next fresh layout (build --repack) puts them together,
-    /// so that a boot fetches fewer blocks. It is in OUT/profile too
+    /// Record files instead of blocks, in OUT/profile too: the next fresh layout (build --repack) places them together, so
+    /// that a boot fetches fewer blocks
     #[arg(long)]
     files: bool,
-    /// Give up a boot after so many seconds [default: the recipe's]
+    /// Give up a boot after this many seconds [default: the recipe's `expect: timeout`]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
 }
 
 pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     if args.machine.has_mirror() {
-        return Err(Failure::Usage("--mirror: only our own server knows what is fetched".into()));
+        return Err(Failure::Usage(
+            "--mirror: can't be used with `profile`, which records the requests to its own server".into(),
+        ));
     }
     args.machine.find()?;
-    // What nobody reads must not be in the list.
+    // Blocks that are only prefetched must not enter the list.
     args.machine.add_options(["nodlahead"]);
     if args.files {
         return files(args, session);
@@ -92,7 +94,7 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Gives the clients' last words of a boot, which are sent every few seconds, time to come.
+/// Time for the last read traces to arrive: clients send one every few seconds.
 const LAST_READS: Duration = Duration::from_secs(6);
 
 /// Notes which files a boot reads.
@@ -115,7 +117,7 @@ fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
             let found = release.images.iter().find(|(index, _)| index.header().image == image);
             let Some((index, Some(layout))) = found else {
                 print(&format!(
-                    "{image}: a disk that is taken as it is, so none of its files can be moved\n"
+                    "{image}: a disk that builds leave unchanged, so there is no file order for it\n"
                 ))?;
                 continue;
             };
@@ -134,7 +136,7 @@ fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     for (image, paths) in &all {
         boot_order::save(&out, image, paths)?;
         print(&format!(
-            "{}: {} paths; `imgfactory build --repack` goes by them\n",
+            "{}: {} paths; `imgfactory build --repack` places them first\n",
             boot_order::path(&out, image).display(),
             paths.len()
         ))?;
@@ -142,11 +144,11 @@ fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// No client has said anything.
+/// No client sent a read trace.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "nobody said what the boot reads; `imgfactory build` makes a medium that does, and below Xen or plain Linux the host must \
-     have come to its root file system"
+    "no client sent a read trace: the boot did not reach the host's root file system (menu entries xen and linux do), or \
+     the medium is older than this program; build it again"
 )]
 struct NoReads;
 
@@ -158,7 +160,7 @@ struct Boot {
     reads: BTreeMap<ImageName, Vec<u8>>,
 }
 
-/// One boot.
+/// Boots once and returns what was read.
 fn boot(args: &Args, session: &Session) -> Result<(Facts, Boot), Failure> {
     let token = token()?;
     let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;

@@ -22,58 +22,63 @@ use formats::release::{MirrorPath, MirrorUrl, TrustedKeys};
 use formats::report::{Exit, counted, elapsed, size};
 use system::files::{AtomicFile, DirLock, FileError, read_at_most};
 
-/// Where we keep what one attempt leaves for the next, in the output directory.
+/// File in the output directory with the lease token and the measured rates.
 const STATE: &str = ".publish.json";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A target is a directory that begins with / or ./, user@host:path (rsync over ssh), rsync://host/module/path,
-http(s)://host/path (WebDAV), or s3://bucket/prefix?endpoint=URL&region=NAME&style=path|host.
+Targets:
+  /PATH or ./PATH                   a directory on this computer
+  USER@HOST:PATH                    rsync over ssh
+  rsync://HOST/MODULE/PATH          an rsync server
+  http://HOST/PATH, https://...     WebDAV
+  s3://BUCKET/PREFIX?endpoint=URL&region=NAME&style=path|host
 
 Environment:
-  IMGFACTORY_HTTP_USER, IMGFACTORY_HTTP_PASSWORD, IMGFACTORY_HTTP_TOKEN      for http(s):// targets
-  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN                for s3:// targets
-  RSYNC_RSH, RSYNC_PASSWORD                                                 see rsync(1)
+  IMGFACTORY_HTTP_USER, IMGFACTORY_HTTP_PASSWORD, IMGFACTORY_HTTP_TOKEN      for WebDAV
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN                for S3
+  RSYNC_RSH, RSYNC_PASSWORD                                                  for rsync; see rsync(1)
 
-Killed at any moment, it can be run again, and goes on from there; clients read the old release until then.")]
+If the command is interrupted, run it again: it continues where it stopped.
+Clients use the old release until all files of the new one are in place.")]
 pub(super) struct Args {
     /// The output directory of a build, or a mirror tree
     out: PathBuf,
-    /// Where to [default: the recipe's targets]
+    /// Target to publish to; may be repeated [default: the recipe's targets]
     #[arg(long, value_name = "TARGET")]
     to: Vec<String>,
-    /// Where clients fetch from the target of the same place in the list; some files are fetched back from there
-    /// before `latest` moves
+    /// URL at which clients see the target: the first --url for the first --to, and so on. Some files are fetched from
+    /// it as a check before `latest` is replaced
     #[arg(long, value_name = "URL", requires = "to")]
     url: Vec<String>,
-    /// Public key that signs the release: a file, or base64 [default: the build's]
+    /// Public key of the release: a file or base64; may be repeated [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
-    /// Only say what would be sent
+    /// Only print what would be sent
     #[arg(long)]
     dry_run: bool,
-    /// Look for every block on the target, instead of believing the release that it has
+    /// Check that every block is on the target, instead of relying on the target's release
     #[arg(long)]
     verify: bool,
-    /// Files sent at a time
+    /// Number of files to send at the same time
     #[arg(long, value_name = "N", default_value_t = 8)]
     jobs: usize,
-    /// Wait so many seconds while somebody else publishes or collects garbage there
+    /// Seconds to wait while another publication or `gc` holds the target's lease
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
-    /// Go on although somebody else says that he works there: when you know that he has ended
+    /// Ignore another publisher's lease on the target; use it only if you know that the publisher has ended
     #[arg(long)]
     take_over: bool,
-    /// After a failure, begin no other target [default: the recipe's on-failure]
+    /// Publish to the targets one by one and stop at the first failure [default: the recipe's `on-failure`]
     #[arg(long)]
     stop: bool,
 }
 
-/// What one attempt leaves for the next.
+/// What one publication records for the next.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 struct Memory {
-    /// The word of our flags.
+    /// Identifies our leases, so that a second attempt takes over its own.
     token: String,
     /// Bytes a second, by target.
     rates: std::collections::BTreeMap<String, u64>,
@@ -84,7 +89,7 @@ pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// A new word.
+/// A random token for leases: 32 hex digits.
 pub(super) fn new_token() -> Result<LeaseToken, FileError> {
     use std::io::Read;
     let path = Path::new("/dev/urandom");
@@ -111,7 +116,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         .map(|(at, to)| PublishTarget { to: to.clone(), url: args.url.get(at).cloned() })
         .collect();
     if args.url.len() > given.len() {
-        return Err(Failure::Usage("more --url than --to; each URL belongs to one target".into()));
+        return Err(Failure::Usage("more --url than --to; give at most one URL for each target".into()));
     }
     let targets = if given.is_empty() { tree.publish.targets.clone() } else { given };
     if targets.is_empty() {
@@ -187,11 +192,11 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
             Some(Ok(())) => {}
             Some(Err(failure)) => {
                 exit = session.fail(&failure);
-                eprintln!("{to}: not published; it has the release that it had");
+                eprintln!("{to}: not published; the target still has its previous release");
             }
             None => {
                 exit = Exit::Failed;
-                eprintln!("{to}: not begun, because another target failed");
+                eprintln!("{to}: not started, because another target failed");
             }
         }
     }
@@ -232,7 +237,7 @@ fn statements(root: &Path) -> Result<Vec<FileToSend>, Failure> {
         let path = format!("keys/{}", entry.file_name().to_string_lossy());
         if let Ok(path @ MirrorPath::Keys(_)) = path.parse() {
             let len =
-                entry.metadata().map_err(|error| FileError::new(&entry.path(), "look at", error))?.len();
+                entry.metadata().map_err(|error| FileError::new(&entry.path(), "inspect", error))?.len();
             items.push(FileToSend { path, len });
         }
     }
@@ -287,7 +292,7 @@ impl Round<'_> {
         drop(task);
         let took = start.elapsed();
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
-        // A few small files say nothing about a line.
+        // A few small files don't measure a connection's rate.
         if done.bytes > 1 << 20
             && let Ok(mut memory) = memory.lock()
         {
@@ -301,9 +306,9 @@ impl Round<'_> {
 fn said(to: &Target, done: &PublishResult, took: Duration) -> String {
     let PublishResult { plan, files, bytes, found } = done;
     if *files == 0 {
-        return format!("{to}: release {} was there already; 0 blocks sent\n", plan.serial);
+        return format!("{to}: already has release {}; 0 blocks sent\n", plan.serial);
     }
-    let found = if *found > 0 { format!("; {found} blocks were there already") } else { String::new() };
+    let found = if *found > 0 { format!("; {found} blocks were already there") } else { String::new() };
     format!(
         "{to}: release {}: {}, {bytes} bytes sent in {}{found}\n",
         plan.serial,
@@ -317,7 +322,7 @@ fn estimate(plan: &PublishPlan, rate: Option<u64>) -> String {
         _ if plan.is_done() => String::new(),
         Some(rate) if rate > 0 => {
             let time = Duration::from_millis(plan.bytes().saturating_mul(1000) / rate);
-            format!("; about {} at {}/s, as the last time", elapsed(time), size(rate))
+            format!("; about {} at {}/s, the rate of the last publication", elapsed(time), size(rate))
         }
         _ => {
             let time = Duration::from_millis(plan.bytes().saturating_mul(1000) >> 20);

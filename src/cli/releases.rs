@@ -20,10 +20,10 @@ use system::files::DirLock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The output directory of a build, a mirror tree, the URL of a mirror, or a target of `publish`
+    /// The output directory of a build, a mirror tree, the URL of a mirror, or a publish target
     #[arg(value_name = "OUT|URL|TARGET")]
     tree: String,
-    /// Public key that signs the releases: a file, or base64 [default: the build's]
+    /// Public key of the releases: a file or base64; may be repeated [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
     let mut text = String::from("serial  published             kept until            images\n");
     let (files, keys) = published(&args.tree, &args.key, 8)?;
-    let missing = || Failure::Failed(format!("{}: no release there", args.tree).into());
+    let missing = || Failure::Failed(format!("{}: contains no release", args.tree).into());
     let (latest, _) = read_latest(&files, &keys)?.ok_or_else(missing)?;
     let serial = |listed: &Listed| match listed.path.parse() {
         Ok(MirrorPath::Release(serial)) => Some(serial),
@@ -63,12 +63,12 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
         let images: Vec<String> = release
             .images
             .iter()
-            .map(|image| format!("{} (map of {})", image.name, image.index.serial))
+            .map(|image| format!("{} (index of {})", image.name, image.index.serial))
             .collect();
         let whole = image_files(&release)
             .iter()
             .all(|item| matches!(files.read(&item.path, item.path.limit()), Ok(Some(_))));
-        let whole = if whole { "" } else { "  (maps are missing)" };
+        let whole = if whole { "" } else { "  (files are missing)" };
         text.push_str(&format!(
             "{:>6}  {}  {}  {}{mark}{whole}\n",
             serial.get(),
@@ -82,17 +82,15 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Makes a new release with the maps of an old one; no block is made or uploaded again. \
-`imgfactory publish` sends it."
-)]
+#[command(after_help = "The new release reuses the old one's images: no block is made or sent again. \
+Send it with `imgfactory publish`.")]
 pub(super) struct RollbackArgs {
     /// The output directory of a build, or a mirror tree
     out: PathBuf,
-    /// The release whose state comes back
+    /// Serial of the release to go back to
     #[arg(long, value_name = "SERIAL")]
     to: u64,
-    /// Revoke all releases before the new one: clients refuse them, even when asked for
+    /// Revoke all releases before the new one: clients refuse them, even with --release
     #[arg(long)]
     revoke: bool,
     #[command(flatten)]
@@ -102,13 +100,13 @@ pub(super) struct RollbackArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     alias = "expire",
-    after_help = "For every day: clients that see a `latest` past its date wonder why there is \
-nothing newer. `imgfactory publish` sends it."
+    after_help = "Run it daily: when `latest` has expired, clients warn that the release may be stale. \
+Send it with `imgfactory publish`."
 )]
 pub(super) struct RefreshArgs {
     /// The output directory of a build, or a mirror tree
     out: PathBuf,
-    /// Revoke the releases below this one: clients refuse them, even when asked for
+    /// Revoke the releases below this one: clients refuse them, even with --release
     #[arg(long, value_name = "SERIAL")]
     min_serial: Option<u64>,
     #[command(flatten)]
@@ -117,14 +115,14 @@ pub(super) struct RefreshArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The old key signs a statement that names the new one, and the newest state becomes a new release \
-of the new key. Boot media that know only the old key follow. `imgfactory publish` sends it, trusting both keys: \
---key OLD.pub --key NEW.pub where no build says so. From then on, build with the new key."
+    after_help = "The old key signs a statement that names the new key, and the new key signs a new release with \
+the newest state. Boot media that trust the old key accept the new one. Send both with `imgfactory publish`; for a bare \
+mirror tree add --key OLD.pub --key NEW.pub. From then on, build with the new key."
 )]
 pub(super) struct RotateArgs {
     /// The output directory of a build, or a mirror tree
     out: PathBuf,
-    /// The new key: as --key
+    /// The new signing key, in the form of --key
     #[arg(long, value_name = "KEY")]
     to: String,
     #[command(flatten)]
@@ -134,11 +132,11 @@ pub(super) struct RotateArgs {
 /// Who signs, and until when.
 #[derive(Debug, clap::Args)]
 struct Signer {
-    /// Key that signs: NAME for NAME.key, `env:VARIABLE`, `command:COMMAND` that prints
-    /// it, or `sign:PUBLIC:COMMAND` that signs with it [default: the build's]
+    /// Signing key: NAME for the file NAME.key; env:VARIABLE; command:COMMAND, which prints the key; or
+    /// sign:PUBLIC:COMMAND, which signs [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// For how long clients take `latest` for fresh: 7d, 36h [default: the build's, or 7d]
+    /// Time until `latest` expires, e.g. 7d or 36h [default: the build's, or 7d]
     #[arg(long, value_name = "TIME")]
     fresh: Option<String>,
 }
@@ -148,9 +146,10 @@ impl Signer {
         let tree = Tree::find(out)?;
         let name = self.key.clone().or_else(|| Some(tree.publish.key.clone()).filter(|key| !key.is_empty()));
         let Some(name) = name else {
-            return Err(Failure::Usage(
-                "no build there that says which key signs; give it with --key".into(),
-            ));
+            return Err(Failure::Usage(format!(
+                "{}: not a build's output, which records the signing key; give it with --key",
+                out.display()
+            )));
         };
         let key = KeyFiles::sign_with(&name)?;
         let fresh = match &self.fresh {
@@ -177,7 +176,7 @@ impl Signer {
         };
         let upload = resign::again(&tree.root, &manifest, what, &signing)?;
         print(&format!(
-            "release {}: {}, {} bytes to send; publish it with: imgfactory publish {}\n",
+            "release {}: {}, {} bytes to send; send it with: imgfactory publish {}\n",
             upload.serial,
             counted(upload.steps().count() as u64, "file"),
             upload.bytes(),

@@ -10,13 +10,13 @@ use formats::report::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The machine's serial console is this terminal. Ctrl-A x ends the machine, Ctrl-A h tells what else \
-                        there is; all other keys, Ctrl-C too, are the machine's."
+    after_help = "This terminal becomes the machine's serial console. Ctrl-A x ends the machine, Ctrl-A h lists \
+                  QEMU's other keys; all other keys, Ctrl-C too, go to the machine."
 )]
 pub(super) struct Args {
     #[command(flatten)]
     machine: MachineArgs,
-    /// Show the screen by VNC, at this display of QEMU's: 127.0.0.1:1
+    /// Show the machine's screen by VNC at this address and display, e.g. 127.0.0.1:1 (port 5901)
     #[arg(long, value_name = "DISPLAY")]
     vnc: Option<String>,
 }
@@ -32,7 +32,7 @@ pub(super) fn run(mut args: Args, session: &Session) -> Result<Exit, Failure> {
             .say(&format!("serving {} release {} at http://{address}/", facts.name, facts.serial));
     }
     if stdin().is_terminal() {
-        session.progress.say("the machine's console is here; Ctrl-A x ends it");
+        session.progress.say("this terminal is the machine's console; Ctrl-A x ends the machine");
     }
     let _settings = TerminalSettings::remember();
     prepared.machine.start_here()?.wait()?;

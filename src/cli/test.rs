@@ -17,16 +17,17 @@ use system::files::FileError;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Boots without a screen, waits until the console has said all lines that the recipe expects, and ends \
-                        the machine. Prints when what was reached. Exit code 1 if something is missing."
+    after_help = "Boots without a screen, waits until the console has printed every line that the recipe expects, ends \
+                  the machine, and prints when each line came. Exit code 1 if a line is missing."
 )]
 pub(super) struct Args {
     #[command(flatten)]
     machine: MachineArgs,
-    /// Wait for this text instead of what the recipe expects; `{{ token }}` is this boot's own word
+    /// Wait for this text instead of the recipe's lines; may be repeated. `{{ token }}` is a random word, which the
+    /// machine is given on Linux's command line as imgfactory.token
     #[arg(long, value_name = "TEXT")]
     expect: Vec<String>,
-    /// Give up after so many seconds [default: the recipe's]
+    /// Give up after this many seconds [default: the recipe's `expect: timeout`]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
 }
@@ -67,7 +68,7 @@ pub(super) fn expected(templates: &[String], token: &str) -> Result<Vec<String>,
     templates.iter().map(|text| render_text("expect", text, context! { token })).collect()
 }
 
-/// A word that nobody can have known before: 16 hex digits.
+/// 16 random hex digits, so that a line of an earlier boot can't be taken for one of this boot.
 pub(super) fn token() -> Result<String, FileError> {
     let path = std::path::Path::new("/dev/urandom");
     let failed = |error| FileError::new(path, "read", error);

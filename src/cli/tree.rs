@@ -13,7 +13,7 @@ use system::http::{Http, Patience, Proxies};
 
 /// A tree and what is known of it.
 pub(super) struct Tree {
-    /// The tree itself.
+    /// Directory with `latest`.
     pub root: PathBuf,
     /// What its build noted.
     pub publish: Publish,
@@ -41,7 +41,7 @@ impl Tree {
         let keys = if given.is_empty() { &self.publish.keys[..] } else { given };
         if keys.is_empty() {
             return Err(Failure::Usage(format!(
-                "{}: no build there that says whose it is; give the public key with --key",
+                "{}: not a build's output, which records the public key; give it with --key",
                 self.root.display()
             )));
         }
@@ -52,7 +52,10 @@ impl Tree {
     pub fn state(&self, keys: &TrustedKeys) -> Result<ReleaseState, Failure> {
         let state = read_state(&LocalTree(self.root.clone()), keys)?;
         state.ok_or_else(|| {
-            Failure::Failed(format!("{}: no release there; build one", self.root.display()).into())
+            Failure::Failed(
+                format!("{}: contains no release; build one with `imgfactory build`", self.root.display())
+                    .into(),
+            )
         })
     }
 }
@@ -65,13 +68,15 @@ pub(super) fn published(
     jobs: usize,
 ) -> Result<(Published, TrustedKeys), Failure> {
     let (published, keys) = match Published::open(Path::new(place), jobs)? {
-        // Only a build here can say what would be believed.
+        // Only a local build records which keys to trust.
         Published::Directory(_) => {
             let tree = Tree::find(Path::new(place))?;
             let keys = tree.keys(keys)?;
             (Published::Directory(LocalTree(tree.root)), keys)
         }
-        _ if keys.is_empty() => return Err(Failure::Usage("give the public key with --key".into())),
+        _ if keys.is_empty() => {
+            return Err(Failure::Usage(format!("{place}: give the public key with --key")));
+        }
         elsewhere => (elsewhere, trusted(keys)?),
     };
     let keys = follow(&published, &keys);

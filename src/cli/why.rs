@@ -11,15 +11,17 @@ const SHOWN: usize = 12;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Steps are those that a build lists at its end: imgfactory why tree host. Without one, all are told of. `-` is what an
-input was in the build before, `+` what it is. A plan keeps what it makes, so the build after it need not make it.")]
+Without a step, all are explained. Lines with `-` show an input as it was in the previous build, lines with `+` \
+as it is now. Results of `plan` are cached too: a build after it uses them.
+
+Example: imgfactory why tree host")]
 pub(super) struct Args {
-    /// The step
+    /// The step, as a build lists it at its end
     step: Vec<String>,
     /// The output directory of the build [default: the only one in out/]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// List all that the step depends on
+    /// List all inputs of the step, not only those that changed
     #[arg(long)]
     all: bool,
 }
@@ -35,7 +37,7 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
         facts.steps.iter().filter(|step| wanted.is_empty() || step.name == wanted).collect();
     if steps.is_empty() {
         let names: Vec<_> = facts.steps.iter().map(|step| format!("`{}`", step.name)).collect();
-        return Err(Failure::Usage(format!("no step `{wanted}`; there are {}", names.join(", "))));
+        return Err(Failure::Usage(format!("no step `{wanted}`; the build has {}", names.join(", "))));
     }
     let told: Vec<String> =
         steps.iter().map(|step| tell(step, args.all || !wanted.is_empty(), args.all)).collect();
@@ -46,11 +48,11 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
 fn tell(step: &Step, whole: bool, inputs: bool) -> String {
     let Step { name, seconds, cached, because, .. } = step;
     let mut text = match (cached, because.is_empty()) {
-        (true, true) => format!("{name}: nothing changed; an earlier result served, in {seconds:.1} s\n"),
+        (true, true) => format!("{name}: nothing changed; used the cached result, in {seconds:.1} s\n"),
         (true, false) => format!(
-            "{name}: an earlier result served, such as a plan's, in {seconds:.1} s; since the build before changed\n"
+            "{name}: used a cached result, such as a plan's, in {seconds:.1} s; changed since the previous build:\n"
         ),
-        (false, _) => format!("{name}: done, in {seconds:.1} s\n"),
+        (false, _) => format!("{name}: ran, in {seconds:.1} s\n"),
     };
     let shown = if whole { because.len() } else { SHOWN };
     because.iter().take(shown).for_each(|line| text.push_str(&format!("  {line}\n")));
@@ -69,9 +71,12 @@ fn only_build(out: &Path) -> Result<PathBuf, Failure> {
         entries.map(|entry| entry.path()).filter(|path| path.join(FILE).is_file()).collect();
     match (builds.pop(), builds.is_empty()) {
         (Some(build), true) => Ok(build),
-        (None, _) => Err(Failure::Usage(format!("{}/ has no build; give one with --out", out.display()))),
+        (None, _) => Err(Failure::Usage(format!(
+            "{}/: contains no build; name its directory with --out",
+            out.display()
+        ))),
         (Some(_), false) => {
-            Err(Failure::Usage(format!("{}/ has several builds; give one with --out", out.display())))
+            Err(Failure::Usage(format!("{}/: contains several builds; choose one with --out", out.display())))
         }
     }
 }

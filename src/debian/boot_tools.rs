@@ -84,10 +84,10 @@ fn quoted(text: &str) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum BootToolsError {
     /// It is not there, or not a file.
-    #[error("the boot kit has no file /{0}; is its suite a Debian of 2017 or later?")]
+    #[error("boot tools: /{0} is missing; use a Debian suite of 2017 or later")]
     Missing(String),
     /// It can't be read.
-    #[error("the boot kit's /{path} can't be read")]
+    #[error("boot tools: can't read /{path}")]
     Read {
         /// Its path.
         path: String,

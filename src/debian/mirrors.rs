@@ -1,4 +1,4 @@
-//! Where Debian's archives are: told by the user, or as this machine's own apt has it.
+//! Where Debian's archives are: given by the user, or as this machine's own apt has it.
 
 use super::{Archive, SetError};
 
@@ -58,11 +58,11 @@ impl ArchiveMirrors {
         for uri in text.split_whitespace() {
             let refused = |why| SetError::Word { what: "a mirror", value: uri.to_owned(), why };
             if !uri.contains(":/") {
-                return Err(refused("a mirror's URI begins like `http://mirror.example/debian`"));
+                return Err(refused("write it like `http://mirror.example/debian`"));
             }
             let archive = archive_by_directory(uri).unwrap_or(Archive::Debian);
             if !mirrors.set(archive, uri) {
-                return Err(refused("there is one before it for the same archive"));
+                return Err(refused("another one is given for the same archive"));
             }
         }
         let base = mirrors.debian.as_ref().and_then(|uri| uri.strip_suffix("debian"));
@@ -185,11 +185,11 @@ mod tests {
         for (text, message) in [
             (
                 "mirror.example",
-                "`mirror.example` can't be a mirror: a mirror's URI begins like `http://mirror.example/debian`",
+                "`mirror.example` can't be a mirror: write it like `http://mirror.example/debian`",
             ),
             (
                 "http://a/x http://b/y",
-                "`http://b/y` can't be a mirror: there is one before it for the same archive",
+                "`http://b/y` can't be a mirror: another one is given for the same archive",
             ),
         ] {
             assert_eq!(ArchiveMirrors::from_option(text).unwrap_err().to_string(), message);

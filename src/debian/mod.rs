@@ -60,7 +60,7 @@ pub struct MoreSource {
 pub enum AptLocation {
     /// In one of Debian's archives, wherever the mirror for it is.
     Archive(Archive),
-    /// At a URI.
+    /// An archive that this program has no name for.
     Uri(String),
 }
 
@@ -104,10 +104,10 @@ impl fmt::Display for AptSource {
 /// Why no plan can be made of a set.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SetError {
-    /// Nobody said where an archive is.
+    /// No mirror is known for an archive.
     #[error(
-        "no mirror for the archive `{}`: give one (--debian-mirror URL, or IMGFACTORY_DEBIAN_MIRROR in the \
-         environment), or a `uri` in the recipe; this machine's own apt sources have none",
+        "no mirror for the archive `{}`, and this computer's apt sources have none; give one with \
+         --debian-mirror URL or IMGFACTORY_DEBIAN_MIRROR, or a `uri` in the recipe",
         .0.as_str()
     )]
     NoMirror(Archive),
@@ -182,13 +182,13 @@ impl MoreSource {
         };
         let uri = uri.trim_end_matches('/').to_owned();
         if !uri.contains(":/") {
-            let why = "a URI begins like `http://mirror.example/debian`";
-            return Err(SetError::Word { what: "the place of an archive", value: uri, why });
+            let why = "write it like `http://mirror.example/debian`";
+            return Err(SetError::Word { what: "the URI of an archive", value: uri, why });
         }
         let suite = word("a suite", &self.suite)?;
         let components = self.components.iter().map(|name| word("a component", name));
         Ok(AptSource {
-            uri: word("the place of an archive", &uri)?,
+            uri: word("the URI of an archive", &uri)?,
             suite,
             components: components.collect::<Result<_, _>>()?,
             signed_by: word("a keyring", self.signed_by.as_deref().unwrap_or(KEYRING))?,
@@ -268,7 +268,7 @@ mod tests {
             (|set| set.components[0] = "-o".into(), "`-o` can't be a component: it begins with `-`"),
             (
                 |set| set.sources[0].place = AptLocation::Uri("mirror.example".into()),
-                "`mirror.example` can't be the place of an archive: a URI begins like `http://mirror.example/debian`",
+                "`mirror.example` can't be the URI of an archive: write it like `http://mirror.example/debian`",
             ),
         ];
         for (change, message) in cases {

@@ -8,7 +8,7 @@ use crate::tree::{Contents, NodeId, Tree};
 
 /// Where dpkg keeps its records.
 const INFO: &[u8] = b"var/lib/dpkg/info";
-/// What is installed.
+/// dpkg's list of installed packages.
 const STATUS: &[u8] = b"var/lib/dpkg/status";
 
 /// A package as it is installed.
@@ -18,7 +18,7 @@ pub struct InstalledPackage {
     pub source: String,
     /// Its name, with `:amd64` where dpkg's records have it.
     pub name: String,
-    /// Its version.
+    /// As dpkg has it.
     pub version: String,
 }
 

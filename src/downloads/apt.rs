@@ -39,7 +39,7 @@ const REACH: [&str; 9] = [
 pub enum FetchError {
     /// apt could not download it.
     #[error(
-        "{uri}: can't be fetched; check the network and the mirror, or go on with the last one fetched (--offline)"
+        "{uri}: can't fetch it; check the network and the mirror, or use the copy in the cache (--offline)"
     )]
     Fetch {
         /// Its address.
@@ -56,7 +56,7 @@ pub enum FetchError {
         source: InReleaseError,
     },
     /// It was not fetched before.
-    #[error("{uri}: not fetched before, so it can't be used offline")]
+    #[error("{uri}: not in the cache, so it can't be used offline")]
     NotKept {
         /// Its address.
         uri: String,
@@ -215,7 +215,8 @@ mod tests {
         let offline = || inreleases(std::slice::from_ref(&source), dir.path(), &log, true);
         assert_eq!(
             offline().unwrap_err().to_string(),
-            "http://me:secret@mirror.example/debian/dists/trixie/InRelease: not fetched before, so it can't be used offline"
+            "http://me:secret@mirror.example/debian/dists/trixie/InRelease: not in the cache, so it can't be \
+             used offline"
         );
         let kept = dir.path().join("http___mirror.example_debian_dists_trixie_InRelease");
         fs::write(kept, "Date: Thu, 01 Jan 1970 00:00:07 UTC\n").unwrap();

@@ -1,4 +1,4 @@
-//! Files of others, known by their sums: from a directory of mirrored files, the cache, or the network.
+//! Third-party sources, identified by their checksums: from a directory of mirrored files, the cache, or the network.
 //!
 //! The directory (`--sources DIR`) has a file under its host and path, as `wget --force-directories` leaves it,
 //! or under any tail of that, down to its bare name. The cache has files by their sums. A file from the
@@ -24,7 +24,7 @@ use system::http::{BadProxy, Get, Http, Patience, Proxies};
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
-/// No file of others is larger.
+/// No third-party file is larger.
 const LIMIT: u64 = 1 << 40;
 /// How often a URL is tried.
 const TRIES: u32 = 3;
@@ -36,8 +36,8 @@ const FILE_TIME: Duration = Duration::from_secs(6 * 3600);
 pub enum ThirdPartyError {
     /// No mirror gave it.
     #[error("{}{}", tried.join("; "), match dir {
-        Some(dir) => format!("; nor is it in {}", dir.display()),
-        None => "; check the network, or give a directory with the file: --sources DIR".to_owned(),
+        Some(dir) => format!("; {} does not have it either", dir.display()),
+        None => "; check the network, or give a directory that has the file with --sources DIR".to_owned(),
     })]
     Unreachable {
         /// Each URL with what was wrong.
@@ -46,7 +46,7 @@ pub enum ThirdPartyError {
         dir: Option<PathBuf>,
     },
     /// It must not be fetched.
-    #[error("{url}: neither in the cache{} and it can't be fetched offline", match dir {
+    #[error("{url}: not in the cache{} and --offline forbids fetching it", match dir {
         Some(dir) => format!(" nor in {},", dir.display()),
         None => ",".to_owned(),
     })]
@@ -58,7 +58,7 @@ pub enum ThirdPartyError {
     },
     /// A mirrored file is another one.
     #[error(
-        "{}: its {} is {found}, but {want} is wanted; mirror {url} again, or correct the sum",
+        "{}: its {} is {found} instead of {want}; fetch {url} again, or correct the checksum in the recipe or its lock",
         path.display(), want.algorithm()
     )]
     Sum {
@@ -68,7 +68,7 @@ pub enum ThirdPartyError {
         url: String,
         /// What it has.
         found: Sum,
-        /// What it ought to have.
+        /// What the recipe or the lock has.
         want: Sum,
     },
     /// The proxy of the environment.
@@ -83,9 +83,9 @@ pub enum ThirdPartyError {
 pub struct ThirdPartySources<'a> {
     /// Mirrored files, asked first.
     pub dir: Option<&'a Path>,
-    /// The cache's directory.
+    /// Cache directory; files are below its `sources/`.
     pub cache: &'a Path,
-    /// Use no network.
+    /// `--offline`: a file that is missing is an error.
     pub offline: bool,
     /// Where progress is shown.
     pub progress: &'a dyn Progress,
@@ -130,7 +130,7 @@ impl<'a> ThirdPartySources<'a> {
             if self.sum_of(&kept, sum.algorithm())? == *sum {
                 return Ok(kept);
             }
-            self.progress.say(&format!("{}: damaged in the cache; it is fetched again", kept.display()));
+            self.progress.say(&format!("{}: damaged in the cache; fetching it again", kept.display()));
             std::fs::remove_file(&kept).map_err(|error| FileError::new(&kept, "remove", error))?;
         }
         self.fetch(urls, |fetched| {
@@ -138,7 +138,7 @@ impl<'a> ThirdPartySources<'a> {
             if found == *sum {
                 Ok(kept.clone())
             } else {
-                Err(format!("its {} is {found}, but {sum} is wanted", sum.algorithm()))
+                Err(format!("its {} is {found} instead of {sum}", sum.algorithm()))
             }
         })?;
         Ok(kept)
@@ -302,7 +302,7 @@ impl<'a> ThirdPartySources<'a> {
         copy(&mut body, file, &mut fetched, &*task).map_err(broken)?;
         match announced {
             Some(want) if want != fetched.len => {
-                let text = format!("the file has {} bytes; it ought to have {want}", fetched.len);
+                let text = format!("the file has {} bytes instead of {want}", fetched.len);
                 Err(Failed::Net { text, again: true })
             }
             _ => Ok(fetched),
@@ -410,11 +410,16 @@ mod tests {
         assert_eq!(get(&["http://b.example/x/etc/two"], b"two").unwrap(), dir.join("etc/two"));
         let said = get(&["http://b.example/bad"], b"good").unwrap_err();
         assert!(said.starts_with(&format!("{}: its sha512 is sha512:", dir.join("bad").display())), "{said}");
-        assert!(said.ends_with("mirror http://b.example/bad again, or correct the sum"), "{said}");
+        assert!(
+            said.ends_with(
+                "fetch http://b.example/bad again, or correct the checksum in the recipe or its lock"
+            ),
+            "{said}"
+        );
 
         let wanted = sum(&vec![3; 3_000_000]);
         let said = sources(true).get(&three, &wanted).unwrap_err().to_string();
-        assert!(said.contains("neither in the cache nor in "), "{said}");
+        assert!(said.contains("not in the cache nor in "), "{said}");
         let path = sources(false).get(&three, &wanted).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), vec![3; 3_000_000]);
         assert_eq!(sources(true).get(&three, &wanted).unwrap(), path, "now it is in the cache");
@@ -423,7 +428,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap().len(), 3_000_000, "it was fetched again");
 
         let said = sources(false).get(&three[2..], &sum(b"other")).unwrap_err().to_string();
-        assert!(said.contains("is wanted; nor is it in "), "{said}");
+        assert!(said.ends_with(&format!("; {} does not have it either", dir.display())), "{said}");
         let names: Vec<_> = std::fs::read_dir(cache.join("sources"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

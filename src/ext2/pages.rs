@@ -296,6 +296,6 @@ mod tests {
         assert_eq!(pages.of(link), [PageHash::of(&target)]);
 
         let failed = Pages::read(&tree, &vec![vec![0; 100]], None, &|_| {}).unwrap_err();
-        assert!(failed.to_string().starts_with("/big: its contents"), "{failed}");
+        assert!(failed.to_string().starts_with("/big: can't read its contents"), "{failed}");
     }
 }

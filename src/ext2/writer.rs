@@ -27,7 +27,7 @@ const SUPERBLOCK_OFFSET: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The contents of a file could not be read.
-    #[error("{path}: its contents can't be read from where they were put")]
+    #[error("{path}: can't read its contents")]
     Contents {
         /// Path of the file in the tree.
         path: String,
@@ -35,7 +35,7 @@ pub enum WriteError {
         source: io::Error,
     },
     /// The image could not be written.
-    #[error("the image can't be written at byte {at}")]
+    #[error("can't write the image at byte {at}")]
     Output {
         /// Offset in the image.
         at: u64,

@@ -62,7 +62,7 @@ pub struct Attr {
 pub enum BadXattr {
     /// The prefix is none of those that have a number.
     #[error(
-        "attribute `{name}` is of a kind that ext2 has no number for; it has user, trusted, security, system"
+        "attribute `{name}` can't be stored; ext2 supports only the prefixes user, trusted, security and system"
     )]
     Prefix {
         /// Full name, lossily.
@@ -81,7 +81,7 @@ pub enum BadXattr {
         name: String,
     },
     /// Inode and block together are too small.
-    #[error("{bytes} bytes of attributes are more than {room}, what one block holds")]
+    #[error("{bytes} bytes of attributes; one block holds {room}")]
     TooLarge {
         /// What the entries and values that are not in the inode take.
         bytes: usize,
@@ -97,7 +97,7 @@ pub enum BadEntry {
     #[error("the attribute block has no magic number")]
     Magic,
     /// `h_blocks` is not 1.
-    #[error("the attribute block says it is {blocks} blocks; 1 is possible")]
+    #[error("the attribute block has {blocks} blocks; 1 is possible")]
     Blocks {
         /// What it says.
         blocks: u32,
@@ -106,13 +106,13 @@ pub enum BadEntry {
     #[error("the list of attributes has no end")]
     End,
     /// A value lies outside.
-    #[error("the value of attribute `{name}` lies outside")]
+    #[error("the value of attribute `{name}` is outside the block")]
     Value {
         /// Name, lossily.
         name: String,
     },
     /// A value is elsewhere: feature `ea_inode`, which the file system does not have.
-    #[error("the value of attribute `{name}` is said to be in another inode")]
+    #[error("the value of attribute `{name}` is in another inode")]
     Elsewhere {
         /// Name, lossily.
         name: String,
@@ -425,7 +425,8 @@ mod tests {
             (
                 "btrfs.x",
                 b"",
-                "attribute `btrfs.x` is of a kind that ext2 has no number for; it has user, trusted, security, system",
+                "attribute `btrfs.x` can't be stored; ext2 supports only the prefixes user, trusted, security \
+                 and system",
             ),
             ("user.", b"", "`user.` can't be the name of an attribute"),
             ("user.a\0b", b"", "`user.a\0b` can't be the name of an attribute"),
@@ -455,7 +456,7 @@ mod tests {
             assert_eq!(Attr::new(name.as_bytes(), value).unwrap_err().to_string(), message);
         }
         let big = place(&xattrs(&[("user.a", &[1; 4041])]), 96, 4096).unwrap_err();
-        assert_eq!(big.to_string(), "4064 bytes of attributes are more than 4060, what one block holds");
+        assert_eq!(big.to_string(), "4064 bytes of attributes; one block holds 4060");
     }
 
     #[test]

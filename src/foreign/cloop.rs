@@ -33,7 +33,7 @@ const FORMAT_AT: usize = 11;
 #[derive(Debug, thiserror::Error)]
 pub enum CloopError {
     /// It can't be read.
-    #[error("can't be read at byte {at}")]
+    #[error("can't read at byte {at}")]
     Read {
         /// Where.
         at: u64,
@@ -41,11 +41,11 @@ pub enum CloopError {
         source: io::Error,
     },
     /// Something else.
-    #[error("no cloop file: neither at its start nor at its end is there the text of format V0 to V4")]
+    #[error("not a cloop file: neither its start nor its end has the text of format V0 to V4")]
     NotCloop,
     /// Sizes beyond all reason.
     #[error(
-        "{blocks} blocks of {block_size} bytes; a multiple of 512 up to 4 MiB, and up to 2^24 blocks are known"
+        "{blocks} blocks of {block_size} bytes; supported are multiples of 512 up to 4 MiB, and up to 2^24 blocks"
     )]
     Sizes {
         /// Bytes of a block.
@@ -54,21 +54,21 @@ pub enum CloopError {
         blocks: u32,
     },
     /// It ends early.
-    #[error("cut off: its index says {want} bytes, but the file has {found}")]
+    #[error("cut off: the file has {found} bytes instead of {want}")]
     Truncated {
-        /// Bytes it ought to have.
+        /// Bytes it must have.
         want: u64,
         /// Bytes it has.
         found: u64,
     },
     /// The index does not begin where blocks could follow it.
-    #[error("damaged index: the first block is said to be at byte {first}")]
+    #[error("damaged index: it places the first block at byte {first}")]
     IndexStart {
         /// Where the index says the first block is.
         first: u64,
     },
     /// Offsets that descend, or lie too far apart.
-    #[error("damaged index: block {block} is said to be from byte {from} to byte {to}")]
+    #[error("damaged index: it places block {block} from byte {from} to byte {to}")]
     Index {
         /// Which block.
         block: u32,
@@ -78,7 +78,7 @@ pub enum CloopError {
         to: u64,
     },
     /// Packed in a way that is not known here.
-    #[error("block {block} is packed by {how}; zlib, xz and none are known")]
+    #[error("block {block} is compressed by {how}; supported are zlib, xz and none")]
     Packing {
         /// Which block.
         block: u32,

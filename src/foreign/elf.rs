@@ -32,7 +32,7 @@ pub enum ElfError {
     #[error("not an ELF file")]
     NotElf,
     /// For another processor.
-    #[error("for another processor than a PC's (e_machine {0})")]
+    #[error("for a processor that is not a PC's (e_machine {0})")]
     Machine(u16),
     /// It ends before what its header names.
     #[error("cut off, or its headers are damaged")]

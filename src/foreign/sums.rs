@@ -47,7 +47,7 @@ pub enum SumsError {
         text: String,
     },
     /// Not the digits that the algorithm has.
-    #[error("line {line}: {name}: {found} where {want} lower-case hex digits belong")]
+    #[error("line {line}: {name}: {found} instead of {want} lower-case hex digits")]
     Digits {
         /// Its number, from 1.
         line: usize,
@@ -55,11 +55,11 @@ pub enum SumsError {
         name: String,
         /// What is there.
         found: String,
-        /// How many digits there ought to be.
+        /// How many digits there must be.
         want: usize,
     },
     /// One name with two sums.
-    #[error("line {line}: {name} has another sum already")]
+    #[error("line {line}: {name} is listed twice with different checksums")]
     Twice {
         /// Its number, from 1.
         line: usize,
@@ -169,11 +169,11 @@ mod tests {
         let long = "b".repeat(128);
         for (text, said) in [
             ("\nbase.tar.xz: 12".to_owned(), "line 2: not `SHA512 (NAME) = HEX`: \"base.tar.xz: 12\""),
-            ("SHA512 (x) = 12".to_owned(), "line 1: x: `12` where 128 lower-case hex digits belong"),
+            ("SHA512 (x) = 12".to_owned(), "line 1: x: `12` instead of 128 lower-case hex digits"),
             ("<html> (x) = 12".to_owned(), "line 1: not `SHA512 (NAME) = HEX`: \"<html> (x) = 12\""),
             (
                 format!("SHA512 (x) = {long}\nSHA512 (x) = {}", "c".repeat(128)),
-                "line 2: x has another sum already",
+                "line 2: x is listed twice with different checksums",
             ),
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap_err().to_string(), said, "{text}");

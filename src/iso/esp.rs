@@ -18,7 +18,7 @@ const SECTOR: usize = 512;
 const CD_SECTOR: usize = 2048;
 /// Entries of the root directory: one sector of 32 bytes each.
 const ROOT_ENTRIES: u16 = 16;
-/// FAT12 ends at 4,084 clusters. Rounding the image up to CD sectors may add a few that nobody asked for.
+/// FAT12 ends at 4,084 clusters. Rounding the image up to CD sectors may add a few more.
 const MAX_CLUSTERS: usize = 4000;
 /// The crate makes no volume of fewer than 11 sectors.
 const MIN_BYTES: usize = 16 * SECTOR;
@@ -38,13 +38,13 @@ pub struct EspFile<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum EspError {
     /// More than FAT12 holds.
-    #[error("the ESP would be {bytes} bytes; at most {} will do", MAX_CLUSTERS * MAX_CLUSTER)]
+    #[error("ESP: needs {bytes} bytes, but at most {} are possible", MAX_CLUSTERS * MAX_CLUSTER)]
     TooLarge {
         /// Bytes of all files and directories.
         bytes: usize,
     },
     /// A path that FAT can't have, or that is there twice.
-    #[error("ESP: {path}: can't be written")]
+    #[error("ESP: {path}: can't write it")]
     File {
         /// The path.
         path: String,
@@ -52,7 +52,7 @@ pub enum EspError {
         source: io::Error,
     },
     /// A file that is not there, or can't be read.
-    #[error("ESP: {path}: can't be read")]
+    #[error("ESP: {path}: can't read it")]
     Read {
         /// The path.
         path: String,
@@ -60,7 +60,7 @@ pub enum EspError {
         source: io::Error,
     },
     /// The file system itself could not be made.
-    #[error("ESP: can't be made")]
+    #[error("ESP: can't create it")]
     Volume(#[source] io::Error),
 }
 
@@ -267,14 +267,14 @@ mod tests {
     #[test]
     fn what_fat_cannot_have_is_refused() {
         for (files, said) in [
-            (vec![EspFile { path: "a:b", bytes: b"" }], "ESP: a:b: can't be written"),
+            (vec![EspFile { path: "a:b", bytes: b"" }], "ESP: a:b: can't write it"),
             (
                 vec![EspFile { path: "A", bytes: b"" }, EspFile { path: "a", bytes: b"" }],
-                "ESP: a: can't be written",
+                "ESP: a: can't write it",
             ),
             (
                 vec![EspFile { path: "a", bytes: &vec![0; 134 << 20] }],
-                "the ESP would be 140509184 bytes; at most 131072000 will do",
+                "ESP: needs 140509184 bytes, but at most 131072000 are possible",
             ),
         ] {
             assert_eq!(build(&files, 1).unwrap_err().to_string(), said);

@@ -40,18 +40,18 @@ pub const BACKUP_NUMBER: usize = 3;
 pub struct Partitions {
     /// The ISO, from [`ISO_START`] on.
     pub iso: Range<u64>,
-    /// The ESP.
+    /// Sectors of the EFI system partition.
     pub esp: Range<u64>,
 }
 
 /// Identities of a medium, all derived from one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Of the disk.
+    /// The GPT's disk GUID.
     pub disk: Uuid,
-    /// Of partition 1.
+    /// GUID of partition 1, the ISO 9660 file system.
     pub iso: Uuid,
-    /// Of partition 2.
+    /// GUID of partition 2, the EFI system partition.
     pub esp: Uuid,
 }
 
@@ -72,17 +72,17 @@ impl Identity {
 /// Why there are no partition tables.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// xorriso's MBR does not show what it was told to make.
+    /// xorriso's MBR does not show what it was asked to make.
     #[error("the ISO's MBR: {what}")]
     Unexpected {
         /// What is wrong.
         what: String,
     },
     /// The MBR could not be read or written.
-    #[error("the ISO's MBR: can't be used")]
+    #[error("the ISO's MBR: can't read or write it")]
     Mbr(#[from] MBRError),
     /// The GPT could not be written.
-    #[error("the ISO's GPT: can't be written")]
+    #[error("the ISO's GPT: can't write it")]
     Gpt(#[from] GptError),
 }
 
@@ -145,7 +145,7 @@ fn partition(name: &str, part_type_guid: Type, part_guid: Uuid, at: &Range<u64>)
     Partition { part_type_guid, part_guid, first_lba: at.start, last_lba: at.end - 1, flags: 0, name }
 }
 
-/// What xorriso's MBR says of a medium of `length` bytes, checked against what it was told.
+/// What xorriso's MBR says of a medium of `length` bytes, checked against what it was asked for.
 fn planned(mbr: &ProtectiveMBR, length: u64) -> Result<Partitions, TableError> {
     let unexpected = |what: String| TableError::Unexpected { what };
     // Partition `number`, from 1; the MBR has four.

@@ -29,7 +29,7 @@ pub enum BlockSelection {
 pub struct Graft {
     /// Its path on the medium, from the root.
     pub path: String,
-    /// The file.
+    /// Path on this computer.
     pub from: PathBuf,
     /// Its length in bytes.
     pub len: u64,
@@ -66,15 +66,15 @@ impl MediumSelection {
 /// A kind of disc, with the room that every maker's blank has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disc {
-    /// 80 minutes.
+    /// A CD of 80 minutes.
     Cd,
     /// One layer; the smaller one of DVD-R and DVD+R.
     Dvd,
-    /// Two layers; likewise.
+    /// A dual-layer DVD.
     DvdDl,
-    /// Blu-ray, one layer.
+    /// A single-layer Blu-ray disc.
     Bd,
-    /// Blu-ray, two layers.
+    /// A dual-layer Blu-ray disc.
     BdDl,
 }
 
@@ -115,16 +115,16 @@ impl fmt::Display for Disc {
         f.write_str(match self {
             Disc::Cd => "a CD",
             Disc::Dvd => "a DVD",
-            Disc::DvdDl => "a DVD of two layers",
+            Disc::DvdDl => "a dual-layer DVD",
             Disc::Bd => "a Blu-ray disc",
-            Disc::BdDl => "a Blu-ray disc of two layers",
+            Disc::BdDl => "a dual-layer Blu-ray disc",
         })
     }
 }
 
 /// Text that names no disc.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no disc; there are cd, dvd, dvd-dl, bd and bd-dl")]
+#[error("`{0}` is not a disc; use cd, dvd, dvd-dl, bd or bd-dl")]
 pub struct BadDisc(String);
 
 impl FromStr for Disc {
@@ -168,7 +168,7 @@ mod tests {
         }
         assert_eq!(
             "floppy".parse::<Disc>().unwrap_err().to_string(),
-            "`floppy` is no disc; there are cd, dvd, dvd-dl, bd and bd-dl"
+            "`floppy` is not a disc; use cd, dvd, dvd-dl, bd or bd-dl"
         );
     }
 

@@ -1,4 +1,4 @@
-//! What goes where on the medium, and what xorriso is told.
+//! What goes where on the medium, and the arguments of xorriso.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -18,15 +18,15 @@ pub struct MediumContents<'a> {
     pub name: &'a str,
     /// The date of everything on the medium, in seconds since 1970.
     pub epoch: i64,
-    /// GRUB's menu.
+    /// Text of grub.cfg.
     pub config: &'a str,
-    /// GRUB itself.
+    /// GRUB's files for BIOS and UEFI.
     pub grub: &'a Grub,
     /// The hypervisor, as Debian packs it (`xen.gz`).
     pub xen: Option<&'a [u8]>,
     /// The kernel, as Debian packs it (`vmlinuz`).
     pub kernel: &'a [u8],
-    /// The miniroot, compressed.
+    /// The initramfs, compressed.
     pub miniroot: &'a [u8],
     /// Files that stay where they are until they are copied onto the medium; none on one that is to be small.
     pub grafts: &'a [Graft],
@@ -143,11 +143,11 @@ fn escape(path: &[u8], list: &mut Vec<u8>) {
     }
 }
 
-/// Everything that xorriso is told before the list of files.
+/// All arguments of xorriso before the list of files.
 fn arguments(volume: &str, epoch: i64) -> Vec<String> {
     let mut args = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
-    // Nobody's start-up files.
+    // No start-up files of the user.
     // `stdio:`, or xorriso takes what lies below /dev, as /dev/shm does, for a drive.
     add(&["--no_rc", "-as", "mkisofs", "-o", &format!("stdio:{OUTPUT}")]);
     add(&["-volid", volume, "-appid", "IMGFACTORY", "-preparer", "IMGFACTORY"]);
@@ -172,9 +172,9 @@ fn arguments(volume: &str, epoch: i64) -> Vec<String> {
 pub struct IsoParts {
     /// The hypervisor; 0 without Xen.
     pub xen: u64,
-    /// The kernel.
+    /// Bytes of the kernel image.
     pub kernel: u64,
-    /// The miniroot.
+    /// Bytes of the initramfs.
     pub miniroot: u64,
     /// GRUB's core image for BIOS.
     pub grub_bios: u64,
@@ -185,7 +185,7 @@ pub struct IsoParts {
     pub blocks: u64,
     /// Menu, directories, tables, rounding up to sectors.
     pub rest: u64,
-    /// The whole ISO.
+    /// Bytes of the whole ISO.
     pub total: u64,
 }
 

@@ -7,8 +7,8 @@ use crate::tree::{Kind, NodeId, Tree};
 pub enum XenError {
     /// The tree has none.
     #[error(
-        "the host has no /boot/xen-*.gz, but its menu has an entry for Xen; add Xen to its packages \
-         (xen-hypervisor-4.20-amd64 and xen-utils-4.20 in trixie), or take `xen` out of `boot`"
+        "the host has no /boot/xen-*.gz, but its boot menu has an entry for Xen; add Xen to its packages \
+         (xen-hypervisor-4.20-amd64 and xen-utils-4.20 in trixie), or remove `xen` from `boot`"
     )]
     None,
 }

@@ -16,7 +16,7 @@ const BLOCK: u64 = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum CpioError {
     /// A file of 4 GiB or more.
-    #[error("/{path}: {len} bytes are too many for newc cpio, which counts them in 32 bits")]
+    #[error("/{path}: {len} bytes, but newc cpio files have less than 4 GiB")]
     TooLarge {
         /// The file.
         path: String,
@@ -24,7 +24,7 @@ pub enum CpioError {
         len: u64,
     },
     /// Contents could not be read.
-    #[error("/{path}: can't read its contents")]
+    #[error("/{path}: can't read it")]
     Read {
         /// The file.
         path: String,
@@ -249,10 +249,7 @@ mod tests {
         let huge = Content { len: 1 << 32, extents: vec![] };
         tree.insert(b"a/huge", node(0o644, Kind::File(huge))).unwrap();
         let error = write(&tree, &Vec::<Vec<u8>>::new(), &mut io::sink(), |_, _| Ok(())).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/a/huge: 4294967296 bytes are too many for newc cpio, which counts them in 32 bits"
-        );
+        assert_eq!(error.to_string(), "/a/huge: 4294967296 bytes, but newc cpio files have less than 4 GiB");
     }
 
     proptest! {

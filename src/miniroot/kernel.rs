@@ -19,18 +19,18 @@ const XZ_MEMORY: u64 = 128 << 20;
 pub enum KernelError {
     /// No kernel at all.
     #[error(
-        "no kernel in the tree: no directory below /usr/lib/modules has a modules.dep and a /boot/vmlinuz; \
+        "the tree has no kernel: no directory below /usr/lib/modules has a modules.dep and a /boot/vmlinuz; \
          add a kernel to the packages, such as linux-image-amd64"
     )]
     None,
-    /// A file of the kernel's that ought to be there.
+    /// A file of the kernel's that must be there.
     #[error("/{path}: not a file of the tree")]
     NotFile {
         /// The file.
         path: String,
     },
     /// Too large to be what it claims to be.
-    #[error("/{path}: {len} bytes; at most {LIMIT} are read")]
+    #[error("/{path}: {len} bytes; the limit is {LIMIT}")]
     TooLarge {
         /// The file.
         path: String,
@@ -46,7 +46,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// A line that is not what depmod writes.
-    #[error("/{path}:{line}: not a line of depmod's: `{text}`")]
+    #[error("/{path}:{line}: `{text}` is not a line as depmod writes them")]
     Malformed {
         /// The file.
         path: String,
@@ -56,7 +56,7 @@ pub enum KernelError {
         text: String,
     },
     /// A module in a format that is not known.
-    #[error("/{path}: a module packed in a way that is not known; known: .ko, .ko.xz, .ko.gz")]
+    #[error("/{path}: unknown compression of a module; known: .ko, .ko.xz, .ko.gz")]
     Packed {
         /// The module.
         path: String,
@@ -85,7 +85,7 @@ pub(super) struct ModuleDep {
 pub struct Kernel<'t> {
     /// What `uname -r` will say.
     pub release: String,
-    /// Its image.
+    /// /boot/vmlinuz-RELEASE in the tree.
     pub vmlinuz: NodeId,
     tree: &'t Tree,
     /// Directory of its modules in the tree, `usr/lib/modules/RELEASE`.

@@ -40,7 +40,7 @@ pub struct File {
     pub path: String,
     /// Permission bits.
     pub mode: u16,
-    /// Contents.
+    /// Contents of the file.
     pub bytes: Arc<[u8]>,
 }
 

@@ -18,7 +18,7 @@ pub enum MinirootPackError {
     #[error(transparent)]
     Cpio(#[from] CpioError),
     /// The compressor can't be set up.
-    #[error("can't set the compressor up")]
+    #[error("can't set up the compressor")]
     Xz(#[from] liblzma::stream::Error),
 }
 

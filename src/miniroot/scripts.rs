@@ -17,7 +17,7 @@ const SCRIPTS: &[(&str, &str, u16)] = &[
     ("lib/root.sh", "lib/imgfactory/root.sh", 0o644),
 ];
 
-/// What the scripts are told; the templates see it under these names.
+/// Values for the scripts; the templates see it under these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScriptValues<'a> {
     /// Name of the recipe.

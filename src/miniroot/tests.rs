@@ -77,7 +77,7 @@ fn the_newest_kernel_with_an_image_is_found() {
 fn a_tree_without_a_kernel_is_told_what_to_add() {
     let error = Kernel::find(&Tree::new(Meta::default()), &NONE).unwrap_err().to_string();
     assert!(
-        error.starts_with("no kernel in the tree:") && error.ends_with("such as linux-image-amd64"),
+        error.starts_with("the tree has no kernel:") && error.ends_with("such as linux-image-amd64"),
         "{error}"
     );
 }

@@ -11,15 +11,15 @@ const MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// It is not there.
-    #[error("{}: no imgfetch there; make it with ci/imgfetch, or say where it is with --imgfetch FILE", path.display())]
+    #[error("{}: no imgfetch there; build it with ci/imgfetch, or name the file with --imgfetch FILE", path.display())]
     Missing {
-        /// Where it was looked for.
+        /// Where it was searched.
         path: PathBuf,
         /// What the system said.
         source: FileError,
     },
     /// It is no program of this kind of machine, or needs libraries.
-    #[error("{}: {what}; the miniroot needs a static program for x86-64, as ci/imgfetch makes it", path.display())]
+    #[error("{}: {what}; the miniroot needs a static program for x86-64, as ci/imgfetch builds it", path.display())]
     Unfit {
         /// The program.
         path: PathBuf,
@@ -62,7 +62,7 @@ fn unfit(program: &[u8]) -> Option<&'static str> {
         types.try_fold(false, |found, kind| Some(found || kind? == u64::from(PT_INTERP)))
     };
     if !program.starts_with(b"\x7fELF\x02\x01") || word(18, 2) != Some(EM_X86_64.into()) {
-        return Some("not a program for x86-64");
+        return Some("not an x86-64 program");
     }
     match needs_loader() {
         None => Some("a damaged program"),
@@ -79,7 +79,7 @@ mod tests {
     fn only_static_programs_are_let_through() {
         let this = std::fs::read("/proc/self/exe").unwrap();
         assert_eq!(unfit(&this), Some("a program that needs shared libraries"), "the tests are linked so");
-        assert_eq!(unfit(b"#!/bin/sh\n"), Some("not a program for x86-64"));
+        assert_eq!(unfit(b"#!/bin/sh\n"), Some("not an x86-64 program"));
         assert_eq!(unfit(&this[..64]), Some("a damaged program"));
         let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
         assert_eq!(unfit(&busybox), None);

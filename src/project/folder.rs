@@ -11,7 +11,7 @@ use system::files::{FileError, read_at_most};
 
 /// A recipe of more than this is none.
 const MAX_RECIPE: u64 = 1 << 20;
-/// Likewise a template.
+/// Largest template, in bytes.
 const MAX_TEMPLATE: u64 = 1 << 20;
 
 /// Why a recipe can't be used.
@@ -46,7 +46,7 @@ pub fn lock_path(recipe: &Path) -> PathBuf {
     recipe.with_extension("lock")
 }
 
-/// What files of others are known by; nothing if the recipe has no lock.
+/// Checksums of the third-party files; nothing if the recipe has no lock.
 ///
 /// # Errors
 /// [`LoadError`].
@@ -97,7 +97,7 @@ impl Project {
         Ok((project, parsed))
     }
 
-    /// Absolute.
+    /// The project root, as an absolute path.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -107,7 +107,7 @@ impl Project {
         self.root.join(path.as_str())
     }
 
-    /// An overlay's directory.
+    /// `overlays/NAME` of the project.
     pub fn overlay(&self, name: &str) -> PathBuf {
         self.root.join("overlays").join(name)
     }

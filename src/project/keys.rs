@@ -12,7 +12,7 @@ use crate::sys::process::{Tool, ToolError};
 use formats::release::{BadKey, TrustedKeys};
 use system::files::{AtomicFile, FileError, create_dir_all, read_at_most};
 
-/// Where the password of a secret key is looked for before a person is asked.
+/// Where the password of a secret key is searched before the user is asked.
 pub const PASSWORD_VARIABLE: &str = "IMGFACTORY_KEY_PASSWORD";
 
 /// Longest time for a command that gives a key: people may have to touch a token.
@@ -34,7 +34,7 @@ pub enum KeysError {
     #[error(transparent)]
     File(#[from] FileError),
     /// There is no key.
-    #[error("{}: no such key; make one with `imgfactory keygen {}`", path.display(), prefix.display())]
+    #[error("{}: no such key; create one with `imgfactory keygen {}`", path.display(), prefix.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum KeysError {
         prefix: PathBuf,
     },
     /// There is one already.
-    #[error("{}: is there already; keys are never overwritten. Choose another name, or move it away", path.display())]
+    #[error("{}: already exists; keys are never overwritten. Choose another name, or move the file", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum KeysError {
         source: BadKey,
     },
     /// The two files are of different keys.
-    #[error("{}: of key {public}, but {} is of key {secret}; clients would trust the wrong one",
+    #[error("{}: holds key {public}, but {} holds key {secret}; the two files must be of the same key",
         public_path.display(), secret_path.display())]
     Mismatch {
         /// The public key's file.
@@ -77,13 +77,13 @@ pub enum KeysError {
         secret: String,
     },
     /// No such variable.
-    #[error("{variable}: not set; it is to hold a secret key")]
+    #[error("{variable}: not set; it must contain a secret key")]
     Variable {
         /// Its name.
         variable: String,
     },
     /// The command that gives a key failed.
-    #[error("`{command}`: gave no key")]
+    #[error("`{command}`: printed no key")]
     Command {
         /// The command.
         command: String,
@@ -91,21 +91,23 @@ pub enum KeysError {
         source: ToolError,
     },
     /// `sign:` needs two things.
-    #[error("{0}: write sign:PUBLIC:COMMAND, the public key (its file, or base64) and what signs with it")]
+    #[error(
+        "{0}: write it as sign:PUBLIC:COMMAND, with the public key (a file or base64) and the command that signs"
+    )]
     SignWords(String),
     /// Only one key can sign.
-    #[error("{}: {keys} keys there; the one that the command signs with must be alone", path.display())]
+    #[error("{}: contains {keys} keys; it must contain only the one that the command signs with", path.display())]
     SignKeys {
         /// The file.
         path: PathBuf,
         /// How many.
         keys: usize,
     },
-    /// Nobody to ask for a password.
-    #[error("no password: {PASSWORD_VARIABLE} is not set and there is no terminal to ask at")]
+    /// There is no terminal to ask for a password.
+    #[error("no password: {PASSWORD_VARIABLE} is not set, and there is no terminal to ask on")]
     NoPassword(#[source] io::Error),
     /// The two answers differ.
-    #[error("the two passwords differ")]
+    #[error("the two passwords are different")]
     PasswordsDiffer,
     /// An empty password protects nothing.
     #[error("the password is empty; leave out --password for a key without one")]
@@ -173,7 +175,10 @@ impl KeyFiles {
         let text = self.text(&self.secret)?;
         let mode = fs::metadata(&self.secret).map_or(0, |found| found.permissions().mode());
         if mode & 0o077 != 0 {
-            log::warn!("{}: others can read this secret key; chmod 600 it", self.secret.display());
+            log::warn!(
+                "{}: other users can read this secret key; run chmod 600 on it",
+                self.secret.display()
+            );
         }
         let key = match SigningKey::parse(&text, None) {
             Err(KeyError::NeedsPassword) => {
@@ -299,13 +304,13 @@ fn password(prompt: &str) -> Result<String, KeysError> {
 /// A password for a new key: from [`PASSWORD_VARIABLE`], or typed twice.
 ///
 /// # Errors
-/// [`KeysError`] when there is nobody to ask, the answers differ, or it is empty.
+/// [`KeysError`] when there is no terminal, the answers differ, or it is empty.
 pub fn new_password() -> Result<String, KeysError> {
     let first = password("Password for the new key: ")?;
     if first.is_empty() {
         return Err(KeysError::EmptyPassword);
     }
-    let second = password("The same again: ")?;
+    let second = password("Repeat the password: ")?;
     if first == second { Ok(first) } else { Err(KeysError::PasswordsDiffer) }
 }
 
@@ -333,7 +338,7 @@ mod tests {
         let before = fs::read(&files.secret).unwrap();
         fs::remove_file(&files.public).unwrap();
         let said = format!(
-            "{}: is there already; keys are never overwritten. Choose another name, or move it away",
+            "{}: already exists; keys are never overwritten. Choose another name, or move the file",
             files.secret.display()
         );
         assert_eq!(files.create(None).unwrap_err().to_string(), said);
@@ -366,14 +371,14 @@ mod tests {
         let other = KeyFiles::new(&dir.path().join("other"));
         let (at, public) = (files.secret.display().to_string(), files.public.display().to_string());
         let said = |files: &KeyFiles| report(&files.read().unwrap_err());
-        let missing = format!("error: {at}: no such key; make one with `imgfactory keygen ");
+        let missing = format!("error: {at}: no such key; create one with `imgfactory keygen ");
         assert!(said(&files).starts_with(&missing));
 
         let key = files.create(None).unwrap();
         let stranger = other.create(None).unwrap();
         fs::copy(&other.public, &files.public).unwrap();
         let mismatch = format!(
-            "error: {public}: of key {}, but {at} is of key {}; clients would trust the wrong one",
+            "error: {public}: holds key {}, but {at} holds key {}; the two files must be of the same key",
             stranger.id(),
             key.id()
         );
@@ -385,7 +390,7 @@ mod tests {
         let damaged = format!("error: {at}\n  caused by: the key is damaged: its checksum is wrong");
         assert_eq!(said(&files), damaged);
         fs::write(&files.secret, "comment\nRWQAAEIy\n").unwrap();
-        let no_key = "not a minisign secret key: a comment and one line of base64";
+        let no_key = "not a minisign secret key, which is a comment and one line of base64";
         assert_eq!(said(&files), format!("error: {at}\n  caused by: {no_key}"));
     }
 }

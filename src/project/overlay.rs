@@ -44,7 +44,7 @@ pub enum LoadOverlayError {
     NotText(PathBuf),
     /// Something other than a directory, a file or a link.
     #[error(
-        "{}: neither a directory, a file nor a symbolic link; devices and pipes are made by `make:` in {rules}",
+        "{}: neither a directory, a file nor a symbolic link; create devices and pipes with `make:` in {rules}",
         path.display()
     )]
     Kind {
@@ -54,7 +54,7 @@ pub enum LoadOverlayError {
         rules: String,
     },
     /// A file and a template for the same file.
-    #[error("{}: there is a template for it as well; keep one of the two", .0.display())]
+    #[error("{}: exists as a file and as a template; keep one of the two", .0.display())]
     Twice(PathBuf),
 }
 
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(
             fail(),
             format!(
-                "{}: there is a template for it as well; keep one of the two",
+                "{}: exists as a file and as a template; keep one of the two",
                 real("overlays/x/etc/issue")
             )
         );
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(
             fail(),
             format!(
-                "{}: neither a directory, a file nor a symbolic link; devices and pipes are made by `make:` in \
+                "{}: neither a directory, a file nor a symbolic link; create devices and pipes with `make:` in \
                  overlays/x.yaml",
                 real("overlays/x/etc/pipe")
             )

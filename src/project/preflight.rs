@@ -1,4 +1,4 @@
-//! What a machine must have for the work to be done here, all looked at together.
+//! Preflight checks: whether this computer has the programs, permissions and free space that the work needs.
 
 use std::fmt;
 use std::fs;
@@ -21,7 +21,7 @@ pub enum Purpose {
     BootUefi,
     /// `imgfetch mount` on this machine.
     Mount,
-    /// The project's own tests, which have other programs judge what we wrote.
+    /// The project's own tests, which check results with independent programs.
     Judge,
 }
 
@@ -38,33 +38,33 @@ impl fmt::Display for Purpose {
             Purpose::Build => "to build",
             Purpose::Boot => "to run and test what was built",
             Purpose::BootUefi => "to run and test with UEFI",
-            Purpose::Mount => "to mount images here",
+            Purpose::Mount => "to mount images on this computer",
             Purpose::Judge => "for the project's own tests",
         })
     }
 }
 
-/// One thing that was looked for.
+/// One check and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// Its name.
+    /// The program, file or permission, as it is shown.
     pub name: String,
     /// What it is needed for.
     pub purpose: Purpose,
-    /// What was found, or what lacks.
+    /// What was found, or what is missing.
     pub result: Result<String, MissingPrerequisite>,
 }
 
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingPrerequisite {
-    /// What is wrong.
+    /// What the check found, as an end of the line `NAME: `.
     pub what: String,
-    /// What helps.
+    /// How to correct it.
     pub remedy: Remedy,
 }
 
-/// How to get what lacks.
+/// How to get what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
     /// Install a Debian package.
@@ -73,12 +73,12 @@ pub enum Remedy {
     Do(String),
 }
 
-/// Things that lack, worded all at once with how to get them.
+/// The checks that failed, in one message with their remedies.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", worded(.0))]
 pub struct MissingPrerequisites(pub Vec<Check>);
 
-/// Looks for everything. `out` and `cache` are where a build will write.
+/// Runs all checks. `out` and `cache` are the directories that a build will write to.
 pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
     let mut checks = vec![
         program("mmdebstrap", Purpose::Build),
@@ -118,7 +118,7 @@ pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
     checks
 }
 
-/// Looks for what is needed for one purpose, before the work begins.
+/// Runs the checks for one purpose, before the work begins.
 ///
 /// # Errors
 /// [`MissingPrerequisites`] names everything that is missing, not only the first.
@@ -146,17 +146,17 @@ pub fn install_line<'c>(checks: impl IntoIterator<Item = &'c Check>) -> Option<S
 }
 
 fn worded(checks: &[Check]) -> String {
-    let mut text = "this machine lacks something".to_owned();
+    let mut text = "this computer is missing prerequisites".to_owned();
     for check in checks {
         if let Err(lack) = &check.result {
-            text.push_str(&format!("\n{}: {}, needed {}", check.name, lack.what, check.purpose));
+            text.push_str(&format!("\n{}: {}; needed {}", check.name, lack.what, check.purpose));
             if let Remedy::Do(remedy) = &lack.remedy {
                 text.push_str(&format!("; {remedy}"));
             }
         }
     }
     if let Some(line) = install_line(checks) {
-        text.push_str(&format!("\ninstall it with: {line}"));
+        text.push_str(&format!("\nto install: {line}"));
     }
     text
 }
@@ -182,11 +182,11 @@ fn file(name: &str, places: &[&str], package: &'static str, purpose: Purpose) ->
 fn user_namespaces() -> Result<String, MissingPrerequisite> {
     let tried = Tool::new("unshare").args(["--user", "true"]).limit(Duration::from_secs(10)).run();
     match tried {
-        Ok(()) => Ok("an ordinary user may make them".into()),
+        Ok(()) => Ok("ordinary users may create them".into()),
         Err(_) => Err(MissingPrerequisite {
-            what: "an ordinary user may not make them here".into(),
+            what: "ordinary users may not create them here".into(),
             remedy: Remedy::Do(
-                "build as root, or allow them: sysctl kernel.unprivileged_userns_clone=1, \
+                "build as root, or as root set these sysctls: kernel.unprivileged_userns_clone=1, \
                  kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces > 0"
                     .into(),
             ),
@@ -229,14 +229,14 @@ fn user_name(uid: u32) -> Option<String> {
 fn fuse() -> Result<String, MissingPrerequisite> {
     let device = Path::new("/dev/fuse");
     match fs::OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => Ok("may be opened".into()),
+        Ok(_) => Ok("can be opened".into()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(MissingPrerequisite {
-            what: "not there".into(),
+            what: "missing".into(),
             remedy: Remedy::Do("as root: modprobe fuse".into()),
         }),
         Err(error) => Err(MissingPrerequisite {
             what: format!("can't be opened ({error})"),
-            remedy: Remedy::Do("mount as root, or get the right to /dev/fuse".into()),
+            remedy: Remedy::Do("mount as root, or get read and write permission for /dev/fuse".into()),
         }),
     }
 }
@@ -244,12 +244,12 @@ fn fuse() -> Result<String, MissingPrerequisite> {
 fn space(name: &str, path: &Path, least: u64) -> Check {
     let other = |what| MissingPrerequisite {
         what,
-        remedy: Remedy::Do("free some, or choose another directory".into()),
+        remedy: Remedy::Do("free some space, or choose another directory".into()),
     };
     let result = match FileSystem::of(path) {
         Ok(found) if found.free >= least => Ok(format!("{} at {}", size(found.free), found.mount.display())),
         Ok(found) => Err(other(format!(
-            "{} has only {} free at {}; a small build takes {}",
+            "{} has only {} free (file system {}); a small build takes {}",
             path.display(),
             size(found.free),
             found.mount.display(),
@@ -260,11 +260,11 @@ fn space(name: &str, path: &Path, least: u64) -> Check {
     Check { name: name.into(), purpose: Purpose::Build, result }
 }
 
-/// Where trees and downloads are kept unless the user says otherwise: `$XDG_CACHE_HOME/imgfactory`, else
-/// `~/.cache/imgfactory`. `None` when neither variable is set.
+/// The default cache directory: `$XDG_CACHE_HOME/imgfactory`, else `~/.cache/imgfactory`. `None` when neither
+/// variable is set.
 pub fn default_cache() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    // The XDG specification has relative paths ignored.
+    // The XDG specification says that relative paths are ignored.
     let base = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
     base.or_else(|| set("HOME").map(|home| home.join(".cache"))).map(|base| base.join("imgfactory"))
 }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_lacks_is_said_at_once_with_one_line_that_installs_it() {
+    fn all_missing_prerequisites_are_in_one_message_with_one_command_that_installs_them() {
         let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
         let missing = MissingPrerequisites(vec![
             lack("xorriso", Purpose::Build, "not found", Remedy::Install("xorriso")),
@@ -289,9 +289,9 @@ mod tests {
         assert_eq!(
             missing.to_string(),
             format!(
-                "this machine lacks something\nxorriso: not found, needed to build\nnewuidmap: not found, needed to \
-                 build\nnewgidmap: not found, needed to build\n/etc/subuid: no range, needed to build; add \
-                 one\ninstall it with: {sudo}apt install uidmap xorriso"
+                "this computer is missing prerequisites\nxorriso: not found; needed to build\nnewuidmap: not found; \
+                 needed to build\nnewgidmap: not found; needed to build\n/etc/subuid: no range; needed to build; add \
+                 one\nto install: {sudo}apt install uidmap xorriso"
             )
         );
     }
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn too_little_space_says_how_much_there_is() {
         let here = std::env::temp_dir();
-        let Err(lack) = space("space", &here, u64::MAX).result else { panic!("nobody has 16 EiB") };
+        let Err(lack) = space("space", &here, u64::MAX).result else { panic!("no disk has 16 EiB") };
         assert!(lack.what.starts_with(&format!("{} has only ", here.display())), "{}", lack.what);
         assert!(space("space", &here, 0).result.is_ok());
     }

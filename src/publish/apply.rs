@@ -23,7 +23,7 @@ const SAMPLE: usize = 16;
 /// Whatever went wrong.
 type PublishFault = Box<dyn Error + Send + Sync>;
 
-/// How to publish.
+/// Options of one publication.
 #[derive(Clone, Debug)]
 pub struct PublishOptions {
     /// The token of our lease; the same for each attempt from one output directory.
@@ -38,7 +38,7 @@ pub struct PublishOptions {
     pub take_over: bool,
 }
 
-/// What was done.
+/// Result of a publication: the plan, and what was sent.
 #[derive(Clone, Debug)]
 pub struct PublishResult {
     /// What was to be done.
@@ -54,10 +54,10 @@ pub struct PublishResult {
 /// Why nothing was published. The target has its old release.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// Somebody else is at it.
+    /// Another publication or `gc` holds the lease.
     #[error(
-        "{target}: {host} works there ({what}), and said so {ago} s ago; it will count as dead in {left} s. Wait \
-         (--wait), or go on in spite of it if you know that it has ended (--take-over)"
+        "{target}: {host} holds the lease ({what}), renewed {ago} s ago and valid for {left} s more. Wait for \
+         it (--wait), or, if you know that it has ended, take the lease over (--take-over)"
     )]
     Busy {
         /// The target.
@@ -71,8 +71,8 @@ pub enum PublishError {
         /// Seconds until its lease expires.
         left: u64,
     },
-    /// Somebody else took over while we worked.
-    #[error("{target}: another publisher took over while this one worked; run it again")]
+    /// Another publisher took over the lease.
+    #[error("{target}: another publisher took over the lease; run this command again")]
     TakenOver {
         /// The target.
         target: String,
@@ -92,7 +92,7 @@ pub enum PublishError {
         source: PublishPlanError,
     },
     /// What the target has can't be believed.
-    #[error("{target}: what is there can't be built upon")]
+    #[error("{target}: the target's release can't be read, so it can't be updated")]
     State {
         /// The target.
         target: String,
@@ -100,7 +100,7 @@ pub enum PublishError {
         source: ReleaseStateError,
     },
     /// Too little space.
-    #[error("{target}: {} are to be sent, and {} are free", size(*need), size(*free))]
+    #[error("{target}: too little space: {} to send, {} free", size(*need), size(*free))]
     Space {
         /// The target.
         target: String,
@@ -110,9 +110,10 @@ pub enum PublishError {
         free: u64,
     },
     /// Files are missing after they were sent.
-    #[error("{target}: {path} is {} after it was sent, {more} more; `latest` was not moved", match found {
-        Some(found) => format!("{found} bytes long and not {want}"),
-        None => "not there".to_owned(),
+    #[error("{target}: {path} is {} after it was sent, and {more} more files are wrong; `latest` was not \
+             replaced", match found {
+        Some(found) => format!("{found} bytes long instead of {want}"),
+        None => "missing".to_owned(),
     })]
     Incomplete {
         /// The target.
@@ -127,7 +128,7 @@ pub enum PublishError {
         more: usize,
     },
     /// What the public sees is not what was sent.
-    #[error("{target}: what clients get there is wrong; `latest` was not moved")]
+    #[error("{target}: clients would get wrong files from the target's URL; `latest` was not replaced")]
     Proof {
         /// The target.
         target: String,
@@ -141,7 +142,7 @@ pub enum PublishError {
 
 /// What goes to a target, and by which means.
 pub struct Job<'a> {
-    /// The target.
+    /// Target that is written to.
     pub remote: &'a dyn Remote,
     /// Our tree.
     pub tree: &'a dyn MirrorFiles,
@@ -155,9 +156,9 @@ pub struct Job<'a> {
     pub options: &'a PublishOptions,
     /// The clock.
     pub clock: &'a dyn Clock,
-    /// Told how many bytes will go out, before the first of them.
+    /// Called with how many bytes will go out, before the first of them.
     pub begin: &'a (dyn Fn(u64) + Sync),
-    /// Told how many bytes went out.
+    /// Called with how many bytes went out.
     pub sent: &'a (dyn Fn(u64) + Sync),
     /// Fetches what was sent as a client would, before `latest` moves.
     pub prove: &'a dyn Fn(&PublishPlan) -> Result<(), PublishFault>,
@@ -200,7 +201,7 @@ fn held(job: &Job<'_>) -> Result<Option<TargetContents>, PublishError> {
         Err(ReleaseStateError::Remote(error)) => Err(error.into()),
         Err(error) => {
             log::warn!(
-                "{}: release {} is damaged ({error}): it is looked for what is there",
+                "{}: release {} is damaged ({error}); scanning the target for its files",
                 job.remote.name(),
                 latest.0.serial
             );
@@ -329,12 +330,12 @@ fn lacking(job: &Job<'_>, plan: &PublishPlan) -> Result<Vec<FileToSend>, Publish
             if step > 1 {
                 let name = job.remote.name();
                 log::warn!(
-                    "{name}: {path} is damaged there; all blocks of the broken attempt are sent again"
+                    "{name}: {path} is damaged on the target; sending all blocks of the interrupted attempt again"
                 );
                 lacking.extend(present);
                 return Ok(lacking.into_iter().map(|(item, _)| item).collect());
             }
-            log::warn!("{}: {path} is damaged there, and sent again", job.remote.name());
+            log::warn!("{}: {path} is damaged on the target; sending it again", job.remote.name());
             lacking.push((*found).clone());
         }
     }
@@ -345,7 +346,7 @@ fn lacking(job: &Job<'_>, plan: &PublishPlan) -> Result<Vec<FileToSend>, Publish
 fn revive(job: &Job<'_>, plan: &PublishPlan) -> Result<(), PublishError> {
     let place = RemotePath::Control(Control::Tombstones);
     let Some(text) = job.remote.get(&place)? else { return Ok(()) };
-    // What can't be read condemns nothing: the next collection starts anew.
+    // What can't be read marks nothing: the next collection starts again.
     let mut stones = Tombstones::decode(&text[..]).unwrap_or_default();
     let before = stones.0.len();
     let needed: HashSet<_> = plan.blocks.iter().chain(&plan.shared).map(|object| object.name).collect();

@@ -1,4 +1,4 @@
-//! Garbage collection: what no release in retention names is condemned, and removed after a grace.
+//! Garbage collection: what no release in retention names is marked, and removed after the grace period.
 //!
 //! Roots are the newest release, releases whose `retain-until` has not come, the newest few, those that are pinned,
 //! and releases above the newest (somebody publishes them). A publication that runs makes collection stop at once.
@@ -27,11 +27,11 @@ const LOOK_BACK: u64 = 4096;
 /// What to keep, and for how long.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Seconds between condemning and removing.
+    /// Seconds between mark and removal.
     pub grace: u64,
     /// The newest so many releases stay whatever their age; at least 1.
     pub keep: usize,
-    /// These stay.
+    /// Releases to keep whatever their age.
     pub pinned: BTreeSet<Serial>,
 }
 
@@ -51,18 +51,18 @@ pub enum GcError {
         left: u64,
     },
     /// There is nothing.
-    #[error("{0}: no release there")]
+    #[error("{0}: contains no release")]
     Empty(String),
-    /// What is kept can't be told.
-    #[error("{target}: what is in use there can't be told, so nothing was removed")]
+    /// It is unknown which files are in use.
+    #[error("{target}: can't find out which files are in use, so nothing was removed")]
     State {
         /// The target.
         target: String,
         /// Why.
         source: ReleaseStateError,
     },
-    /// The list of condemned files is damaged.
-    #[error("{target}: .imgfactory/tombstones is damaged; remove it, and the grace begins anew")]
+    /// The list of marked files is damaged.
+    #[error("{target}: .imgfactory/tombstones is damaged; remove it, and the grace periods start again")]
     Tombstones {
         /// The target.
         target: String,
@@ -70,7 +70,7 @@ pub enum GcError {
         source: formats::text::At<super::tombstones::TombstoneFault>,
     },
     /// Our lease expired, or another program took over.
-    #[error("{0}: this collection stood still for too long, or another took over; run it again")]
+    #[error("{0}: this `gc` was suspended until its lease had expired, or another took over; run it again")]
     Lapsed(String),
     /// The target failed.
     #[error(transparent)]
@@ -80,13 +80,13 @@ pub enum GcError {
 /// What a collection will do.
 #[derive(Clone, Debug)]
 pub struct GcPlan {
-    /// The newest release.
+    /// Serial of the newest release, which is always kept.
     pub latest: Serial,
     /// Releases that stay, and why.
     pub kept: BTreeMap<Serial, &'static str>,
     /// Releases that no longer stay.
     pub expired: BTreeSet<Serial>,
-    /// Files in use.
+    /// Number of files that kept releases name.
     pub live: usize,
     /// Files to be removed now: their grace is over.
     pub due: Vec<FileToSend>,
@@ -94,25 +94,25 @@ pub struct GcPlan {
     pub waiting: Tombstones,
     /// Bytes of the waiting ones, as far as known.
     pub waiting_bytes: u64,
-    /// Files of the list of condemned ones that are in use again.
+    /// Files of the list of marked ones that are in use again.
     pub revived: usize,
 }
 
 impl fmt::Display for GcPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (serial, why) in &self.kept {
-            writeln!(f, "release {serial} stays: {why}")?;
+            writeln!(f, "release {serial} kept: {why}")?;
         }
         for serial in &self.expired {
-            writeln!(f, "release {serial} goes: past its retention")?;
+            writeln!(f, "release {serial} expired: past its retention")?;
         }
         let due: u64 = self.due.iter().map(|item| item.len).sum();
         let files = |count: usize| counted(count as u64, "file");
         writeln!(f, "{} in use", files(self.live))?;
-        writeln!(f, "{} of {} to be removed now", files(self.due.len()), size(due))?;
+        writeln!(f, "{} of {} to remove now", files(self.due.len()), size(due))?;
         write!(
             f,
-            "{} of {} waiting for the end of their grace; {} in use again",
+            "{} of {} marked, in their grace period; {} in use again",
             files(self.waiting.0.len()),
             size(self.waiting_bytes),
             self.revived
@@ -122,19 +122,19 @@ impl fmt::Display for GcPlan {
 
 /// What is collected, and by which means.
 pub struct GcJob<'a> {
-    /// The target.
+    /// Target to collect on.
     pub remote: &'a dyn Remote,
     /// Who may have signed what it has.
     pub keys: &'a TrustedKeys,
-    /// What to keep.
+    /// Which releases are kept, and for how long.
     pub policy: &'a Policy,
-    /// The clock.
+    /// For retention and the lease: simulated in tests.
     pub clock: &'a dyn Clock,
     /// The token of our lease.
     pub token: &'a LeaseToken,
     /// The name of this machine.
     pub host: &'a str,
-    /// Told how many files are gone.
+    /// Called with how many files are gone.
     pub gone: &'a (dyn Fn(u64) + Sync),
 }
 
@@ -190,7 +190,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
         }
     }
     for Listed { path, len } in listed.iter().flatten() {
-        // What is no path of ours is somebody else's.
+        // A path that is not ours belongs to other programs.
         if let Ok(path) = path.parse::<MirrorPath>() {
             candidates.insert(path, *len);
         }
@@ -205,7 +205,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
     let mut due = Vec::new();
     let mut waiting = Tombstones::default();
     let mut waiting_bytes = 0;
-    // Without a list of the target's files, what was condemned earlier is known from the tombstones only.
+    // Without a list of the target's files, what was marked earlier is known from the tombstones only.
     if listed.is_none() {
         for path in stones.0.keys().filter(|path| !live.contains(*path)) {
             candidates.entry(path.clone()).or_insert(0);
@@ -220,7 +220,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
             waiting.0.insert(path, since);
         }
     }
-    // What names comes before what is named: nobody finds a release whose blocks are gone.
+    // What names comes before what is named: no client finds a release whose blocks are gone.
     due.sort_by_key(|item| match item.path {
         MirrorPath::Release(_) => 0,
         MirrorPath::Image(..) => 1,
@@ -324,7 +324,7 @@ fn sort(
     (kept, expired)
 }
 
-/// Collects: removes what is due, and notes what is condemned now.
+/// Collects: removes what is due, and notes what is marked now.
 ///
 /// # Errors
 /// [`GcError`]. What was removed by then was due.

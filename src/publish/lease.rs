@@ -19,7 +19,7 @@ pub struct Lease {
     pub token: LeaseToken,
     /// Which machine, for people: 1 to 64 letters, digits, `.`, `-`.
     pub host: String,
-    /// Since when.
+    /// When the lease was taken or renewed.
     pub since: UnixTime,
     /// Until when it is valid.
     pub until: UnixTime,
@@ -36,7 +36,7 @@ impl LeaseToken {
         (plain && (1..=64).contains(&text.len())).then(|| LeaseToken(text.into()))
     }
 
-    /// The word.
+    /// As it is written in the file.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -49,11 +49,11 @@ pub enum LeaseFault {
     #[error(transparent)]
     Text(#[from] TextFault),
     /// A word that can't be there.
-    #[error("`{}` is no {what}", formats::names::clip(found))]
+    #[error("`{}` is not a {what}", formats::names::clip(found))]
     Word {
         /// `token` or `host`.
         what: &'static str,
-        /// The word.
+        /// What the file has instead.
         found: String,
     },
 }
@@ -74,12 +74,12 @@ impl Lease {
         Lease { until: UnixTime(now.0.saturating_add(SECONDS)), ..self.clone() }
     }
 
-    /// Whether it counts.
+    /// Whether the lease is still valid at `now`.
     pub fn is_fresh(&self, now: UnixTime) -> bool {
         now <= self.until
     }
 
-    /// The canonical text.
+    /// Contents of the file.
     pub fn to_text(&self) -> Vec<u8> {
         self.to_string().into_bytes()
     }
@@ -131,8 +131,8 @@ mod tests {
         assert!(lease.is_fresh(UnixTime(1600)) && !lease.is_fresh(UnixTime(1601)));
         assert!(lease.renewed(UnixTime(1500)).is_fresh(UnixTime(2100)));
         for (from, to, said) in [
-            ("0a1b", "../x", "flag:2: `../x` is no token"),
-            ("cirunner.example", "a b", "flag:3: `a b` is no host"),
+            ("0a1b", "../x", "flag:2: `../x` is not a token"),
+            ("cirunner.example", "a b", "flag:3: `a b` is not a host"),
             ("end\n", "", "flag:6: the file is cut short: no `end` line"),
             (
                 "flag 1",

@@ -5,7 +5,7 @@
 //!
 //! * [`PublishPlan`]: what lacks there, compared with the release that the target says it has.
 //! * [`publish`]: blocks, then indexes, then the release; a look that all is there; `latest` last.
-//! * [`gc`]: what no release in retention names is condemned, and removed after a grace.
+//! * [`gc`]: what no release in retention names is marked, and removed after the grace period.
 
 mod apply;
 mod held_lease;

@@ -110,7 +110,7 @@ fn served(memory: &FilesByPath, keys: &TrustedKeys) -> Option<Serial> {
     Some(state.latest.serial)
 }
 
-/// One step.
+/// One call of the target, at which the scheduler decides who is next.
 #[derive(Clone, Debug, Hash)]
 enum ModelRequest {
     Get(String),
@@ -337,7 +337,7 @@ struct Scenario {
     lists: bool,
 }
 
-/// What was found.
+/// Counts of an exploration.
 #[derive(Debug, Default)]
 struct Explored {
     states: usize,
@@ -424,7 +424,7 @@ fn states_of(running: &[ModelProgram]) -> Vec<(u64, bool)> {
     running.iter().map(|program| (program.seen.finish(), program.pending.is_some())).collect()
 }
 
-/// A target with release 2; release 1 is long over, and its block 9 has been condemned for longer than the grace.
+/// A target with release 2; release 1 is long over, and its block 9 was marked before the grace period.
 /// What is published is release 3, which needs that block again.
 fn scenario(ticks: bool, lists: bool, left_behind: bool) -> Scenario {
     let author = Arc::new(Author::new());

@@ -42,7 +42,9 @@ pub struct PublishPlan {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishPlanError {
     /// It has another distribution.
-    #[error("has `{found}`, and this is `{ours}`; publish to a directory of its own")]
+    #[error(
+        "the target has `{found}`, this is `{ours}`; publish each distribution to a directory of its own"
+    )]
     OtherName {
         /// What it has.
         found: String,
@@ -51,8 +53,8 @@ pub enum PublishPlanError {
     },
     /// It has a later release.
     #[error(
-        "has release {found}, and this is {ours}: somebody else has published meanwhile; get that first (imgfactory \
-         mirror pull), or go back with `imgfactory rollback`, which makes a new release"
+        "the target has release {found}, this is the older {ours}; fetch the newer one with `imgfactory mirror \
+         pull` and build on it, or go back with `imgfactory rollback`, which makes a new release"
     )]
     Newer {
         /// What it has.
@@ -62,12 +64,14 @@ pub enum PublishPlanError {
     },
     /// It has another release of the same number.
     #[error(
-        "has another release {0}, made elsewhere; clients may have accepted it, so ours needs a higher number: get \
-         that release first (imgfactory mirror pull) and build upon it"
+        "the target has a different release {0}, built elsewhere, which clients may have accepted; fetch it \
+         with `imgfactory mirror pull` and build on it, so that this release gets a higher serial"
     )]
     Fork(Serial),
     /// It has a `latest` of the same release that was signed later.
-    #[error("has a `latest` of release {0} that was signed later than ours; refresh ours first")]
+    #[error(
+        "the target's `latest` of release {0} was signed later than this one; run `imgfactory refresh` first"
+    )]
     Refreshed(Serial),
 }
 
@@ -156,7 +160,7 @@ pub fn block_item(object: &Object) -> FileToSend {
 impl fmt::Display for PublishPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_done() {
-            return write!(f, "release {} is there already", self.serial);
+            return write!(f, "release {} is already there", self.serial);
         }
         match self.base {
             Some(base) if base == self.serial => write!(f, "release {}: ", self.serial)?,
@@ -168,7 +172,7 @@ impl fmt::Display for PublishPlan {
         let (blocks, rest) = items.split_at(self.blocks.len());
         write!(
             f,
-            "{} blocks, {}; {} other files, {}; {} bytes in all",
+            "{} blocks, {}; {} other files, {}; {} bytes in total",
             blocks.len(),
             size(bytes(blocks)),
             rest.len(),

@@ -30,7 +30,7 @@ pub struct ReleaseState {
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseStateError {
     /// A file that is named above it is not there.
-    #[error("{path}: not there, though {by} names it")]
+    #[error("{path}: missing, but {by} names it")]
     Missing {
         /// The file.
         path: MirrorPath,
@@ -38,7 +38,7 @@ pub enum ReleaseStateError {
         by: &'static str,
     },
     /// A file is not what it should be.
-    #[error("{0}: can't be believed")]
+    #[error("{0}: can't be verified")]
     Untrusted(MirrorPath, #[source] Untrusted),
     /// It can't be read.
     #[error(transparent)]
@@ -106,7 +106,7 @@ pub fn follow(files: &dyn MirrorFiles, keys: &TrustedKeys) -> TrustedKeys {
         let Some(id) = known.ids().find(|id| !asked.contains(id)) else { break };
         asked.push(id);
         let path = MirrorPath::Keys(id);
-        // What can't be read or believed names nobody.
+        // What can't be read or verified names no successor.
         let Ok(Some(file)) = files.read(&path, path.limit()) else { continue };
         match Verified::<Successors>::open(&file, &known) {
             Ok(next) if next.key() == id => known = known.with(&next.trusted()),
@@ -184,8 +184,8 @@ fn read_either<T>(
     open(&bytes).map_err(|source| ReleaseStateError::Untrusted(path.clone(), source))
 }
 
-/// What one tree lacks is in another: the mirror of a build that knows the release before only by its name has what
-/// is new, and nothing else.
+/// A second tree has what the first does not: the mirror of a build that knows the previous release only by its name has
+/// what is new, and nothing else.
 #[derive(Clone, Copy)]
 pub struct Either<'a>(pub &'a dyn MirrorFiles, pub &'a dyn MirrorFiles);
 

@@ -10,12 +10,12 @@ use super::RemotePath;
 use formats::names::UnixTime;
 use formats::release::MirrorPath;
 
-/// Why a target did not do as it was told: where, and what it said.
+/// Why an operation on a target failed: where, and what it said.
 #[derive(Debug)]
 pub struct RemoteError {
     /// The target or one of its files, and what was tried.
     pub what: String,
-    /// Why it failed.
+    /// The cause, which is shown below.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
@@ -78,7 +78,7 @@ pub trait MirrorFiles: Sync {
 pub struct FileToSend {
     /// Which.
     pub path: MirrorPath,
-    /// Its length.
+    /// Length in bytes.
     pub len: u64,
 }
 
@@ -87,7 +87,7 @@ pub struct FileToSend {
 pub struct Listed {
     /// Its path below the root; perhaps none of a mirror's.
     pub path: String,
-    /// Its length.
+    /// Length in bytes.
     pub len: u64,
 }
 
@@ -122,7 +122,7 @@ pub trait Remote: Sync {
     fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError>;
 
     /// Copies files from a tree, in any order, each in one step as far as the target can do that. When it returns,
-    /// all are there, and on a disk of ours synced. `sent` is told bytes as they go.
+    /// all are there, and on a disk of ours synced. `sent` is called with bytes as they go.
     ///
     /// # Errors
     /// [`RemoteError`]; some may have been copied.
@@ -164,8 +164,8 @@ pub trait Remote: Sync {
 
 /// The clock, as an argument.
 pub trait Clock: Sync {
-    /// Now.
+    /// The current time; leases are compared with it.
     fn now(&self) -> UnixTime;
-    /// Waits.
+    /// Blocks the thread for `time`.
     fn sleep(&self, time: Duration);
 }

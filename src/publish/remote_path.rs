@@ -9,16 +9,16 @@ use formats::release::MirrorPath;
 pub enum RemotePath {
     /// Of the mirror tree: clients read it.
     File(MirrorPath),
-    /// Of publishers.
+    /// A file of the publishers in `.imgfactory/`, which clients never read.
     Control(Control),
 }
 
 /// What publishers and the garbage collector tell each other. Clients never read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Control {
-    /// Who publishes.
+    /// The lease of a publication.
     Publishing,
-    /// Who collects garbage.
+    /// The lease of `gc`.
     Collecting,
     /// What is going to be removed, and since when that is known.
     Tombstones,

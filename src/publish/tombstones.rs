@@ -8,7 +8,7 @@ use formats::names::UnixTime;
 use formats::release::{BadPath, MirrorPath};
 use formats::text::{At, Lines, TextFault, number, words};
 
-/// Files that are going to be removed, with the time at which each was condemned.
+/// Files that are going to be removed, with the time at which each was marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tombstones(pub BTreeMap<MirrorPath, UnixTime>);
 
@@ -22,7 +22,7 @@ pub enum TombstoneFault {
     #[error(transparent)]
     Path(#[from] BadPath),
     /// A path twice.
-    #[error("`{0}` is there already")]
+    #[error("`{0}` is listed twice")]
     Duplicate(MirrorPath),
     /// A number of lines that is not that of the lines.
     #[error("`end {said}`: there are {found} lines")]
@@ -35,7 +35,7 @@ pub enum TombstoneFault {
 }
 
 impl Tombstones {
-    /// The canonical text.
+    /// Contents of `.imgfactory/tombstones`.
     pub fn to_text(&self) -> Vec<u8> {
         let mut text = Vec::from(*b"imgfactory-tombstones 1\n");
         for (path, since) in &self.0 {
@@ -88,9 +88,9 @@ mod tests {
         assert_eq!(read.0.values().map(|time| time.0).collect::<Vec<_>>(), [7, 9]);
         assert_eq!(read.to_text(), text.as_bytes());
         for (from, to, said) in [
-            ("releases/1.txt", "../etc", "tombstones:3: `../etc` is no path of a mirror"),
+            ("releases/1.txt", "../etc", "tombstones:3: `../etc` is not a path of a mirror"),
             ("releases/1.txt", "blk/ec/ec87a838931d4d5d2e94a04644788a55", {
-                "tombstones:3: `blk/ec/ec87a838931d4d5d2e94a04644788a55` is there already"
+                "tombstones:3: `blk/ec/ec87a838931d4d5d2e94a04644788a55` is listed twice"
             }),
             ("end 2", "end 3", "tombstones:4: `end 3`: there are 2 lines"),
             ("end 2\n", "", "tombstones:4: the file is cut short: no `end` line"),

@@ -12,9 +12,9 @@ use formats::release::{Dlahead, ImageFiles, Latest, Leaf, Mirror, MirrorPath, Mi
 /// A release that a mirror has, as far as the next one builds on it.
 #[derive(Clone, Debug)]
 pub struct Previous {
-    /// What `latest` says.
+    /// `latest`, verified.
     pub latest: Latest,
-    /// The release.
+    /// The release that `latest` names, verified.
     pub release: Release,
     /// The map of each of its images.
     pub indexes: Vec<Index>,
@@ -35,7 +35,7 @@ impl Previous {
 /// The layout of an image, as it is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// `layout.z`.
+    /// Bytes of `layout.z`.
     pub file: Vec<u8>,
     /// The published one that it is an update of.
     pub base: Option<Stored>,
@@ -44,7 +44,7 @@ pub struct Layout {
 /// What a build wants to publish.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// The distribution.
+    /// Name of the distribution, which all its releases share.
     pub name: ImageName,
     /// Number of the release, if it differs from the previous one.
     pub serial: Serial,
@@ -56,7 +56,7 @@ pub struct Draft {
     pub lists: Vec<Dlahead>,
     /// Where clients may fetch it.
     pub mirrors: Vec<Mirror>,
-    /// Now.
+    /// Time of publication; retention and freshness count from it.
     pub published: UnixTime,
     /// Seconds for which the release's blocks stay on the mirrors at least.
     pub retain_for: u64,
@@ -77,7 +77,7 @@ pub struct Ready {
     pub files: Vec<(MirrorPath, Vec<u8>)>,
     /// mirrors.txt, if its text differs.
     pub mirrors: Option<Vec<u8>>,
-    /// `latest`, always.
+    /// Bytes of `latest`: it is signed again in any case.
     pub latest: Vec<u8>,
 }
 

@@ -35,10 +35,10 @@ enum Signer {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Not a secret key of minisign.
-    #[error("not a minisign secret key: a comment and one line of base64")]
+    #[error("not a minisign secret key, which is a comment and one line of base64")]
     NotAKey,
     /// Protected by a password, and none was given.
-    #[error("the key is protected by a password; give it")]
+    #[error("the key is protected by a password, and none was given")]
     NeedsPassword,
     /// The password is wrong, or the file was changed.
     #[error("wrong password, or the key is damaged")]
@@ -47,13 +47,13 @@ pub enum KeyError {
     #[error("the key is damaged: its checksum is wrong")]
     Damaged,
     /// The system gave no random bytes, or no memory to derive a key in.
-    #[error("can't make a key")]
+    #[error("can't create a key")]
     Generate(#[source] minisign::PError),
     /// The secret part is in a token or on another machine.
-    #[error("the secret part of key {0} is not here")]
+    #[error("key {0}: the secret part is not on this computer")]
     NotHere(KeyId),
     /// Who was to sign did not.
-    #[error("key {key}: no signature")]
+    #[error("key {key}: the signing command gave no signature")]
     Elsewhere {
         /// Whose.
         key: KeyId,
@@ -61,7 +61,7 @@ pub enum KeyError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// What was signed elsewhere is not what was asked for.
-    #[error("key {key}: what came is no signature of what was to be signed")]
+    #[error("key {key}: the signing command returned a signature that does not fit")]
     Unfit {
         /// Whose.
         key: KeyId,
@@ -69,7 +69,7 @@ pub enum KeyError {
         source: Box<Untrusted>,
     },
     /// The trusted comment is another.
-    #[error("key {key}: the signature has the trusted comment `{found}`; `{want}` was to be signed")]
+    #[error("key {key}: the signature has the trusted comment `{found}` instead of `{want}`")]
     Comment {
         /// Whose.
         key: KeyId,
@@ -134,7 +134,7 @@ impl SigningKey {
         Some(SigningKey { signer: Signer::Elsewhere(sign), public })
     }
 
-    /// Its number.
+    /// Key ID, as minisign shows it.
     pub fn id(&self) -> KeyId {
         key_id(&self.public)
     }

@@ -172,48 +172,43 @@ fn each_damage_has_its_line_and_its_words() {
         ("latest", "latest 1", "latest 3", {
             "1: version 3 is not supported; this program knows version 1. A newer one may read it"
         }),
-        (
-            "latest",
-            "releases/42.txt",
-            "releases/41.txt",
-            "4: `releases/41.txt` where `releases/42.txt` belongs",
-        ),
-        ("latest", "releases/42.txt", "../42.txt", "4: `../42.txt` is no path of a mirror"),
-        ("latest", "releases/42.txt", "releases/042.txt", "4: `releases/042.txt` is no path of a mirror"),
-        ("latest", "releases/42.txt", "/releases/42.txt", "4: `/releases/42.txt` is no path of a mirror"),
+        ("latest", "releases/42.txt", "releases/41.txt", "4: `releases/41.txt` instead of `releases/42.txt`"),
+        ("latest", "releases/42.txt", "../42.txt", "4: `../42.txt` is not a path of a mirror"),
+        ("latest", "releases/42.txt", "releases/042.txt", "4: `releases/042.txt` is not a path of a mirror"),
+        ("latest", "releases/42.txt", "/releases/42.txt", "4: `/releases/42.txt` is not a path of a mirror"),
         ("latest", " 600", " 1048577", {
-            "4: length: `1048577` is no number: digits, without sign or leading zeros, at most 1048576"
+            "4: length: `1048577` is not a number: digits, without sign or leading zeros, at most 1048576"
         }),
-        ("latest", "mirrors.txt ", "latest ", "5: `latest` where `mirrors.txt` belongs"),
+        ("latest", "mirrors.txt ", "latest ", "5: `latest` instead of `mirrors.txt`"),
         ("latest", "expires: 1795810145", "expires: 1795205344", {
             "7: expires 1795205344 is before `published: 1795205345`"
         }),
         ("latest", "min-serial: 40", "min-serial: 43", "8: min-serial 43 is above serial 42"),
         ("latest", "serial: 42", "serial: 9223372036854775808", {
-            "3: `9223372036854775808` is no serial: 1 to 9223372036854775807, without leading zeros"
+            "3: `9223372036854775808` is not a serial: 1 to 9223372036854775807, without leading zeros"
         }),
-        ("latest", "min-serial: 40\n", "", "8: `end` where `min-serial:` belongs"),
-        ("latest", "min-serial: 40\n", "min-serial: 40\nmotto: x\n", "9: `motto: x` where `end` belongs"),
+        ("latest", "min-serial: 40\n", "", "8: `end` instead of `min-serial:`"),
+        ("latest", "min-serial: 40\n", "min-serial: 40\nmotto: x\n", "9: `motto: x` instead of `end`"),
         ("release", "images/host/42/index.idx", "images/guest/42/index.idx", {
-            "6: `images/guest/42/index.idx` where `images/host/<serial>/index.idx` belongs"
+            "6: `images/guest/42/index.idx` instead of `images/host/<serial>/index.idx`"
         }),
         ("release", "images/host/41/dlahead", "images/host/41/layout.z", {
-            "7: `images/host/41/layout.z` where `images/host/<serial>/dlahead` belongs"
+            "7: `images/host/41/layout.z` instead of `images/host/<serial>/dlahead`"
         }),
         ("release", "images/host/41/dlahead", "images/../41/dlahead", {
-            "7: `images/../41/dlahead` is no path of a mirror"
+            "7: `images/../41/dlahead` is not a path of a mirror"
         }),
         ("release", "images/host/42/index.idx", "images/host/43/index.idx", {
             "6: serial 43 in a text of serial 42; only files of earlier releases and its own can be named"
         }),
         ("release", "268435456", "268435457", {
-            "6: length: `268435457` is no number: digits, without sign or leading zeros, at most 268435456"
+            "6: length: `268435457` is not a number: digits, without sign or leading zeros, at most 268435456"
         }),
         (
             "release",
             "image guest images/guest/",
             "image host images/host/",
-            "9: image `host` is there already",
+            "9: image `host` is listed twice",
         ),
         ("release", "image guest images/guest/7/index.idx", "layout host images/host/7/layout.z", {
             "9: `layout host` belongs after `image host`: one `dlahead`, then one `layout`, or an earlier release's and its own"
@@ -237,15 +232,15 @@ fn each_damage_has_its_line_and_its_words() {
         ("mirrors.txt", "location=jp", "speed=9", "4: `speed=9`"),
         ("mirrors.txt", "location=jp", "", "4: ``: options"),
         ("mirrors.txt", "http://10.0.2.2:8080/", "http://mirror.example/xenoppix/", {
-            "5: mirror http://mirror.example/xenoppix/ is there already"
+            "5: mirror http://mirror.example/xenoppix/ is listed twice"
         }),
         ("mirrors.txt", "http://10.0.2.2:8080/", "ftp://mirror.example/", {
-            "5: `ftp://mirror.example/` is no URL of a mirror: http:// or https://, a host, a path that ends with /; \
+            "5: `ftp://mirror.example/` is not the URL of a mirror: http:// or https://, a host, a path that ends with /; \
              no user, no ? and no #, at most 256 bytes"
         }),
         ("mirrors.txt", "mirror http://10", "mirrors http://10", "5: `mirrors http"),
         ("upload.txt", "base: 41", "base: 43", {
-            "4: base 43 of serial 42: a base has a lower serial, or the same when only `latest` is made anew"
+            "4: base 43 of serial 42: a base has a lower serial, or the same when only `latest` is signed again"
         }),
         ("upload.txt", "put releases/42.txt", "replace releases/42.txt", {
             "7: `replace releases/42.txt`: `latest` and `mirrors.txt` are replaced, all else is put"
@@ -258,13 +253,13 @@ fn each_damage_has_its_line_and_its_words() {
              `mirrors.txt`, `latest`"
         }),
         ("upload.txt", "put releases/42.txt", "put images/host/42/index.idx", {
-            "7: `images/host/42/index.idx` is there already"
+            "7: `images/host/42/index.idx` is listed twice"
         }),
         (
             "upload.txt",
             "blk/ec/",
             "blk/ed/",
-            "5: `blk/ed/ec87a838931d4d5d2e94a04644788a55` is no path of a mirror",
+            "5: `blk/ed/ec87a838931d4d5d2e94a04644788a55` is not a path of a mirror",
         ),
         ("upload.txt", "put blk", "copy blk", "5: `copy blk/"),
         ("upload.txt", "end 5 3077", "end 5 3078", "10: `end 5 3078`: there are 5 lines of 3077 bytes"),
@@ -273,7 +268,7 @@ fn each_damage_has_its_line_and_its_words() {
             "7: first read after 16 ms follows 17 ms; the list is in order of first read"
         }),
         ("dlahead", "0cc175b9c0f1b6a831c399e269772661", "ec87a838931d4d5d2e94a04644788a55", {
-            "6: block ec87a838931d4d5d2e94a04644788a55 is there already"
+            "6: block ec87a838931d4d5d2e94a04644788a55 is listed twice"
         }),
         ("dlahead", " 0 3", " 0", "5: `boot ec87"),
     ];
@@ -344,7 +339,7 @@ fn only_paths_of_the_tree_are_paths() {
         "releases/1.txt.txt",
         "releases/1",
     ] {
-        let said = format!("`{bad}` is no path of a mirror");
+        let said = format!("`{bad}` is not a path of a mirror");
         assert_eq!(bad.parse::<MirrorPath>().unwrap_err().to_string(), said);
     }
 }
@@ -386,7 +381,7 @@ fn a_prefetch_list_is_checked_like_an_index() {
     assert_eq!((list.entries.len(), list.entries[0].name), (3, first));
     let other = DLAHEAD.replace("image: host", "image: guest");
     assert_eq!(with(&other).open_dlahead(other.as_bytes()).unwrap_err().to_string(), {
-        "images/host/42/dlahead: is of `guest`; `host` was asked for"
+        "images/host/42/dlahead: is of `guest` instead of `host`"
     });
     let damaged = DLAHEAD.replace("boot ec", "boot xx");
     assert_eq!(with(&damaged).open_dlahead(damaged.as_bytes()).unwrap_err().to_string(), {
@@ -430,6 +425,6 @@ fn a_fault_has_its_source_but_once() {
     let error: At<ReleaseTextFault> = Latest::decode_text(b"x").unwrap_err();
     assert_eq!(
         formats::report::report(&error),
-        "error: latest:1: the line has no end; the file is cut short"
+        "error: latest:1: the line has no end: the file is cut short"
     );
 }

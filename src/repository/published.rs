@@ -31,14 +31,14 @@ pub enum PublishedError {
     /// No target.
     #[error(transparent)]
     Target(#[from] BadTarget),
-    /// Credentials lack.
+    /// Credentials are missing.
     #[error(transparent)]
     Remote(#[from] RemoteError),
     /// `http_proxy` and the like.
     #[error(transparent)]
     Proxy(#[from] BadProxy),
     /// No client can be made.
-    #[error("no HTTP client can be made")]
+    #[error("can't set up the HTTP client")]
     Http(#[from] BadCa),
 }
 

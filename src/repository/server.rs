@@ -1,7 +1,7 @@
 //! A web server for a mirror tree: static files, nothing else.
 //!
-//! Names that are written once may be kept for ever by whoever fetches them; the two that change are asked for
-//! anew each time. Files are sent as they are, never compressed: block files are compressed already, and the
+//! Names that are written once may be cached for ever; the two that change are asked for
+//! again each time. Files are sent as they are, never compressed: block files are compressed already, and the
 //! sizes of the others are signed. There are no directory listings.
 
 use std::collections::{BTreeMap, HashSet};
@@ -37,7 +37,7 @@ use formats::release::{MAX_READS, MirrorPath};
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// There is no such directory.
-    #[error("{path}: can't be served")]
+    #[error("{path}: can't serve this directory")]
     Directory {
         /// The directory.
         path: String,
@@ -45,7 +45,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The address can't be had.
-    #[error("{address}: can't listen there; port 0 takes any that is free")]
+    #[error("{address}: can't listen on this address; port 0 selects a free port")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -53,7 +53,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The system gives no thread or no event queue.
-    #[error("the web server can't be started")]
+    #[error("can't start the web server")]
     Start(#[source] io::Error),
 }
 
@@ -71,9 +71,9 @@ pub struct Traffic {
 struct ServerCounters {
     requests: AtomicU64,
     bytes: AtomicU64,
-    /// First requests for blocks, in order; `None` while nobody wants to know.
+    /// First requests for blocks, in order; `None` while they are not recorded.
     first: Mutex<Option<FirstRequests>>,
-    /// What clients say that they read, by image; `None` while nobody wants to know.
+    /// What clients say that they read, by image; `None` while they are not recorded.
     reads: Mutex<Option<BTreeMap<ImageName, Vec<u8>>>>,
 }
 
@@ -94,7 +94,7 @@ impl ServerCounters {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The image whose reads are sent with this request, if somebody wants to know.
+    /// The image whose reads are sent with this request, if they are recorded.
     fn image(&self, method: &Method, path: &str) -> Option<ImageName> {
         let image = path.strip_prefix("/reads/").filter(|_| *method == Method::POST)?;
         self.reads().as_ref().and_then(|_| image.parse().ok())
@@ -147,7 +147,7 @@ impl Server {
         Ok(Server { address, counters, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address, with the port that the system chose if it was 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -184,7 +184,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // It may have ended by itself; then there is nobody to tell.
+            // It may have ended by itself; then there is no receiver.
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {
@@ -486,10 +486,10 @@ mod tests {
         let any = "127.0.0.1:0".parse().unwrap();
         let path = dir.path().join("nothing");
         let error = Server::start(&path, any).unwrap_err();
-        assert_eq!(error.to_string(), format!("{}: can't be served", path.display()));
+        assert_eq!(error.to_string(), format!("{}: can't serve this directory", path.display()));
         let first = Server::start(dir.path(), any).unwrap();
         let error = Server::start(dir.path(), first.address()).unwrap_err();
-        let said = format!("{}: can't listen there; port 0 takes any that is free", first.address());
+        let said = format!("{}: can't listen on this address; port 0 selects a free port", first.address());
         assert_eq!(error.to_string(), said);
     }
 }

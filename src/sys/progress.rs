@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use formats::report::{elapsed, size};
 
-/// What is counted.
+/// Unit of a progress bar or line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes, shown as KiB, MiB, ...
@@ -28,7 +28,7 @@ impl Unit {
 
 /// Where progress is shown.
 pub trait Progress: Send + Sync {
-    /// Something begins. `total` 0 means that nobody knows yet how much it will be.
+    /// Something begins. `total` 0 means that the total is not known yet.
     fn start(&self, what: &str, total: u64, unit: Unit) -> Box<dyn Task>;
 
     /// A line for people, between the bars.
@@ -52,7 +52,7 @@ pub fn for_standard_error(quiet: bool) -> Arc<dyn Progress> {
     }
 }
 
-/// Shows nothing.
+/// Shows no progress: for `--quiet` and tests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -41,7 +41,7 @@ fn end(signal: c_int, signals: &mut Signals) -> ! {
     // Children may have something of their own to remove.
     let mut left = process::signal_all(Signal::TERM);
     while left > 0 && Instant::now() < deadline {
-        // Whoever signals twice does not want to wait.
+        // A second signal means: do not wait.
         if signals.pending().next().is_some() {
             break;
         }
@@ -54,9 +54,9 @@ fn end(signal: c_int, signals: &mut Signals) -> ! {
     }
     let name = match signal {
         SIGINT => "interrupted",
-        SIGHUP => "the terminal is gone",
-        _ => "ended by SIGTERM",
+        SIGHUP => "the terminal was closed",
+        _ => "terminated",
     };
-    eprintln!("{name}: what was unfinished is removed; the next run goes on from what is complete");
+    eprintln!("{name}: unfinished files were removed; the next run continues from what is complete");
     std::process::exit(128 + signal)
 }

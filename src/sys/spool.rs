@@ -15,7 +15,7 @@ pub struct Spools {
 }
 
 impl Spools {
-    /// None yet.
+    /// No spool file is open.
     pub fn new() -> Self {
         Spools::default()
     }

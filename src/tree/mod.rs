@@ -43,9 +43,9 @@ pub struct Time {
 pub struct Meta {
     /// Permission bits with setuid, setgid and sticky: 0o7777 at most. The type is in [`Kind`].
     pub mode: u16,
-    /// Owner.
+    /// Numeric user ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Numeric group ID.
     pub gid: u32,
     /// Modification time; the writers use it for all of an inode's times.
     pub mtime: Time,
@@ -63,7 +63,7 @@ pub struct SpoolId(pub u32);
 pub enum ContentSource {
     /// From `offset` on in a spool.
     Spool {
-        /// Which spool.
+        /// The spool file that holds the bytes.
         spool: SpoolId,
         /// First byte in it.
         offset: u64,
@@ -126,7 +126,7 @@ pub enum Kind {
     Socket,
 }
 
-/// One inode.
+/// An inode; hard links are several names of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Owner, mode, time, attributes.
@@ -235,7 +235,7 @@ pub enum TreeError {
         /// The path asked for.
         path: String,
     },
-    /// Something on the way, or at the end, ought to be a directory.
+    /// Something on the way, or at the end, must be a directory.
     #[error("{path}: not a directory")]
     NotDirectory {
         /// The path that is something else.

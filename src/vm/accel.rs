@@ -16,13 +16,13 @@ use system::files::{FileError, Scratch};
 /// What executes a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accel {
-    /// The processor.
+    /// The processor's virtualisation.
     Kvm,
     /// QEMU's translator: works everywhere, some twenty times slower.
     Tcg,
 }
 
-/// What was found.
+/// Result of the check for KVM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccelChoice {
     /// To be used.
@@ -42,15 +42,15 @@ const COUNTED: i32 = 0x21;
 /// [`ToolError::Missing`] when there is no QEMU; [`ToolError::Log`] when the ROM can't be written.
 pub fn find() -> Result<AccelChoice, ToolError> {
     if !Path::new("/dev/kvm").exists() {
-        return Ok(tcg("there is no /dev/kvm"));
+        return Ok(tcg("/dev/kvm does not exist"));
     }
     if fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
-        return Ok(tcg("/dev/kvm may not be opened; being in the group kvm helps"));
+        return Ok(tcg("no permission for /dev/kvm (add the user to the group kvm)"));
     }
     Ok(match count("kvm")? {
         RomRun::InTime => AccelChoice { accel: Accel::Kvm, why: None },
-        RomRun::Never => tcg("/dev/kvm is there and does not start a machine"),
-        RomRun::TooSlow => tcg("/dev/kvm is there and far too slow; it seems to interpret its guests"),
+        RomRun::Never => tcg("it does not start a machine"),
+        RomRun::TooSlow => tcg("it is far too slow, as if the processor were emulated"),
     })
 }
 
@@ -59,7 +59,7 @@ pub fn find() -> Result<AccelChoice, ToolError> {
 enum RomRun {
     InTime,
     TooSlow,
-    /// QEMU gave up.
+    /// QEMU ended with an error.
     Never,
 }
 

@@ -24,7 +24,7 @@ struct TerminalLines {
 enum EscapeState {
     #[default]
     Text,
-    /// After ESC.
+    /// An escape sequence has begun.
     Escape,
     /// After ESC [, until a letter.
     Control,
@@ -79,13 +79,13 @@ impl TerminalLines {
 pub struct ConsoleLine {
     /// How long after the start.
     pub at: Duration,
-    /// The line.
+    /// Text of the line, without escape sequences.
     pub text: String,
     /// Whether the line has ended. A prompt never does.
     pub ended: bool,
 }
 
-/// How long the last lines may take to the log, once nobody says more.
+/// How long the last lines may take to the log, once the console is closed.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// A console under way: read by a thread of its own, logged, and told to us line by line. Dropped after what it listens

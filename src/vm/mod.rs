@@ -17,7 +17,7 @@ use accel::Accel;
 use console::Console;
 use system::files::{FileError, create_dir_all};
 
-/// QEMU's program.
+/// The program that runs machines.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Where distributions keep UEFI firmware for QEMU without Secure Boot; Debian first (package `ovmf`).
@@ -71,7 +71,7 @@ pub enum Nic {
 /// Where the screen is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Screen {
-    /// Nowhere.
+    /// The machine has no screen.
     None,
     /// At a VNC display, as QEMU names it: `127.0.0.1:1`.
     Vnc(String),
@@ -84,13 +84,13 @@ pub struct VirtualMachine {
     pub iso: PathBuf,
     /// How it is put in.
     pub medium: Medium,
-    /// What boots it.
+    /// BIOS or UEFI.
     pub firmware: Firmware,
-    /// What executes it.
+    /// KVM or TCG.
     pub accel: Accel,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// Processors.
+    /// Number of processors.
     pub cpus: u32,
     /// What they are, as QEMU names them; `None` for what works best with `accel`.
     pub cpu: Option<String>,
@@ -98,7 +98,7 @@ pub struct VirtualMachine {
     pub nic: Option<Nic>,
     /// A string for the firmware's tables (SMBIOS type 11), which GRUB reads.
     pub oem: Option<String>,
-    /// Its screen.
+    /// Where the screen is shown.
     pub screen: Screen,
 }
 
@@ -107,7 +107,7 @@ pub struct VirtualMachine {
 pub enum MachineError {
     /// No firmware file.
     #[error(
-        "no UEFI firmware for QEMU, neither of {}; install it: apt install ovmf",
+        "no UEFI firmware for QEMU: found none of {}; install it: apt install ovmf",
         UEFI_FIRMWARE.join(", ")
     )]
     NoFirmware,
@@ -118,7 +118,7 @@ pub enum MachineError {
     #[error(transparent)]
     File(#[from] FileError),
     /// No thread or pipe to be had.
-    #[error("the machine's console can't be read")]
+    #[error("can't read the machine's console")]
     Console(#[source] io::Error),
 }
 
@@ -213,7 +213,7 @@ fn option(before: &str, value: impl AsRef<OsStr>) -> OsString {
 pub struct Started {
     // Before the console, whose end is that of what it listens to.
     running: Running,
-    /// What it says.
+    /// Lines of the serial console.
     pub console: Console,
     /// When it was started.
     pub start: Instant,

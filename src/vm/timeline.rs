@@ -27,7 +27,7 @@ impl Sign {
     }
 }
 
-/// The stage at which a user can log in.
+/// The stage at which users may log in.
 pub const LOGIN: &str = "login";
 
 /// Stages of every boot, in order. Which of them are seen depends on the entry and on how much is printed: with
@@ -51,7 +51,7 @@ const FATAL: [Sign; 3] = [
 /// Something that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// After the start.
+    /// Time since the machine was started.
     pub at: Duration,
     /// What the mirror had given by then, if it is ours.
     pub traffic: Option<Traffic>,
@@ -72,7 +72,7 @@ pub enum ConsoleEvent {
     Nothing,
     /// Something was reached for the first time.
     Reached(String),
-    /// It is over.
+    /// The boot has failed, as with a kernel panic.
     Fatal,
 }
 

@@ -30,7 +30,7 @@ pub enum TrialError {
     Machine(#[from] MachineError),
     /// It did not say all that is expected.
     #[error(
-        "{}: {why} after {:.1} s, before it said {}; its last lines:{}\nwhole console: {}",
+        "{}: {why} after {:.1} s without printing {}; its last lines:{}\nwhole console: {}",
         iso.display(), after.as_secs_f64(), list(missing), indented(tail), log.display()
     )]
     Unfinished {
@@ -53,13 +53,13 @@ pub enum TrialError {
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
     /// The time was over.
-    #[error("out of time")]
+    #[error("timed out")]
     TooSlow,
     /// It said that it can't go on.
-    #[error("gave up")]
+    #[error("the boot failed")]
     GaveUp,
     /// It switched itself off or reset itself.
-    #[error("the machine was off")]
+    #[error("the machine switched off")]
     Off,
 }
 
@@ -73,7 +73,7 @@ fn indented(tail: &[String]) -> String {
 
 impl Trial<'_> {
     /// Boots, and fills `timeline` until it is complete. `traffic` is asked whenever something was reached, and
-    /// `tell` is told. The machine is then ended.
+    /// `tell` is called. The machine is then ended.
     ///
     /// # Errors
     /// [`TrialError`]; `timeline` has what was seen up to then.

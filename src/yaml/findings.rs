@@ -102,8 +102,8 @@ impl Findings {
             text.push_str("\n\n");
         }
         let number = match self.found.len() {
-            1 => "1 fault".to_owned(),
-            n => format!("{n} faults"),
+            1 => "1 error".to_owned(),
+            n => format!("{n} errors"),
         };
         text.push_str(&format!("{}: {number}", self.name));
         text
@@ -196,7 +196,7 @@ error: recipes/demo.yaml:3:5: unknown key `nam`
   |
   = help: allowed here: `name`
 
-recipes/demo.yaml: 2 faults";
+recipes/demo.yaml: 2 errors";
         assert_eq!(findings.to_string(), said);
         assert!(findings.render(true).contains("\x1b["));
     }
@@ -208,7 +208,7 @@ recipes/demo.yaml: 2 faults";
                 for end in 0..=text.len() + 1 {
                     let mut findings = Findings::new("x", text);
                     findings.add(&(start..end), "bad", "good");
-                    assert!(findings.to_string().ends_with("x: 1 fault"));
+                    assert!(findings.to_string().ends_with("x: 1 error"));
                 }
             }
         }

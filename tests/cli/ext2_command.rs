@@ -160,7 +160,7 @@ fn what_goes_wrong_is_said_with_the_file_first() {
         (
             vec!["pack", "--from", text_file, "--to", new, "--inode-size", "64"],
             2,
-            "error: invalid value '64' for '--inode-size <N>': 128 and 256 are possible\n".into(),
+            "error: invalid value '64' for '--inode-size <N>': must be 128 or 256\n".into(),
         ),
         (
             vec!["pack", "--from", text_file, "--to", new, "--free", "1MB"],
@@ -281,7 +281,7 @@ fn an_update_packed_by_the_layout_before_shares_its_blocks_and_comes_together_ag
     ]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        text(&refused.stderr).contains("kept.img: the layout map is no whole zlib stream"),
+        text(&refused.stderr).contains("kept.img: the layout map is not a complete zlib stream"),
         "{}",
         text(&refused.stderr)
     );

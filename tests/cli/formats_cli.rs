@@ -45,7 +45,7 @@ fn keygen_prints_the_public_key_and_overwrites_nothing() {
     let (code, out, err) = said(&imgfactory(dir.path(), "keygen keys/demo"));
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(err, {
-        "error: keys/demo.key: is there already; keys are never overwritten. Choose another name, or move it away\n"
+        "error: keys/demo.key: already exists; keys are never overwritten. Choose another name, or move the file\n"
     });
     assert_eq!(fs::read(&secret).unwrap(), before);
 
@@ -105,8 +105,8 @@ fn an_import_says_what_it_can_not_do() {
 
     let (code, _, err) = import("");
     assert_eq!((code, err.as_str()), {
-        let said = "error: list: a plain block list is not signed, and MD5 names prove nothing; if you know where \
-                    it comes from, say --insecure\n";
+        let said = "error: list: a plain block list is not signed, and MD5 names prove nothing; if you trust its \
+                    source, add --insecure\n";
         (Some(2), said)
     });
 
@@ -132,7 +132,7 @@ fn an_import_says_what_it_can_not_do() {
 
     fs::write(dir.path().join("list"), "0 ec87\n").unwrap();
     let (_, _, err) = import(" --insecure");
-    assert_eq!(err, "error: list\n  caused by: block list:1: block `0` where 00000000 belongs\n");
+    assert_eq!(err, "error: list\n  caused by: block list:1: block `0` instead of 00000000\n");
     assert!(!dir.path().join("new.idx").exists());
 }
 

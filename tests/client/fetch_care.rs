@@ -73,7 +73,7 @@ fn a_cache_is_looked_after_by_its_commands() {
         (&"demo/host".into(), &blocks.into())
     );
     let shown = said(&care(&["stats", dir]));
-    assert!(shown.ends_with("of 44 blocks: whole, boots without a network\n"), "{shown}");
+    assert!(shown.ends_with("of 44 blocks: complete, boots without a network\n"), "{shown}");
 
     // Damage is found and removed, and so is what does not belong there; then all is well.
     let mut files = Vec::new();
@@ -86,7 +86,8 @@ fn a_cache_is_looked_after_by_its_commands() {
     fs::write(files[1].with_file_name("note"), "x").unwrap();
     let checked = care(&["fsck", dir]);
     assert_eq!(checked.status.code(), Some(1));
-    let want = format!("{} good, 1 damaged and removed, 0 of no known image, 1 strays removed\n", blocks - 1);
+    let want =
+        format!("{} good, 1 damaged and removed, 0 of no known image, 1 other files removed\n", blocks - 1);
     assert_eq!(said(&checked), want);
     assert!(care(&["fsck", dir]).status.success());
 
@@ -166,7 +167,7 @@ fn an_outage_is_told_while_it_lasts_and_when_it_is_over() {
     assert!(log_has("is down for") && log_has("(last: "), "{}", fs::read_to_string(&log).unwrap());
     server.script(|_, _| Act::Serve);
     assert!(reader.join().unwrap() == disk);
-    fetch_support::until("over", || log_has("reads go on, after "));
+    fetch_support::until("over", || log_has("reads continue after "));
     run(Command::new("umount").arg(&mountpoint));
     assert!(client.wait().unwrap().success());
     assert!(Path::new(&log).exists());

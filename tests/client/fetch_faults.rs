@@ -91,13 +91,10 @@ fn a_block_that_no_mirror_has_right_is_an_error_that_names_it() {
     let victim = fetch_support::block_paths(&world.tree)[3].clone();
     for (act, said) in [
         (Act::Flip, ""),
-        (
-            Act::Html,
-            "a web page came in place of the file; is there a login page in the way (captive portal)?",
-        ),
+        (Act::Html, "a web page instead of the file; perhaps a login page (captive portal)"),
         (Act::Status(404, ""), "HTTP 404: the mirror does not have the file"),
-        (Act::Half, "it ought to have"),
-        (Act::Gzip, "the body comes as `gzip`; it was asked for as it is"),
+        (Act::Half, "bytes instead of"),
+        (Act::Gzip, "the body is encoded as `gzip`, unasked"),
         (
             Act::Redirect("ftp://x/".into()),
             "redirect refused: to `ftp://x/`: only http and https are followed",
@@ -206,17 +203,17 @@ fn every_signed_file_is_checked_link_by_link() {
         ("latest empty", change("latest", &Vec::clear), "not signed"),
         ("latest too long", change("latest", &|file| file.resize(20_000, b'x')), "longer than"),
         ("release changed", change("releases/7.txt", &flip), "SHA-256"),
-        ("another release", swap("releases/7.txt", "releases/7.txt"), "it ought to have"),
+        ("another release", swap("releases/7.txt", "releases/7.txt"), "bytes instead of"),
         ("index changed", change("images/host/7/index.idx", &flip), "the release says"),
         (
             "index of another image",
             swap("images/host/7/index.idx", "images/guest/7/index.idx"),
-            "it ought to have",
+            "bytes instead of",
         ),
         (
             "index of another build",
             swap("images/host/7/index.idx", "images/host/7/index.idx"),
-            "it ought to have",
+            "bytes instead of",
         ),
     ] {
         let server = FaultServer::honest(tree);
@@ -257,7 +254,7 @@ fn an_older_release_is_refused_unless_it_is_asked_for() {
     old.insert("releases/5.txt".into(), old["releases/6.txt"].clone());
     let liar = FaultServer::honest(old);
     let found = world.cat(&[&liar.url()], &["--release", "5"]);
-    world.assert_failed(&found, Duration::ZERO, "has serial 6; 5 was asked for", "pinned");
+    world.assert_failed(&found, Duration::ZERO, "has serial 6 instead of 5", "pinned");
     let found = world.cat(&[&new_server.url()], &["--name", "other"]);
     world.assert_failed(
         &found,

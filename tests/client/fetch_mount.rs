@@ -299,7 +299,7 @@ fn where_no_cache_can_be_made_the_disk_is_served_without_one() {
         let strict = cat(&[&server.url()], &world.publisher.public(), &[&words[..], &["--strict"]].concat());
         run(Command::new("umount").arg("-l").arg(place.path()));
         assert!(found.output.stdout == world.disk, "{options}: {}", found.errors());
-        assert!(found.errors().contains("; going on without a cache\n"), "{options}: {}", found.errors());
+        assert!(found.errors().contains("; continuing without a cache\n"), "{options}: {}", found.errors());
         // What it would remember is wanted.
         assert_eq!(strict.output.status.code(), Some(1), "{options}: {}", strict.errors());
     }
@@ -359,7 +359,7 @@ fn a_mount_that_fails_says_why_in_one_line_and_leaves_nothing() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("/nonexistent: is no directory to mount on"), "{text}");
+    assert!(text.contains("/nonexistent: not a directory to mount on"), "{text}");
     assert_eq!(imgfetch().arg("mount").output().unwrap().status.code(), Some(2));
 }
 

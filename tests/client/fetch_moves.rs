@@ -239,7 +239,7 @@ fn the_highest_serial_is_a_serial_and_the_next_number_is_refused() {
         let refused = cat(&[&bad.url()], &publisher.public(), &[]);
         assert_eq!(refused.output.status.code(), Some(1), "{number}: {}", refused.errors());
         // As a number, not because nothing is published under it.
-        let said = format!("`{number}` is no serial: 1 to 9223372036854775807");
+        let said = format!("`{number}` is not a serial: 1 to 9223372036854775807");
         assert!(refused.output.stdout.is_empty() && refused.errors().contains(&said), "{}", refused.errors());
         // It is of no harm beside another one.
         let both = cat(&[&bad.url(), &server.url()], &publisher.public(), &[]);

@@ -100,7 +100,7 @@ fn nginx_serves_by_http_and_https_and_certificates_are_checked() {
     }
     for (url, words, said) in [
         (format!("https://127.0.0.1:{https}/"), &["--deadline", "2s"][..], "invalid peer certificate"),
-        (format!("https://127.0.0.1:{}/", nginx.expired), &ca, "is the clock right? It says 20"),
+        (format!("https://127.0.0.1:{}/", nginx.expired), &ca, "check the clock: it shows 20"),
         (format!("https://localhost:{https}/"), &ca, "invalid peer certificate"),
         (
             format!("https://127.0.0.1:{https}/away/"),

@@ -121,7 +121,7 @@ fn is_zombie(pid: Pid) -> bool {
 
 #[test]
 fn one_signal_ends_children_and_leaves_nothing_unfinished() {
-    for (signal, code, word) in [(Signal::INT, 130, "interrupted"), (Signal::TERM, 143, "ended by SIGTERM")] {
+    for (signal, code, word) in [(Signal::INT, 130, "interrupted"), (Signal::TERM, 143, "terminated")] {
         let mut worker = Worker::start("echo yes > asked; exit");
         assert_eq!(worker.left().len(), 2, "{:?}", worker.left());
         worker.signal(signal);

@@ -134,29 +134,26 @@ fn each_damage_has_its_name() {
     let first = 136 + 4 * 8;
     assert_eq!(
         changed(11, b"X"),
-        "no cloop file: neither at its start nor at its end is there the text of format V0 to V4"
+        "not a cloop file: neither its start nor its end has the text of format V0 to V4"
     );
     assert_eq!(unpacked(vec![]).unwrap_err().to_string(), changed(11, b"X"));
     assert_eq!(
         changed(128, &[0, 0, 2, 1]),
-        "3 blocks of 513 bytes; a multiple of 512 up to 4 MiB, and up to 2^24 blocks are known"
+        "3 blocks of 513 bytes; supported are multiples of 512 up to 4 MiB, and up to 2^24 blocks"
     );
     assert_eq!(changed(132, &[0xff; 4]).split(';').next().unwrap(), "4294967295 blocks of 4096 bytes");
-    assert_eq!(changed(136 + 7, &[1]), "damaged index: the first block is said to be at byte 1");
+    assert_eq!(changed(136 + 7, &[1]), "damaged index: it places the first block at byte 1");
     let said = changed(136 + 8, &[0; 8]);
-    assert_eq!(said, format!("damaged index: block 0 is said to be from byte {first} to byte 0"));
+    assert_eq!(said, format!("damaged index: it places block 0 from byte {first} to byte 0"));
     assert_eq!(changed(first, &[0xff; 2]), format!("block 0 at byte {first} is damaged"));
     let said = unpacked(good[..good.len() - 1].to_vec()).unwrap_err().to_string();
-    assert_eq!(
-        said,
-        format!("cut off: its index says {} bytes, but the file has {}", good.len(), good.len() - 1)
-    );
+    assert_eq!(said, format!("cut off: the file has {} bytes instead of {}", good.len() - 1, good.len()));
 
     let mut other = packed(&disk(2), Form::First("V4.0"));
     other[136] = 0x40;
     assert_eq!(
         unpacked(other).unwrap_err().to_string(),
-        "block 0 is packed by lzo; zlib, xz and none are known"
+        "block 0 is compressed by lzo; supported are zlib, xz and none"
     );
     // A block that unpacks to something shorter: the second half of a disk of half blocks.
     let mut short = packed(&disk(2), Form::First("V2.0"));

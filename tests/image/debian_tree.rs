@@ -101,7 +101,7 @@ fn the_boot_kit_has_all_that_boots_and_comes_out_of_the_cache_the_second_time() 
     assert!(certificates.ends_with("-----END CERTIFICATE-----\n"));
     assert_eq!(
         kit.grub_file("i386-pc", "nosuch.mod").unwrap_err().to_string(),
-        "the boot kit has no file /usr/lib/grub/i386-pc/nosuch.mod; is its suite a Debian of 2017 or later?"
+        "boot tools: /usr/lib/grub/i386-pc/nosuch.mod is missing; use a Debian suite of 2017 or later"
     );
 
     // Again, and again without a network.
@@ -230,7 +230,7 @@ fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
 
     let said = fail(&set("{suite: nosuchsuite}"));
     assert!(
-        said.contains("/dists/nosuchsuite/InRelease: can't be fetched; check the network and the mirror"),
+        said.contains("/dists/nosuchsuite/InRelease: can't fetch it; check the network and the mirror"),
         "{said}"
     );
     assert!(said.contains("404"), "{said}");

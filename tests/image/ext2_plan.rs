@@ -51,10 +51,11 @@ fn what_ext2_cannot_hold_is_refused_with_its_path() {
             put(tree, "f", sparse(20, &[(0, 6), (15, 6)]));
         }),
         (
-            "/f: attribute `nfs4.acl` is of a kind that ext2 has no number for; it has user, trusted, security, system",
+            "/f: attribute `nfs4.acl` can't be stored; ext2 supports only the prefixes user, trusted, security \
+             and system",
             |tree| with_xattrs(tree, &[("nfs4.acl", b"")]),
         ),
-        ("/f: 4124 bytes of attributes are more than 4060, what one block holds", |tree| {
+        ("/f: 4124 bytes of attributes; one block holds 4060", |tree| {
             with_xattrs(tree, &[("user.small", b"1"), ("user.big", &[1; 4104])]);
         }),
         ("/d: 65001 links (a directory has one for each subdirectory); at most 65000 are possible", |tree| {

@@ -284,17 +284,14 @@ fn a_layout_that_is_an_update_names_its_base_and_is_small() {
     let file = after.encode_update(&before.map, sum).unwrap();
     assert!(file.len() < 200, "{} bytes; the whole map takes {}", file.len(), after.encode().len());
     let refused = |result: Result<LayoutMap, LayoutError>| result.unwrap_err().to_string();
-    assert_eq!(
-        refused(LayoutMap::decode(&file)),
-        "the layout map is an update of another one, which is not named"
-    );
+    assert_eq!(refused(LayoutMap::decode(&file)), "the layout map is a delta, but its base is not given");
     assert_eq!(
         refused(LayoutMap::decode_update(&file, &before.map, other)),
-        "the layout map is an update of another one than the one that is named"
+        "the layout map is a delta of a base that differs from the given one"
     );
     assert_eq!(
         refused(LayoutMap::decode_update(&before.map.encode(), &before.map, sum)),
-        "this is no layout map of version 2"
+        "not a layout map of version 2"
     );
     // Any byte of it changed or cut off is an error or another map, never a panic.
     let raw = {

@@ -93,7 +93,7 @@ fn everything_wrong_with_a_release_is_told_with_the_file() {
     let cases: &[(&str, &str, Change<'_>)] = &[
         ("{version: '10.1', sets: [base, etc, comp]}", "the release has no set `comp`", &|_| ()),
         ("{version: '10.1', kernel: XEN3PAE_DOMU}", "the release has no kernel `XEN3PAE_DOMU`", &|_| ()),
-        ("{version: '10.1'}", "neither in the cache nor in", &|release| {
+        ("{version: '10.1'}", "not in the cache nor in", &|release| {
             fs::remove_file(release.path("sets", "SHA512")).unwrap();
         }),
         ("{version: '10.1'}", "base.tar.xz: its sha512 is sha512:", &|release| {
@@ -380,7 +380,7 @@ fn the_second_disk_of_9legacy_has_no_types_in_entries_and_no_large_inodes() {
     };
     let (code, said) = pack(&["--inode-size", "256"]);
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("damages a file system with inodes of 256 bytes"), "{said}");
+    assert!(said.contains("damages file systems with inodes of 256 bytes"), "{said}");
     let (code, said) = pack(&[]);
     assert_eq!(code, Some(0), "{said}");
     let bytes = fs::read(&image).unwrap();

@@ -38,8 +38,8 @@ fn a_full_file_system_is_named_and_the_half_written_file_is_gone() {
     assert_eq!(
         report(&error),
         format!(
-            "error: {}: no space left: the file system at {} has 0 B free of 64 KiB; free some, or choose another \
-             directory",
+            "error: {}: no space left: the file system at {} has 0 B free of 64 KiB; free some space, or choose \
+             another directory",
             target.display(),
             small.path().display()
         )

@@ -171,10 +171,12 @@ fn a_key_comes_from_a_variable_a_command_or_under_a_password() {
     good(&refresh("env:SECRET").env("SECRET", secret.lines().nth(1).unwrap()).output().unwrap());
     good(&refresh(&format!("command:cat '{}.key'", out.key_name())).output().unwrap());
     assert!(
-        bad(&refresh("env:SECRET").output().unwrap()).contains("SECRET: not set; it is to hold a secret key")
+        bad(&refresh("env:SECRET").output().unwrap())
+            .contains("SECRET: not set; it must contain a secret key")
     );
     assert!(
-        bad(&refresh("command:echo no; exit 3").output().unwrap()).contains("`echo no; exit 3`: gave no key")
+        bad(&refresh("command:echo no; exit 3").output().unwrap())
+            .contains("`echo no; exit 3`: printed no key")
     );
     assert!(bad(&refresh("command:echo no").output().unwrap()).contains("not a minisign secret key"));
     // Under a password, which comes from the environment.
@@ -249,7 +251,7 @@ fn a_key_signs_where_it_is_and_each_wrong_signature_is_refused() {
             &signer,
             minisign("-t other"),
             format!(
-                "key {id}: the signature has the trusted comment `other`; `imgfactory demo serial 6` was to be signed"
+                "key {id}: the signature has the trusted comment `other` instead of `imgfactory demo serial 6`"
             ),
         ),
         (&signer, format!("echo x > {}/sig", home.path().display()), "not signed: no `end` line".into()),
@@ -265,8 +267,8 @@ fn a_key_signs_where_it_is_and_each_wrong_signature_is_refused() {
             format!("key {id}: no signature\n  caused by: sh: exit status 3; its last lines:\n    no token"),
         ),
         (&stranger, minisign("-t x"), "can't be built upon; was it signed by another key?".into()),
-        (&"sign:".into(), String::new(), "write sign:PUBLIC:COMMAND".into()),
-        (&"sign:x:".into(), String::new(), "write sign:PUBLIC:COMMAND".into()),
+        (&"sign:".into(), String::new(), "write it as sign:PUBLIC:COMMAND".into()),
+        (&"sign:x:".into(), String::new(), "write it as sign:PUBLIC:COMMAND".into()),
         (&"sign:nowhere.pub:true".into(), String::new(), "nowhere.pub: can't read".into()),
     ] {
         write(&lines);
@@ -277,6 +279,7 @@ fn a_key_signs_where_it_is_and_each_wrong_signature_is_refused() {
     let both = fs::read_to_string(&public).unwrap() + &other.public_text();
     fs::write(&public, both).unwrap();
     assert!(
-        bad(&rollback(&signer)).contains("2 keys there; the one that the command signs with must be alone")
+        bad(&rollback(&signer))
+            .contains("contains 2 keys; it must contain only the one that the command signs with")
     );
 }

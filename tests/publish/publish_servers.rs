@@ -81,7 +81,7 @@ fn whole_life(place: &Place<'_>) {
     assert!(said.contains(&format!("release 2: {files} files, {bytes} bytes sent")), "{said}");
     place.holds(&out, &[]);
     let said = good(&place.publish(&out, &[]));
-    assert!(said.contains("release 2 was there already; 0 blocks sent"), "{said}");
+    assert!(said.contains("already has release 2; 0 blocks sent"), "{said}");
 
     let mut releases = imgfactory();
     releases.args(["releases", place.url.unwrap_or(place.to), "--key", &out.public()]);
@@ -95,7 +95,7 @@ fn whole_life(place: &Place<'_>) {
     let said = pull();
     let count = tree(&out.mirror()).len() - 10 - ["releases/1.txt", "images/host/1/index.idx"].len();
     assert!(said.contains(&format!("release 2: {count} files, ")), "{said}");
-    assert!(pull().contains("release 2: 0 files, 0 bytes came"));
+    assert!(pull().contains("release 2: 0 files fetched, 0 bytes"));
     let verify = |output: std::process::Output, code: i32| {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -105,7 +105,7 @@ fn whole_life(place: &Place<'_>) {
         0,
     );
     assert!(said.contains("; 0 findings"), "{said}");
-    assert!(verify(place.mirror(&out, "verify", &["--full"]), 0).contains(": right; 0 findings"));
+    assert!(verify(place.mirror(&out, "verify", &["--full"]), 0).contains(" correct; 0 findings"));
 
     // Lost and damaged blocks are found when one looks, and sent again.
     let lost = second.puts[0].path.to_string();
@@ -122,7 +122,7 @@ fn whole_life(place: &Place<'_>) {
     let sign = ["--key", &out.key_name()];
     good(&imgfactory().arg("rollback").arg(out.path()).args(["--to", "1"]).args(sign).output().unwrap());
     let said = good(&place.publish(&out, &[]));
-    assert!(said.contains("release 3: 2 files, ") && said.contains("blocks were there"), "{said}");
+    assert!(said.contains("release 3: 2 files, ") && said.contains("blocks were already there"), "{said}");
     place.holds(&out, &[]);
 
     // A daily refresh: one file.
@@ -139,7 +139,7 @@ fn whole_life(place: &Place<'_>) {
         good(&place.run(&mut command))
     };
     let said = gc(&["--dry-run"]);
-    assert!(said.contains("release 1 goes") && said.contains("0 files of 0 B to be removed now"), "{said}");
+    assert!(said.contains("release 1 expired") && said.contains("0 files of 0 B to remove now"), "{said}");
     // Release 3 has the maps of release 1, and is in retention: only release 1's own text is garbage.
     assert!(said.contains("\n1 file of"), "{said}");
     gc(&[]);
@@ -265,7 +265,7 @@ fn a_mirror_is_pulled_verified_and_listed() {
     let said = good(&mirror(&["pull", &url, to]));
     assert!(said.contains("release 1: 44 files, "), "{said}");
     assert_same(&dir, &out.mirror());
-    assert!(good(&mirror(&["pull", &url, to])).contains("release 1: 0 files, 0 bytes came"));
+    assert!(good(&mirror(&["pull", &url, to])).contains("release 1: 0 files fetched, 0 bytes"));
     let second = out.build(&(1..=45).collect::<Vec<_>>());
     let said = good(&mirror(&["pull", &url, to]));
     assert!(
@@ -316,8 +316,11 @@ fn what_the_public_does_not_see_is_not_published() {
     let dir = home.path().join("www");
     let to = dir.to_str().unwrap();
     let said = bad(&out.publish(to, &["--url", &elsewhere]));
-    assert!(said.contains("what clients get there is wrong; `latest` was not moved"), "{said}");
-    assert!(said.contains("not there; does this URL lead to where the target is?"), "{said}");
+    assert!(
+        said.contains("clients would get wrong files from the target's URL; `latest` was not replaced"),
+        "{said}"
+    );
+    assert!(said.contains("missing; check that this URL leads to the target"), "{said}");
     assert!(!dir.join("latest").exists());
 }
 
@@ -332,10 +335,13 @@ fn of_several_targets_one_may_fail_and_is_named() {
     let to = dir.to_str().unwrap();
     let output = out.publish(&broken, &["--to", to]);
     let said = bad(&output);
-    assert!(said.contains(&format!("{broken}: not published; it has the release that it had")), "{said}");
+    assert!(
+        said.contains(&format!("{broken}: not published; the target still has its previous release")),
+        "{said}"
+    );
     assert!(dir.join("latest").exists());
     fs::remove_dir_all(&dir).unwrap();
     let said = bad(&out.publish(&broken, &["--to", to, "--stop"]));
-    assert!(said.contains(&format!("{to}: not begun, because another target failed")), "{said}");
+    assert!(said.contains(&format!("{to}: not started, because another target failed")), "{said}");
     assert!(!dir.exists());
 }

@@ -87,7 +87,7 @@ fn uefi_disk_boots_plain_linux_from_nginx_which_is_away_in_the_middle() {
     });
     assert_success("imgfactory test through nginx", &out);
     let said = said();
-    for wanted in [&down, "and the read waits until one answers", "imgfetch: reads go on, after "] {
+    for wanted in [&down, "and the read waits until one answers", "imgfetch: reads continue after "] {
         assert!(said.contains(wanted), "the console says `{wanted}`:\n{said}");
     }
     assert!(nginx.log().contains("GET /latest "), "nginx was asked for latest:\n{}", nginx.log());

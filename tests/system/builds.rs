@@ -90,7 +90,7 @@ fn a_second_build_with_nothing_new_leaves_all_but_latest_as_it_was() {
     }
     let out = imgfactory(&["why", "image", "ghost"]).current_dir(project).output().unwrap();
     assert_eq!(out.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("no step `image ghost`; there are `tree kit`"));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("no step `image ghost`; the build has `tree kit`"));
 }
 
 #[test]

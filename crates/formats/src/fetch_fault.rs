@@ -61,10 +61,10 @@ pub enum FetchFault {
     #[error("redirect refused: {0}")]
     Redirect(String),
     /// A body in an encoding (gzip, for one) that was not asked for.
-    #[error("the body comes as `{0}`; it was asked for as it is")]
+    #[error("the body is encoded as `{0}`, unasked")]
     Encoded(String),
     /// A body of another length than the signed one.
-    #[error("the file has {found} bytes; it ought to have {want}")]
+    #[error("the file has {found} bytes instead of {want}")]
     Length {
         /// Bytes that came, or that the mirror announced.
         found: u64,
@@ -78,7 +78,7 @@ pub enum FetchFault {
         limit: u64,
     },
     /// A web page in place of the file.
-    #[error("a web page came in place of the file; is there a login page in the way (captive portal)?")]
+    #[error("a web page instead of the file; perhaps a login page (captive portal)")]
     WebPage,
     /// Other bytes than the signed ones.
     #[error(transparent)]

@@ -24,7 +24,7 @@ impl ImageName {
 
 /// Text that is not an [`ImageName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no name: names have 1 to 64 of a-z, 0-9 and -", clip(.0))]
+#[error("`{}` is not a name: names have 1 to 64 of a-z, 0-9 and -", clip(.0))]
 pub struct BadName(String);
 
 impl FromStr for ImageName {
@@ -83,7 +83,7 @@ pub(crate) fn decimal(text: &str) -> Option<u64> {
 
 /// Text that is not a [`Serial`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no serial: 1 to 9223372036854775807, without leading zeros", clip(.0))]
+#[error("`{}` is not a serial: 1 to 9223372036854775807, without leading zeros", clip(.0))]
 pub struct BadSerial(String);
 
 impl FromStr for Serial {

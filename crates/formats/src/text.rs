@@ -71,7 +71,7 @@ pub enum TextFault {
         limit: usize,
     },
     /// The file stops inside a line.
-    #[error("the line has no end; the file is cut short")]
+    #[error("the line has no end: the file is cut short")]
     NoLineEnd,
     /// The file stops before its last line.
     #[error("the file is cut short: no `{want}` line")]
@@ -106,7 +106,7 @@ pub enum TextFault {
         found: String,
     },
     /// A line of another shape than the one that belongs here.
-    #[error("`{}` where `{want}` belongs", clip(found))]
+    #[error("`{}` instead of `{want}`", clip(found))]
     Shape {
         /// The line.
         found: String,
@@ -114,7 +114,7 @@ pub enum TextFault {
         want: &'static str,
     },
     /// A key that this version does not have.
-    #[error("no key `{}` is known; `{want}` belongs here", clip(found))]
+    #[error("unknown key `{}`; expected `{want}`", clip(found))]
     UnknownKey {
         /// The key.
         found: String,
@@ -122,7 +122,10 @@ pub enum TextFault {
         want: &'static str,
     },
     /// Not a number in canonical form.
-    #[error("{what}: `{}` is no number: digits, without sign or leading zeros, at most {max}", clip(found))]
+    #[error(
+        "{what}: `{}` is not a number: digits, without sign or leading zeros, at most {max}",
+        clip(found)
+    )]
     Number {
         /// Which field.
         what: &'static str,

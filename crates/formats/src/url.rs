@@ -33,7 +33,7 @@ impl MirrorUrl {
 /// Text that is no URL of a mirror.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{}` is no URL of a mirror: http:// or https://, a host, a path that ends with /; no user, no ? and no #, \
+    "`{}` is not the URL of a mirror: http:// or https://, a host, a path that ends with /; no user, no ? and no #, \
      at most 256 bytes",
     clip(.0)
 )]

@@ -86,7 +86,7 @@ pub fn say_ready(line: bool) {
             _ => UnixDatagram::unbound().and_then(|from| from.send_to(b"READY=1", &socket)).map(drop),
         };
         if let Err(error) = told {
-            log::warn!("the service manager was not told that the disk is mounted: {error}");
+            log::warn!("can't notify the service manager that the disk is mounted: {error}");
         }
     }
 }
@@ -105,7 +105,7 @@ pub fn settle(root_daemon: bool) {
     if root_daemon {
         let spared = fs::write("/proc/self/oom_score_adj", "-1000");
         if let Err(error) = spared {
-            detail!("/proc/self/oom_score_adj: {error}; who starts us may have set it");
+            detail!("/proc/self/oom_score_adj: {error}; the parent process may have set it");
         }
     }
 }

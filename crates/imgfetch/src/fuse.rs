@@ -43,7 +43,7 @@ const LETTING_GO: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// Not a directory to mount on.
-    #[error("{mountpoint}: is no directory to mount on")]
+    #[error("{mountpoint}: not a directory to mount on")]
     NoDirectory {
         /// Where.
         mountpoint: String,
@@ -141,7 +141,7 @@ fn read_ahead(mountpoint: &Path) {
     let (major, minor) = (rustix::fs::major(found.st_dev()), rustix::fs::minor(found.st_dev()));
     let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = fs::write(&knob, READ_AHEAD_KIB.to_string()) {
-        detail!("{knob}: {error}; the kernel reads ahead as it likes");
+        detail!("{knob}: {error}; the kernel keeps its own read-ahead");
     }
 }
 

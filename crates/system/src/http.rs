@@ -48,7 +48,7 @@ pub struct Patience {
     pub connect: Duration,
     /// For the first byte of an answer.
     pub first_byte: Duration,
-    /// For more bytes.
+    /// The longest pause between two pieces of a body.
     pub stall: Duration,
 }
 
@@ -66,9 +66,9 @@ impl Default for Patience {
 /// What to fetch and when to stop.
 #[derive(Clone, Copy, Debug)]
 pub struct Get<'a> {
-    /// The file.
+    /// URL of the file.
     pub url: &'a str,
-    /// Bytes at most.
+    /// A body longer than this many bytes is refused.
     pub limit: u64,
     /// Bytes exactly, when they are known.
     pub len: Option<u64>,
@@ -92,7 +92,7 @@ impl<'a> Get<'a> {
 /// A file that came. Nothing is known about its contents.
 #[derive(Debug)]
 pub struct Answer {
-    /// The file.
+    /// The body, complete.
     pub bytes: Vec<u8>,
     /// Whether it looks like a web page.
     pub web_page: bool,
@@ -106,10 +106,10 @@ pub struct Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum BadCa {
     /// Not certificates.
-    #[error("no certificate in it; PEM is wanted: -----BEGIN CERTIFICATE-----")]
+    #[error("contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")]
     None,
     /// Damaged.
-    #[error("a certificate in it is damaged")]
+    #[error("contains a damaged certificate")]
     Pem(#[source] ureq::Error),
 }
 
@@ -118,7 +118,7 @@ pub enum BadCa {
 pub struct Http {
     proxies: Proxies,
     agent: Agent,
-    /// Keeps no connections.
+    /// Opens a connection for each request, to measure the mirror and not a kept connection.
     newcomer: Agent,
     /// Trusts the authorities of `--ca`; ureq takes one set of authorities or another, not both.
     extra: Option<Agent>,

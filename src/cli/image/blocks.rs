@@ -29,12 +29,14 @@ const TOGETHER: usize = 64;
 const JOBS: usize = 4;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Blocks that the directory has are not compressed again. The index is \
-images/NAME/SERIAL/index.idx there; `imgfactory build` makes releases, which are signed.")]
+#[command(
+    after_help = "Blocks that the directory already has are not compressed again. The index is written to \
+images/NAME/SERIAL/index.idx in it. Signed releases are made by `imgfactory build`."
+)]
 pub(super) struct SplitArgs {
-    /// The image, or any disk
+    /// The image, or any other disk
     image: PathBuf,
-    /// The mirror's directory: blocks go to blk/ below it
+    /// Directory of the mirror; blocks are written to its blk/
     #[arg(long, value_name = "MIRROR")]
     store: PathBuf,
     /// Name of the image
@@ -47,29 +49,29 @@ pub(super) struct SplitArgs {
 /// How a disk is cut.
 #[derive(Debug, clap::Args)]
 pub(super) struct Cut {
-    /// Serial of the release that it is for
+    /// Serial of the release that the index is for
     #[arg(long, value_name = "N", default_value = "1", requires = "store")]
     serial: Serial,
-    /// Bytes of a block, e.g. 256KiB
+    /// Size of a block: a multiple of 4KiB, up to 4MiB
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = block_size, requires = "store")]
     pub(super) block_size: BlockSize,
-    /// Compressor: libdeflate, or zlib, with a level after a colon [default: libdeflate:5]
+    /// Compressor and level: libdeflate or zlib [default: libdeflate:5]
     #[arg(long, value_name = "CODEC[:LEVEL]", value_parser = codec, requires = "store")]
     codec: Option<Codec>,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "What is put together is what the index says, to the byte: each block's SHA-256 is checked. Whether \
-the index is to be believed, nobody asks; imgfetch and `imgfactory mirror verify` go by signatures."
+    after_help = "Each block is checked against its SHA-256 in the index. The index itself is not checked against a \
+signature; imgfetch and `imgfactory mirror verify` do that."
 )]
 pub(super) struct JoinArgs {
     /// The index (index.idx)
     index: PathBuf,
-    /// Where its blocks are: a mirror's directory or URL
+    /// Mirror that has the blocks: a directory or URL
     #[arg(long, value_name = "DIR|URL")]
     store: PathBuf,
-    /// The image to make
+    /// File to write the image to
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
 }
@@ -77,14 +79,14 @@ pub(super) struct JoinArgs {
 fn block_size(text: &str) -> Result<BlockSize, String> {
     let bytes = Size::read(text).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))?.0;
     let size = u32::try_from(bytes).ok().and_then(BlockSize::new);
-    size.ok_or_else(|| "a multiple of 4 KiB up to 4 MiB is wanted".to_owned())
+    size.ok_or_else(|| "must be a multiple of 4 KiB, up to 4 MiB".to_owned())
 }
 
 fn codec(text: &str) -> Result<Codec, String> {
     let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
     let kind = CodecKind::read(name).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))?;
     let level = match level {
-        Some(level) => level.parse().map_err(|_| format!("`{level}` is no level"))?,
+        Some(level) => level.parse().map_err(|_| format!("`{level}` is not a number"))?,
         None => kind.default_level(),
     };
     kind.at(level).map_err(|error| error.to_string())
@@ -92,7 +94,7 @@ fn codec(text: &str) -> Result<Codec, String> {
 
 pub(super) fn split(args: SplitArgs, session: &Session) -> Result<(), Failure> {
     let disk = ImageFile::open(&args.image)?;
-    let len = disk.size().map_err(|error| FileError::new(&args.image, "look at", error))?;
+    let len = disk.size().map_err(|error| FileError::new(&args.image, "inspect", error))?;
     cut(args.name, len, &args.store, &args.cut, session, &disk, |error| {
         FileError::new(&args.image, "read", error).into()
     })
@@ -180,7 +182,7 @@ fn fetch(store: &Published, object: &Object) -> Result<Block, RemoteError> {
     let path = MirrorPath::Block(object.name);
     let place = || store.locate(&path).display().to_string();
     let bytes = store.read(&path, object.file_len.into())?;
-    let bytes = bytes.ok_or_else(|| RemoteError::new(place(), "not there, though the index names it"))?;
+    let bytes = bytes.ok_or_else(|| RemoteError::new(place(), "missing, but the index names it"))?;
     let block = FetchedFile::new(*object, bytes).inflate().and_then(Inflated::verify);
     block.map_err(|damage| RemoteError::new(place(), damage))
 }
@@ -195,6 +197,6 @@ mod tests {
         assert_eq!(codec("libdeflate:5"), Ok(Codec::default()));
         assert_eq!(codec("zlib"), Ok(Codec::zlib(6).unwrap()));
         assert_eq!(codec("zlib:12").unwrap_err(), "level 12: zlib has 1 to 9");
-        assert_eq!(codec("libdeflate:high").unwrap_err(), "`high` is no level");
+        assert_eq!(codec("libdeflate:high").unwrap_err(), "`high` is not a number");
     }
 }

@@ -26,22 +26,22 @@ enum Command {
     Ls {
         /// The image
         image: PathBuf,
-        /// What to list; a link is shown, not followed
+        /// Path in the image; a symbolic link is shown, not followed
         #[arg(default_value = "/")]
         path: PathBuf,
     },
-    /// Print the contents of a file of an image
+    /// Print the contents of a file in an image
     Cat {
         /// The image
         image: PathBuf,
-        /// The file
+        /// Path of the file in the image
         path: PathBuf,
     },
-    /// Print all metadata of a file of an image
+    /// Print all metadata of a file in an image
     Stat {
         /// The image
         image: PathBuf,
-        /// The file; a link is shown, not followed
+        /// Path in the image; a symbolic link is shown, not followed
         path: PathBuf,
     },
     /// Print all metadata of an image: superblock, groups, inodes, directories
@@ -49,16 +49,16 @@ enum Command {
         /// The image
         image: PathBuf,
     },
-    /// Make an image of a tar archive or of a directory, or its blocks
+    /// Create an image, or its blocks, from a tar archive or a directory
     #[command(
-        after_help = "The time in the superblock is SOURCE_DATE_EPOCH, or without it the newest file's. \
-        The same input gives the same bytes. With --previous-layout what did not change stays where it is; pages \
-        that nothing uses any more are zeros (a build, which has the blocks before, leaves them as they are)."
+        after_help = "The same input gives the same image. The superblock's time is SOURCE_DATE_EPOCH if it is set, \
+        otherwise the newest file's. With --previous-layout, unchanged files keep their place and freed pages become \
+        zeros; `imgfactory build`, which has the previous blocks, leaves freed pages unchanged."
     )]
     Pack(pack::Args),
-    /// Cut an image into blocks: into a mirror's directory, with an index that nobody signed
+    /// Split an image into blocks in a mirror's directory, with an unsigned index
     Split(blocks::SplitArgs),
-    /// Put an image together from its blocks, each verified
+    /// Assemble an image from its blocks and verify each one
     Join(blocks::JoinArgs),
 }
 
@@ -100,7 +100,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// That nobody reads the output any more (`| head`) is no failure.
+/// A closed pipe (`| head`) is no failure.
 fn unread(error: ImageReadError) -> Result<(), ImageReadError> {
     match error {
         ImageReadError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -26,33 +26,34 @@ use system::files::{FileError, read_at_most, write_atomic};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A tar archive that is not compressed, or a directory
+    /// An uncompressed tar archive, or a directory
     #[arg(long, value_name = "TAR|DIR")]
     from: PathBuf,
-    /// The image to make
+    /// File to write the image to
     #[arg(long, value_name = "IMAGE", required_unless_present = "store", conflicts_with = "store")]
     to: Option<PathBuf>,
-    /// Instead of an image, its blocks: the mirror's directory, where they go to blk/, and the index that nobody
-    /// signed to images/NAME/SERIAL/index.idx
+    /// Write blocks instead of an image: to blk/ in this mirror's directory, with an unsigned index in
+    /// images/NAME/SERIAL/index.idx
     #[arg(long, value_name = "MIRROR", requires = "name")]
     store: Option<PathBuf>,
-    /// Free space in it, e.g. 64MiB
+    /// Free space in the image, e.g. 64MiB
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes)]
     free: u64,
-    /// Who reads it: `linux`; `netbsd`, whose device numbers differ, and which has no extended attributes; or
-    /// `9legacy`, which has no types in directory entries either
+    /// System that will read the image: `linux`; `netbsd`, with its own device numbers and no extended attributes;
+    /// or `9legacy`, which also has no file types in directory entries
     #[arg(long, value_name = "SYSTEM", default_value = "linux", value_parser = profile)]
     profile: Profile,
-    /// Bytes of an inode: 256, or 128 without times beyond 2038 [default: 256; 128 for netbsd and 9legacy]
+    /// Size of an inode in bytes: 256, or 128, which can't store times after 2038 [default: 256; 128 for netbsd and
+    /// 9legacy]
     #[arg(long, value_name = "N", value_parser = inode_size)]
     inode_size: Option<InodeSize>,
-    /// Its name: label and UUID come from it [default: IMAGE's name up to the first dot]
+    /// Name of the image, which gives its label and UUID [default: the file name of --to up to the first dot]
     #[arg(long)]
     name: Option<String>,
-    /// The layout of the image before, as --layout or a release has it
+    /// Layout map of the previous image, as written by --layout or from a release: unchanged files keep their place
     #[arg(long, value_name = "FILE")]
     previous_layout: Option<PathBuf>,
-    /// Where to write this image's layout, for the next
+    /// File to write this image's layout map to, for the next image
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
     #[command(flatten)]
@@ -68,7 +69,7 @@ fn profile(text: &str) -> Result<Profile, String> {
         "linux" => Ok(Profile::Linux),
         "netbsd" => Ok(Profile::NetBsd),
         "9legacy" => Ok(Profile::Legacy9),
-        _ => Err("linux, netbsd and 9legacy are possible".to_owned()),
+        _ => Err("must be linux, netbsd or 9legacy".to_owned()),
     }
 }
 
@@ -76,7 +77,7 @@ fn inode_size(text: &str) -> Result<InodeSize, String> {
     match text {
         "128" => Ok(InodeSize::Small),
         "256" => Ok(InodeSize::Large),
-        _ => Err("128 and 256 are possible".to_owned()),
+        _ => Err("must be 128 or 256".to_owned()),
     }
 }
 
@@ -104,7 +105,8 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
         Profile::NetBsd | Profile::Legacy9 => InodeSize::Small,
     });
     if (args.profile, inode_size) == (Profile::Legacy9, InodeSize::Large) {
-        let what = "9legacy's ext2srv damages a file system with inodes of 256 bytes: leave --inode-size out";
+        let what = "--inode-size: 9legacy's ext2srv damages file systems with inodes of 256 bytes; leave the \
+                    option out";
         return Err(Failure::Usage(what.into()));
     }
     let options = ImageOptions {
@@ -196,7 +198,7 @@ fn epoch(tree: &Tree) -> Result<u64, Failure> {
         let text = value.to_string_lossy();
         return text
             .parse()
-            .map_err(|_| Failure::Usage(format!("{VARIABLE} is `{text}`; it must be seconds since 1970")));
+            .map_err(|_| Failure::Usage(format!("{VARIABLE}={text}: not a number of seconds since 1970")));
     }
     let newest = tree.walk().map(|(_, id)| tree.node(id).meta.mtime.secs).max();
     Ok(newest.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0))

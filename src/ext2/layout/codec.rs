@@ -28,19 +28,19 @@ const MAX_INFLATED: usize = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// Not a zlib stream, or a torn one.
-    #[error("the layout map is no whole zlib stream")]
+    #[error("the layout map is not a complete zlib stream")]
     Stream,
     /// Longer than any.
     #[error("the layout map inflates to more than {MAX_INFLATED} bytes")]
     TooLong,
     /// Another version, or something else.
-    #[error("this is no layout map of version 2")]
+    #[error("not a layout map of version 2")]
     Version,
     /// What changes a map, without that map.
-    #[error("the layout map is an update of another one, which is not named")]
+    #[error("the layout map is a delta, but its base is not given")]
     NoBase,
     /// What changes a map, with another map.
-    #[error("the layout map is an update of another one than the one that is named")]
+    #[error("the layout map is a delta of a base that differs from the given one")]
     OtherBase,
     /// Something in it can't be.
     #[error("byte {at} of the layout map: {what}")]

@@ -74,7 +74,7 @@ impl LayoutMap {
         let (geometry, epoch) = input.head()?;
         let mut map = LayoutMap { geometry, epoch, inodes: vec![], labels: vec![], pages: vec![] };
         if !same_shape(base, &map) {
-            return input.damaged("another shape than that of the map that it changes");
+            return input.damaged("a shape that differs from its base's");
         }
         map.labels = input.edits(&base.labels, 2, Label::clone, MapDecoder::label)?;
         let renamed = renamed(base, &map.labels);

@@ -9,7 +9,7 @@ use crate::ext2::xattr::BadEntry;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageReadError {
     /// The medium failed.
-    #[error("the image can't be read at byte {at}")]
+    #[error("can't read the image at byte {at}")]
     Io {
         /// Offset in the image.
         at: u64,
@@ -51,7 +51,7 @@ pub enum ImageReadError {
         path: String,
     },
     /// The reader's output could not be written.
-    #[error("what was read can't be written")]
+    #[error("can't write what was read")]
     Output(#[source] io::Error),
 }
 
@@ -116,7 +116,7 @@ pub enum ImageDamage {
         i_extra_isize: u16,
     },
     /// A size that no such inode has.
-    #[error("a {kind} of {size} bytes can't be")]
+    #[error("a {kind} can't have {size} bytes")]
     Size {
         /// Directory, file, symlink.
         kind: &'static str,
@@ -133,7 +133,7 @@ pub enum ImageDamage {
     #[error("has more blocks than the file system")]
     TooManyBlocks,
     /// A directory has a hole.
-    #[error("a directory without its block {logical}")]
+    #[error("the directory has no block {logical}")]
     DirectoryHole {
         /// Which block.
         logical: u32,

@@ -33,7 +33,7 @@ const MAX_NODES: usize = 1 << 24;
 #[derive(Debug, thiserror::Error)]
 pub enum Iso9660Error {
     /// It can't be read.
-    #[error("can't be read at byte {at}")]
+    #[error("can't read at byte {at}")]
     Read {
         /// Where.
         at: u64,
@@ -41,10 +41,10 @@ pub enum Iso9660Error {
         source: io::Error,
     },
     /// Something else.
-    #[error("no ISO 9660: block 16 is no volume descriptor")]
+    #[error("not ISO 9660: block 16 is not a volume descriptor")]
     NotIso,
     /// Blocks of another size.
-    #[error("logical blocks of {0} bytes; 2048 are known")]
+    #[error("logical blocks of {0} bytes; only 2048 are supported")]
     BlockSize(u16),
     /// A directory record that can't be.
     #[error("{path}: damaged directory at byte {at}: {what}")]
@@ -57,7 +57,7 @@ pub enum Iso9660Error {
         what: &'static str,
     },
     /// A file that lies outside.
-    #[error("{path}: lies beyond the end of the medium, which was cut off")]
+    #[error("{path}: beyond the end of the medium, which was cut off")]
     Outside {
         /// The file.
         path: String,
@@ -235,7 +235,7 @@ impl<'m> Iso<'m> {
     pub fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Iso9660Error> {
         let Some(found) = self.find(path)? else { return Ok(None) };
         if found.len() > limit {
-            return Err(self.fault(path, found.at, "a file of this length is none of ours"));
+            return Err(self.fault(path, found.at, "is not a file of this length"));
         }
         let mut bytes = Vec::new();
         for &(at, len) in &found.pieces {
@@ -329,7 +329,7 @@ impl<'m> Iso<'m> {
                     continue;
                 }
                 let part = bytes.get(at..at + size).filter(|part| part.len() >= 34);
-                let part = part.ok_or_else(|| self.fault(path, place, "a record leads out of it"))?;
+                let part = part.ok_or_else(|| self.fault(path, place, "a record extends past its end"))?;
                 at += size;
                 let dots = part[32] == 1 && part[33] <= 1;
                 if dots {
@@ -356,7 +356,7 @@ impl<'m> Iso<'m> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let name_len = usize::from(bytes[32]);
         let name = bytes.get(33..33 + name_len);
-        let name = name.ok_or_else(|| self.fault(path, at, "a name leads out of its record"))?;
+        let name = name.ok_or_else(|| self.fault(path, at, "a name extends past its record"))?;
         let after = 33 + name_len + usize::from(name_len.is_multiple_of(2));
         let area = self.skip.and_then(|skip| bytes.get(after + skip..)).unwrap_or_default();
         let mut rock = Rock::default();

@@ -79,7 +79,7 @@ impl Rock {
             }
             let mut more = vec![0; usize::try_from(len).unwrap_or(0)];
             if !read(u64::from(block) * 2048 + u64::from(offset), &mut more) {
-                return Err("a continuation lies outside of the medium");
+                return Err("a continuation is outside the medium");
             }
             area = more;
         }
@@ -206,9 +206,6 @@ mod tests {
             true
         };
         assert_eq!(Rock::default().read(circle, &read), Err("continuations lead in a circle"));
-        assert_eq!(
-            Rock::default().read(circle, &|_, _| false),
-            Err("a continuation lies outside of the medium")
-        );
+        assert_eq!(Rock::default().read(circle, &|_, _| false), Err("a continuation is outside the medium"));
     }
 }

@@ -56,7 +56,7 @@ fn each_fault_of_a_signature_has_its_words() {
     let changed =
         format!("latest: the signature of key {id} does not fit: the file was changed after it was signed");
     let not_signed = "latest: not signed: no `end` line with the four lines of a minisign signature after it";
-    let no_signature = "latest: the four lines after `end` are no minisign signature";
+    let no_signature = "latest: the four lines after `end` are not a minisign signature";
     let old_kind =
         "latest: the signature is not of the prehashed kind; sign with minisign 0.10 or later, without -l";
 
@@ -83,7 +83,7 @@ fn each_fault_of_a_signature_has_its_words() {
         ),
         (
             format!("{body}{}\n{}", "x".repeat(20_000), lines.join("\n")),
-            format!("latest: {} bytes; at most 16384 are read", body.len() + 20_001 + signature.len() - 1),
+            format!("latest: {} bytes; the limit is 16384", body.len() + 20_001 + signature.len() - 1),
         ),
     ];
     for (file, said) in cases {
@@ -100,13 +100,13 @@ fn each_fault_of_a_signature_has_its_words() {
 #[test]
 fn keys_that_are_none_are_told_by_line() {
     for (text, said) in [
-        ("", "no minisign public key in it"),
-        ("untrusted comment: x\n", "no minisign public key in it"),
+        ("", "contains no minisign public key"),
+        ("untrusted comment: x\n", "contains no minisign public key"),
         ("untrusted comment: x\nRWQ\n", {
-            "line 2: no minisign public key: 56 characters of base64 that begin with RW"
+            "line 2: not a minisign public key: 56 characters of base64 that begin with RW"
         }),
         ("RUQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO\u{e9}", {
-            "line 1: no minisign public key: 56 characters of base64 that begin with RW"
+            "line 1: not a minisign public key: 56 characters of base64 that begin with RW"
         }),
     ] {
         assert_eq!(TrustedKeys::parse(text).unwrap_err().to_string(), said);
@@ -169,21 +169,21 @@ fn each_link_of_the_chain_is_checked_by_the_one_above() {
     // A publisher that signs nonsense.
     let named = |latest: Latest| latest.open_release(&release, &keys).unwrap_err().to_string();
     assert_eq!(named(Latest { serial: serial(43), ..latest.clone() }), {
-        "releases/43.txt: has serial 42; 43 was asked for"
+        "releases/43.txt: has serial 42 instead of 43"
     });
     assert_eq!(named(Latest { name: name("other"), ..latest.clone() }), {
-        "releases/42.txt: is of `xenoppix`; `other` was asked for"
+        "releases/42.txt: is of `xenoppix` instead of `other`"
     });
     let other = Latest { name: name("other"), ..latest };
     let error = other.open_mirrors(&mirrors, &keys).unwrap_err();
-    assert_eq!(error.to_string(), "mirrors.txt: is of `xenoppix`; `other` was asked for");
+    assert_eq!(error.to_string(), "mirrors.txt: is of `xenoppix` instead of `other`");
     for (wrong, said) in [
         (ImageFiles { name: name("guest"), ..host.clone() }, {
-            "images/guest/41/index.idx: is of `host`; `guest` was asked for"
+            "images/guest/41/index.idx: is of `host` instead of `guest`"
         }),
         (
             ImageFiles { index: Stored { serial: serial(40), ..host.index }, ..host.clone() },
-            "images/host/40/index.idx: has serial 41; 40 was asked for",
+            "images/host/40/index.idx: has serial 41 instead of 40",
         ),
     ] {
         assert_eq!(wrong.open_index(&index).unwrap_err().to_string(), said);

@@ -21,7 +21,7 @@ use formats::fetch_fault::FetchFault;
 use formats::release::{ImageFiles, MirrorPath, MirrorUrl, TrustedKeys};
 use system::http::{Get, Http};
 
-/// For one file.
+/// Time limit for one file.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Attempts for one file.
 const ATTEMPTS: u32 = 4;
@@ -31,9 +31,9 @@ const SAMPLE: usize = 32;
 /// A tree behind a web server, as clients see it.
 #[derive(Clone, Copy, Debug)]
 pub struct WebTree<'a> {
-    /// The client.
+    /// Sends the requests.
     pub http: &'a Http,
-    /// Where.
+    /// URL of the mirror, with `/` at its end.
     pub url: &'a MirrorUrl,
 }
 
@@ -116,7 +116,7 @@ impl Expected {
                 let found = Digest::of(bytes);
                 (found != *want).then(|| {
                     format!(
-                        "{} bytes, SHA-256 {}; {} and {} are wanted",
+                        "{} bytes, SHA-256 {}, instead of {} and {}",
                         found.len, found.sha256, want.len, want.sha256
                     )
                 })
@@ -128,7 +128,7 @@ impl Expected {
 /// Our tree, from which nothing goes out that is not what the release says.
 #[derive(Debug)]
 pub struct CheckedTree<'a> {
-    /// The tree.
+    /// Tree whose files are checked before they are sent.
     pub tree: &'a LocalTree,
     /// What its files are to be.
     pub expected: &'a Expected,
@@ -149,12 +149,12 @@ impl MirrorFiles for CheckedTree<'_> {
             let bytes = self.tree.read(&item.path, item.path.limit())?;
             let bytes = bytes.ok_or_else(|| {
                 wrong(
-                    "not here, and the target lacks it; build again, or get it with `imgfactory mirror pull`"
+                    "missing here and on the target; build again, or fetch it with `imgfactory mirror pull`"
                         .into(),
                 )
             })?;
             match self.expected.fault(&item.path, &bytes) {
-                Some(fault) => Err(wrong(format!("damaged here ({fault}); build again"))),
+                Some(fault) => Err(wrong(format!("damaged ({fault}); build again"))),
                 None => Ok(()),
             }
         })?;
@@ -170,7 +170,7 @@ impl MirrorFiles for CheckedTree<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
     /// A file is not there.
-    #[error("{url}{path}: not there; does this URL lead to where the target is?")]
+    #[error("{url}{path}: missing; check that this URL leads to the target")]
     Missing {
         /// The mirror.
         url: MirrorUrl,

@@ -14,14 +14,14 @@ use formats::names::Serial;
 use formats::release::{MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
 use system::files::{DirLock, FileError, sweep};
 
-/// What to copy.
+/// What to copy from where to where.
 #[derive(Clone, Copy)]
 pub struct Pull<'a> {
     /// From where.
     pub from: &'a dyn MirrorFiles,
     /// Its name, for people; ends with `/`.
     pub name: &'a str,
-    /// Where to.
+    /// Directory that becomes a mirror.
     pub dir: &'a Path,
     /// Who may have signed it.
     pub keys: &'a TrustedKeys,
@@ -31,14 +31,14 @@ pub struct Pull<'a> {
     pub blocks: bool,
 }
 
-/// What was copied.
+/// Result of a pull.
 #[derive(Clone, Copy, Debug)]
 pub struct Pulled {
     /// The release that is there now.
     pub serial: Serial,
-    /// Files that came.
+    /// Number of files that were fetched.
     pub files: u64,
-    /// Their bytes.
+    /// Sum of their lengths in bytes.
     pub bytes: u64,
 }
 
@@ -46,7 +46,7 @@ pub struct Pulled {
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     /// The mirror has no release.
-    #[error("{0}latest: not there; is this a mirror?")]
+    #[error("{0}latest: missing; check that this is the URL of a mirror")]
     Empty(String),
     /// What one side has can't be believed.
     #[error("{place}: can't be used")]
@@ -57,7 +57,9 @@ pub enum PullError {
         source: ReleaseStateError,
     },
     /// The directory has a later release.
-    #[error("{dir}: has release {ours}; {url} has only {theirs}, and nobody goes back to an older one")]
+    #[error(
+        "{dir}: has release {ours}, {url} only the older {theirs}; an older release never replaces a newer one"
+    )]
     Older {
         /// The directory.
         dir: String,
@@ -147,8 +149,7 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
     for step in &lacking {
         let faults = read_each(pull.from, step, pull.jobs, |item, file| {
             let name = || format!("{url}{}", item.path);
-            let file =
-                file?.ok_or_else(|| RemoteError::new(name(), "not there, though the release names it"))?;
+            let file = file?.ok_or_else(|| RemoteError::new(name(), "missing, but the release names it"))?;
             if let Some(fault) = expected.fault(&item.path, &file) {
                 return Ok(Some(fault).map(|fault| (item.path.clone(), fault)));
             }
@@ -163,7 +164,7 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
         }
         target.sync_all()?;
     }
-    // For boot media that know an old key only. Whatever is wrong with them is nobody's loss here.
+    // For boot media that know an old key only. Their failure costs nothing here.
     let mut asked = Vec::new();
     let mut keys = pull.keys.clone();
     for _ in 0..MAX_HOPS {

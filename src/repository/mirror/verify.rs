@@ -52,10 +52,10 @@ impl std::fmt::Display for MirrorDefect {
     }
 }
 
-/// What was seen.
+/// Result of a check.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// The release.
+    /// Serial of the newest release.
     pub serial: Serial,
     /// Files that were read and are right.
     pub right: usize,
@@ -107,7 +107,10 @@ pub fn verify(
     let mut findings: Vec<_> = looked.into_iter().filter_map(|(_, finding)| finding).collect();
     let right = items.len() - findings.len();
     if !state.mirrors_fit {
-        findings.push(MirrorDefect::Wrong(MirrorPath::Mirrors, "not the list that `latest` names".into()));
+        findings.push(MirrorDefect::Wrong(
+            MirrorPath::Mirrors,
+            "differs from the list that `latest` names".into(),
+        ));
     }
     if clock::now() > state.latest.expires {
         findings.push(MirrorDefect::Stale(state.latest.expires));
@@ -154,7 +157,7 @@ fn missing_and_extra(state: &ReleaseState, listed: &[Listed], verify: &Verify<'_
 pub struct MirrorStatus {
     /// Which.
     pub url: MirrorUrl,
-    /// What it has, or why that can't be told.
+    /// What it has, or why that is unknown.
     pub serial: Result<(Serial, UnixTime, bool), String>,
     /// From the question for `latest` to its last byte.
     pub latency: Duration,

@@ -13,14 +13,14 @@
 //! * it inflates, here and now, to the very bytes that the build has in hand. This is how an interrupted build
 //!   goes on. It takes half the time that compressing takes.
 //!
-//! Anything else under that name is damage and is written anew, with one exception: a whole zlib stream whose raw
+//! Anything else under that name is damage and is written again, with one exception: a whole zlib stream whose raw
 //! bytes have this MD5 and are not ours. That is a collision. It is reported, and the file stays: there is never a
 //! second content under one name.
 //!
 //! A file that an index names is never changed: should it be lost, and the compressor make another length now,
 //! the clients of that release would refuse the file. That is an error, not a repair.
 //!
-//! Whoever writes holds the lock of the directory above ([`system::files::DirLock`]); a store takes none.
+//! The writer holds the lock of the directory above ([`system::files::DirLock`]); a store takes none.
 
 #[cfg(test)]
 mod tests;
@@ -50,8 +50,8 @@ pub enum StoreError {
     File(#[from] FileError),
     /// A file that a release names is gone or damaged, and can't be made again to the byte.
     #[error(
-        "{}: {origin} says {want} bytes, but the file is gone or damaged and compressing gives {found}; \
-         put the file back, or build with the compressor of that release",
+        "{}: missing or damaged: {origin} records {want} bytes, but compressing the block again gives {found}; \
+         restore the file, or build with the compressor of that release",
         path.display()
     )]
     Lost {
@@ -108,7 +108,7 @@ impl fmt::Display for BlockOrigin {
             BlockOrigin::Release { image, serial, block } => {
                 write!(f, "block {block} of image `{image}` in release {serial}")
             }
-            BlockOrigin::File => write!(f, "a block file of the mirror that no release known here names"),
+            BlockOrigin::File => write!(f, "a block file of the mirror that no known release names"),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Store {
         Ok(Store { root, known: Mutex::new(HashMap::new()) })
     }
 
-    /// Where it is.
+    /// The directory that holds `blk/`.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -345,7 +345,7 @@ impl Store {
             Ok(found) if found.is_file() => Ok(Some(found.len())),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(FileError::new(&path, "look at", error).into()),
+            Err(error) => Err(FileError::new(&path, "inspect", error).into()),
         }
     }
 
@@ -367,7 +367,7 @@ impl Store {
         match Block::of_file(&file) {
             Some(other) if other.name() == block.name() => Ok(Examined::Other),
             _ => {
-                log::warn!("{}: damaged, as after a power cut; written anew", path.display());
+                log::warn!("{}: damaged, perhaps by a power failure; writing it again", path.display());
                 Ok(Examined::Nothing)
             }
         }
@@ -396,7 +396,7 @@ impl Store {
 enum Examined {
     /// No file, or nothing worth keeping.
     Nothing,
-    /// Its own bytes.
+    /// The file was compressed by this build.
     Ours(Object),
     /// Other bytes with the same MD5.
     Other,

@@ -138,8 +138,8 @@ fn a_file_that_a_release_names_is_never_replaced_by_another() {
     assert_eq!(
         error.to_string(),
         format!(
-            "{}: block 1 of image `host` in release 1 says 999 bytes, but the file is gone or damaged and \
-             compressing gives 27; put the file back, or build with the compressor of that release",
+            "{}: missing or damaged: block 1 of image `host` in release 1 records 999 bytes, but compressing \
+             the block again gives 27; restore the file, or build with the compressor of that release",
             file.display()
         )
     );

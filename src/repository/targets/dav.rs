@@ -9,7 +9,7 @@ use super::objects::{ObjectStore, Objects};
 use super::wire::{ServerRequest, ServerResponse, Wire};
 use crate::publish::{Listed, RemoteError, RemotePath};
 
-/// Environment of credentials.
+/// Environment variables that hold credentials.
 const USER: &str = "IMGFACTORY_HTTP_USER";
 const PASSWORD: &str = "IMGFACTORY_HTTP_PASSWORD";
 const TOKEN: &str = "IMGFACTORY_HTTP_TOKEN";
@@ -28,7 +28,7 @@ impl Dav {
     /// A tree below this URL, which ends with `/`.
     ///
     /// # Errors
-    /// [`RemoteError`] when half of the credentials lacks.
+    /// [`RemoteError`] when half of the credentials is missing.
     pub fn open(url: &str, jobs: usize) -> Result<Objects<Self>, RemoteError> {
         let var = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let authorization = match (var(TOKEN), var(USER), var(PASSWORD)) {
@@ -87,7 +87,7 @@ impl ObjectStore for Dav {
     fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<ServerResponse, RemoteError> {
         let url = format!("{}{place}", self.url);
         let said = self.ask_url("PUT", &url, bytes, 4096)?;
-        // Servers that make no directories by themselves say so in one of these ways. Somebody else, who puts a file
+        // Servers that make no directories by themselves say so in one of these ways. Another, which puts a file
         // beside this one, may have made them meanwhile.
         if matches!(said.status, 403 | 404 | 409) && self.make_directories(place)? {
             return self.ask_url("PUT", &url, bytes, 4096);

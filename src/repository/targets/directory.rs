@@ -30,7 +30,7 @@ impl DirectoryTarget {
         self.root.join(place.to_string())
     }
 
-    /// Removes, once, what a killed publisher left unfinished: known by the lock that nobody holds.
+    /// Removes, once, what a killed publisher left unfinished: recognised by the lock, which no process holds.
     fn sweep(&self) {
         self.swept.call_once(|| {
             if let Err(error) = sweep(&self.root) {
@@ -87,7 +87,7 @@ impl Remote for DirectoryTarget {
             match fs::symlink_metadata(&path) {
                 Ok(found) => Ok(found.is_file().then_some(found.len())),
                 Err(error) if is_missing(&error) => Ok(None),
-                Err(error) => Err(local(FileError::new(&path, "look at", error))),
+                Err(error) => Err(local(FileError::new(&path, "inspect", error))),
             }
         })
     }
@@ -169,7 +169,7 @@ pub(super) fn list(root: &Path) -> Result<Vec<Listed>, FileError> {
         let metadata = entry.metadata().map_err(|error| {
             FileError::new(
                 entry.path(),
-                "look at",
+                "inspect",
                 error.into_io_error().unwrap_or_else(|| io::ErrorKind::Other.into()),
             )
         })?;

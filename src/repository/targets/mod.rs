@@ -92,11 +92,11 @@ fn of_tree(tree: &dyn MirrorFiles, path: &MirrorPath, len: u64) -> Result<Vec<u8
     match bytes {
         Some(bytes) if bytes.len() as u64 == len => Ok(bytes),
         Some(bytes) => {
-            Err(RemoteError::new(path.to_string(), format!("{} bytes here; {len} are wanted", bytes.len())))
+            Err(RemoteError::new(path.to_string(), format!("{} bytes here instead of {len}", bytes.len())))
         }
         None => Err(RemoteError::new(
             path.to_string(),
-            "not here, and the target lacks it; build again, or get it with `imgfactory mirror pull`",
+            "missing here and on the target; build again, or fetch it with `imgfactory mirror pull`",
         )),
     }
 }

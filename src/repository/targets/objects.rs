@@ -87,7 +87,7 @@ impl<K: ObjectStore> Remote for Objects<K> {
             match said.status {
                 200 => Ok(said.len),
                 _ if self.kind.is_missing(&said) => Ok(None),
-                _ => Err(self.unexpected(&place, "look at", &said)),
+                _ => Err(self.unexpected(&place, "inspect", &said)),
             }
         })
     }

@@ -28,12 +28,12 @@ const KEPT: u32 = 60;
 /// A tree behind rsync.
 #[derive(Debug)]
 pub struct Rsync {
-    /// Ends with `/`.
+    /// rsync's destination; ends with `/`.
     to: String,
     ssh: Option<SharedSsh>,
 }
 
-/// One ssh connection for all runs of rsync: without it each of them would shake hands anew.
+/// One ssh connection for all runs of rsync: without it each of them would set up a connection again.
 #[derive(Debug)]
 struct SharedSsh {
     host: String,
@@ -115,7 +115,7 @@ impl Rsync {
                     if !again || attempt == ATTEMPTS {
                         return Err(RemoteError::new(format!("{}: can't {doing}", self.to), error));
                     }
-                    log::info!("{}: rsync ended with {}; once more", self.to, code.unwrap_or_default());
+                    log::info!("{}: rsync ended with {}; trying again", self.to, code.unwrap_or_default());
                     thread::sleep(pause);
                     pause *= 2;
                     attempt += 1;
@@ -175,7 +175,7 @@ fn names<T: ToString>(paths: impl Iterator<Item = T>) -> Vec<u8> {
 fn listed_line(line: &str) -> Option<Listed> {
     let mut words = line.split_whitespace();
     let (kind, len, path) = (words.next()?, words.next()?, words.nth(2)?);
-    // Some versions part thousands although they are told not to.
+    // Some versions part thousands although an option forbids it.
     let len = len.replace(',', "").parse().ok()?;
     kind.starts_with('-').then(|| Listed { path: path.into(), len })
 }
@@ -223,7 +223,7 @@ impl Remote for Rsync {
         let list = names(items.iter().map(|item| &item.path));
         // With a list of files rsync wants a second place, although it copies nothing.
         let scratch = Self::scratch()?;
-        let found = self.listed("look what is there", || {
+        let found = self.listed("list its files", || {
             self.tool()
                 .args(["--list-only", "--ignore-missing-args", "--from0", "--files-from=-", "--", &self.to])
                 .arg(scratch.path())
@@ -245,9 +245,9 @@ impl Remote for Rsync {
         for item in items {
             let path = root.join(item.path.to_string());
             let found =
-                fs::metadata(&path).map_err(|error| local(FileError::new(&path, "look at", error)))?;
+                fs::metadata(&path).map_err(|error| local(FileError::new(&path, "inspect", error)))?;
             if found.len() != item.len {
-                let text = format!("{} bytes here; {} are wanted", found.len(), item.len);
+                let text = format!("{} bytes here instead of {}", found.len(), item.len);
                 return Err(RemoteError::new(path.display().to_string(), text));
             }
         }

@@ -44,7 +44,8 @@ impl Bucket {
         };
         let amazon = || format!("https://s3.{}.amazonaws.com", s3.region);
         let endpoint = s3.endpoint.clone().unwrap_or_else(amazon);
-        let url = endpoint.parse().map_err(|_| RemoteError::new(&name, format!("`{endpoint}` is no URL")))?;
+        let url =
+            endpoint.parse().map_err(|_| RemoteError::new(&name, format!("`{endpoint}` is not a URL")))?;
         let style = if s3.in_host { UrlStyle::VirtualHost } else { UrlStyle::Path };
         let bucket = Place3::new(url, style, s3.bucket.clone(), s3.region.clone())
             .map_err(|error| RemoteError::new(&name, error))?;
@@ -117,8 +118,9 @@ impl ObjectStore for Bucket {
                 return Err(unexpected(&self.name, "list", &said));
             }
             let text = String::from_utf8_lossy(&said.body);
-            let page = ListObjectsV2::parse_response(&text)
-                .map_err(|error| RemoteError::new(format!("{}: its list can't be read", self.name), error))?;
+            let page = ListObjectsV2::parse_response(&text).map_err(|error| {
+                RemoteError::new(format!("{}: can't read the bucket's list", self.name), error)
+            })?;
             for object in page.contents {
                 let path = object.key.strip_prefix(&self.prefix).unwrap_or(&object.key).to_owned();
                 if !path.starts_with(crate::publish::CONTROL_DIR) {

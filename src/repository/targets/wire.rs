@@ -21,20 +21,20 @@ pub struct ServerResponse {
     pub status: u16,
     /// The length of the file, as it says.
     pub len: Option<u64>,
-    /// The body.
+    /// The response body, as far as the limit of the request.
     pub body: Vec<u8>,
 }
 
-/// One request.
+/// A request that may be sent several times.
 #[derive(Clone, Debug)]
 pub struct ServerRequest<'a> {
     /// `GET`, `PUT`, ...
     pub method: &'static str,
-    /// Of what.
+    /// URL with query.
     pub url: &'a str,
     /// Words to the server.
     pub headers: Vec<(&'static str, String)>,
-    /// What is sent.
+    /// The request body; empty unless the method is PUT.
     pub body: &'a [u8],
     /// Bytes of the answer at most.
     pub limit: u64,
@@ -87,7 +87,7 @@ impl Wire {
                 Ok(said) => format!("HTTP {}", said.status),
                 Err(error) => error.to_string(),
             };
-            log::info!("{shown}: {why}; once more");
+            log::info!("{shown}: {why}; trying again");
             thread::sleep(pause);
             pause *= 2;
             attempt += 1;
@@ -120,9 +120,9 @@ impl Wire {
 /// What to say of an answer that should not have come.
 pub fn unexpected(shown: &str, doing: &str, said: &ServerResponse) -> RemoteError {
     let hint = match said.status {
-        401 | 403 => "; are IMGFACTORY_HTTP_USER and _PASSWORD (or _TOKEN), or for S3 the AWS_ keys, right?",
-        405 => "; does the server allow PUT and DELETE there?",
-        409 => "; does the directory exist?",
+        401 | 403 => "; check IMGFACTORY_HTTP_USER and _PASSWORD (or _TOKEN), or for S3 the AWS_ keys",
+        405 => "; allow PUT and DELETE there on the server",
+        409 => "; create the directory",
         413 => "; the server's limit for uploads is too low (nginx: client_max_body_size)",
         507 => "; the server's disk is full",
         _ => "",

@@ -63,7 +63,7 @@ pub enum ToolError {
         log: Option<PathBuf>,
     },
     /// It took longer than allowed and was ended.
-    #[error("{program}: not done after {} s{}", limit.as_secs(), last_words(tail, log.as_deref()))]
+    #[error("{program}: not finished after {} s{}", limit.as_secs(), last_words(tail, log.as_deref()))]
     TooLong {
         /// The program.
         program: String,
@@ -75,7 +75,7 @@ pub enum ToolError {
         log: Option<PathBuf>,
     },
     /// Its log can't be written.
-    #[error("{program}: its log can't be kept")]
+    #[error("{program}: can't write its log")]
     Log {
         /// The program.
         program: String,
@@ -100,7 +100,7 @@ fn ended(status: ExitStatus) -> String {
             };
             format!("ended by signal {signal}{name}")
         }
-        (None, None) => "ended in an unknown way".to_owned(),
+        (None, None) => "ended for an unknown reason".to_owned(),
     }
 }
 
@@ -128,7 +128,7 @@ enum ProcessOutput {
     Log,
     /// To us, through a pipe.
     Pipe,
-    /// Into a file.
+    /// The output goes to a file.
     File(File),
     /// All three of its streams are ours.
     Ours,
@@ -362,7 +362,7 @@ fn keep(reader: PipeReader, mut log: Option<File>) -> Receiver<Vec<String>> {
         // The limit bounds memory when a program prints without line feeds.
         while (&mut reader).take(1 << 16).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             if log.as_mut().is_some_and(|log| log.write_all(&line).is_err()) {
-                // Nobody can be told here, and the program should go on: keep reading.
+                // There is no way to report it here, and the program should go on: keep reading.
                 log = None;
             }
             let text = String::from_utf8_lossy(&line[..line.len().min(LINE_LIMIT)]);
@@ -377,7 +377,7 @@ fn keep(reader: PipeReader, mut log: Option<File>) -> Receiver<Vec<String>> {
             }
             line.clear();
         }
-        // Nobody waits for it when the program was dropped.
+        // No thread waits for it when the program was dropped.
         let _ = sender.send(tail.into());
     });
     receiver
@@ -459,7 +459,7 @@ mod tests {
         let started = Instant::now();
         let script = "echo waiting; sleep 60 & wait";
         let error = shell(script).limit(Duration::from_millis(300)).run().unwrap_err().to_string();
-        assert_eq!(error, "sh: not done after 0 s; its last lines:\n  waiting");
+        assert_eq!(error, "sh: not finished after 0 s; its last lines:\n  waiting");
         let grandchild = Duration::from_secs(60);
         assert!(started.elapsed() < grandchild / 2, "the pipe ends only when the grandchild is gone too");
     }

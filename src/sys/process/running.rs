@@ -40,7 +40,7 @@ pub(in crate::sys) fn signal_all(signal: Signal) -> usize {
     groups.len()
 }
 
-/// How many children have not ended yet. Zombies that nobody waits for any more count as ended.
+/// How many children have not ended yet. Zombies that no thread waits for any more count as ended.
 pub(in crate::sys) fn running() -> usize {
     let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
     groups.iter().filter(|&&group| Pid::from_raw(group).is_some_and(is_running)).count()
@@ -79,7 +79,7 @@ pub struct Running {
 pub const GRACE: Duration = Duration::from_secs(5);
 
 impl Running {
-    /// Its process id.
+    /// Process ID, also of its process group.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -163,7 +163,7 @@ impl Running {
         self.signal(Signal::TERM);
         if !matches!(self.wait_until(Instant::now() + GRACE), Ok(Some(_))) {
             self.signal(Signal::KILL);
-            // Fails only if somebody else has waited for it.
+            // Fails only if another thread has waited for it.
             self.ended = self.child.wait().ok();
         }
         self.leave();

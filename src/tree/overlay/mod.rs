@@ -24,7 +24,7 @@ pub use rules::{Make, Owner, PathRule, Rules};
 pub struct OverlayEntry {
     /// Its path in the tree, without a leading `/`.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Type, and contents or target.
     pub kind: EntryKind,
 }
 
@@ -59,7 +59,7 @@ pub struct Overlay {
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
     /// Something can't be put where it belongs.
-    #[error("{name}/{path}: can't be laid over the tree")]
+    #[error("{name}/{path}: can't be merged into the tree")]
     Place {
         /// The overlay.
         name: String,
@@ -69,7 +69,9 @@ pub enum OverlayError {
         source: TreeError,
     },
     /// A directory here, something else there.
-    #[error("{name}/{path}: a directory here, but not in the tree below; `remove` it there first")]
+    #[error(
+        "{name}/{path}: a directory in the overlay, but not in the tree; `remove` it from the tree first"
+    )]
     NotDirectory {
         /// The overlay.
         name: String,
@@ -77,7 +79,7 @@ pub enum OverlayError {
         path: String,
     },
     /// Links in the tree lead in a circle.
-    #[error("{name}/{path}: the links of the tree below lead in a circle on the way to it")]
+    #[error("{name}/{path}: symbolic links of the tree lead in a circle on the way to it")]
     Circle {
         /// The overlay.
         name: String,
@@ -88,7 +90,7 @@ pub enum OverlayError {
     #[error(transparent)]
     Rules(Findings),
     /// /etc/passwd or /etc/group of the tree can't be read.
-    #[error("{name}: the tree's /etc/passwd or /etc/group can't be read")]
+    #[error("{name}: can't read the tree's /etc/passwd or /etc/group")]
     Names {
         /// The overlay.
         name: String,
@@ -183,7 +185,7 @@ fn follow(
     }
     let nodes = matching(tree, &pattern.value);
     if nodes.is_empty() {
-        let help = "`make: directory` would make one; overlays are laid over the tree first";
+        let help = "`make: directory` would create one; rules apply to the tree after the overlay's files";
         findings.add_with_help(&pattern.span, "neither the tree nor the overlay has it", "", help);
     }
     let id =
@@ -227,13 +229,13 @@ fn follow(
 
 /// Puts something new into the tree; a directory may be there already.
 fn made(tree: &mut Tree, path: &[u8], make: Make, mtime: Time) -> Result<(), String> {
-    let path = tree.real_path(path).ok_or("links of the tree lead in a circle on the way to it")?;
+    let path = tree.real_path(path).ok_or("symbolic links of the tree lead in a circle on the way to it")?;
     let there = tree.lookup(&path);
     if there.is_some_and(|there| make == Make::Directory && tree.entries(there).is_some()) {
         return Ok(());
     }
     if there.is_some() {
-        return Err("it is there already, so it can't be made; `remove` it first".into());
+        return Err("the tree already has it, so it can't be made; `remove` it first".into());
     }
     let (mode, kind) = match make {
         Make::Directory => (0o755, Kind::Directory(BTreeMap::new())),

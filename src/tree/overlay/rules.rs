@@ -35,7 +35,7 @@ pub struct Rules {
 /// What is to be so at a path. What is not given stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PathRule {
-    /// Made there, first.
+    /// What `make:` creates at the path before the other rules apply.
     pub make: Option<Located<Make>>,
     /// Its owner.
     pub owner: Option<Located<Owner>>,
@@ -75,7 +75,7 @@ pub enum Make {
 /// A user or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// By number.
+    /// A numeric ID.
     Id(u32),
     /// By its name in the tree.
     Name(String),
@@ -255,7 +255,7 @@ impl FromNode for Attributes {
     }
 }
 
-/// Any text.
+/// A value that may be any text.
 struct Text(String);
 
 impl Scalar for Text {

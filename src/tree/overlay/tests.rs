@@ -158,8 +158,8 @@ fn rules_that_do_not_fit_the_tree_are_all_named_with_their_places() {
         "did you mean `live`?",
         "overlays/x.yaml:4:36: the tree's /etc/group has no `nobody`",
         "overlays/x.yaml:5:24: only regular files have capabilities",
-        "overlays/x.yaml:6:3: it is there already, so it can't be made; `remove` it first",
-        "overlays/x.yaml: 6 faults",
+        "overlays/x.yaml:6:3: the tree already has it, so it can't be made; `remove` it first",
+        "overlays/x.yaml: 6 errors",
     ] {
         assert!(error.contains(line), "{line}\n{error}");
     }
@@ -168,12 +168,12 @@ fn rules_that_do_not_fit_the_tree_are_all_named_with_their_places() {
 #[test]
 fn what_does_not_fit_the_tree_is_an_error_with_its_path() {
     for (entry, message) in [
-        (file("tmp", "x", false), "overlays/x/tmp: can't be laid over the tree"),
+        (file("tmp", "x", false), "overlays/x/tmp: can't be merged into the tree"),
         (
             directory("usr/lib/a"),
-            "overlays/x/usr/lib/a: a directory here, but not in the tree below; `remove` it there first",
+            "overlays/x/usr/lib/a: a directory in the overlay, but not in the tree; `remove` it from the tree first",
         ),
-        (file("usr/lib/a/b", "", false), "overlays/x/usr/lib/a/b: can't be laid over the tree"),
+        (file("usr/lib/a/b", "", false), "overlays/x/usr/lib/a/b: can't be merged into the tree"),
     ] {
         let error = overlay(vec![entry], "").apply(&mut tree(), &Vec::new(), EPOCH).unwrap_err();
         assert_eq!(error.to_string(), message);
@@ -185,6 +185,6 @@ fn what_does_not_fit_the_tree_is_an_error_with_its_path() {
         overlay(vec![file("ring/x", "", false)], "").apply(&mut tree, &Vec::new(), EPOCH).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "overlays/x/ring/x: the links of the tree below lead in a circle on the way to it"
+        "overlays/x/ring/x: symbolic links of the tree lead in a circle on the way to it"
     );
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// `POSIX_ACL_XATTR_VERSION`.
 const VERSION: u32 = 2;
-/// `ACL_UNDEFINED_ID`: of entries that name nobody.
+/// `ACL_UNDEFINED_ID`: of entries without a name.
 const NOBODY: u32 = u32::MAX;
 
 const USER_OBJ: u16 = 0x01;

@@ -37,7 +37,7 @@ impl<R: Read + Seek> TarBlocks<R> {
         self.position
     }
 
-    /// The next block.
+    /// Reads the next 512 bytes.
     pub fn next(&mut self) -> Result<[u8; BLOCK as usize], TarError> {
         let mut block = [0; BLOCK as usize];
         self.archive.read_exact(&mut block).map_err(|error| self.failed(error))?;

@@ -34,7 +34,7 @@ pub struct TarError {
     pub entry: Option<String>,
     /// Offset of the entry's first header in the archive, bytes.
     pub at: u64,
-    /// What is wrong.
+    /// The damage, shown after the position.
     pub problem: Problem,
 }
 
@@ -45,10 +45,10 @@ pub enum Problem {
     #[error("can't be read")]
     Read(#[source] io::Error),
     /// It ended early.
-    #[error("the archive ends here, before its end mark (two blocks of zeros): it was cut off")]
+    #[error("the archive is cut short: it ends before its end mark (two blocks of zeros)")]
     Truncated,
     /// Damaged header.
-    #[error("header checksum is {computed}, the header says {stored}")]
+    #[error("the header's checksum is {computed}, but it records {stored}")]
     Checksum {
         /// Sum of the header's bytes.
         computed: u64,
@@ -64,7 +64,7 @@ pub enum Problem {
         value: String,
     },
     /// A name or PAX header beyond all reason.
-    #[error("{len} bytes of extended header; at most {limit} make sense")]
+    #[error("{len} bytes of extended header; the limit is {limit}")]
     TooLong {
         /// Length announced, bytes.
         len: u64,

@@ -34,7 +34,7 @@ impl SparseContents {
         let (mut end, mut used) = (0u64, 0u64);
         for &(at, len) in map {
             let next = at.checked_add(len).filter(|&next| at >= end && next <= self.len);
-            end = next.ok_or(Problem::SparseMap("regions overlap or lie beyond the end of the file"))?;
+            end = next.ok_or(Problem::SparseMap("regions overlap or are beyond the end of the file"))?;
             if len == 0 {
                 continue;
             }

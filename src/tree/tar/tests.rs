@@ -187,8 +187,8 @@ fn old_sparse_headers_keep_their_holes_across_extension_blocks() {
 fn sparse_maps_that_do_not_fit_are_refused_by_name() {
     type Regions = [(u64, u64)];
     let cases: [(&Regions, u64, usize, &str); 5] = [
-        (&[(0, 512), (256, 512)], 4096, 1024, "regions overlap or lie beyond the end of the file"),
-        (&[(0, 512), (4000, 512)], 4096, 1024, "regions overlap or lie beyond the end of the file"),
+        (&[(0, 512), (256, 512)], 4096, 1024, "regions overlap or are beyond the end of the file"),
+        (&[(0, 512), (4000, 512)], 4096, 1024, "regions overlap or are beyond the end of the file"),
         (&[(0, 100), (512, 512)], 4096, 612, "a region before the last does not fill its blocks"),
         (&[(0, 512)], 4096, 1024, "the regions' lengths do not add up to the bytes stored"),
         (&[(0, 512), (1024, 512)], 4096, 512, "the regions' lengths do not add up to the bytes stored"),
@@ -214,14 +214,14 @@ fn damage_is_named_with_entry_and_offset() {
         after_one(&|tar| tar.append_link(&mut header(kind, 0), name, target).unwrap())
     };
     let cases = [
-        (flipped, "byte 0: header checksum is 3340, the header says 3341"),
+        (flipped, "byte 0: the header's checksum is 3340, but it records 3341"),
         (
             one[..700].to_vec(),
-            "entry `one` at byte 0: the archive ends here, before its end mark (two blocks of zeros): it was cut off",
+            "entry `one` at byte 0: the archive is cut short: it ends before its end mark (two blocks of zeros)",
         ),
         (
             one[..1024].to_vec(),
-            "byte 1024: the archive ends here, before its end mark (two blocks of zeros): it was cut off",
+            "byte 1024: the archive is cut short: it ends before its end mark (two blocks of zeros)",
         ),
         (
             link(EntryType::Link, "two", "nosuch"),
@@ -249,7 +249,7 @@ fn damage_is_named_with_entry_and_offset() {
         ),
         (
             after_one(&|tar| raw(tar, header(EntryType::GNULongName, 1 << 40), b"", b"")),
-            "byte 1024: 1099511627776 bytes of extended header; at most 4096 make sense",
+            "byte 1024: 1099511627776 bytes of extended header; the limit is 4096",
         ),
         (
             after_one(&|tar| {

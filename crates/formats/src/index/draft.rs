@@ -48,7 +48,7 @@ pub enum IndexFault {
         name: BlockName,
     },
     /// One content under two names, which a digest can't have.
-    #[error("object {id}: SHA-256 {sha256} stands for block {other} already; one content has one MD5")]
+    #[error("object {id}: SHA-256 {sha256} is block {other} already; one content has one MD5")]
     DuplicateProof {
         /// The second object.
         id: u32,
@@ -86,7 +86,7 @@ pub enum IndexFault {
         want: u64,
     },
     /// Blocks without a target.
-    #[error("the map goes on at block {found}; block {want} has no target")]
+    #[error("the map continues at block {found}; block {want} has no target")]
     Gap {
         /// Where the line starts.
         found: u32,
@@ -94,7 +94,7 @@ pub enum IndexFault {
         want: u32,
     },
     /// Blocks with two targets.
-    #[error("the map goes back to block {found}; it stood at block {want}")]
+    #[error("the map goes back to block {found} from block {want}")]
     Overlap {
         /// Where the line starts.
         found: u32,

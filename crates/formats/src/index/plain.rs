@@ -16,7 +16,7 @@ pub enum PlainFault {
     #[error(transparent)]
     Text(#[from] TextFault),
     /// A number left out, repeated or out of order.
-    #[error("block `{found}` where {want:08x} belongs")]
+    #[error("block `{found}` instead of {want:08x}")]
     Number {
         /// What is there.
         found: String,
@@ -27,7 +27,7 @@ pub enum PlainFault {
     #[error("more than {MAX_BLOCKS} blocks")]
     TooMany,
     /// Nothing in it.
-    #[error("no block in it")]
+    #[error("contains no block")]
     Empty,
 }
 

@@ -68,7 +68,7 @@ fn each_damage_has_its_line_and_its_words() {
             "2: byte 0x0d in the line; only printable ASCII may be there",
         ),
         ("netbsd", "netb\u{e9}d", "2: byte 0xc3 in the line; only printable ASCII may be there"),
-        ("end 4 8\n", "end 4 8", "18: the line has no end; the file is cut short"),
+        ("end 4 8\n", "end 4 8", "18: the line has no end: the file is cut short"),
         ("end 4 8\n", "", "18: the file is cut short: no `end` line"),
         ("end 4 8\n", "end 4 8\n\n", "19: the file goes on after its `end` line"),
         ("end 4 8\n", "end 4 8\nx", "19: the file goes on after its `end` line"),
@@ -80,25 +80,33 @@ fn each_damage_has_its_line_and_its_words() {
         ("imgfactory-index 1", "<html>", {
             "1: begins with `<html>`; a file of this kind begins with `imgfactory-index 1`"
         }),
-        ("image: netbsd", "image: ../etc", "2: `../etc` is no name: names have 1 to 64 of a-z, 0-9 and -"),
-        ("image: netbsd", "image: ", "2: `` is no name: names have 1 to 64 of a-z, 0-9 and -"),
-        ("image: netbsd", "image:  netbsd", "2: ` netbsd` is no name: names have 1 to 64 of a-z, 0-9 and -"),
-        ("image: netbsd\n", "", "2: `serial: 42` where `image:` belongs"),
-        ("image: netbsd\n", "colour: red\n", "2: no key `colour:` is known; `image:` belongs here"),
-        ("image: netbsd\n", "netbsd\n", "2: `netbsd` where `image:` belongs"),
-        ("serial: 42", "serial: 0", "3: `0` is no serial: 1 to 9223372036854775807, without leading zeros"),
+        ("image: netbsd", "image: ../etc", "2: `../etc` is not a name: names have 1 to 64 of a-z, 0-9 and -"),
+        ("image: netbsd", "image: ", "2: `` is not a name: names have 1 to 64 of a-z, 0-9 and -"),
+        (
+            "image: netbsd",
+            "image:  netbsd",
+            "2: ` netbsd` is not a name: names have 1 to 64 of a-z, 0-9 and -",
+        ),
+        ("image: netbsd\n", "", "2: `serial: 42` instead of `image:`"),
+        ("image: netbsd\n", "colour: red\n", "2: unknown key `colour:`; expected `image:`"),
+        ("image: netbsd\n", "netbsd\n", "2: `netbsd` instead of `image:`"),
+        (
+            "serial: 42",
+            "serial: 0",
+            "3: `0` is not a serial: 1 to 9223372036854775807, without leading zeros",
+        ),
         ("serial: 42", "serial: 9223372036854775808", {
-            "3: `9223372036854775808` is no serial: 1 to 9223372036854775807, without leading zeros"
+            "3: `9223372036854775808` is not a serial: 1 to 9223372036854775807, without leading zeros"
         }),
         (
             "serial: 42",
             "serial: 042",
-            "3: `042` is no serial: 1 to 9223372036854775807, without leading zeros",
+            "3: `042` is not a serial: 1 to 9223372036854775807, without leading zeros",
         ),
         (
             "serial: 42",
             "serial: +42",
-            "3: `+42` is no serial: 1 to 9223372036854775807, without leading zeros",
+            "3: `+42` is not a serial: 1 to 9223372036854775807, without leading zeros",
         ),
         ("block-size: 4096", "block-size: 4095", {
             "4: block size 4095: must be a multiple of 4096, from 4096 to 4194304"
@@ -111,7 +119,7 @@ fn each_damage_has_its_line_and_its_words() {
             "5: a disk of 68719480833 bytes: must have 1 to 16777216 blocks of 4096"
         }),
         ("published: 1795205345", "published: -1", {
-            "6: published: `-1` is no number: digits, without sign or leading zeros, at most 9223372036854775807"
+            "6: published: `-1` is not a number: digits, without sign or leading zeros, at most 9223372036854775807"
         }),
         ("parent: 41 ", "parent: 42 ", "7: parent 42 of serial 42: a parent has a lower serial"),
         ("parent: 41 ", "parent: 41", "7: `41"),
@@ -124,7 +132,7 @@ fn each_damage_has_its_line_and_its_words() {
         ("4096 277", "4096  277", "9: `object "),
         ("4096 277", "4096", "9: `object "),
         ("4096 277", "04096 277", {
-            "9: raw length: `04096` is no number: digits, without sign or leading zeros, at most 4294967295"
+            "9: raw length: `04096` is not a number: digits, without sign or leading zeros, at most 4294967295"
         }),
         (
             "4096 277",
@@ -137,12 +145,12 @@ fn each_damage_has_its_line_and_its_words() {
             "10: object 1: block ec87a838931d4d5d2e94a04644788a55 is object 0 already"
         }),
         ("ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb", SHA0, {
-            "10: object 1: SHA-256 8a39d2abd3999ab73c34db2476849cddf303ce389b35826850f9a700589b4a90 stands for \
-             block ec87a838931d4d5d2e94a04644788a55 already; one content has one MD5"
+            "10: object 1: SHA-256 8a39d2abd3999ab73c34db2476849cddf303ce389b35826850f9a700589b4a90 is block \
+             ec87a838931d4d5d2e94a04644788a55 already; one content has one MD5"
         }),
         // The map.
-        ("map 2 2 0", "map 3 1 0", "14: the map goes on at block 3; block 2 has no target"),
-        ("map 2 2 0", "map 1 3 0", "14: the map goes back to block 1; it stood at block 2"),
+        ("map 2 2 0", "map 3 1 0", "14: the map continues at block 3; block 2 has no target"),
+        ("map 2 2 0", "map 1 3 0", "14: the map goes back to block 1 from block 2"),
         ("map 2 2 0", "map 2 0 0", "14: a map line of 0 blocks"),
         ("map 7 1 3", "map 7 2 3", "17: the map goes past the end: block 7 and 2 in all; the disk has 8"),
         ("map 7 1 3", "map 7 4294967295 3", {
@@ -170,9 +178,9 @@ fn each_damage_has_its_line_and_its_words() {
         }),
         ("map 7 1 3\n", "", "17: the map ends at block 7; the disk has 8"),
         ("map 7 1 3", "map 7 1 -", "18: object 3 is used by no block"),
-        ("map 7 1 3", "mop 7 1 3", "17: `mop 7 1 3` where `map` or `end` belongs"),
+        ("map 7 1 3", "mop 7 1 3", "17: `mop 7 1 3` instead of `map` or `end`"),
         ("end 4 8", "end 4 9", "18: `end 4 9`: there are 4 objects and 8 blocks"),
-        ("end 4 8", "end 4 8 ", "18: `end 4 8 ` where `end <objects> <blocks>` belongs"),
+        ("end 4 8", "end 4 8 ", "18: `end 4 8 ` instead of `end <objects> <blocks>`"),
     ];
     for (text, damaged, said) in cases {
         let changed = GOLDEN.replacen(text, damaged, 1);
@@ -230,7 +238,7 @@ fn assembling_says_what_does_not_fit() {
             "object 1: block 01010101010101010101010101010101 is object 0 already"
         }),
         (vec![full, Some(object(2, 1, 4096))], {
-            "object 1: SHA-256 0101010101010101010101010101010101010101010101010101010101010101 stands for block \
+            "object 1: SHA-256 0101010101010101010101010101010101010101010101010101010101010101 is block \
              01010101010101010101010101010101 already; one content has one MD5"
         }),
     ] {
@@ -264,10 +272,10 @@ fn the_plain_list_names_every_block_and_comes_back() {
     assert_eq!(back, names);
 
     for (damaged, said) in [
-        (text.replace("00000003", "00000004"), "4: block `00000004` where 00000003 belongs"),
-        (text.replace("00000003", "3"), "4: block `3` where 00000003 belongs"),
+        (text.replace("00000003", "00000004"), "4: block `00000004` instead of 00000003"),
+        (text.replace("00000003", "3"), "4: block `3` instead of 00000003"),
         (text.replace(' ', "\t"), "1: byte 0x09 in the line; only printable ASCII may be there"),
-        (String::new(), "1: no block in it"),
+        (String::new(), "1: contains no block"),
     ] {
         let error = plain::import(damaged.as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), format!("block list:{said}"));

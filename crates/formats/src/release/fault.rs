@@ -18,7 +18,7 @@ pub enum ReleaseTextFault {
     #[error(transparent)]
     Url(#[from] BadUrl),
     /// A path, and not the one that belongs here.
-    #[error("`{found}` where `{want}` belongs")]
+    #[error("`{found}` instead of `{want}`")]
     OtherPath {
         /// The path.
         found: MirrorPath,
@@ -54,7 +54,7 @@ pub enum ReleaseTextFault {
         serial: Serial,
     },
     /// The same image twice.
-    #[error("image `{0}` is there already")]
+    #[error("image `{0}` is listed twice")]
     DuplicateImage(ImageName),
     /// A `dlahead` or `layout` line that does not follow its image, or not in that order.
     #[error(
@@ -70,7 +70,7 @@ pub enum ReleaseTextFault {
     #[error("no `image` line; a release has at least one image")]
     NoImage,
     /// The same mirror twice.
-    #[error("mirror {0} is there already")]
+    #[error("mirror {0} is listed twice")]
     DuplicateMirror(String),
     /// More mirrors than a client looks at.
     #[error("more than {max} mirrors")]
@@ -82,7 +82,7 @@ pub enum ReleaseTextFault {
     #[error("`{}`: options are `max-conn=1..64`, then `location=` with 1 to 32 of a-z, A-Z, 0-9 and -", clip(.0))]
     MirrorOption(String),
     /// A path twice.
-    #[error("`{0}` is there already")]
+    #[error("`{0}` is listed twice")]
     DuplicatePath(MirrorPath),
     /// A `put` of what is replaced, or the other way round, or not in order.
     #[error("`{verb} {path}`: {rule}")]
@@ -111,7 +111,7 @@ pub enum ReleaseTextFault {
     },
     /// The base comes after.
     #[error(
-        "base {base} of serial {serial}: a base has a lower serial, or the same when only `latest` is made anew"
+        "base {base} of serial {serial}: a base has a lower serial, or the same when only `latest` is signed again"
     )]
     Base {
         /// The base's serial.
@@ -123,7 +123,7 @@ pub enum ReleaseTextFault {
     #[error("phase `{}`: must have 1 to 16 of a-z, 0-9 and -", clip(.0))]
     Phase(String),
     /// A block twice.
-    #[error("block {0} is there already")]
+    #[error("block {0} is listed twice")]
     DuplicateBlock(BlockName),
     /// Not in order of first read.
     #[error("first read after {found} ms follows {before} ms; the list is in order of first read")]

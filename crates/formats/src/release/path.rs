@@ -78,9 +78,9 @@ impl fmt::Display for MirrorPath {
     }
 }
 
-/// Text that is no path of a mirror.
+/// Text that is not a path of a mirror.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no path of a mirror", clip(.0))]
+#[error("`{}` is not a path of a mirror", clip(.0))]
 pub struct BadPath(String);
 
 impl FromStr for MirrorPath {

@@ -140,10 +140,11 @@ mod tests {
         for (text, said) in [
             (String::new(), "reads:1: begins with ``; a file of this kind begins with `imgfactory-reads 1`"),
             (format!("{head}10 2\n"), "reads:5: the file is cut short: no `end` line"),
-            (format!("{head}10\nend\n"), "reads:4: `10` where `<first page> <pages>` belongs"),
+            (format!("{head}10\nend\n"), "reads:4: `10` instead of `<first page> <pages>`"),
             (
                 format!("{head}10 4294967286\nend\n"),
-                "reads:4: pages: `4294967286` is no number: digits, without sign or leading zeros, at most 4294967285",
+                "reads:4: pages: `4294967286` is not a number: digits, without sign or leading zeros, at most \
+                 4294967285",
             ),
             (format!("{head}end\n1 1\n"), "reads:5: the file goes on after its `end` line"),
         ] {

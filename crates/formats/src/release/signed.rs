@@ -92,13 +92,13 @@ pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
     /// A line that is neither a comment nor a key.
-    #[error("line {line}: no minisign public key: 56 characters of base64 that begin with RW")]
+    #[error("line {line}: not a minisign public key: 56 characters of base64 that begin with RW")]
     Line {
         /// Its number, from 1.
         line: usize,
     },
     /// Nothing but comments.
-    #[error("no minisign public key in it")]
+    #[error("contains no minisign public key")]
     NoKey,
 }
 
@@ -155,7 +155,7 @@ impl TrustedKeys {
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     /// Longer than files of its kind are.
-    #[error("{file}: {found} bytes; at most {limit} are read")]
+    #[error("{file}: {found} bytes; the limit is {limit}")]
     TooLong {
         /// Which file.
         file: String,
@@ -171,7 +171,7 @@ pub enum DocumentError {
         file: &'static str,
     },
     /// The four lines are there and are no signature.
-    #[error("{file}: the four lines after `end` are no minisign signature")]
+    #[error("{file}: the four lines after `end` are not a minisign signature")]
     SignatureText {
         /// Which file.
         file: &'static str,
@@ -230,7 +230,7 @@ pub enum DocumentError {
         want: Sha256,
     },
     /// For another distribution or another image.
-    #[error("{file}: is of `{found}`; `{want}` was asked for")]
+    #[error("{file}: is of `{found}` instead of `{want}`")]
     OtherName {
         /// Which file.
         file: String,
@@ -240,7 +240,7 @@ pub enum DocumentError {
         want: ImageName,
     },
     /// Of another serial.
-    #[error("{file}: has serial {found}; {want} was asked for")]
+    #[error("{file}: has serial {found} instead of {want}")]
     OtherSerial {
         /// Which file.
         file: String,

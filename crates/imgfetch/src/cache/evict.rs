@@ -145,7 +145,7 @@ impl Cache {
         }
         if !fits && !freed && scanned && !self.full.swap(true, Ordering::Relaxed) {
             log::warn!(
-                "{}: above {HIGH} % full, and not with blocks; no more are kept until there is room",
+                "{}: more than {HIGH} % full with other files; no more blocks are kept until there is space",
                 self.root.display()
             );
         } else if fits {

@@ -40,7 +40,8 @@ const PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// Written by another version.
-    #[error("{}: is not a cache that this program knows (its VERSION says `{found}`); choose another directory, or empty this one", path.display())]
+    #[error("{}: not a cache that this program supports (VERSION is `{found}`); choose another directory, or \
+             empty this one", path.display())]
     Version {
         /// The directory.
         path: PathBuf,
@@ -204,9 +205,7 @@ impl Cache {
                 writing.paused_until = Some(Instant::now() + PAUSE);
                 if !std::mem::replace(&mut writing.warned, true) {
                     let root = self.root.display();
-                    log::warn!(
-                        "{root}: can't keep blocks: {error}; going on without, fetching again when needed"
-                    );
+                    log::warn!("{root}: can't keep blocks: {error}; continuing without the cache");
                 }
                 false
             }

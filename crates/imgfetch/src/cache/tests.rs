@@ -159,9 +159,7 @@ fn a_directory_of_another_version_is_refused() {
     let root = scratch.path().join("cache");
     let said = Cache::open(&root, None).unwrap_err().to_string();
     assert!(
-        said.ends_with(
-            "(its VERSION says `imgfactory-cache 2`); choose another directory, or empty this one"
-        ),
+        said.ends_with("(VERSION is `imgfactory-cache 2`); choose another directory, or empty this one"),
         "{said}"
     );
 }

@@ -1,4 +1,4 @@
-//! Words on the command line -> what they mean. Nothing is opened here.
+//! Command line -> parsed arguments. Opens no files.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,7 +10,6 @@ use crate::status::Form;
 use formats::names::{ImageName, Serial};
 use formats::release::MirrorUrl;
 
-/// What to do.
 #[derive(Debug)]
 pub(super) enum Command {
     Mount(Mount),
@@ -31,7 +30,7 @@ pub(super) enum Command {
 pub(super) struct Source {
     pub(super) mirrors: Vec<MirrorUrl>,
     pub(super) mirrors_file: Option<PathBuf>,
-    /// Files or base64.
+    /// File names, or keys in base64.
     pub(super) keys: Vec<String>,
     pub(super) image: ImageName,
     pub(super) name: Option<ImageName>,
@@ -103,80 +102,87 @@ pub(super) struct Netselect {
     pub(super) json: bool,
 }
 
-/// A command line that means nothing.
+/// A command line that can't be used; exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UsageError {
     #[error(transparent)]
     Word(#[from] lexopt::Error),
-    #[error("no command; there are mount, cat, status, netselect and cache")]
+    #[error("no command; use mount, cat, status, netselect or cache")]
     NoCommand,
-    #[error("no command `{0}`; there are mount, cat, status, netselect and cache")]
+    #[error("no command `{0}`; use mount, cat, status, netselect or cache")]
     UnknownCommand(String),
     #[error("{option}: {text}")]
     Value { option: &'static str, text: String },
     #[error("{0} is missing")]
     Missing(&'static str),
-    #[error("`{0}`: one MOUNTPOINT is enough")]
+    #[error("`{0}`: unexpected after MOUNTPOINT")]
     Extra(String),
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 const HELP: &str = "\
-imgfetch: the virtual disk of an image, fetched block by block over HTTP
+imgfetch: serve an image as a virtual disk, fetched block by block over HTTP
 
-usage:
+Boot:
   imgfetch mount [options] --mirror URL --key KEY --image NAME MOUNTPOINT
-                             MOUNTPOINT/disk is then the disk; returns when it can be read
-  imgfetch cat [options] --mirror URL --key KEY --image NAME
-                             writes the whole disk to standard output
+                             serve the disk as MOUNTPOINT/disk; returns when it can be read
+Look:
   imgfetch status [--text | --watch | --metrics] [--socket PATH]...
-                             one line of JSON for each client that runs; the same for people, once or every
-                             second; in Prometheus' text form
+                             show each running client: as JSON, as text, as text every second, for Prometheus
   imgfetch status --phase NAME [--socket PATH]...
-                             what --record notes from now on is of this phase: login, desktop ...
+                             name the phase (login, desktop ...) that --record notes from now on
   imgfetch netselect [--key KEY] [--within TIME] [--json] URL... | --mirrors FILE
-                             asks all mirrors at once; the best one first
-  imgfetch cache fsck|stats|pin|unpin|evict DIR [--json] [--image NAME] [--keep SIZE]
-                             checks every block; says what is there; lets an image's blocks go last, or none;
-                             removes the longest unused until SIZE is left
+                             query all mirrors at once and list them, the best first [within 5s]
+Cache:
+  imgfetch cache fsck DIR    check every block, remove damaged ones
+  imgfetch cache stats DIR [--json]
+                             show the contents
+  imgfetch cache pin DIR --image NAME
+                             evict this image's blocks last
+  imgfetch cache unpin DIR   unpin all blocks
+  imgfetch cache evict DIR [--keep SIZE]
+                             remove the least recently used blocks until SIZE is left [0]
+Low level:
+  imgfetch cat [options] --mirror URL --key KEY --image NAME
+                             write the whole disk to standard output
 
-where from:
-  --mirror URL[,URL...]      mirrors in order of preference; may be given several times
-  --mirrors FILE             more of them, one a line, `#` begins a comment
-  --netselect                also those of the release's own list; the nearest is used
-  --no-netselect             ask them in the order given; otherwise all at once, and the nearest is used
-  --key KEY                  minisign public key, as a file or as base64; may be given several times
-  --image NAME               the image of the release
-  --name NAME                only releases of this distribution; wise if a key signs several
-  --release N                this release and no other, even if it is older than the last one used
-  --strict                   refuse a release that may be stale; without it a warning is given
-  --proxy URL|none           proxy for all mirrors (otherwise http_proxy, https_proxy, no_proxy)
-  --ca FILE                  certificate authorities (PEM) beside the built-in ones
+Source:
+  --mirror URL[,URL...]      mirrors in order of preference; may be repeated
+  --mirrors FILE             more mirrors, one a line; `#` begins a comment
+  --netselect                use the nearest mirror, also of those on the release's own list
+  --no-netselect             use mirrors in the order given [query all given ones, use the nearest]
+  --key KEY                  minisign public key: a file or base64; may be repeated
+  --image NAME               image of the release
+  --name NAME                accept releases of this distribution only; for keys that sign several
+  --release N                use this release only, even if it is older than the last one used
+  --strict                   refuse a release that may be stale [warn]
+  --proxy URL|none           proxy for all mirrors [http_proxy, https_proxy, no_proxy]
+  --ca FILE                  certificate authorities (PEM) in addition to the built-in ones
 
-how:
-  --cache DIR                keep blocks here; also remembers the release, so that no older one is accepted
-  --medium DIR               a mirror's tree on a disc or stick, read where the cache has nothing; needs --cache
-  --cache-max SIZE           at most so much (64MiB, 2GiB); otherwise 80 % of the file system
-  --ram SIZE                 inflated blocks in memory [32MiB]
-  --connections N            at most, 1 to 64; begins with 4 [32]
-  --deadline TIME|none       a read that gets no bytes ends with EIO after this (60s, 5m); with none it waits for
-                             as long as it takes [60s; none with --root-daemon]
-  --start-within TIME        give up when no release is found after this [the deadline; 60s if there is none]
-  --no-prefetch              fetch nothing ahead: neither what a boot is known to read nor what follows
-  --no-list                  fetch ahead only what follows
-  --verbose                  say every fault
+Blocks:
+  --cache DIR                keep blocks here, and remember the release: no older one is accepted
+  --medium DIR               mirror tree on a disc or stick, read before the network; requires --cache
+  --cache-max SIZE           size limit of the cache (64MiB, 2GiB) [80 % of its file system]
+  --ram SIZE                 decompressed blocks in memory [32MiB]
+  --connections N            most connections, 1 to 64 [32]
+  --deadline TIME|none       fail a read with EIO if no bytes come for this long (60s, 5m); none: wait
+                             forever [60s; none with --root-daemon]
+  --start-within TIME        give up if no release is found in this time [the deadline, or 60s]
+  --no-prefetch              fetch only what is read: no prefetch list, no read-ahead
+  --no-list                  do not use the prefetch list
+  --verbose                  report every failure
 
-mount:
-  --foreground               do not go into the background
-  --root-daemon              serve the root file system: systemd leaves the process alone, signals are ignored
-  --record FILE              keep a list of the blocks read, in order: a prefetch list for the next build
-  --record-reads DIR         keep there, named as the image, which pages are read, in order; the kernel caches nothing
-                             then, so that it is what was asked for (`imgfactory profile --files`)
-  --allow-other              every user may read the disk
+Mount:
+  --foreground               stay in the foreground
+  --root-daemon              serve the root file system: systemd leaves the client alone, signals are ignored
+  --record FILE              write the blocks read, in order: a prefetch list for the next build
+  --record-reads DIR         write the pages read, in order, to DIR/NAME, and turn the kernel's cache off, so that
+                             every read is seen (`imgfactory profile --files`)
+  --allow-other              let every user read the disk
   --status PATH|none         status socket [/run/imgfetch/NAME.sock]
 
-exit code: 0 done, 1 it failed, 2 wrong usage
+[ ] shows the default. Exit code: 0 done, 1 failed, 2 wrong usage
 ";
 
 pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
@@ -273,7 +279,7 @@ fn cache(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
         ("unpin", None) => Care::Unpin,
         ("evict", None) => Care::Evict(keep),
         (other, _) => {
-            let text = format!("`{other}`; there are fsck, stats, pin, unpin and evict");
+            let text = format!("`{other}`: use fsck, stats, pin, unpin or evict");
             return Err(UsageError::Value { option: "cache", text });
         }
     };
@@ -400,7 +406,7 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
     let serial = |text: String| text.parse::<Serial>().map_err(|error| value("--release", &error));
     let connections = raw.connections.as_deref().map_or(Ok(32), |text| {
         let number = text.parse().ok().filter(|number| (1..=64).contains(number));
-        number.ok_or_else(|| value("--connections", &format!("`{text}` is no number from 1 to 64")))
+        number.ok_or_else(|| value("--connections", &format!("`{text}` is not a number from 1 to 64")))
     })?;
     let bytes = |option, text: Option<String>| text.map(|text| size(option, &text)).transpose();
     let ram = bytes("--ram", raw.ram)?.unwrap_or(32 << 20);
@@ -445,7 +451,7 @@ fn size(option: &'static str, text: &str) -> Result<u64, UsageError> {
         let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
         number.checked_mul(1 << shift)
     });
-    parsed.ok_or_else(|| value(option, &format!("`{text}` is no size; 64MiB, 2GiB or bytes")))
+    parsed.ok_or_else(|| value(option, &format!("`{text}` is not a size: give 64MiB, 2GiB or bytes")))
 }
 
 /// `60s`, `5m`, or seconds.
@@ -457,7 +463,8 @@ fn duration(option: &'static str, text: &str) -> Result<Duration, UsageError> {
         });
     let most = Duration::from_secs(86_400);
     let parsed = parsed.filter(|time| (Duration::from_millis(100)..=most).contains(time));
-    parsed.ok_or_else(|| value(option, &format!("`{text}` is no time from 100ms to a day; 60s, 5m")))
+    parsed
+        .ok_or_else(|| value(option, &format!("`{text}` is not a time from 100ms to a day: give 60s or 5m")))
 }
 
 #[cfg(test)]
@@ -510,25 +517,28 @@ mod tests {
     #[test]
     fn each_mistake_is_told_with_what_would_be_right() {
         for (line, said) in [
-            ("imgfetch", "no command; there are mount, cat, status, netselect and cache"),
-            ("imgfetch mont", "no command `mont`; there are mount, cat, status, netselect and cache"),
+            ("imgfetch", "no command; use mount, cat, status, netselect or cache"),
+            ("imgfetch mont", "no command `mont`; use mount, cat, status, netselect or cache"),
             ("imgfetch cat --key RWQ --image host", "--mirror URL is missing"),
             ("imgfetch cat --mirror http://a.example --image host", "--key KEY is missing"),
             ("imgfetch cat --mirror http://a.example --key RWQ", "--image NAME is missing"),
             ("imgfetch mount SOURCE", "MOUNTPOINT is missing"),
             ("imgfetch cat SOURCE --medium /mnt", "--cache DIR, which --medium needs, is missing"),
-            ("imgfetch mount SOURCE /a /b", "`/b`: one MOUNTPOINT is enough"),
+            ("imgfetch mount SOURCE /a /b", "`/b`: unexpected after MOUNTPOINT"),
             ("imgfetch cat SOURCE --foreground", "invalid option '--foreground'"),
-            ("imgfetch cat SOURCE --connections 0", "--connections: `0` is no number from 1 to 64"),
-            ("imgfetch cat SOURCE --ram 1MB", "--ram: `1MB` is no size; 64MiB, 2GiB or bytes"),
-            ("imgfetch cat SOURCE --deadline 0", "--deadline: `0` is no time from 100ms to a day; 60s, 5m"),
+            ("imgfetch cat SOURCE --connections 0", "--connections: `0` is not a number from 1 to 64"),
+            ("imgfetch cat SOURCE --ram 1MB", "--ram: `1MB` is not a size: give 64MiB, 2GiB or bytes"),
+            (
+                "imgfetch cat SOURCE --deadline 0",
+                "--deadline: `0` is not a time from 100ms to a day: give 60s or 5m",
+            ),
             (
                 "imgfetch cat SOURCE --start-within none",
-                "--start-within: `none` is no time from 100ms to a day; 60s, 5m",
+                "--start-within: `none` is not a time from 100ms to a day: give 60s or 5m",
             ),
             (
                 "imgfetch cat SOURCE --release 0",
-                "--release: `0` is no serial: 1 to 9223372036854775807, without leading zeros",
+                "--release: `0` is not a serial: 1 to 9223372036854775807, without leading zeros",
             ),
             ("imgfetch status --soket x", "invalid option '--soket'"),
         ] {

@@ -9,7 +9,7 @@ use formats::report::Exit;
 
 pub(super) fn run(args: &CacheCare) -> Result<Exit, Failure> {
     if !args.root.join("VERSION").exists() {
-        return Err(format!("{}: no cache there", args.root.display()).into());
+        return Err(format!("{}: not a cache directory", args.root.display()).into());
     }
     let cache = Cache::open(&args.root, None)?;
     match &args.what {
@@ -26,7 +26,7 @@ pub(super) fn run(args: &CacheCare) -> Result<Exit, Failure> {
             let found = cache.fsck(|number| {
                 if terminal && number % 64 == 0 {
                     eprint!("\r{number} blocks ");
-                    // Only for the eye.
+                    // Progress only.
                     let _ = std::io::stderr().flush();
                 }
             });
@@ -34,7 +34,7 @@ pub(super) fn run(args: &CacheCare) -> Result<Exit, Failure> {
                 eprint!("\r");
             }
             println!(
-                "{} good, {} damaged and removed, {} of no known image, {} strays removed",
+                "{} good, {} damaged and removed, {} of no known image, {} other files removed",
                 found.good, found.damaged, found.unknown, found.stray
             );
             // As fsck has it: found something, and corrected it.
@@ -47,11 +47,11 @@ pub(super) fn run(args: &CacheCare) -> Result<Exit, Failure> {
 fn shown(stats: &Stats) -> String {
     let mut text = format!("{} blocks, {} bytes, {} pinned", stats.blocks, stats.bytes, stats.pinned);
     if stats.strange > 0 {
-        text.push_str(&format!(", {} files that are no blocks", stats.strange));
+        text.push_str(&format!(", {} other files", stats.strange));
     }
     text.push('\n');
     for image in &stats.images {
-        let whole = if image.here == image.blocks { ": whole, boots without a network" } else { "" };
+        let whole = if image.here == image.blocks { ": complete, boots without a network" } else { "" };
         text.push_str(&format!(
             "{} release {}: {} of {} blocks{whole}\n",
             image.image, image.serial, image.here, image.blocks

@@ -29,7 +29,7 @@ pub(super) fn run(source: &Source) -> Result<(), Failure> {
         let Some(next) = coming.pop_front() else { break };
         let bytes = next.take().unwrap_or(Err(ReadError::Stopped))?;
         match out.write_all(&bytes) {
-            // Whoever reads has enough.
+            // The reader closed the pipe.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written?,
         }

@@ -1,4 +1,4 @@
-//! The command line of `imgfetch`: raw words -> meaningful arguments ([`args`]) -> one file a command.
+//! The command line of `imgfetch`: words -> parsed arguments ([`args`]) -> one file a command.
 
 mod args;
 mod cache;
@@ -20,7 +20,7 @@ pub fn main() -> ExitCode {
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("imgfetch: {error}\nimgfetch: `imgfetch --help` lists what there is");
+            eprintln!("imgfetch: {error}\nimgfetch: see `imgfetch --help`");
             return Exit::Usage.into();
         }
     };
@@ -55,5 +55,5 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Whatever a command fails with.
+/// The error of a command; `main` prints it with its causes.
 type Failure = Box<dyn std::error::Error>;

@@ -26,7 +26,7 @@ use system::files::{create_dir_all, write_atomic};
 enum Event {
     /// A signal wants us to end.
     End,
-    /// Somebody has unmounted the disk.
+    /// The disk was unmounted.
     Unmounted,
 }
 
@@ -130,7 +130,9 @@ fn tell(engine: &Arc<Engine>) -> Result<(), Failure> {
             }
             match snapshot.outage() {
                 Some(outage) if is_told(waited) => log::warn!(target: daemon::NEWS, "{outage}"),
-                None if waited > 0 => log::info!(target: daemon::NEWS, "reads go on, after {} s", waited + 3),
+                None if waited > 0 => {
+                    log::info!(target: daemon::NEWS, "reads continue after {} s", waited + 3);
+                }
                 _ => {}
             }
             waited = if snapshot.outage().is_some() { waited + 1 } else { 0 };
@@ -139,12 +141,12 @@ fn tell(engine: &Arc<Engine>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether an outage is told of in this second: at once, each ten seconds of the first minute, then each minute.
+/// Whether an outage is reported in this second: at once, each ten seconds of the first minute, then each minute.
 fn is_told(second: u64) -> bool {
     second.is_multiple_of(if second < 60 { 10 } else { 60 })
 }
 
-/// Until the disk is unmounted. A signal unmounts it, if nobody uses it; without a network, whoever waits for a read is
+/// Until the disk is unmounted. A signal unmounts it, if it is not in use; without a network, what waits for a read is
 /// let go of first.
 fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: &Recording<'_>) {
     let mut is_ending = false;
@@ -164,7 +166,7 @@ fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: &Re
                         true => format!("no mirror answers, so reads fail after {} s", LAST_WAIT.as_secs()),
                         false => "still serving it".into(),
                     };
-                    log::warn!("not ended: the disk can't be unmounted: {error}; {next}");
+                    log::warn!("can't end: the disk can't be unmounted: {error}; {next}");
                     false
                 }
             },
@@ -192,7 +194,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(2);
 struct Recording<'a> {
     /// Blocks, as a prefetch list.
     blocks: Option<&'a Path>,
-    /// Pages.
+    /// `--record-reads`: the directory, and the pages read so far.
     reads: Option<(&'a Path, &'a Mutex<Reading>)>,
     engine: &'a Engine,
     image: &'a ImageName,
@@ -249,10 +251,10 @@ fn open_status(args: &Mount, stage: &Arc<Mutex<Stage>>) -> Result<Option<StatusS
         Ok(socket) => Ok(Some(socket)),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let path = path.display();
-            Err(format!("{path}: another client answers there; end it, or give --status PATH").into())
+            Err(format!("{path}: in use by another client; end it, or give --status PATH").into())
         }
         Err(error) => {
-            log::warn!("{}: no status: {error}", path.display());
+            log::warn!("{}: no status socket: {error}", path.display());
             Ok(None)
         }
     }

@@ -18,7 +18,7 @@ use system::http::{BadCa, BadProxy, Http, Patience, Proxies};
 /// Files of options are not longer than this.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What a source names is not there, or not what it ought to be.
+/// A file or an option of a source can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SourceError {
     #[error(transparent)]
@@ -31,9 +31,9 @@ pub(super) enum SourceError {
     },
     #[error("{}:{line}: {source}", path.display())]
     Mirror { path: PathBuf, line: usize, source: BadUrl },
-    #[error("no mirror: give --mirror, or a line in {}", path.display())]
+    #[error("{}: names no mirror; add a line, or give --mirror", path.display())]
     NoMirror { path: PathBuf },
-    #[error("{0} mirrors; 64 at most")]
+    #[error("{0} mirrors; use at most 64")]
     TooMany(usize),
     #[error(transparent)]
     Proxy(#[from] BadProxy),
@@ -75,7 +75,7 @@ impl Opened {
                 if error.is_of_the_disk() && !source.strict && source.medium.is_none() =>
             {
                 let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-                log::warn!("{error}{cause}; going on without a cache");
+                log::warn!("{error}{cause}; continuing without a cache");
                 None
             }
             cache => cache?,
@@ -173,7 +173,7 @@ impl Opened {
             if let Some(cache) = &self.cache {
                 cache.protect(names.iter().copied());
             }
-            log::info!("fetching {} blocks ahead of need", names.len());
+            log::info!("prefetching {} blocks", names.len());
             engine.prefetch(names);
         }
     }

@@ -9,7 +9,7 @@ use crate::status::{Form, ask, directory, sockets};
 /// Where the client of the host's own root has its sockets, seen from outside its chroot.
 const OF_THE_ROOT: &str = "/run/imgfactory/root/run/imgfetch";
 
-/// Prints it once, or every second until the caller has seen enough.
+/// Prints the status once, or every second until interrupted.
 pub(super) fn run(given: &[PathBuf], form: &Form, watch: bool) -> Result<(), Failure> {
     if !watch {
         return once(given, form);
@@ -29,7 +29,7 @@ fn once(given: &[PathBuf], form: &Form) -> Result<(), Failure> {
     if found.is_empty() {
         let places: Vec<_> = directories.iter().map(|dir| dir.display().to_string()).collect();
         return Err(format!(
-            "no client runs: no socket in {}; --socket PATH names another",
+            "no client is running: no socket in {}; name another with --socket PATH",
             places.join(" or ")
         )
         .into());
@@ -38,7 +38,7 @@ fn once(given: &[PathBuf], form: &Form) -> Result<(), Failure> {
     for path in found {
         match ask(&path, form) {
             Ok(answer) => print!("{answer}"),
-            // Without --socket, what a dead client left is passed over.
+            // Without --socket, the socket of a client that has died is ignored.
             Err(error) if given.is_empty() => detail!("{}: {error}", path.display()),
             Err(error) => failed = Some(format!("{}: no answer: {error}", path.display())),
         }

@@ -35,7 +35,7 @@ impl DirLock {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
-                // Whoever has it may not have written its id yet.
+                // Its owner may not have written its id yet.
                 let known = file.take(20).read_to_string(&mut owner).is_ok_and(|_| !owner.trim().is_empty());
                 let owner = if known { owner.trim().into() } else { "unknown".into() };
                 return Err(FileError::Locked { path: dir.into(), owner });

@@ -2,7 +2,7 @@
 //!
 //! Everything unfinished has a name that starts with [`PREFIX`] and is held by a `flock` for as long as its
 //! process lives. It is removed when its owner is dropped and when a signal ends the process ([`Ending`]);
-//! what a `kill -9` left behind is known by the lock that nobody holds, and [`sweep`] removes it.
+//! what a `kill -9` left behind is recognised by the lock, which no process holds, and [`sweep`] removes it.
 
 mod atomic;
 mod lock;
@@ -38,7 +38,7 @@ pub enum FileError {
     #[error(
         "{}: no space left: the file system at {} has {} free of {}{}",
         path.display(), mount.display(), report::size(*free), report::size(*total),
-        if *quota { ", but your quota is used up" } else { "; free some, or choose another directory" }
+        if *quota { ", but your quota is used up" } else { "; free some space, or choose another directory" }
     )]
     NoSpace {
         /// The file.
@@ -117,7 +117,7 @@ impl FileSystem {
     /// # Errors
     /// [`FileError::Io`] when it can't be looked at.
     pub fn of(path: &Path) -> Result<Self, FileError> {
-        let failed = |source| FileError::Io { path: path.into(), doing: "look at its file system", source };
+        let failed = |source| FileError::Io { path: path.into(), doing: "inspect its file system", source };
         let mut at = std::path::absolute(path).map_err(failed)?;
         while !at.exists() && at.pop() {}
         let at = fs::canonicalize(&at).map_err(failed)?;

@@ -236,7 +236,7 @@ pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, FileError> {
     Ok(swept)
 }
 
-/// Whether nobody holds the lock. One that can't be opened is another user's, or just gone.
+/// Whether no process holds the lock. One that can't be opened is another user's, or just gone.
 fn is_abandoned(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }

@@ -135,8 +135,8 @@ fn a_full_file_system_is_named_with_its_figures() {
     };
     assert_eq!(
         said.to_string(),
-        "out/demo/demo.iso: no space left: the file system at /home has 4 KiB free of 20 GiB; free some, or \
-         choose another directory"
+        "out/demo/demo.iso: no space left: the file system at /home has 4 KiB free of 20 GiB; free some space, \
+         or choose another directory"
     );
 }
 

@@ -25,7 +25,7 @@ pub struct Proxies {
 
 /// A proxy that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: `{text}` is no proxy; http://host:port is wanted{hint}")]
+#[error("{place}: `{text}` is not a proxy; write http://host:port{hint}")]
 pub struct BadProxy {
     place: String,
     text: String,
@@ -214,13 +214,15 @@ mod tests {
         for (text, said) in [
             (
                 "socks5://p.example:1080",
-                "--proxy: `socks5://p.example:1080` is no proxy; http://host:port is wanted; other kinds of proxies are not supported",
+                "--proxy: `socks5://p.example:1080` is not a proxy; write http://host:port; other kinds of \
+                 proxies are not supported",
             ),
             (
                 "http://me:secret@p.example",
-                "--proxy: `…@p.example` is no proxy; http://host:port is wanted; a user name and a password are not supported",
+                "--proxy: `…@p.example` is not a proxy; write http://host:port; a user name and a password are \
+                 not supported",
             ),
-            ("http://", "--proxy: `http://` is no proxy; http://host:port is wanted"),
+            ("http://", "--proxy: `http://` is not a proxy; write http://host:port"),
         ] {
             assert_eq!(Proxies::only(text, "--proxy").unwrap_err().to_string(), said);
         }

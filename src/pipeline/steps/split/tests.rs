@@ -242,7 +242,7 @@ fn a_block_that_collides_with_an_earlier_build_leaves_its_file_alone() {
             bench.store.trust(&old);
             "block 0 of image `host` in release 1"
         } else {
-            "a block file of the mirror that no release known here names"
+            "a block file of the mirror that no known release names"
         };
         let new = bench.split("host", &disks[1]);
         assert_eq!(new.collisions[0].places[1].to_string(), place);
