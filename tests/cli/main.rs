@@ -12,3 +12,4 @@ mod guest_script;
 mod miniroot_scripts;
 mod schema;
 mod shell;
+mod words;

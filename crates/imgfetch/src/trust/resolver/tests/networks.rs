@@ -86,11 +86,11 @@ fn a_login_page_in_the_way_to_all_mirrors_is_waited_for_and_one_alone_is_not() {
     let outcome = Sim::new(&key, mirrors().collect()).run();
     assert_eq!(outcome.serial(), 7);
     assert!((secs(20)..secs(23)).contains(&outcome.at), "{:?}", outcome.at);
-    outcome.assert_warned("no mirror has answered well yet (http://m1/: a web page came");
+    outcome.assert_warned("no mirror has answered well yet (http://m1/: a web page instead of the file");
     assert_eq!(outcome.warnings.len(), 2, "a line every 10 s: {:?}", outcome.warnings);
 
     let outcome = Sim::new(&key, mirrors().take(1).collect()).run();
-    assert!(outcome.error().starts_with("can't get latest from any mirror: http://m0/: a web page came"));
+    assert!(outcome.error().starts_with("can't get latest from any mirror: http://m0/: a web page instead of the file"));
     assert_eq!(outcome.asked("latest").len(), 1);
 }
 
