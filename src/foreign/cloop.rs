@@ -26,6 +26,8 @@ const MAX_BLOCK: u32 = 4 << 20;
 const MAX_BLOCKS: u32 = 1 << 24;
 /// A block that does not shrink grows by a few bytes.
 const MAX_GROWTH: u64 = 64 << 10;
+/// Memory that unpacking a block by xz may take, bytes: twice the dictionary of `xz -9`.
+const XZ_MEMORY: u64 = 128 << 20;
 /// Offset of the format's name in the text.
 const FORMAT_AT: usize = 11;
 
@@ -218,7 +220,7 @@ impl<'f> Cloop<'f> {
         let unpacked = match how {
             0 => flate2::read::ZlibDecoder::new(&packed[..]).take(most).read_to_end(&mut raw),
             1 => (&packed[..]).take(most).read_to_end(&mut raw),
-            2 => liblzma::read::XzDecoder::new(&packed[..]).take(most).read_to_end(&mut raw),
+            2 => unxz(&packed).and_then(|xz| xz.take(most).read_to_end(&mut raw)),
             3 => return Err(CloopError::Packing { block, how: "lz4" }),
             4 => return Err(CloopError::Packing { block, how: "lzo" }),
             _ => return Err(CloopError::Packing { block, how: "an unknown method" }),
@@ -229,6 +231,12 @@ impl<'f> Cloop<'f> {
         }
         Ok(raw)
     }
+}
+
+/// A decoder for an xz stream. The stream says how much memory it takes: not more than [`XZ_MEMORY`].
+fn unxz(packed: &[u8]) -> io::Result<impl Read> {
+    let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0).map_err(io::Error::other)?;
+    Ok(liblzma::read::XzDecoder::new_stream(packed, stream))
 }
 
 /// The digit of the format named in a text, if it is one of cloop's.

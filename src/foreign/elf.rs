@@ -1,5 +1,7 @@
 //! What a kernel can be started as: its ELF header and the notes that Xen reads (xen/include/public/elfnote.h).
 
+use std::cell::Cell;
+
 /// `e_machine` of 64-bit PCs.
 const EM_X86_64: u16 = 62;
 /// `e_machine` of 32-bit PCs.
@@ -44,7 +46,7 @@ pub enum ElfError {
 /// # Errors
 /// [`ElfError`].
 pub fn inspect(bytes: &[u8]) -> Result<ElfKernel, ElfError> {
-    let file = ElfFile { bytes, wide: bytes.get(4) == Some(&2) };
+    let file = ElfFile { bytes, wide: bytes.get(4) == Some(&2), notes: Cell::new(2 * bytes.len()) };
     if bytes.get(..4) != Some(b"\x7fELF") || bytes.get(5) != Some(&1) {
         return Err(ElfError::NotElf);
     }
@@ -57,7 +59,7 @@ pub fn inspect(bytes: &[u8]) -> Result<ElfKernel, ElfError> {
         true => (file.word(32)?, file.u16(54)?, file.u16(56)?),
         false => (file.word(28)?, file.u16(42)?, file.u16(44)?),
     };
-    for at in file.headers(table, size, count)? {
+    for at in file.headers(table, size, count, if file.wide { 56 } else { 32 })? {
         if file.u32(at)? == PT_NOTE {
             let (offset, len) = if file.wide {
                 (file.word(at + 8)?, file.word(at + 32)?)
@@ -71,7 +73,7 @@ pub fn inspect(bytes: &[u8]) -> Result<ElfKernel, ElfError> {
         true => (file.word(40)?, file.u16(58)?, file.u16(60)?, file.u16(62)?),
         false => (file.word(32)?, file.u16(46)?, file.u16(48)?, file.u16(50)?),
     };
-    let sections = file.headers(table, size, count)?;
+    let sections = file.headers(table, size, count, if file.wide { 64 } else { 40 })?;
     let names = match sections.get(usize::from(names)) {
         Some(&at) => Some(file.section(at)?),
         None => None,
@@ -94,6 +96,9 @@ pub fn inspect(bytes: &[u8]) -> Result<ElfKernel, ElfError> {
 struct ElfFile<'b> {
     bytes: &'b [u8],
     wide: bool,
+    /// Bytes of notes still to be looked at. A segment of them and its sections are the same bytes; more are headers
+    /// that say the same again and again.
+    notes: Cell<usize>,
 }
 
 impl ElfFile<'_> {
@@ -117,11 +122,11 @@ impl ElfFile<'_> {
         usize::try_from(value).map_err(|_| ElfError::Damaged)
     }
 
-    /// Where the headers of a table are.
-    fn headers(&self, table: usize, size: u16, count: u16) -> Result<Vec<usize>, ElfError> {
+    /// Where the headers of a table are, each of `least` bytes at least.
+    fn headers(&self, table: usize, size: u16, count: u16, least: usize) -> Result<Vec<usize>, ElfError> {
         let (size, count) = (usize::from(size), usize::from(count).min(MAX_HEADERS));
         let len = size.checked_mul(count).and_then(|len| table.checked_add(len));
-        if count > 0 && len.is_none_or(|end| end > self.bytes.len()) {
+        if count > 0 && (size < least || len.is_none_or(|end| end > self.bytes.len())) {
             return Err(ElfError::Damaged);
         }
         Ok((0..count).map(|nth| table + nth * size).collect())
@@ -137,6 +142,7 @@ impl ElfFile<'_> {
 
     fn notes(&self, offset: usize, len: usize, kernel: &mut ElfKernel) -> Result<(), ElfError> {
         let end = offset.checked_add(len).filter(|&end| end <= self.bytes.len()).ok_or(ElfError::Damaged)?;
+        self.notes.set(self.notes.get().checked_sub(len).ok_or(ElfError::Damaged)?);
         let mut at = offset;
         while at + 12 <= end {
             let size = |at| -> Result<usize, ElfError> {

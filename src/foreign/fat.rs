@@ -11,6 +11,9 @@ use crate::ext2::ReadAt;
 pub const SECTOR: u64 = 512;
 /// A text of more than this is refused.
 const MAX_TEXT: u64 = 64 << 10;
+/// Bytes that may be read and written for each byte of the volume, and for any: a chain of clusters that leads in a circle
+/// has no end.
+const WORK: (u64, u64) = (16, 16 << 20);
 
 /// Bytes that stand in place of a medium's own: where, and what.
 pub type Patches = Vec<(u64, Vec<u8>)>;
@@ -22,6 +25,8 @@ struct Volume<'a> {
     len: u64,
     at: u64,
     written: BTreeMap<u64, Vec<u8>>,
+    /// Bytes that may still be read and written.
+    work: u64,
 }
 
 /// Puts a text in place of that of a file in the root of the FAT volume at `start`, `len` bytes long: `text`
@@ -35,7 +40,9 @@ pub fn rewrite(
     name: &str,
     text: impl FnOnce(&[u8]) -> String,
 ) -> io::Result<Option<Patches>> {
-    let mut volume = Volume { medium, start, len, at: 0, written: BTreeMap::new() };
+    let work = len.saturating_mul(WORK.0).saturating_add(WORK.1);
+    let mut volume = Volume { medium, start, len, at: 0, written: BTreeMap::new(), work };
+    volume.check()?;
     {
         let options = FsOptions::new().update_accessed_date(false).time_provider(&Epoch);
         let fat = FileSystem::new(&mut volume, options)?;
@@ -67,6 +74,37 @@ impl Volume<'_> {
         Ok(patches)
     }
 
+    /// Whether the numbers at the start of the volume can be: `fatfs` calculates with them in 32 bits. (Offsets and names:
+    /// Microsoft's *FAT: General Overview of On-Disk Format*.)
+    fn check(&self) -> io::Result<()> {
+        let bpb = self.sector(0)?;
+        let bytes =
+            |at: usize| bpb.get(at..at + 4).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+        let word = |at| u64::from(u32::from_le_bytes(bytes(at)));
+        let half = |at| word(at) & 0xffff;
+        let (sector, per_cluster, reserved, fats) = (half(11), word(13) & 0xff, half(14), word(16) & 0xff);
+        let root_entries = half(17);
+        let sectors = if half(19) == 0 { word(32) } else { half(19) };
+        let per_fat = if half(22) == 0 { word(36) } else { half(22) };
+        let damaged = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned()));
+        if !matches!(sector, 512 | 1024 | 2048 | 4096) || !per_cluster.is_power_of_two() {
+            return damaged("no FAT volume: sectors or clusters of a size that none has");
+        }
+        let data = reserved + fats * per_fat + (root_entries * 32).div_ceil(sector);
+        if per_fat == 0 || sectors <= data || per_fat * sector * 8 > u64::from(u32::MAX) {
+            return damaged("damaged FAT volume: its tables take more sectors than it has");
+        }
+        Ok(())
+    }
+
+    /// Takes account of so many bytes read or written.
+    fn spend(&mut self, len: usize) -> io::Result<()> {
+        let what = "damaged FAT volume: its clusters lead in a circle";
+        let left = self.work.checked_sub(len as u64);
+        self.work = left.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, what))?;
+        Ok(())
+    }
+
     /// The sector at hand, where in it we are, and how many of `want` bytes it has from there.
     fn here(&self, want: usize) -> (u64, usize, usize) {
         let (sector, within) = (self.at / SECTOR, usize::try_from(self.at % SECTOR).unwrap_or(0));
@@ -89,6 +127,7 @@ impl Read for Volume<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let (sector, within, len) = self.here(buf.len());
         if len > 0 {
+            self.spend(len)?;
             let bytes = self.sector(sector)?;
             buf[..len].copy_from_slice(&bytes[within..within + len]);
             self.at += len as u64;
@@ -101,6 +140,7 @@ impl Write for Volume<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let (sector, within, len) = self.here(buf.len());
         if len > 0 {
+            self.spend(len)?;
             let mut bytes = self.sector(sector)?;
             bytes[within..within + len].copy_from_slice(&buf[..len]);
             self.written.insert(sector, bytes);

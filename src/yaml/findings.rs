@@ -30,6 +30,9 @@ pub struct Finding {
     pub help: String,
 }
 
+/// Findings that are shown in their places; a text with more is something else than it is taken for.
+const MOST_SHOWN: usize = 200;
+
 /// What is wrong with one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings {
@@ -97,9 +100,12 @@ impl Findings {
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
-        for finding in self.sorted() {
+        for finding in self.sorted().into_iter().take(MOST_SHOWN) {
             text.push_str(&self.render_one(finding, &renderer));
             text.push_str("\n\n");
+        }
+        if let Some(more @ 1..) = self.found.len().checked_sub(MOST_SHOWN) {
+            text.push_str(&format!("and {more} more\n\n"));
         }
         let number = match self.found.len() {
             1 => "1 error".to_owned(),

@@ -4,7 +4,7 @@
 //! whoever reads it knows what it is to be. That is why this builds on the parser's events and not on serde,
 //! which moreover stops at the first fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle};
 
@@ -38,8 +38,10 @@ impl Value {
 /// A value and its place.
 pub type YamlNode = Located<Value>;
 
-/// Nodes in a text, those that aliases repeat counted each time.
+/// Nodes in a text, those that aliases repeat counted each time; so is a long scalar, for each [`PIECE`] of it.
 const MAX_NODES: usize = 100_000;
+/// Bytes of a scalar that count as a node.
+const PIECE: usize = 256;
 /// Depth of nesting. A recipe needs 6.
 const MAX_DEPTH: usize = 32;
 
@@ -163,6 +165,7 @@ impl<'t> YamlReader<'t, '_> {
 
     fn map(&mut self) -> Result<Value, Stop> {
         let mut map: Vec<(Located<String>, YamlNode)> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
         loop {
             let key = match self.next()? {
                 (Event::MappingEnd, _) => return Ok(Value::Map(map)),
@@ -175,7 +178,8 @@ impl<'t> YamlReader<'t, '_> {
                 self.findings.add(&key.span, "a key must be a word", help);
                 continue;
             };
-            if let Some((first, _)) = map.iter().find(|(known, _)| known.value == name) {
+            if let Some(&first) = places.get(&name) {
+                let (first, _) = &map[first];
                 let (line, _) = self.findings.line_column(first.span.start);
                 self.findings.add(
                     &key.span,
@@ -184,6 +188,7 @@ impl<'t> YamlReader<'t, '_> {
                 );
                 continue;
             }
+            places.insert(name.clone(), map.len());
             map.push((Located { span: key.span, value: name }, value));
         }
     }
@@ -191,7 +196,8 @@ impl<'t> YamlReader<'t, '_> {
 
 fn count(node: &YamlNode) -> usize {
     1 + match &node.value {
-        Value::Null | Value::Scalar(_) => 0,
+        Value::Null => 0,
+        Value::Scalar(text) => text.len() / PIECE,
         Value::List(list) => list.iter().map(count).sum(),
         Value::Map(map) => map.iter().map(|(_, value)| 1 + count(value)).sum(),
     }

@@ -23,25 +23,46 @@ fn schema() -> Value {
     serde_json::from_str(&recipe::schema()).unwrap()
 }
 
-/// Where each section of the schema is, and where a key that nobody knows makes the parser list its keys.
-const SECTIONS: &[(&str, &str)] = &[
-    ("", "zzz: 1"),
-    ("/properties/host", "host: {zzz: 1}"),
-    ("/$defs/Guest", "guests: [{zzz: 1}]"),
-    ("/$defs/NetBsd", "guests: [{netbsd: {zzz: 1}}]"),
-    ("/$defs/Plan9", "guests: [{plan9: {zzz: 1}}]"),
-    ("/$defs/Disk", "guests: [{disk: {zzz: 1}}]"),
-    ("/$defs/Knoppix", "guests: [{knoppix: {zzz: 1}}]"),
-    ("/$defs/Debian", "host: {debian: {zzz: 1}}"),
-    ("/$defs/DebianSource", "host: {debian: {sources: [{zzz: 1}]}}"),
-    ("/$defs/Image", "host: {image: {zzz: 1}}"),
-    ("/$defs/Boot", "boot: {zzz: 1}"),
-    ("/$defs/Xen", "boot: {xen: {zzz: 1}}"),
-    ("/$defs/Blocks", "blocks: {zzz: 1}"),
-    ("/$defs/Machine", "machine: {zzz: 1}"),
-    ("/$defs/Expect", "expect: {zzz: 1}"),
-    ("/$defs/Publish", "publish: {zzz: 1}"),
-    ("/$defs/PublishTarget", "publish: {targets: [{zzz: 1}]}"),
+/// A section of the recipe.
+struct Section {
+    /// Where it is in the schema.
+    schema: &'static str,
+    /// Where a key that does not exist makes the parser list its keys.
+    text: &'static str,
+    /// The heading of docs/recipe.md that it is described below, and which of the tables there.
+    heading: &'static str,
+    table: usize,
+    /// What the table's column `of` calls it, where one table is of several sections.
+    of: Option<&'static str>,
+}
+
+const fn section(schema: &'static str, text: &'static str, heading: &'static str) -> Section {
+    Section { schema, text, heading, table: 0, of: None }
+}
+
+const DISKS: &str = "### `disk`, `plan9`, `knoppix`";
+
+const SECTIONS: &[Section] = &[
+    section("", "zzz: 1", "## The recipe"),
+    section("/properties/host", "host: {zzz: 1}", "## `host`"),
+    section("/$defs/Guest", "guests: [{zzz: 1}]", "## `guests`"),
+    section("/$defs/NetBsd", "guests: [{netbsd: {zzz: 1}}]", "### `netbsd`"),
+    Section { of: Some("plan9"), ..section("/$defs/Plan9", "guests: [{plan9: {zzz: 1}}]", DISKS) },
+    Section { of: Some("disk"), ..section("/$defs/Disk", "guests: [{disk: {zzz: 1}}]", DISKS) },
+    Section { of: Some("knoppix"), ..section("/$defs/Knoppix", "guests: [{knoppix: {zzz: 1}}]", DISKS) },
+    section("/$defs/Debian", "host: {debian: {zzz: 1}}", "### `debian`"),
+    Section {
+        table: 1,
+        ..section("/$defs/DebianSource", "host: {debian: {sources: [{zzz: 1}]}}", "### `debian`")
+    },
+    section("/$defs/Image", "host: {image: {zzz: 1}}", "### `image`"),
+    section("/$defs/Boot", "boot: {zzz: 1}", "## `boot`"),
+    section("/$defs/Xen", "boot: {xen: {zzz: 1}}", "### `xen`"),
+    section("/$defs/Blocks", "blocks: {zzz: 1}", "## `blocks`"),
+    section("/$defs/Machine", "machine: {zzz: 1}", "## `machine`"),
+    section("/$defs/Expect", "expect: {zzz: 1}", "## `expect`"),
+    section("/$defs/Publish", "publish: {zzz: 1}", "## `publish`"),
+    section("/$defs/PublishTarget", "publish: {targets: [{zzz: 1}]}", "## `publish`"),
 ];
 
 /// The keys that the parser allows where it finds `zzz`.
@@ -56,7 +77,7 @@ fn keys_of_parser(text: &str) -> BTreeSet<String> {
 fn schema_and_parser_know_the_same_keys() {
     let schema = schema();
     assert_eq!(recipe::schema().matches("\"additionalProperties\"").count(), SECTIONS.len());
-    for (name, text) in SECTIONS {
+    for &Section { schema: name, text, .. } in SECTIONS {
         let section = schema.pointer(name).unwrap();
         assert_eq!(section["additionalProperties"], false, "{name}");
         let keys: BTreeSet<String> = section["properties"].as_object().unwrap().keys().cloned().collect();
@@ -67,17 +88,85 @@ fn schema_and_parser_know_the_same_keys() {
     }
 }
 
-#[test]
-fn the_reference_describes_every_key() {
-    let reference = include_str!("../../docs/recipe.md");
-    for (name, text) in SECTIONS {
-        for key in keys_of_parser(text) {
-            assert!(
-                reference.contains(&format!("`{key}`")),
-                "docs/recipe.md says nothing of `{key}` of {name}"
-            );
+/// The rows of a table below a heading: the keys in the first cell, and the second cell.
+fn rows<'d>(reference: &'d str, heading: &str, table: usize) -> Vec<(Vec<&'d str>, &'d str)> {
+    let mut lines = reference.lines().skip_while(|line| *line != heading);
+    assert!(lines.next().is_some(), "docs/recipe.md has no `{heading}`");
+    let own = lines.take_while(|line| !line.starts_with('#'));
+    let mut tables: Vec<Vec<_>> = vec![vec![]];
+    for line in own {
+        match line.strip_prefix("| ") {
+            Some(row) if line.starts_with("| `") => {
+                let mut cells = row.split(" | ");
+                let keys = cells.next().unwrap().split(", ").map(|key| key.trim_matches('`')).collect();
+                tables.last_mut().unwrap().push((keys, cells.next().unwrap()));
+            }
+            Some(_) => {}
+            None if line.starts_with('|') => {}
+            None => tables.push(vec![]),
         }
     }
+    tables.retain(|rows| !rows.is_empty());
+    tables.get(table).cloned().unwrap_or_else(|| panic!("`{heading}` has no table {table}"))
+}
+
+/// The keys that the document gives to a section.
+fn keys_of_document(reference: &str, Section { heading, table, of, .. }: &Section) -> BTreeSet<String> {
+    let rows = rows(reference, heading, *table).into_iter();
+    let own =
+        rows.filter(|(_, cell)| of.is_none_or(|of| *cell == "all" || cell.contains(&format!("`{of}`"))));
+    own.flat_map(|(keys, _)| keys).map(str::to_owned).collect()
+}
+
+/// What the document does not say where it should, and says where it should not.
+fn misplaced(reference: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for section in SECTIONS {
+        let Section { schema, heading, table, .. } = section;
+        let documented = keys_of_document(reference, section);
+        for key in keys_of_parser(section.text).difference(&documented) {
+            wrong.push(format!("{heading}: nothing of `{key}` of {schema}"));
+        }
+        // One table may be of several sections.
+        let others = SECTIONS.iter().filter(|other| {
+            (other.heading, other.table) == (heading, *table)
+                && (other.of.is_none() || other.of == section.of)
+        });
+        let known: BTreeSet<_> = others.flat_map(|other| keys_of_parser(other.text)).collect();
+        wrong.extend(
+            documented.difference(&known).map(|key| format!("{heading}: `{key}` is no key of {schema}")),
+        );
+    }
+    wrong
+}
+
+#[test]
+fn the_reference_describes_every_key_in_its_section() {
+    let reference = include_str!("../../docs/recipe.md");
+    assert_eq!(misplaced(reference), [""; 0]);
+    // In another section it is as good as not there.
+    let (row, from) = ("| `cpus` | 1 to 255 | `2` | |\n", "## `machine`");
+    let moved = reference.replacen(row, "", 1).replacen(
+        "| `timeout` | time from",
+        &format!("{row}| `timeout` | time from"),
+        1,
+    );
+    assert_eq!(
+        misplaced(&moved),
+        [
+            format!("{from}: nothing of `cpus` of /$defs/Machine"),
+            "## `expect`: `cpus` is no key of /$defs/Expect".into()
+        ]
+    );
+    // A table of several kinds says which has the key.
+    let other = reference.replacen("| `flavour` | `plan9` |", "| `flavour` | `disk` |", 1);
+    assert_eq!(
+        misplaced(&other),
+        [
+            format!("{DISKS}: nothing of `flavour` of /$defs/Plan9"),
+            format!("{DISKS}: `flavour` is no key of /$defs/Disk")
+        ]
+    );
 }
 
 /// What is wrong with `value`, by the part of JSON Schema that the schema uses. Other keywords are an error.

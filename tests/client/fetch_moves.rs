@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use formats::block::BlockName;
 use formats::release::{Document, Latest, Mirror, MirrorPath, MirrorUrl, Successors, Verified};
 
 use crate::fetch_support::fault_server::{Act, FaultServer};
@@ -151,7 +152,8 @@ fn an_address_of_ours_that_goes_takes_no_read_with_it() {
     });
     thread::scope(|scope| {
         let reader = scope.spawn(|| block(&mount, &disk, 350));
-        thread::sleep(Duration::from_millis(300));
+        let path = MirrorPath::Block(BlockName::of(&disk[350 * 4096..][..4096])).to_string();
+        until("it is under way", || server.asked(&path) > 0);
         ip("address del 10.99.0.2/32 dev lo");
         ip("address add 10.99.0.3/32 dev lo");
         ip("route change local 127.0.0.1 dev lo table local src 10.99.0.3");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub enum Act {
     Drip(Duration),
     /// The file after a while.
     Late(Duration),
+    /// The file when the gate is open.
+    Behind(Gate),
     /// No answer as long as the test lives.
     Silence,
     /// The head and a few bytes, then nothing.
@@ -52,6 +54,28 @@ pub enum Act {
     Close,
     /// Not HTTP.
     Garbage,
+}
+
+/// Holds answers back until it is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let (open, changed) = &*self.0;
+        drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+    }
+}
+
+impl PartialEq for Gate {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// Every way in which a mirror can fail to give a block.
@@ -325,6 +349,10 @@ impl Shared {
             }
             Act::Late(pause) => {
                 thread::sleep(pause);
+                out.write_all(&whole(&file))?;
+            }
+            Act::Behind(gate) => {
+                gate.wait();
                 out.write_all(&whole(&file))?;
             }
             Act::Silence => self.wait_for_the_end(out),

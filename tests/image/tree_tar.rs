@@ -46,7 +46,7 @@ touch -h -d '@-12345.25' dir/far; touch -d '@4102444800.123456789' dir/su; touch
 "#;
 
 fn shell(dir: &Path, script: &str) {
-    let output = Command::new("sh").args(["-c", script]).current_dir(dir).output().unwrap();
+    let output = Command::new("sh").args(["-ec", script]).current_dir(dir).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -163,7 +163,7 @@ impl Log for LogOutput {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let verbose = VERBOSE.load(Ordering::Relaxed);
         // What libraries say is for those who debug them.
-        if metadata.target().starts_with("imgfetch") {
+        if ["imgfetch", "system"].iter().any(|ours| metadata.target().starts_with(ours)) {
             verbose || metadata.target() != DETAIL
         } else {
             verbose && metadata.level() <= Level::Warn

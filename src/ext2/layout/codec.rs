@@ -23,6 +23,13 @@ pub(super) const UPDATE_MAGIC: &[u8] = b"imgfactory-layout-update 2\n";
 const END: &[u8] = b"end\n";
 /// Most bytes that the stream may hold: 2^29 pages of 10 bytes would be more, but such an image is built anew.
 const MAX_INFLATED: usize = 1 << 30;
+/// A file inflates to no more than this many times its length, and [`SLACK`]: hashes don't compress, so real maps have
+/// small ratios. What is written keeps within it.
+const MAX_RATIO: usize = 32;
+/// Bytes that any file may inflate to.
+const SLACK: usize = 1 << 20;
+/// Inodes that room is made for before they are read. Each has 10 bytes in the file at least, and some 200 in memory.
+const INODES_AHEAD: usize = 1 << 12;
 
 /// Why some bytes are no layout map. Images are then laid out anew.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +37,12 @@ pub enum LayoutError {
     /// Not a zlib stream, or a torn one.
     #[error("the layout map is not a complete zlib stream")]
     Stream,
-    /// Longer than any.
-    #[error("the layout map inflates to more than {MAX_INFLATED} bytes")]
-    TooLong,
+    /// Longer than any, or than any of a file of this length.
+    #[error("the layout map inflates to more than {most} bytes, which no map of that length does")]
+    TooLong {
+        /// Bytes that it may have.
+        most: usize,
+    },
     /// Another version, or something else.
     #[error("not a layout map of version 2")]
     Version,
@@ -94,8 +104,9 @@ impl LayoutMap {
 
 pub(super) fn inflate(file: &[u8]) -> Result<Vec<u8>, LayoutError> {
     let mut decompressor = Decompressor::new();
+    let most = most_inflated(file.len());
     // Most of it are hashes, which don't compress.
-    let mut room = file.len().saturating_mul(2).clamp(1 << 16, MAX_INFLATED);
+    let mut room = file.len().saturating_mul(2).clamp(1 << 16, most);
     loop {
         let mut bytes = vec![0; room];
         match decompressor.zlib_decompress(file, &mut bytes) {
@@ -103,13 +114,18 @@ pub(super) fn inflate(file: &[u8]) -> Result<Vec<u8>, LayoutError> {
                 bytes.truncate(len);
                 return Ok(bytes);
             }
-            Err(DecompressionError::InsufficientSpace) if room < MAX_INFLATED => {
-                room = room.saturating_mul(4).min(MAX_INFLATED);
+            Err(DecompressionError::InsufficientSpace) if room < most => {
+                room = room.saturating_mul(4).min(most);
             }
-            Err(DecompressionError::InsufficientSpace) => return Err(LayoutError::TooLong),
+            Err(DecompressionError::InsufficientSpace) => return Err(LayoutError::TooLong { most }),
             Err(DecompressionError::BadData) => return Err(LayoutError::Stream),
         }
     }
+}
+
+/// Bytes that a file of `len` bytes may inflate to.
+fn most_inflated(len: usize) -> usize {
+    len.saturating_mul(MAX_RATIO).saturating_add(SLACK).min(MAX_INFLATED)
 }
 
 /// What numbers of inodes are given as differences to: what the inode before in the file had.
@@ -120,6 +136,14 @@ pub(super) struct Near {
     physical: u32,
 }
 
+fn deflate(bytes: &[u8], level: CompressionLvl) -> Vec<u8> {
+    let mut compressor = Compressor::new(level);
+    let mut file = vec![0; compressor.zlib_compress_bound(bytes.len())];
+    let len = compressor.zlib_compress(bytes, &mut file).expect("there is room for as much as it can be");
+    file.truncate(len);
+    file
+}
+
 /// A map on its way to a file.
 pub(super) struct MapEncoder(pub(super) Vec<u8>);
 
@@ -127,12 +151,12 @@ impl MapEncoder {
     /// The file.
     pub(super) fn deflate(mut self) -> Vec<u8> {
         self.0.extend(END);
-        let mut compressor = Compressor::new(CompressionLvl::default());
-        let mut file = vec![0; compressor.zlib_compress_bound(self.0.len())];
-        let len =
-            compressor.zlib_compress(&self.0, &mut file).expect("there is room for as much as it can be");
-        file.truncate(len);
-        file
+        let file = deflate(&self.0, CompressionLvl::default());
+        if self.0.len() <= most_inflated(file.len()) {
+            return file;
+        }
+        // So uniform that a reader would refuse it: as it is.
+        deflate(&self.0, CompressionLvl::iter().next().unwrap_or_default())
     }
 
     pub(super) fn head(&mut self, map: &LayoutMap) {
@@ -342,8 +366,8 @@ impl MapDecoder<'_> {
         let (geometry, epoch) = self.head()?;
         let count = self.count(2)?;
         let labels = (0..count).map(|_| self.label()).collect::<Result<Vec<_>, LayoutError>>()?;
-        let count = self.count(8)?;
-        let mut inodes = Vec::with_capacity(count);
+        let count = self.count(10)?;
+        let mut inodes = Vec::with_capacity(count.min(INODES_AHEAD));
         let mut near = Near::default();
         for _ in 0..count {
             inodes.push(self.inode(geometry, labels.len(), &mut near)?);

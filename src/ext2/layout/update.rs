@@ -83,7 +83,7 @@ impl LayoutMap {
             Mapped { label, ..old.clone() }
         };
         let (mut near, count) = (Near::default(), map.labels.len());
-        map.inodes = input.edits(&base.inodes, 8, copy, |input| input.inode(geometry, count, &mut near))?;
+        map.inodes = input.edits(&base.inodes, 10, copy, |input| input.inode(geometry, count, &mut near))?;
         if !map.inodes.is_sorted_by(|a, b| a.ino < b.ino) {
             return input.damaged("inodes out of order");
         }

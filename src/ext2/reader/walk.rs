@@ -114,6 +114,8 @@ impl Reader<'_> {
         tree.node_mut(tree.root()).meta = self.node(&root, spool)?.meta;
         let mut nodes: HashMap<u32, NodeId> = HashMap::from([(ROOT_INO, tree.root())]);
         let mut directories = vec![(Vec::new(), root)];
+        // A block belongs to one file. Were many to share their blocks, a small image would be a tree without bounds.
+        let mut left = u64::from(self.superblock.s_blocks_count) * u64::from(self.block_size);
         while let Some((path, dir)) = directories.pop() {
             let mut names = HashSet::new();
             for entry in self.entries(&dir)?.into_iter().filter(|entry| !entry.is_dot()) {
@@ -135,6 +137,11 @@ impl Reader<'_> {
                 }
                 let raw = self.inode(entry.ino)?;
                 let node = self.node(&raw, spool)?;
+                if let Kind::File(content) = &node.kind {
+                    let taken = content.extents.iter().map(|extent| extent.len).sum();
+                    let more = || damaged(format!("inode {}", raw.ino), ImageDamage::TooManyBlocks);
+                    left = left.checked_sub(taken).ok_or_else(more)?;
+                }
                 let is_directory = matches!(node.kind, Kind::Directory(_));
                 nodes.insert(entry.ino, tree.insert(&below, node).expect(impossible));
                 if is_directory {

@@ -68,6 +68,12 @@ pub enum Iso9660Error {
         /// The directory.
         path: String,
     },
+    /// A directory with two names, from which a small medium would have many files.
+    #[error("{path}: another path leads to this directory too")]
+    Twice {
+        /// The second path.
+        path: String,
+    },
     /// Too many.
     #[error("more than {MAX_NODES} files")]
     TooMany,
@@ -127,6 +133,15 @@ impl DirectoryRecord {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// First bytes of directories that were met.
+#[derive(Default)]
+struct Met {
+    /// On the way down to where we are.
+    above: BTreeSet<u64>,
+    /// Anywhere; those without a byte aside.
+    all: BTreeSet<u64>,
 }
 
 /// A medium's files as a tree.
@@ -254,8 +269,8 @@ impl<'m> Iso<'m> {
         let rock = self.rock_of_root()?;
         let root = rock.meta(0o755, self.root.time);
         let mut imported = Imported { tree: Tree::new(root), packed: Vec::new() };
-        let mut above = BTreeSet::new();
-        self.directory(&self.root, b"", spool, &mut imported, &mut above)?;
+        let mut met = Met::default();
+        self.directory(&self.root, b"", spool, &mut imported, &mut met)?;
         Ok(imported)
     }
 
@@ -274,12 +289,15 @@ impl<'m> Iso<'m> {
         path: &[u8],
         spool: SpoolId,
         imported: &mut Imported,
-        above: &mut BTreeSet<u64>,
+        met: &mut Met,
     ) -> Result<(), Iso9660Error> {
         let shown = || format!("/{}", String::from_utf8_lossy(path));
         let start = record.pieces.first().map_or(0, |(at, _)| *at);
-        if above.len() >= MAX_DEPTH || !above.insert(start) {
+        if met.above.len() >= MAX_DEPTH || !met.above.insert(start) {
             return Err(Iso9660Error::Circle { path: shown() });
+        }
+        if !record.is_empty() && !met.all.insert(start) {
+            return Err(Iso9660Error::Twice { path: shown() });
         }
         for entry in self.entries(&shown(), record)? {
             if imported.tree.nodes().len() >= MAX_NODES {
@@ -294,7 +312,7 @@ impl<'m> Iso<'m> {
             let meta = entry.rock.meta(default, entry.time);
             if entry.directory {
                 imported.tree.insert(&below, Node { meta, kind: Kind::Directory(Default::default()) })?;
-                self.directory(&entry, &below, spool, imported, above)?;
+                self.directory(&entry, &below, spool, imported, met)?;
                 continue;
             }
             let kind = entry.rock.kind().unwrap_or_else(|| Kind::File(entry.content(spool)));
@@ -305,7 +323,7 @@ impl<'m> Iso<'m> {
                 imported.packed.push((id, ZisofsFile { at, stored, header, block, len }));
             }
         }
-        above.remove(&start);
+        met.above.remove(&start);
         Ok(())
     }
 

@@ -6,8 +6,11 @@ use crate::tree::Time;
 
 /// Continuation areas that follow one another; more are a loop.
 const MAX_CONTINUATIONS: usize = 32;
-/// Longest continuation area.
+/// Most bytes of continuation areas of one record: as much as the kernel reads, 32 areas of 2 KiB.
 const MAX_AREA: u32 = 64 << 10;
+/// Longest name (ext2's and the kernel's) and longest target of a link (PATH_MAX).
+const MAX_NAME: usize = 255;
+const MAX_TARGET: usize = 4095;
 
 /// What the system use area of a record says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +38,7 @@ impl Rock {
     pub fn read(&mut self, area: &[u8], read: &dyn Fn(u64, &mut [u8]) -> bool) -> Result<(), &'static str> {
         let mut area = area.to_vec();
         let (mut name_goes_on, mut link_goes_on) = (false, false);
+        let mut left = MAX_AREA;
         for _ in 0..MAX_CONTINUATIONS {
             let mut next = None;
             let mut rest = &area[..];
@@ -73,10 +77,14 @@ impl Rock {
                     _ => {}
                 }
             }
-            let Some(((block, offset), len)) = next else { return Ok(()) };
-            if len > MAX_AREA {
-                return Err("a continuation of more than 64 KiB");
+            if self.name.as_ref().is_some_and(|name| name.len() > MAX_NAME) {
+                return Err("a name of more than 255 bytes");
             }
+            if self.target.as_ref().is_some_and(|target| target.len() > MAX_TARGET) {
+                return Err("a link's target of more than 4095 bytes");
+            }
+            let Some(((block, offset), len)) = next else { return Ok(()) };
+            left = left.checked_sub(len).ok_or("continuations of more than 64 KiB")?;
             let mut more = vec![0; usize::try_from(len).unwrap_or(0)];
             if !read(u64::from(block) * 2048 + u64::from(offset), &mut more) {
                 return Err("a continuation is outside the medium");

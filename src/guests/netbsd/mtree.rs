@@ -4,9 +4,18 @@
 //! entered and left with `..`. `/set` and `/unset` give defaults. Source: NetBSD's mtree(5), mtree(8).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Longest specification: the real set.comp has some 3 MB.
 pub const LIMIT: u64 = 64 << 20;
+
+/// Longest path: NetBSD's PATH_MAX.
+const MAX_PATH: usize = 1024;
+/// Most bytes of keywords with their values that `/set` may give; NetBSD's have some fifty.
+const MAX_DEFAULTS: usize = 1024;
+
+/// Values by keyword.
+type Keywords = BTreeMap<String, Vec<u8>>;
 
 /// A path and its keywords.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +24,10 @@ pub struct MtreeEntry {
     pub path: Vec<u8>,
     /// Its line, from 1.
     pub line: usize,
-    /// Values by keyword, `/set` included; a keyword without a value has an empty one.
-    pub keywords: BTreeMap<String, Vec<u8>>,
+    /// What `/set` gives for it and others: one map for as many lines as it holds for.
+    defaults: Arc<Keywords>,
+    /// What the line itself says.
+    own: Keywords,
 }
 
 /// What is wrong with a line.
@@ -35,6 +46,18 @@ pub enum MtreeError {
         line: usize,
         /// The path, lossily.
         path: String,
+    },
+    /// A path longer than any.
+    #[error("line {line}: a path of more than {MAX_PATH} bytes")]
+    TooLong {
+        /// Its number.
+        line: usize,
+    },
+    /// More defaults than makes sense.
+    #[error("line {line}: `/set` gives more than {MAX_DEFAULTS} bytes of defaults")]
+    Defaults {
+        /// Its number.
+        line: usize,
     },
     /// A backslash that begins nothing known.
     #[error("line {line}: `{word}` has a backslash that is no escape of vis(3)")]
@@ -70,7 +93,7 @@ pub enum MtreeError {
 /// [`MtreeError`] for the first line that is wrong.
 pub fn parse(text: &[u8]) -> Result<Vec<MtreeEntry>, MtreeError> {
     let mut entries = Vec::new();
-    let mut defaults: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut defaults = Arc::<Keywords>::default();
     // Names of the directories that were entered, below the root.
     let mut within: Vec<Vec<u8>> = Vec::new();
     for (line, text) in lines(text) {
@@ -79,10 +102,16 @@ pub fn parse(text: &[u8]) -> Result<Vec<MtreeEntry>, MtreeError> {
         match first {
             [b'#', ..] => continue,
             b"/set" => {
+                let defaults = Arc::make_mut(&mut defaults);
                 defaults.extend(keywords(words));
+                let len: usize = defaults.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
+                if len > MAX_DEFAULTS {
+                    return Err(MtreeError::Defaults { line });
+                }
                 continue;
             }
             b"/unset" => {
+                let defaults = Arc::make_mut(&mut defaults);
                 for word in words {
                     match word {
                         b"all" => defaults.clear(),
@@ -101,8 +130,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<MtreeEntry>, MtreeError> {
             _ => {}
         }
         let name = unvis(first).ok_or_else(|| MtreeError::Escape { line, word: lossy(first) })?;
-        let mut keywords_here = defaults.clone();
-        keywords_here.extend(keywords(words));
+        let own: Keywords = keywords(words).collect();
         let path = if name.contains(&b'/') {
             // A whole path, whatever directory is open.
             let parts: Vec<&[u8]> =
@@ -117,12 +145,15 @@ pub fn parse(text: &[u8]) -> Result<Vec<MtreeEntry>, MtreeError> {
         } else {
             let mut parts = within.clone();
             parts.push(name.clone());
-            if keywords_here.get("type").is_some_and(|kind| kind == b"dir") {
+            if own.get("type").or(defaults.get("type")).is_some_and(|kind| kind == b"dir") {
                 within.push(name);
             }
             parts.join(&b'/')
         };
-        entries.push(MtreeEntry { path, line, keywords: keywords_here });
+        if path.len() > MAX_PATH {
+            return Err(MtreeError::TooLong { line });
+        }
+        entries.push(MtreeEntry { path, line, defaults: Arc::clone(&defaults), own });
     }
     Ok(entries)
 }
@@ -184,9 +215,10 @@ fn unvis(word: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl MtreeEntry {
-    /// A keyword's value as a name: `uname`, `gname`, `type`, `link`.
+    /// A keyword's value as a name: `uname`, `gname`, `type`, `link`. What the line says goes before what `/set` gave;
+    /// a keyword without a value has an empty one.
     pub fn word(&self, keyword: &str) -> Option<&[u8]> {
-        self.keywords.get(keyword).map(Vec::as_slice)
+        self.own.get(keyword).or_else(|| self.defaults.get(keyword)).map(Vec::as_slice)
     }
 
     /// `mode`, in octal. Symbolic ones are not used by NetBSD.
@@ -250,8 +282,10 @@ mod tests {
 
     fn shown(text: &str) -> Vec<String> {
         let entry = |entry: &MtreeEntry| {
+            let mut all = (*entry.defaults).clone();
+            all.extend(entry.own.clone());
             let keywords: Vec<String> =
-                entry.keywords.iter().map(|(key, value)| format!("{key}={}", lossy(value))).collect();
+                all.iter().map(|(key, value)| format!("{key}={}", lossy(value))).collect();
             format!("{}: /{} {}", entry.line, lossy(&entry.path), keywords.join(" "))
         };
         parse(text.as_bytes()).unwrap().iter().map(entry).collect()
@@ -297,6 +331,11 @@ mod tests {
             (mode("\n..\n"), "line 2: `..` leads out of the tree"),
             (mode("./a/../../b"), "line 1: `./a/../../b` leads out of the tree"),
             (mode("/sett x"), "line 1: unknown command `/sett`; `/set` and `/unset` are known"),
+            (mode(&"a type=dir\n".repeat(513)), "line 513: a path of more than 1024 bytes"),
+            (
+                mode(&format!("\n/set a=b c={}", "x".repeat(1100))),
+                "line 2: `/set` gives more than 1024 bytes of defaults",
+            ),
             (mode("./a\\q"), "line 1: `./a\\q` has a backslash that is no escape of vis(3)"),
             (mode("./a mode=0888"), "line 1: `0888` can't be its mode"),
             (mode("./a mode=17777"), "line 1: `17777` can't be its mode"),

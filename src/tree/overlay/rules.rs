@@ -116,6 +116,9 @@ impl FromNode for RulesFile {
     }
 }
 
+/// Longest path: the kernel's PATH_MAX without the final NUL and the first `/`.
+const MAX_PATH: usize = 4094;
+
 /// A path from the root, or a pattern.
 struct Pattern(String);
 
@@ -127,6 +130,10 @@ impl Scalar for Pattern {
         if inner.is_empty() || inner.split('/').any(|part| matches!(part, "" | "." | "..")) {
             let instead = "write it from the root: `/etc/x`, `/usr/share/doc/**`";
             return Err(Wrong::new(format!("`{text}` is not a path in the tree"), instead));
+        }
+        if inner.len() > MAX_PATH {
+            let what = format!("a path of {} bytes", inner.len());
+            return Err(Wrong::new(what, format!("at most {MAX_PATH} are possible")));
         }
         Ok(Pattern(inner.to_owned()))
     }

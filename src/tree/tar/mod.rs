@@ -20,10 +20,12 @@ use acl::AclNames;
 use blocks::{BLOCK, TarBlocks, number, padding, signed};
 use pax::Records;
 
-/// Longest name in an `L` or `K` entry: the kernel's PATH_MAX, with the final NUL.
+/// Longest name: the kernel's PATH_MAX, with the final NUL.
 const NAME_LIMIT: u64 = 4096;
 /// Longest PAX header: room for every attribute an inode can have (64 KiB a value) and a long sparse map.
 const PAX_LIMIT: u64 = 16 << 20;
+/// Most that global PAX headers may say: it is kept with every entry after them.
+const GLOBAL_LIMIT: u64 = 4096;
 /// Longest /etc/passwd or /etc/group looked at, for the names in ACLs.
 const NAMES_LIMIT: u64 = 1 << 20;
 
@@ -70,6 +72,14 @@ pub enum Problem {
         len: u64,
         /// Largest accepted, bytes.
         limit: u64,
+    },
+    /// Global headers with more than makes sense to repeat in each entry.
+    #[error(
+        "{len} bytes of global PAX records; at most {GLOBAL_LIMIT} make sense, as they are of every entry"
+    )]
+    GlobalTooLong {
+        /// Bytes they take for each entry.
+        len: u64,
     },
     /// A PAX record that can't be split.
     #[error("PAX record `{start}` is not `LENGTH KEY=VALUE`")]
@@ -223,6 +233,10 @@ impl<R: Read + Seek> TarReader<R> {
                 b'g' => {
                     let bytes = self.blocks.take(size, PAX_LIMIT)?;
                     self.global.apply(&bytes).map_err(|problem| self.blocks.error(problem))?;
+                    let len = self.global.memory();
+                    if len > GLOBAL_LIMIT {
+                        return Err(self.blocks.error(Problem::GlobalTooLong { len }));
+                    }
                     records = self.global.clone();
                 }
                 _ => {
@@ -230,6 +244,13 @@ impl<R: Read + Seek> TarReader<R> {
                         .unwrap_or_else(|| header.path_bytes().into_owned());
                     let link = (records.linkpath.take().or(long_link))
                         .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
+                    // One component more is a directory more.
+                    if let Some(len) =
+                        [path.len(), link.len()].into_iter().find(|&len| len as u64 > NAME_LIMIT)
+                    {
+                        let problem = Problem::TooLong { len: len as u64, limit: NAME_LIMIT };
+                        return Err(self.blocks.error(problem));
+                    }
                     self.blocks.entry = Some(path.clone());
                     let size = records.size.unwrap_or(size);
                     self.member(Member { header, records, path, link, size })?;

@@ -58,6 +58,15 @@ impl Records {
         Ok(())
     }
 
+    /// Bytes that a copy takes, roughly: what is counted are values, and for each attribute its place in a map.
+    pub fn memory(&self) -> u64 {
+        const ATTRIBUTE: usize = 64;
+        let texts = [&self.path, &self.linkpath, &self.acl_access, &self.acl_default, &self.sparse.name];
+        let texts: usize = texts.into_iter().flatten().map(Vec::len).sum();
+        let attributes = self.xattrs.iter().map(|(name, value)| ATTRIBUTE + name.len() + value.len());
+        (texts + attributes.sum::<usize>() + size_of_val(&self.sparse.map[..])) as u64
+    }
+
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Problem> {
         let text = || (!value.is_empty()).then(|| value.to_vec());
         let number = || match value {

@@ -1,25 +1,10 @@
-//! Every parser that reads bytes from the network or the cache, fed with what nobody would send: no panic, no
-//! allocation out of proportion, no answer that takes long, and what is accepted is written again to the byte.
-//!
-//! Runs on stable Rust, with the other tests: inputs are mutated from valid ones, and one is kept as a seed for more
-//! when the parser says something about it that it has not said before. (Numbers and quotations aside: what the parser
-//! says names the branch it took, which is what a coverage-guided fuzzer would have to find out.) `FUZZ_SECONDS` is
-//! the time for each parser, 60 without it; what fails is printed as bytes of Rust.
+//! What the client reads: texts of releases, block files, its cache, answers of servers.
 
-mod fetch_support;
-#[path = "support/programs.rs"]
-mod programs;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fetch_support::{Publisher, disk, scratch, stand_back};
 use formats::block::{Block, Codec, FetchedFile, Object};
 use formats::index::Index;
 use formats::names::ImageName;
@@ -31,169 +16,8 @@ use imgfactory::compress::Compressor;
 use imgfetch::cache::Cache;
 use system::http::{Get, Http, Patience, Proxies};
 
-/// Counts what this thread asks for.
-struct Counting;
-
-thread_local! {
-    static ASKED: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: `System` does the work; what is counted beside it allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // A thread that ends has no counter any more.
-        let _ = ASKED.try_with(|asked| asked.set(asked.get().max(layout.size())));
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// No more at once than this and 64 bytes for each byte of the input.
-const LARGEST: usize = 2 << 20;
-/// No answer is worked on for longer.
-const LONGEST: Duration = Duration::from_secs(2);
-
-/// How long this thread has worked: what else the machine does is no fault of a parser's.
-fn worked() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 16) as usize % limit.max(1)
-    }
-}
-
-/// What breaks parsers of lines, numbers, addresses and heads of answers.
-const WORDS: [&[u8]; 40] = [
-    b"",
-    b"\n",
-    b"\r\n",
-    b" ",
-    b"  ",
-    b"\t",
-    b"\0",
-    b"-",
-    b"+",
-    b"-1",
-    b"0",
-    b"00",
-    b"1",
-    b"7+",
-    b"18446744073709551615",
-    b"18446744073709551616",
-    b"9223372036854775808",
-    b"4294967296",
-    b"262144",
-    b"99999999999999999999999999",
-    b"end",
-    b"end 1 1\n",
-    b"map 0 4294967295 -\n",
-    b"object ",
-    b"image: host\n",
-    b"serial: 0\n",
-    b"size: 18446744073709551615\n",
-    b"block-size: 4194304\n",
-    b"../../etc/passwd",
-    b"http://[::1",
-    b"file:///",
-    b"\xff\xfe",
-    "\u{202e}".as_bytes(),
-    b"Content-Length: 18446744073709551615\r\n",
-    b"Content-Length: -1\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Location: //\r\n",
-    b"Retry-After: 99999999999999999999\r\n",
-    b"HTTP/1.1 200\r\n",
-    b"\r\n\r\n",
-];
-
-fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = seeds[random.below(seeds.len())].clone();
-    for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len() + 1);
-        let longest = 1 << random.below(8);
-        let end = (at + random.below(longest)).min(bytes.len());
-        match random.below(8) {
-            0 => drop(bytes.splice(at..end, [])),
-            1 => bytes.truncate(at),
-            2 => drop(bytes.splice(at..at, WORDS[random.below(WORDS.len())].iter().copied())),
-            3 => drop(bytes.splice(at..end, WORDS[random.below(WORDS.len())].iter().copied())),
-            4 => {
-                let piece = bytes[at..end].to_vec();
-                let to = random.below(bytes.len() + 1);
-                drop(bytes.splice(to..to, piece));
-            }
-            5 => {
-                let other = &seeds[random.below(seeds.len())];
-                let from = random.below(other.len() + 1);
-                bytes.truncate(at);
-                bytes.extend_from_slice(&other[from..]);
-            }
-            6 => bytes[at..end].iter_mut().for_each(|byte| *byte = random.next() as u8),
-            _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << random.below(8);
-                }
-            }
-        }
-    }
-    bytes.truncate(1 << 20);
-    bytes
-}
-
-/// Feeds `parse` for its time. It gives what it says about its input, in words.
-fn fuzz(name: &str, mut seeds: Vec<Vec<u8>>, mut parse: impl FnMut(&[u8]) -> String) {
-    stand_back();
-    let seconds = std::env::var("FUZZ_SECONDS").map_or(60, |text| text.parse().expect("seconds"));
-    let until = Instant::now() + Duration::from_secs(seconds);
-    let mut random = Random(0x1234_5678_9abc_def1);
-    let mut said = HashSet::new();
-    let mut count = 0_u64;
-    let first = seeds.clone();
-    let mut waiting = first.into_iter();
-    while Instant::now() < until {
-        let bytes = waiting.next().unwrap_or_else(|| mutate(&mut random, &seeds));
-        ASKED.set(0);
-        let start = worked();
-        let answer = catch_unwind(AssertUnwindSafe(|| parse(&bytes)));
-        let (took, asked) = (worked().saturating_sub(start), ASKED.get());
-        let input = || format!("{name}: b\"{}\"", bytes.escape_ascii());
-        let answer = answer.unwrap_or_else(|_| panic!("panics: {}", input()));
-        assert!(took < LONGEST, "takes {took:?}: {}", input());
-        assert!(asked <= LARGEST + 64 * bytes.len(), "asks for {asked} bytes at once: {}", input());
-        count += 1;
-        let mut quoted = false;
-        let own = |c: &char| {
-            quoted ^= *c == '`';
-            !quoted && !c.is_ascii_digit()
-        };
-        let kind: String = answer.chars().filter(own).take(60).collect();
-        if said.len() < 4000 && said.insert(kind) {
-            seeds.push(bytes);
-        }
-    }
-    println!("{name}: {count} inputs, {} different answers, {} seeds", said.len(), seeds.len());
-    assert!(said.len() > 1, "{name}: only {said:?}: nothing was tried");
-}
+use crate::fetch_support::{self, Publisher, disk, scratch};
+use crate::fuzz;
 
 /// A document that is accepted says what it says, to the byte.
 fn document<T: Document>(bytes: &[u8]) -> String {
