@@ -39,7 +39,7 @@ pub struct Policy {
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
     /// A publication runs, or another collection.
-    #[error("{target}: {host} is {what} there; its lease is valid for {left} s more. Collect later")]
+    #[error("{target}: {host} is {what} there; its lease is valid for {left} s more; run `gc` later")]
     Busy {
         /// The target.
         target: String,

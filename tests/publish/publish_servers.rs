@@ -94,7 +94,7 @@ fn whole_life(place: &Place<'_>) {
     let pull = || good(&place.mirror(&out, "pull", &[copy.to_str().unwrap()]));
     let said = pull();
     let count = tree(&out.mirror()).len() - 10 - ["releases/1.txt", "images/host/1/index.idx"].len();
-    assert!(said.contains(&format!("release 2: {count} files, ")), "{said}");
+    assert!(said.contains(&format!("release 2: {count} files fetched, ")), "{said}");
     assert!(pull().contains("release 2: 0 files fetched, 0 bytes"));
     let verify = |output: std::process::Output, code: i32| {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
@@ -263,20 +263,20 @@ fn a_mirror_is_pulled_verified_and_listed() {
         |words: &[&str]| imgfactory().arg("mirror").args(words).args(["--key", &key]).output().unwrap();
     let to = dir.to_str().unwrap();
     let said = good(&mirror(&["pull", &url, to]));
-    assert!(said.contains("release 1: 44 files, "), "{said}");
+    assert!(said.contains("release 1: 44 files fetched, "), "{said}");
     assert_same(&dir, &out.mirror());
     assert!(good(&mirror(&["pull", &url, to])).contains("release 1: 0 files fetched, 0 bytes"));
     let second = out.build(&(1..=45).collect::<Vec<_>>());
     let said = good(&mirror(&["pull", &url, to]));
     assert!(
-        said.contains(&format!("release 2: {} files, {} bytes", second.steps().count(), second.bytes())),
+        said.contains(&format!("release 2: {} files fetched, {} bytes", second.steps().count(), second.bytes())),
         "{said}"
     );
 
     // Without blocks: enough to build upon.
     let thin = home.path().join("thin");
     let said = good(&mirror(&["pull", "--no-blocks", &url, thin.to_str().unwrap()]));
-    assert!(said.contains("release 2: 4 files, ") && !thin.join("blk").exists(), "{said}");
+    assert!(said.contains("release 2: 4 files fetched, ") && !thin.join("blk").exists(), "{said}");
 
     assert!(good(&mirror(&["verify", &url, "--full"])).contains("release 2: 47 files of "));
     assert!(good(&mirror(&["verify", &url, "--sample", "10%"])).contains("40 blocks not read"));

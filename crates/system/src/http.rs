@@ -398,7 +398,7 @@ fn with_clock(error: String) -> String {
         || error.contains("certificate: Expired")
         || error.contains("not valid yet")
     {
-        return format!("{error}; is the clock right? It says {}", clock::now().date());
+        return format!("{error}; check the clock: it shows {}", clock::now().date());
     }
     error
 }

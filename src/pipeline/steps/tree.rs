@@ -71,7 +71,7 @@ pub enum TreeFault {
     Fetch(#[from] FetchError),
     /// Files would get times of tomorrow, and stay as they are made.
     #[error(
-        "SOURCE_DATE_EPOCH would be {epoch}, but now is {now}: times can only be set back; is the clock right?"
+        "SOURCE_DATE_EPOCH would be {epoch}, but now is {now}: times can only be set back; check the clock"
     )]
     Future {
         /// Seconds since 1970.
