@@ -29,6 +29,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::oneshot;
 use tower_http::services::ServeDir;
 
+use crate::sys::traffic::Traffic;
 use formats::block::BlockName;
 use formats::names::ImageName;
 use formats::release::{MAX_READS, MirrorPath};
@@ -55,15 +56,6 @@ pub enum ServeError {
     /// The system gives no thread or no event queue.
     #[error("can't start the web server")]
     Start(#[source] io::Error),
-}
-
-/// How much was asked of a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Requests answered, in whatever way.
-    pub requests: u64,
-    /// Bytes of contents given to the network; headers are not counted.
-    pub bytes: u64,
 }
 
 /// Counts while requests are answered.

@@ -7,3 +7,4 @@ pub mod progress;
 pub mod signals;
 pub mod spool;
 pub mod terminal;
+pub mod traffic;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::repository::server::Traffic;
+use crate::sys::traffic::Traffic;
 use formats::report::size;
 
 /// How a line tells that something has been reached.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::timeline::{ConsoleEvent, Reached, Timeline};
 use super::{MachineError, VirtualMachine};
-use crate::repository::server::Traffic;
+use crate::sys::traffic::Traffic;
 
 /// What to boot and what to wait for.
 #[derive(Debug)]

@@ -264,7 +264,9 @@ fn a_key_signs_where_it_is_and_each_wrong_signature_is_refused() {
         (
             &signer,
             "echo no token >&2; exit 3".into(),
-            format!("key {id}: the signing command gave no signature\n  caused by: sh: exit status 3; its last lines:\n    no token"),
+            format!(
+                "key {id}: the signing command gave no signature\n  caused by: sh: exit status 3; its last lines:\n    no token"
+            ),
         ),
         (&stranger, minisign("-t x"), "can't be built upon; was it signed by another key?".into()),
         (&"sign:".into(), String::new(), "write it as sign:PUBLIC:COMMAND".into()),

@@ -269,7 +269,11 @@ fn a_mirror_is_pulled_verified_and_listed() {
     let second = out.build(&(1..=45).collect::<Vec<_>>());
     let said = good(&mirror(&["pull", &url, to]));
     assert!(
-        said.contains(&format!("release 2: {} files fetched, {} bytes", second.steps().count(), second.bytes())),
+        said.contains(&format!(
+            "release 2: {} files fetched, {} bytes",
+            second.steps().count(),
+            second.bytes()
+        )),
         "{said}"
     );
 

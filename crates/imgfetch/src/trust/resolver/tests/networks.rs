@@ -90,7 +90,11 @@ fn a_login_page_in_the_way_to_all_mirrors_is_waited_for_and_one_alone_is_not() {
     assert_eq!(outcome.warnings.len(), 2, "a line every 10 s: {:?}", outcome.warnings);
 
     let outcome = Sim::new(&key, mirrors().take(1).collect()).run();
-    assert!(outcome.error().starts_with("can't get latest from any mirror: http://m0/: a web page instead of the file"));
+    assert!(
+        outcome
+            .error()
+            .starts_with("can't get latest from any mirror: http://m0/: a web page instead of the file")
+    );
     assert_eq!(outcome.asked("latest").len(), 1);
 }
 
