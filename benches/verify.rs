@@ -15,7 +15,9 @@ use formats::block::Codec;
 use formats::index::Header;
 use formats::names::{BlockSize, ImageName};
 use formats::release::TrustedKeys;
-use imgfactory::pipeline::steps::release::{Last, publish};
+use imgfactory::pipeline::previous_release::PreviousRelease;
+use imgfactory::pipeline::step_runner::StepRunner;
+use imgfactory::pipeline::steps::release::commit;
 use imgfactory::pipeline::steps::split::{Options, Source, split};
 use imgfactory::publish::Remote;
 use imgfactory::release::Draft;
@@ -101,11 +103,11 @@ fn main() {
     let keys = TrustedKeys::parse(&key.public_text()).expect("its public half");
     let threads = available_parallelism().expect("the number of cores");
     let mut store = Store::open(&root).expect("a store");
-    let last = Last::read(&mut store, None, &name, &keys).expect("an empty tree");
+    let previous = PreviousRelease::read(&mut store, None, &name, &keys).expect("an empty tree");
     let block = BlockSize::DEFAULT.get() as usize;
     let header = Header {
         image,
-        serial: last.next,
+        serial: previous.next,
         block_size: BlockSize::DEFAULT,
         size: (BLOCKS * block) as u64,
         published: clock::now(),
@@ -116,7 +118,7 @@ fn main() {
     let done = split(&header, options, &mut store, &Silent, &source).expect("a split");
     let draft = Draft {
         name,
-        serial: last.next,
+        serial: previous.next,
         lists: Vec::new(),
         layouts: Default::default(),
         indexes: vec![done.index],
@@ -125,7 +127,9 @@ fn main() {
         retain_for: 86_400,
         fresh_for: 86_400,
     };
-    let upload = publish(&store, &dir.path().join("upload.txt"), draft, &last, &key).expect("a release");
+    let upload =
+        commit(&store, &dir.path().join("upload.txt"), draft, &previous, &key, &mut StepRunner::default())
+            .expect("a release");
     let files: Vec<(Vec<u8>, usize)> = upload
         .puts
         .iter()

@@ -28,7 +28,9 @@ use formats::index::Index;
 use formats::names::{BlockSize, Serial};
 use formats::release::Stored;
 use imgfactory::ext2::{Changes, InodeSize, LayoutMap, Mapped, Pages, Profile};
-use imgfactory::pipeline::steps::image::{Before, Choices, Made, Prepared, Wanted};
+use imgfactory::pipeline::steps::image::{
+    BuiltImage, ImageSpec, LayoutChoices, PreparedImage, PreviousImage,
+};
 use imgfactory::recipe::Archive;
 use imgfactory::repository::store::Store;
 use imgfactory::sys::progress::Silent;
@@ -221,10 +223,10 @@ fn middle(mut ratios: Vec<f64>) -> String {
 
 /// A first build, and the one that updates it.
 struct Pair {
-    first: Made,
+    first: BuiltImage,
     /// What the second one knows of it.
-    known: Before,
-    second: Made,
+    known: PreviousImage,
+    second: BuiltImage,
     next: Release,
     /// Of both, each from the archive to blocks, index and layout; of the second from the index and layout before.
     times: [Time; 2],
@@ -311,8 +313,8 @@ fn first_read() -> Result<Vec<Vec<u8>>> {
     Ok(imgfactory::pipeline::boot_order::read(Path::new(&out), &"host".parse()?)?)
 }
 
-fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
-    Ok(Wanted {
+fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<ImageSpec> {
+    Ok(ImageSpec {
         name: "host".parse()?,
         serial,
         block_size: BlockSize::new(BLOCK as u32).ok_or("block size")?,
@@ -324,19 +326,19 @@ fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<Wanted> {
         profile: Profile::default(),
         parent: None,
         first: first_read()?,
-        choices: Choices::default(),
+        choices: LayoutChoices::default(),
     })
 }
 
 fn made(
-    wanted: &Wanted,
+    wanted: &ImageSpec,
     tree: &Tree,
     spools: &Spools,
-    before: Option<&Before>,
+    before: Option<&PreviousImage>,
     store: &mut Store,
-) -> Result<Made> {
+) -> Result<BuiltImage> {
     let mut watch = Watch::start();
-    let prepared = Prepared::new(wanted, tree, spools, before, &Silent)?;
+    let prepared = PreparedImage::new(wanted, tree, spools, before, &Silent)?;
     let read = watch.lap();
     let planned = prepared.plan(wanted, spools, &Silent)?;
     let decided = watch.lap();
@@ -354,27 +356,27 @@ struct Release {
 }
 
 impl Release {
-    fn of(made: &Made, before: Option<&Before>) -> Result<Self> {
+    fn of(made: &BuiltImage, before: Option<&PreviousImage>) -> Result<Self> {
         let layout = made.published_layout(before).ok_or("no layout")?.file;
         Ok(Release { index: made.split.index.to_text(), layout })
     }
 }
 
 /// What the next build knows of a first one.
-fn known(Release { index, layout }: &Release) -> Result<Before> {
+fn known(Release { index, layout }: &Release) -> Result<PreviousImage> {
     let map = Arc::new(LayoutMap::decode(layout)?);
     let base = Some((Stored { serial: Serial::FIRST, digest: Digest::of(layout) }, map.clone()));
-    Ok(Before { index: Index::decode(&index[..])?, map, base })
+    Ok(PreviousImage { index: Index::decode(&index[..])?, map, base })
 }
 
 /// From the archive on, as a build does, to blocks, index and layout.
 fn build(
     side: &Side,
     serial: Serial,
-    before: Option<&Before>,
+    before: Option<&PreviousImage>,
     codec: Codec,
     store: &mut Store,
-) -> Result<Made> {
+) -> Result<BuiltImage> {
     let mut watch = Watch::start();
     let mut spools = Spools::new();
     let spool = spools.open(&side.archive)?;
@@ -389,30 +391,33 @@ fn build(
 
 /// What each choice of a layout gains: new blocks and bytes of the update, pieces of files and holes after it.
 fn choices(work: &Path, before: &Side, after: &Side) -> Result<()> {
-    let all = Choices::default();
+    let all = LayoutChoices::default();
     println!(
         "{:52} {:>8} {:>12} {:>16} {:>16} {:>8}",
         "choices", "blocks", "bytes", "pieces of files", "their blocks", "in use"
     );
     for (name, choices) in [
         ("all", all),
-        ("large files not aligned", Choices { aligned: false, ..all }),
-        ("freed pages: runs of 1", Choices { least_run: 1, ..all }),
-        ("freed pages: runs of 2", Choices { least_run: 2, ..all }),
-        ("freed pages: runs of 3", Choices { least_run: 3, ..all }),
-        ("freed pages: runs of 16", Choices { least_run: 16, ..all }),
-        ("freed pages: none but in blocks that are read anyway", Choices { least_run: u32::MAX, ..all }),
+        ("large files not aligned", LayoutChoices { aligned: false, ..all }),
+        ("freed pages: runs of 1", LayoutChoices { least_run: 1, ..all }),
+        ("freed pages: runs of 2", LayoutChoices { least_run: 2, ..all }),
+        ("freed pages: runs of 3", LayoutChoices { least_run: 3, ..all }),
+        ("freed pages: runs of 16", LayoutChoices { least_run: 16, ..all }),
+        (
+            "freed pages: none but in blocks that are read anyway",
+            LayoutChoices { least_run: u32::MAX, ..all },
+        ),
     ] {
         let stores = work.join("choices");
         let _ = fs::remove_dir_all(&stores);
         let mut store = Store::open(&stores)?;
         // Fast: only what is written counts, and ratios of it.
         let codec = Codec::libdeflate(1)?;
-        let first = Wanted { choices, ..wanted(before, Serial::FIRST, codec)? };
+        let first = ImageSpec { choices, ..wanted(before, Serial::FIRST, codec)? };
         let first = made(&first, &before.tree, &before.spools, None, &mut store)?;
         let known = known(&Release::of(&first, None)?)?;
         store.trust(&known.index);
-        let next = Wanted { choices, ..wanted(after, Serial::FIRST.next().ok_or("no serial")?, codec)? };
+        let next = ImageSpec { choices, ..wanted(after, Serial::FIRST.next().ok_or("no serial")?, codec)? };
         let second = made(&next, &after.tree, &after.spools, Some(&known), &mut store)?;
         let layout = second.layout.as_ref().ok_or("no layout")?;
         let pieces: usize = layout.inodes.iter().map(|inode| inode.data.len()).sum();
@@ -446,7 +451,8 @@ fn shared(work: &Path, one: &Side, other: &Side) -> Result<()> {
         let mut store = Store::open(&stores)?;
         let mut objects = |side: &Side| -> Result<Vec<Object>> {
             let wanted = wanted(side, Serial::FIRST, Codec::default())?;
-            let wanted = Wanted { choices: Choices { aligned, ..Choices::default() }, ..wanted };
+            let wanted =
+                ImageSpec { choices: LayoutChoices { aligned, ..LayoutChoices::default() }, ..wanted };
             let made = made(&wanted, &side.tree, &side.spools, None, &mut store)?;
             Ok(made.split.index.objects().to_vec())
         };

@@ -6,15 +6,17 @@ use super::doctor::CacheArg;
 use super::{Failure, Session, print};
 use crate::debian::{ArchiveMirrors, MmdebstrapMode};
 use crate::downloads::apt;
-use crate::pipeline::facts::Step;
-use crate::pipeline::{self, Built, Request, Signer};
+use crate::pipeline::build_record::StepRecord;
+use crate::pipeline::step_cache::DEFAULT_LIMIT;
+use crate::pipeline::{self, Built, ReleaseSigner, Request};
 use crate::project::client_program;
 use crate::project::folder::{self, Project};
 use crate::project::keys::KeyFiles;
 use crate::project::preflight::{self, Purpose};
-use crate::recipe::Recipe;
 use crate::recipe::lock::Lock;
+use crate::recipe::{Recipe, Size};
 use crate::repository::published::Published;
+use crate::yaml::Scalar;
 use formats::report::{Exit, counted, size};
 use system::clock;
 
@@ -59,6 +61,10 @@ pub(super) struct Common {
     offline: bool,
     #[command(flatten)]
     cache: CacheArg,
+    /// Largest size of the cache, e.g. 20GiB or 500MiB; at its end, a build removes what was used longest ago
+    /// [default: 20GiB]
+    #[arg(long, value_name = "SIZE", value_parser = cache_size)]
+    cache_max: Option<u64>,
 }
 
 pub(super) const ENVIRONMENT: &str = "\
@@ -85,6 +91,7 @@ pub(super) struct Meant {
     pub previous: Option<Published>,
     repack: bool,
     offline: bool,
+    cache_limit: u64,
 }
 
 impl Meant {
@@ -100,6 +107,7 @@ impl Meant {
         let public = KeyFiles::public_of(&key)?;
         let previous = args.previous.as_deref().map(|place| Published::open(place, 1)).transpose()?;
         let (repack, offline) = (args.repack, args.offline);
+        let cache_limit = args.cache_max.unwrap_or(DEFAULT_LIMIT);
         Ok(Meant {
             project,
             recipe,
@@ -115,6 +123,7 @@ impl Meant {
             previous,
             repack,
             offline,
+            cache_limit,
         })
     }
 
@@ -125,6 +134,7 @@ impl Meant {
             project: &self.project,
             out,
             cache: &self.cache,
+            cache_limit: self.cache_limit,
             mirrors: &self.mirrors,
             mode: if rustix::process::geteuid().is_root() {
                 MmdebstrapMode::Root
@@ -150,7 +160,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let key = KeyFiles::sign_with(&meant.key)?;
     let variable = || std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into);
     let imgfetch = client_program::read(meant.imgfetch.clone().or_else(variable))?;
-    let signer = Signer { key: &key, name: &meant.key };
+    let signer = ReleaseSigner { key: &key, name: &meant.key };
     let built = pipeline::build(&meant.request(&meant.out, &imgfetch, session), &signer)?;
     if !session.quiet {
         print(&summary(&built, &meant.out))?;
@@ -161,6 +171,11 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
 /// Where a recipe is built unless another place is named.
 pub(super) fn out_of(recipe: &Recipe) -> PathBuf {
     Path::new("out").join(recipe.name.as_str())
+}
+
+/// `--cache-max`: a number of bytes, or with a unit.
+fn cache_size(text: &str) -> Result<u64, String> {
+    Size::read(text).map(|size| size.0).map_err(|wrong| format!("{}; {}", wrong.what, wrong.instead))
 }
 
 fn mirrors(given: &[String]) -> Result<ArchiveMirrors, Failure> {
@@ -186,13 +201,13 @@ fn epoch() -> Result<Option<i64>, Failure> {
 }
 
 fn summary(built: &Built, out: &Path) -> String {
-    let facts = &built.facts;
-    let mut text = format!("{}: release {}\n\n", facts.name, facts.serial);
-    for Step { name, seconds, cached, .. } in &facts.steps {
+    let record = &built.record;
+    let mut text = format!("{}: release {}\n\n", record.name, record.serial);
+    for StepRecord { name, seconds, cached, .. } in &record.steps {
         text.push_str(&format!("{name:24} {seconds:6.1} s{}\n", if *cached { "  cached" } else { "" }));
     }
     text.push_str("\nimage           on disk     blocks      files  compressed\n");
-    for image in &facts.images {
+    for image in &record.images {
         text.push_str(&format!(
             "{:12} {:>10} {:>10} {:>10} {:>11}\n",
             image.name,
@@ -202,7 +217,7 @@ fn summary(built: &Built, out: &Path) -> String {
             size(image.compressed)
         ));
     }
-    text.push_str(&format!("\n{}\n{}\n", built.iso.display(), facts.parts));
+    text.push_str(&format!("\n{}\n{}\n", built.iso.display(), record.parts));
     let files = counted(built.upload.steps().count() as u64, "file");
     let bytes = size(built.upload.bytes());
     text.push_str(&format!("{}: {files}, {bytes} to send\n", out.join("upload.txt").display()));

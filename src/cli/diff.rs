@@ -34,12 +34,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
-    let sides = [&args.old, &args.new].map(|side| Side::parse(side));
+    let sides = [&args.old, &args.new].map(|side| ReleaseArg::parse(side));
     let [old, new] = &sides;
     let (before, after) =
         (Published::open(Path::new(old.place), 1)?, Published::open(Path::new(new.place), 1)?);
     let keys = keys(&args.key, [(old.place, &before), (new.place, &after)])?;
-    let read = |side: &Side<'_>, files: &dyn MirrorFiles| {
+    let read = |side: &ReleaseArg<'_>, files: &dyn MirrorFiles| {
         Publication::read(files, &keys, side.serial).map_err(|error| Failure::at(side.place, error))
     };
     let (old, new) = (read(old, &before)?, read(new, &Either(&after, &before))?);
@@ -63,17 +63,17 @@ pub(super) fn show(changes: &ReleaseChanges, json: bool) -> Result<Exit, Failure
     Ok(Exit::Done)
 }
 
-struct Side<'a> {
+struct ReleaseArg<'a> {
     place: &'a str,
     serial: Option<Serial>,
 }
 
-impl<'a> Side<'a> {
+impl<'a> ReleaseArg<'a> {
     fn parse(text: &'a str) -> Self {
         let split = text.rsplit_once('@').and_then(|(place, serial)| Some((place, serial.parse().ok()?)));
         match split.and_then(|(place, serial)| Some((place, Serial::new(serial)?))) {
-            Some((place, serial)) => Side { place, serial: Some(serial) },
-            None => Side { place: text, serial: None },
+            Some((place, serial)) => ReleaseArg { place, serial: Some(serial) },
+            None => ReleaseArg { place: text, serial: None },
         }
     }
 }

@@ -7,8 +7,8 @@ use clap::ValueEnum;
 use super::tree::Tree;
 use super::{Failure, Session, print};
 use crate::iso::offline::{BlockSelection, Disc};
-use crate::pipeline::facts::{Facts, LOGS};
-use crate::pipeline::offline_medium::{self, Request};
+use crate::pipeline::build_record::{BuildRecord, LOGS};
+use crate::pipeline::offline_medium::{self, OfflineMediumRequest};
 use formats::report::{Exit, size};
 
 #[derive(Debug, clap::Args)]
@@ -43,12 +43,12 @@ enum BlocksArg {
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let facts = Facts::read(&args.out)?;
+    let record = BuildRecord::read(&args.out)?;
     let tree = Tree::find(&args.out)?;
     let state = tree.state(&tree.keys(&[])?)?;
-    let target = args.to.unwrap_or_else(|| args.out.join(format!("{}-blocks.iso", facts.name)));
-    let made = offline_medium::make(&Request {
-        iso: &args.out.join(&facts.iso),
+    let target = args.to.unwrap_or_else(|| args.out.join(format!("{}-blocks.iso", record.name)));
+    let made = offline_medium::make(&OfflineMediumRequest {
+        iso: &args.out.join(&record.iso),
         mirror: &tree.root,
         state: &state,
         blocks: match args.with_blocks {

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::build::out_of;
 use super::{Failure, Session};
-use crate::pipeline::facts::{Facts, MIRROR};
+use crate::pipeline::build_record::{BuildRecord, MIRROR};
 use crate::project::folder::Project;
 use crate::repository::server::Server;
 use crate::vm::accel::{self, Accel};
@@ -127,8 +127,8 @@ impl MachineArgs {
         session: &Session,
         token: Option<&str>,
         screen: Screen,
-    ) -> Result<(Facts, PreparedMachine), Failure> {
-        let facts = Facts::read(&self.out)?;
+    ) -> Result<(BuildRecord, PreparedMachine), Failure> {
+        let facts = BuildRecord::read(&self.out)?;
         if let Some(entry) = &self.entry
             && !facts.entries.contains(entry)
         {

@@ -8,8 +8,8 @@ use super::machine::MachineArgs;
 use super::test::{expected, token};
 use super::{Failure, Session, print};
 use crate::pipeline::boot_order::{self, Seen};
+use crate::pipeline::build_record::{BuildRecord, LOGS, MIRROR};
 use crate::pipeline::changes::Publication;
-use crate::pipeline::facts::{Facts, LOGS, MIRROR};
 use crate::pipeline::prefetch;
 use crate::recipe::MenuEntry;
 use crate::repository::mirror::trusted;
@@ -161,7 +161,7 @@ struct Boot {
 }
 
 /// Boots once and returns what was read.
-fn boot(args: &Args, session: &Session) -> Result<(Facts, Boot), Failure> {
+fn boot(args: &Args, session: &Session) -> Result<(BuildRecord, Boot), Failure> {
     let token = token()?;
     let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;
     let mut templates = facts.expect.lines.clone();
@@ -203,7 +203,7 @@ fn boot(args: &Args, session: &Session) -> Result<(Facts, Boot), Failure> {
 }
 
 /// The newest map of each image of the build.
-fn indexes(out: &Path, facts: &Facts) -> Result<Vec<Index>, Failure> {
+fn indexes(out: &Path, facts: &BuildRecord) -> Result<Vec<Index>, Failure> {
     let store = Store::open(out.join(MIRROR))?;
     let mut found = Vec::new();
     for image in &facts.images {

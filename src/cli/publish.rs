@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tree::{Tree, http};
 use super::{Failure, Session, print};
-use crate::pipeline::facts::PublishTarget;
+use crate::pipeline::build_record::RecordedTarget;
 use crate::publish::{
     self, FileToSend, Job, LeaseToken, MirrorFiles, PublishOptions, PublishPlan, PublishResult, ReleaseState,
     Target,
@@ -100,7 +100,7 @@ pub(super) fn new_token() -> Result<LeaseToken, FileError> {
     Ok(LeaseToken::new(&text).expect("32 hex digits"))
 }
 
-fn parsed(target: &PublishTarget) -> Result<(Target, Option<MirrorUrl>), Failure> {
+fn parsed(target: &RecordedTarget) -> Result<(Target, Option<MirrorUrl>), Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let to = target.to.parse::<Target>().map_err(|error| usage(&error))?;
     let url = target.url.as_deref().map(MirrorUrl::typed).transpose().map_err(|error| usage(&error))?;
@@ -109,11 +109,11 @@ fn parsed(target: &PublishTarget) -> Result<(Target, Option<MirrorUrl>), Failure
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let tree = Tree::find(&args.out)?;
-    let given: Vec<PublishTarget> = args
+    let given: Vec<RecordedTarget> = args
         .to
         .iter()
         .enumerate()
-        .map(|(at, to)| PublishTarget { to: to.clone(), url: args.url.get(at).cloned() })
+        .map(|(at, to)| RecordedTarget { to: to.clone(), url: args.url.get(at).cloned() })
         .collect();
     if args.url.len() > given.len() {
         return Err(Failure::Usage("more --url than --to; give at most one URL for each target".into()));

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{Tree, published};
 use super::{Failure, Session, print};
-use crate::pipeline::facts::Facts;
-use crate::pipeline::resign::{self, Again, AgainError, Signing};
+use crate::pipeline::build_record::BuildRecord;
+use crate::pipeline::resign::{ResignAction, ResignError, Signing, resign};
 use crate::project::keys::KeyFiles;
 use crate::publish::{Listed, MirrorFiles, image_files, read_latest};
 use crate::recipe::Seconds;
@@ -94,7 +94,7 @@ pub(super) struct RollbackArgs {
     #[arg(long)]
     revoke: bool,
     #[command(flatten)]
-    signer: Signer,
+    signer: SignerArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,7 +110,7 @@ pub(super) struct RefreshArgs {
     #[arg(long, value_name = "SERIAL")]
     min_serial: Option<u64>,
     #[command(flatten)]
-    signer: Signer,
+    signer: SignerArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,12 +126,12 @@ pub(super) struct RotateArgs {
     #[arg(long, value_name = "KEY")]
     to: String,
     #[command(flatten)]
-    signer: Signer,
+    signer: SignerArgs,
 }
 
 /// Who signs, and until when.
 #[derive(Debug, clap::Args)]
-struct Signer {
+struct SignerArgs {
     /// Signing key: NAME for the file NAME.key; env:VARIABLE; command:COMMAND, which prints the key; or
     /// sign:PUBLIC:COMMAND, which signs [default: the build's]
     #[arg(long, value_name = "KEY")]
@@ -141,8 +141,8 @@ struct Signer {
     fresh: Option<String>,
 }
 
-impl Signer {
-    fn sign(&self, out: &Path, what: &Again, next: Option<&SigningKey>) -> Result<Exit, Failure> {
+impl SignerArgs {
+    fn sign(&self, out: &Path, action: &ResignAction, next: Option<&SigningKey>) -> Result<Exit, Failure> {
         let tree = Tree::find(out)?;
         let name = self.key.clone().or_else(|| Some(tree.publish.key.clone()).filter(|key| !key.is_empty()));
         let Some(name) = name else {
@@ -174,7 +174,7 @@ impl Signer {
             retain: tree.publish.retain,
             fresh,
         };
-        let upload = resign::again(&tree.root, &manifest, what, &signing)?;
+        let upload = resign(&tree.root, &manifest, action, &signing)?;
         print(&format!(
             "release {}: {}, {} bytes to send; send it with: imgfactory publish {}\n",
             upload.serial,
@@ -192,48 +192,48 @@ fn serial(option: &str, number: u64) -> Result<Serial, Failure> {
 
 pub(super) fn rollback(args: RollbackArgs, _: &Session) -> Result<Exit, Failure> {
     let to = serial("--to", args.to)?;
-    args.signer.sign(&args.out, &Again::Rollback { to, revoke: args.revoke }, None)
+    args.signer.sign(&args.out, &ResignAction::Rollback { to, revoke: args.revoke }, None)
 }
 
 pub(super) fn refresh(args: RefreshArgs, _: &Session) -> Result<Exit, Failure> {
     let min = args.min_serial.map(|min| serial("--min-serial", min)).transpose()?;
-    args.signer.sign(&args.out, &Again::Refresh { min }, None)
+    args.signer.sign(&args.out, &ResignAction::Refresh { min }, None)
 }
 
 pub(super) fn rotate(args: RotateArgs, _: &Session) -> Result<Exit, Failure> {
     let next = KeyFiles::sign_with(&args.to)?;
     // The build's note of whose it is: first that both are to be believed, then that the new one signs. So what is cut
     // between them can be done again.
-    let before = Facts::read(&args.out).ok();
-    let mut facts = before.clone();
-    if let Some(facts) = &mut facts
-        && !facts.publish.keys.contains(&next.public_base64())
+    let previous = BuildRecord::read(&args.out).ok();
+    let mut record = previous.clone();
+    if let Some(record) = &mut record
+        && !record.publish.keys.contains(&next.public_base64())
     {
-        facts.publish.keys.insert(0, next.public_base64());
-        facts.write(&args.out)?;
+        record.publish.keys.insert(0, next.public_base64());
+        record.write(&args.out)?;
     }
-    let result = args.signer.sign(&args.out, &Again::Rotate, Some(&next));
+    let result = args.signer.sign(&args.out, &ResignAction::Rotate, Some(&next));
     let why = match &result {
-        Err(Failure::Failed(error)) => error.downcast_ref::<AgainError>(),
+        Err(Failure::Failed(error)) => error.downcast_ref::<ResignError>(),
         _ => None,
     };
     let exit = match why {
         // As an attempt that was cut short may have left it.
-        Some(done @ AgainError::Signs { .. }) => {
+        Some(done @ ResignError::Signs { .. }) => {
             print(&format!("{done}\n"))?;
             Exit::Done
         }
-        Some(AgainError::Rotated(_)) => {
-            if let Some(before) = before {
-                before.write(&args.out)?;
+        Some(ResignError::Rotated(_)) => {
+            if let Some(previous) = previous {
+                previous.write(&args.out)?;
             }
             return result;
         }
         _ => result?,
     };
-    if let Some(mut facts) = facts {
-        facts.publish.key = args.to;
-        facts.write(&args.out)?;
+    if let Some(mut record) = record {
+        record.publish.key = args.to;
+        record.write(&args.out)?;
     }
     Ok(exit)
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Failure, Session, print};
-use crate::pipeline::facts::{FILE, MIRROR};
+use crate::pipeline::build_record::{FILE, MIRROR};
 use crate::repository::server::Server;
 
 #[derive(Debug, clap::Args)]

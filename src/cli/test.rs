@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::machine::MachineArgs;
 use super::{Failure, Session, print};
-use crate::pipeline::facts::LOGS;
+use crate::pipeline::build_record::LOGS;
 use crate::recipe::MenuEntry;
 use crate::repository::server::Server;
 use crate::templates::{TemplateError, context, render_text};

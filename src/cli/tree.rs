@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::pipeline::facts::{FILE, Facts, MIRROR, Publish};
+use crate::pipeline::build_record::{BuildRecord, FILE, MIRROR, PublishRecord};
 use crate::publish::{ReleaseState, follow, read_state};
 use crate::repository::mirror::trusted;
 use crate::repository::published::Published;
@@ -16,7 +16,7 @@ pub(super) struct Tree {
     /// Directory with `latest`.
     pub root: PathBuf,
     /// What its build noted.
-    pub publish: Publish,
+    pub publish: PublishRecord,
 }
 
 impl Tree {
@@ -30,10 +30,10 @@ impl Tree {
         }
         let inner = dir.join(MIRROR);
         if dir.join(FILE).is_file() && inner.is_dir() {
-            return Ok(Tree { root: inner, publish: Facts::read(dir)?.publish });
+            return Ok(Tree { root: inner, publish: BuildRecord::read(dir)?.publish });
         }
         let root = if inner.join("latest").is_file() { inner } else { dir.into() };
-        Ok(Tree { root, publish: Publish::default() })
+        Ok(Tree { root, publish: PublishRecord::default() })
     }
 
     /// Who may have signed it.

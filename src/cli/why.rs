@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Session, print};
-use crate::pipeline::facts::{FILE, Facts, Step};
+use crate::pipeline::build_record::{BuildRecord, FILE, StepRecord};
 use formats::report::Exit;
 
 /// Lines of inputs that are shown for a step, unless all are wanted.
@@ -31,22 +31,22 @@ pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
         Some(out) => out,
         None => only_build(Path::new("out"))?,
     };
-    let facts = Facts::read(&out)?;
+    let record = BuildRecord::read(&out)?;
     let wanted = args.step.join(" ");
-    let steps: Vec<&Step> =
-        facts.steps.iter().filter(|step| wanted.is_empty() || step.name == wanted).collect();
+    let steps: Vec<&StepRecord> =
+        record.steps.iter().filter(|step| wanted.is_empty() || step.name == wanted).collect();
     if steps.is_empty() {
-        let names: Vec<_> = facts.steps.iter().map(|step| format!("`{}`", step.name)).collect();
+        let names: Vec<_> = record.steps.iter().map(|step| format!("`{}`", step.name)).collect();
         return Err(Failure::Usage(format!("no step `{wanted}`; the build has {}", names.join(", "))));
     }
-    let told: Vec<String> =
-        steps.iter().map(|step| tell(step, args.all || !wanted.is_empty(), args.all)).collect();
-    print(&told.concat())?;
+    let all_changes = args.all || !wanted.is_empty();
+    let texts: Vec<String> = steps.iter().map(|step| explain(step, all_changes, args.all)).collect();
+    print(&texts.concat())?;
     Ok(Exit::Done)
 }
 
-fn tell(step: &Step, whole: bool, inputs: bool) -> String {
-    let Step { name, seconds, cached, because, .. } = step;
+fn explain(step: &StepRecord, all_changes: bool, all_inputs: bool) -> String {
+    let StepRecord { name, seconds, cached, inputs, inputs_hash, found, because } = step;
     let mut text = match (cached, because.is_empty()) {
         (true, true) => format!("{name}: nothing changed; used the cached result, in {seconds:.1} s\n"),
         (true, false) => format!(
@@ -54,13 +54,17 @@ fn tell(step: &Step, whole: bool, inputs: bool) -> String {
         ),
         (false, _) => format!("{name}: ran, in {seconds:.1} s\n"),
     };
-    let shown = if whole { because.len() } else { SHOWN };
+    let shown = if all_changes { because.len() } else { SHOWN };
     because.iter().take(shown).for_each(|line| text.push_str(&format!("  {line}\n")));
     if because.len() > shown {
         text.push_str(&format!("  and {} more\n", because.len() - shown));
     }
-    if inputs {
-        step.inputs.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+    if all_inputs {
+        inputs.lines().iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+        if !inputs_hash.is_empty() {
+            text.push_str(&format!("    hash of the inputs: {inputs_hash}\n"));
+        }
+        found.lines().iter().for_each(|line| text.push_str(&format!("    found while it ran: {line}\n")));
     }
     text
 }

@@ -1,4 +1,4 @@
-//! How a tree is made: mmdebstrap's arguments, the files it needs, the name that says all of it.
+//! How a tree is made: mmdebstrap's arguments, the files it needs, all that it depends on.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use formats::digest::Sha256;
 
-use super::{AptSource, InRelease, PackageSet, SetError, word};
+use super::{AptSource, InRelease, PackageSet, Script, SetError, word};
 
 /// How mmdebstrap becomes root in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,32 +82,26 @@ impl TreePlan {
         self.sources.iter().map(|(_, inrelease)| inrelease.date).max().unwrap_or(self.epoch)
     }
 
-    /// The name of what comes out, in 64 hex digits: one name, one tree. The mode has no part in it, nor have
-    /// this machine's options for apt.
-    pub fn key(&self) -> String {
-        Sha256::of(self.inputs().concat().as_bytes()).to_string()
-    }
-
-    /// All that a tree depends on, a line each, with the newline.
-    pub fn inputs(&self) -> Vec<String> {
+    /// All that a tree depends on: names and values, in order. The mode is not among them, nor are this machine's
+    /// options for apt.
+    pub fn inputs(&self) -> Vec<(String, String)> {
         let PackageSet { suite, variant, components: _, sources: _, packages, apt_options, scripts } =
             &self.set;
-        let mut text = format!("tree {GENERATION}\nsuite {suite}\nvariant {variant}\nepoch {}\n", self.epoch);
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "finish {}", Sha256::of(FINISH_SCRIPT.as_bytes()));
-        for (source, inrelease) in &self.sources {
-            let _ = writeln!(text, "source {} {source}", inrelease.sha256);
-        }
-        for package in packages {
-            let _ = writeln!(text, "package {package}");
-        }
-        for option in apt_options {
-            let _ = writeln!(text, "apt {option:?}");
-        }
-        for script in scripts {
-            let _ = writeln!(text, "script {} {:?}", Sha256::of(&script.text), script.name);
-        }
-        text.split_inclusive('\n').map(str::to_owned).collect()
+        let mut inputs = vec![
+            ("generation".to_owned(), GENERATION.to_string()),
+            ("suite".to_owned(), suite.clone()),
+            ("variant".to_owned(), variant.clone()),
+            ("epoch".to_owned(), self.epoch.to_string()),
+            ("finish script".to_owned(), Sha256::of(FINISH_SCRIPT.as_bytes()).to_string()),
+        ];
+        let sources = self.sources.iter();
+        inputs.extend(sources.map(|(source, inrelease)| (source.to_string(), inrelease.sha256.to_string())));
+        inputs.extend(packages.iter().map(|package| (format!("package {package}"), String::new())));
+        inputs.extend(apt_options.iter().map(|option| (format!("apt option {option}"), String::new())));
+        let script =
+            |script: &Script| (format!("script {}", script.name), Sha256::of(&script.text).to_string());
+        inputs.extend(scripts.iter().map(script));
+        inputs
     }
 
     /// The files that [`TreePlan::arguments`] names. `host_options`: what apt needs to reach the archives from
@@ -209,7 +203,7 @@ fn script_file(index: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::debian::{ArchiveMirrors, Script, tests::set};
+    use crate::debian::{ArchiveMirrors, tests::set};
 
     fn plan(change: impl FnOnce(&mut PackageSet), date: i64, epoch: Option<i64>) -> TreePlan {
         let mut set = set();
@@ -265,10 +259,10 @@ mod tests {
     }
 
     #[test]
-    fn whatever_changes_the_tree_changes_its_name() {
+    fn whatever_changes_the_tree_changes_its_inputs() {
         type Change = fn(&mut PackageSet);
         let base = plan(|_| (), 1000, None);
-        assert_eq!(base.key(), plan(|_| (), 1000, None).key());
+        assert_eq!(base.inputs(), plan(|_| (), 1000, None).inputs());
         let changes: [Change; 6] = [
             |set| set.variant = "apt".into(),
             |set| set.packages.push("vim".into()),
@@ -277,11 +271,11 @@ mod tests {
             |set| set.apt_options.push("APT::Install-Recommends \"true\"".into()),
             |set| set.scripts.push(script("#!/bin/sh\n")),
         ];
-        let mut keys: Vec<String> = changes.iter().map(|change| plan(change, 1000, None).key()).collect();
-        keys.push(plan(|set| set.scripts.push(script("#!/bin/sh\ntrue\n")), 1000, None).key());
-        keys.push(plan(|_| (), 1001, None).key());
-        keys.push(plan(|_| (), 1000, Some(999)).key());
-        keys.push(base.key());
+        let mut keys: Vec<_> = changes.iter().map(|change| plan(change, 1000, None).inputs()).collect();
+        keys.push(plan(|set| set.scripts.push(script("#!/bin/sh\ntrue\n")), 1000, None).inputs());
+        keys.push(plan(|_| (), 1001, None).inputs());
+        keys.push(plan(|_| (), 1000, Some(999)).inputs());
+        keys.push(base.inputs());
         let count = keys.len();
         keys.sort();
         keys.dedup();

@@ -91,12 +91,28 @@ pub struct ThirdPartySources<'a> {
     pub progress: &'a dyn Progress,
     /// Files whose sum was checked in this run.
     checked: RefCell<BTreeMap<Sum, PathBuf>>,
+    /// Small texts that were read in this run.
+    texts: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// Marks a file of the cache as used, if it is there.
+    hold: Option<&'a dyn Fn(&Path) -> bool>,
 }
 
 impl<'a> ThirdPartySources<'a> {
     /// Nothing is looked at yet.
     pub fn new(dir: Option<&'a Path>, cache: &'a Path, offline: bool, progress: &'a dyn Progress) -> Self {
-        ThirdPartySources { dir, cache, offline, progress, checked: RefCell::default() }
+        let (checked, texts) = (RefCell::default(), RefCell::default());
+        ThirdPartySources { dir, cache, offline, progress, checked, texts, hold: None }
+    }
+
+    /// Has `hold` mark each file of the cache that is given out, so that no other build removes it meanwhile. It says
+    /// whether the file is there.
+    pub fn holding(self, hold: &'a dyn Fn(&Path) -> bool) -> Self {
+        ThirdPartySources { hold: Some(hold), ..self }
+    }
+
+    /// Whether a file of the cache is there; it is then marked as used.
+    fn is_there(&self, path: &Path) -> bool {
+        self.hold.map_or_else(|| path.exists(), |hold| hold(path))
     }
 
     /// A file that has `sum`, wherever it comes from.
@@ -126,7 +142,7 @@ impl<'a> ThirdPartySources<'a> {
             return Err(error);
         }
         let kept = self.kept(&format!("{}-{}", sum.algorithm(), sum.hex()))?;
-        if kept.exists() {
+        if self.is_there(&kept) {
             if self.sum_of(&kept, sum.algorithm())? == *sum {
                 return Ok(kept);
             }
@@ -141,6 +157,7 @@ impl<'a> ThirdPartySources<'a> {
                 Err(format!("its {} is {found} instead of {sum}", sum.algorithm()))
             }
         })?;
+        self.is_there(&kept);
         Ok(kept)
     }
 
@@ -174,16 +191,22 @@ impl<'a> ThirdPartySources<'a> {
             return Ok(files::read_at_most(path, limit)?);
         }
         let name: String = urls.first().map(String::as_str).unwrap_or_default().chars().map(safe).collect();
+        if let Some(text) = self.texts.borrow().get(&name) {
+            return Ok(text.clone());
+        }
         let kept = self.kept(&name)?;
         if self.offline {
-            if kept.exists() {
+            if self.is_there(&kept) {
                 return Ok(files::read_at_most(kept, limit)?);
             }
             let url = urls.first().cloned().unwrap_or_default();
             return Err(ThirdPartyError::Offline { url, dir: self.dir.map(Into::into) });
         }
         self.fetch(urls, |_| Ok(kept.clone()))?;
-        Ok(files::read_at_most(kept, limit)?)
+        self.is_there(&kept);
+        let text = files::read_at_most(kept, limit)?;
+        self.texts.borrow_mut().insert(name, text.clone());
+        Ok(text)
     }
 
     /// A file of the cache's own, made by `make` if it is not there: what a source is when it is inflated.
@@ -198,10 +221,11 @@ impl<'a> ThirdPartySources<'a> {
         let dir = self.cache.join("sources");
         files::create_dir_all(&dir)?;
         let path = dir.join(name);
-        if !path.exists() {
+        if !self.is_there(&path) {
             let mut file = AtomicFile::create(&path)?;
             make(&mut file)?;
             file.commit()?;
+            self.is_there(&path);
         }
         Ok(path)
     }

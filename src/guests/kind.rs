@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::services::{BoxError, BuildServices, ThirdPartyFiles};
+use super::services::{BoxError, BuildServices, Inputs, ThirdPartyFiles};
 use crate::ext2::{InodeSize, Profile};
 use crate::foreign::sums::Sum;
 use crate::recipe::{Guest, GuestKind};
@@ -28,6 +28,14 @@ pub trait GuestBuilder {
     /// # Errors
     /// When a list of files can't be had.
     fn files_to_lock(&self, files: &dyn ThirdPartyFiles) -> Result<Vec<FileToLock>, BoxError>;
+
+    /// What its image's contents depend on, without the overlays that the pipeline applies: names and values, in order. A
+    /// third-party file is known by its checksum: where it was fetched has no part. The pipeline asks for them before it
+    /// calls [`GuestBuilder::build`].
+    ///
+    /// # Errors
+    /// The kind's own, without the guest's name.
+    fn inputs(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<Inputs, BoxError>;
 
     /// Makes its image's contents. The pipeline applies overlays to a tree; a kind that makes a disk of files applies
     /// them itself, by [`BuildServices::apply_overlays`].
@@ -103,10 +111,8 @@ pub struct GuestTree {
     pub profile: Profile,
     /// Whether it starts with a Linux kernel and a miniroot of ours.
     pub linux: bool,
-    /// Whether they came out of the cache as a whole.
-    pub cached: bool,
-    /// What they depend on, a line each; none if that is not known.
-    pub inputs: Vec<String>,
+    /// Whether they came out of the cache as a whole; `None` of a kind that is not kept there.
+    pub cached: Option<bool>,
 }
 
 /// A disk's bytes.

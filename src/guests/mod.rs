@@ -35,7 +35,7 @@ pub use host::{GuestError, install_in_host};
 pub use kind::{
     DataDisk, DiskContents, FileToLock, GuestBuilder, GuestContents, GuestTree, Starter, builder,
 };
-pub use services::{BoxError, BuildServices, ServiceError, ThirdPartyFiles};
+pub use services::{BoxError, BuildServices, Inputs, ServiceError, ThirdPartyFiles};
 
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
 

@@ -14,6 +14,9 @@ use crate::tree::{Contents, SpoolId, Tree};
 /// Any error of a kind.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
+/// What something depends on: names and values, in order. A name may come again.
+pub type Inputs = Vec<(String, String)>;
+
 /// A service that failed; its text is that of the error within.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -102,11 +105,23 @@ pub trait BuildServices: ThirdPartyFiles {
     /// Shows the progress of a task of so many bytes; the result is called with each number of bytes that are done.
     fn progress(&self, task: &str, bytes: u64) -> Box<dyn Fn(u64) + '_>;
 
+    /// What [`BuildServices::debian_tree`] depends on.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    fn debian_inputs(&mut self, image: &str, debian: &Debian) -> Result<Inputs, ServiceError>;
+
     /// A tree of Debian packages for the image `image`, without overlays.
     ///
     /// # Errors
     /// [`ServiceError`].
     fn debian_tree(&mut self, image: &str, debian: &Debian) -> Result<PackageTree, ServiceError>;
+
+    /// What [`BuildServices::apply_overlays`] depends on: each overlay with its digest.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    fn overlay_inputs(&self, guest: &Guest) -> Result<Inputs, ServiceError>;
 
     /// Applies a guest's overlays to a tree of it. No time in the tree is later than `newest`.
     ///
@@ -124,8 +139,6 @@ pub struct PackageTree {
     pub newest: i64,
     /// Whether it came out of the cache.
     pub cached: bool,
-    /// What it depends on, a line each.
-    pub inputs: Vec<String>,
 }
 
 /// One run of a program, in an empty scratch directory.

@@ -12,15 +12,18 @@ use crate::foreign::sums::Sum;
 use crate::recipe::{Debian, Guest, ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use crate::tree::{Contents, SpoolId};
 
-struct NoFiles;
+/// The one file of the project.
+const KEY: &str = "keys/me.pub";
 
-impl ProjectFiles for NoFiles {
+struct OneFile;
+
+impl ProjectFiles for OneFile {
     fn overlays(&self) -> Vec<String> {
         Vec::new()
     }
 
-    fn file(&self, _: &ProjectPath) -> ProjectFile {
-        ProjectFile::Missing
+    fn file(&self, path: &ProjectPath) -> ProjectFile {
+        if path.as_str() == KEY { ProjectFile::Plain } else { ProjectFile::Missing }
     }
 }
 
@@ -28,7 +31,7 @@ fn guests(sections: &str) -> Vec<Guest> {
     let text = format!(
         "name: x\nhost: {{debian: {{}}}}\nboot: {{xen: true}}\nmachine: {{memory: 4GiB}}\nguests:\n{sections}"
     );
-    Recipe::parse("x.yaml", &text, &NoFiles).unwrap_or_else(|findings| panic!("{findings}")).guests
+    Recipe::parse("x.yaml", &text, &OneFile).unwrap_or_else(|findings| panic!("{findings}")).guests
 }
 
 /// Services whose files are in memory. Checksums are not looked at; a program's result is its command line.
@@ -109,9 +112,17 @@ impl BuildServices for InMemoryServices {
         Box::new(|_| ())
     }
 
+    fn debian_inputs(&mut self, image: &str, debian: &Debian) -> Result<Inputs, ServiceError> {
+        Ok(vec![("image".into(), image.into()), ("suite".into(), debian.suite.to_string())])
+    }
+
     fn debian_tree(&mut self, _: &str, _: &Debian) -> Result<PackageTree, ServiceError> {
         let tree = Tree::new(Meta::default());
-        Ok(PackageTree { tree, newest: 7, cached: true, inputs: vec!["suite trixie".into()] })
+        Ok(PackageTree { tree, newest: 7, cached: true })
+    }
+
+    fn overlay_inputs(&self, guest: &Guest) -> Result<Inputs, ServiceError> {
+        Ok(guest.overlays.iter().map(|overlay| (overlay.to_string(), "digest".into())).collect())
     }
 
     fn apply_overlays(&mut self, _: &Guest, _: &mut Tree, _: i64) -> Result<(), ServiceError> {
@@ -180,10 +191,65 @@ fn each_kind_has_a_starter_a_summary_and_what_a_lock_must_have() {
 }
 
 #[test]
-fn a_debian_guest_has_its_host_name_and_what_its_tree_depends_on() {
+fn each_kind_says_what_its_image_depends_on_before_anything_is_fetched() {
+    let sha256 = "0".repeat(64);
+    let source = |name: &str| format!("urls: ['http://a.example/{name}'], sha256: '{sha256}'");
+    let guests = guests(&format!(
+        "- {{name: a, debian: {{packages: [vim]}}}}\n\
+         - {{name: b, netbsd: {{version: '10.1', ssh-keys: [{KEY}]}}, hostname: box}}\n\
+         - {{name: c, plan9: {{flavour: 9front, {}, plan9-ini: [a=b, c=d]}}}}\n\
+         - {{name: d, disk: {{{}}}}}\n\
+         - {{name: e, knoppix: {{{}}}}}\n\
+         - {{name: f, knoppix: {{urls: ['http://a.example/f.iso'], form: device}}}}\n",
+        source("c.iso"),
+        source("d.qcow2"),
+        source("e.iso"),
+    ));
+    let mut memory = InMemoryServices::default();
+    let (sets, sum) = ("https://cdn.netbsd.org/pub/NetBSD/NetBSD-10.1/amd64/binary/", "1".repeat(128));
+    let list = |names: &[&str]| -> Vec<u8> {
+        names.iter().flat_map(|name| format!("SHA512 ({name}) = {sum}\n").into_bytes()).collect()
+    };
+    let mut files = memory.files.borrow_mut();
+    files.insert(format!("{sets}sets/SHA512").into(), list(&["base.tar.xz", "etc.tar.xz"]));
+    files.insert(format!("{sets}kernel/SHA512").into(), list(&["netbsd-XEN3_DOMU.gz"]));
+    files.insert(KEY.into(), b"ssh-ed25519 A".to_vec());
+    drop(files);
+    let said: Vec<String> = guests
+        .iter()
+        .map(|guest| {
+            let inputs = builder(&guest.kind).inputs(guest, &mut memory).unwrap();
+            let short = |value: String| value.replace(&sha256, "0*64").replace(&sum, "1*128");
+            let inputs: Vec<String> =
+                inputs.into_iter().map(|(name, value)| format!("{name}={}", short(value))).collect();
+            format!("{}: {}", guest.name, inputs.join(" "))
+        })
+        .collect();
+    let key = formats::digest::Sha256::of(b"ssh-ed25519 A");
+    assert_eq!(
+        said,
+        [
+            "a: image=a suite=trixie".to_owned(),
+            format!(
+                "b: version=10.1 architecture=amd64 host name=box devices=Minimal writable=true \
+                 base.tar.xz=sha512:1*128 etc.tar.xz=sha512:1*128 netbsd-XEN3_DOMU.gz=sha512:1*128 \
+                 {KEY}={key}"
+            ),
+            "c: file=c.iso checksum=sha256:0*64 flavour=9front console=Serial second disk=false plan9.ini=a=b \
+             plan9.ini=c=d"
+                .to_owned(),
+            "d: file=d.qcow2 checksum=sha256:0*64 format=qcow2".to_owned(),
+            "e: file=e.iso checksum=sha256:0*64 form=tree".to_owned(),
+            "f: file=f.iso checksum=none form=device".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_debian_guest_has_its_host_name() {
     let guests = guests("- {name: a, debian: {}, hostname: box}\n");
     let made = tree(&guests[0], &mut InMemoryServices::default());
-    assert_eq!((made.newest, made.linux, made.cached, made.inputs.len()), (7, true, true, 1));
+    assert_eq!((made.newest, made.linux, made.cached), (7, true, Some(true)));
     let id = made.tree.lookup(b"etc/hostname").unwrap();
     let Kind::File(content) = &made.tree.node(id).kind else { panic!() };
     assert_eq!(content.read_all(&Vec::<Vec<u8>>::new()).unwrap(), b"box\n");

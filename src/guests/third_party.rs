@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::services::{Argument, BoxError, BuildServices, ProgramRun, ServiceError};
+use super::services::{Argument, BoxError, BuildServices, Inputs, ProgramRun, ServiceError, ThirdPartyFiles};
 use super::{DiskContents, FileToLock};
 use crate::foreign::sums::Sum;
 use crate::recipe::{DiskFormat, ThirdPartySource};
@@ -86,17 +86,29 @@ fn urls(source: &ThirdPartySource) -> Vec<String> {
     source.urls.iter().map(ToString::to_string).collect()
 }
 
+/// The checksum of the recipe, or of its lock.
+fn known_sum(source: &ThirdPartySource, files: &dyn ThirdPartyFiles) -> Option<Sum> {
+    match &source.sha256 {
+        Some(sha256) => Some(Sum::Sha256(*sha256)),
+        None => urls(source).iter().find_map(|url| files.locked(url)),
+    }
+}
+
+/// What is made of the file depends on: its name, whose ending says how it is compressed, and its checksum.
+pub fn source_inputs(source: &ThirdPartySource, files: &dyn ThirdPartyFiles) -> Inputs {
+    // Without a checksum the step fails.
+    let sum = known_sum(source, files).map_or_else(|| "none".to_owned(), |sum| sum.to_string());
+    vec![("file".into(), source.file_name().into()), ("checksum".into(), sum)]
+}
+
 /// Fetches the file, by the checksum of the recipe or of its lock.
 ///
 /// # Errors
 /// [`SourceFault::Unpinned`], [`SourceFault::Service`].
 pub fn fetched(source: &ThirdPartySource, services: &dyn BuildServices) -> Result<CachedFile, SourceFault> {
     let urls = urls(source);
-    let sum = match &source.sha256 {
-        Some(hex) => Some(Sum::Sha256(*hex)),
-        None => urls.iter().find_map(|url| services.locked(url)),
-    };
-    let sum = sum.ok_or_else(|| SourceFault::Unpinned { url: urls.first().cloned().unwrap_or_default() })?;
+    let sum = known_sum(source, services)
+        .ok_or_else(|| SourceFault::Unpinned { url: urls.first().cloned().unwrap_or_default() })?;
     Ok(CachedFile { path: services.fetch(&urls, &sum)?, sum })
 }
 

@@ -1,5 +1,6 @@
 //! The services of a build for the kinds of guests: third-party files, the cache, programs, the project's files.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -7,17 +8,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::debian::{PackageSet, Script};
+use sha2::Digest as _;
+
+use crate::debian::{PackageSet, Script, TreePlan};
 use crate::downloads::third_party::ThirdPartySources;
 use crate::ext2::ReadAt;
 use crate::foreign::sums::Sum;
 use crate::guests::BoxError;
 use crate::guests::services::{
-    Argument, BuildServices, PackageTree, ProgramRun, ReadSeek, ServiceError, ThirdPartyFiles, WriteFile,
+    Argument, BuildServices, Inputs, PackageTree, ProgramRun, ReadSeek, ServiceError, ThirdPartyFiles,
+    WriteFile,
 };
 use crate::pipeline::Request;
+use crate::pipeline::step_cache::StepCache;
 use crate::pipeline::steps::systems::SystemError;
-use crate::pipeline::steps::tree::TreeMaker;
+use crate::pipeline::steps::tree::{self, TreeMaker};
 use crate::project::overlay;
 use crate::recipe::{Debian, Guest, HostName, OverlayName, ProjectPath};
 use crate::sys::image_file::ImageFile;
@@ -25,7 +30,9 @@ use crate::sys::process::{Tool, ToolError};
 use crate::sys::progress::Unit;
 use crate::sys::spool::Spools;
 use crate::templates::context;
+use crate::tree::overlay::{EntryKind, Overlay};
 use crate::tree::{Contents, Kind, Meta, Node, SpoolId, Tree};
+use formats::digest::Sha256;
 use formats::names::ImageName;
 use system::files::{self, FileError, Scratch};
 
@@ -38,26 +45,68 @@ const BUFFER: u64 = 1 << 20;
 pub struct GuestServices<'a> {
     request: &'a Request<'a>,
     sources: &'a ThirdPartySources<'a>,
+    cache: &'a StepCache<'a>,
     logs: PathBuf,
+    /// The plans of trees of Debian packages that are to be made, by their images' names.
+    plans: BTreeMap<String, TreePlan>,
     /// The contents of all trees.
     pub spools: Spools,
 }
 
 impl<'a> GuestServices<'a> {
-    /// Those of a build. `sources` has the third-party files; `logs` is the directory for logs of programs.
-    pub fn new(request: &'a Request<'a>, sources: &'a ThirdPartySources<'a>, logs: PathBuf) -> Self {
-        GuestServices { request, sources, logs, spools: Spools::new() }
+    /// Those of a build. `sources` has the third-party files, `cache` the trees of Debian packages; `logs` is the
+    /// directory for logs of programs.
+    pub fn new(
+        request: &'a Request<'a>,
+        sources: &'a ThirdPartySources<'a>,
+        cache: &'a StepCache<'a>,
+        logs: PathBuf,
+    ) -> Self {
+        GuestServices { request, sources, cache, logs, plans: BTreeMap::new(), spools: Spools::new() }
     }
 
-    /// Makes a tree of Debian packages.
+    /// Plans a tree of Debian packages.
     ///
     /// # Errors
     /// [`SystemError::Tree`].
-    pub fn set_tree(&mut self, name: &str, set: &PackageSet) -> Result<PackageTree, SystemError> {
-        let Request { cache, mirrors, mode, epoch, offline, progress, .. } = *self.request;
-        let maker = TreeMaker { cache, logs: &self.logs, mirrors, mode, epoch, offline, progress };
-        let made = maker.make(name, set, &mut self.spools)?;
-        Ok(PackageTree { tree: made.tree, newest: made.epoch, cached: made.cached, inputs: made.inputs })
+    pub fn plan_tree(&self, name: &str, set: &PackageSet) -> Result<TreePlan, SystemError> {
+        Ok(self.tree_maker().plan(name, set)?)
+    }
+
+    /// Makes a planned tree, or takes it out of the cache by the hash of its inputs.
+    ///
+    /// # Errors
+    /// [`SystemError::Tree`].
+    pub fn set_tree(&mut self, name: &str, plan: &TreePlan, key: Sha256) -> Result<PackageTree, SystemError> {
+        let mut spools = std::mem::take(&mut self.spools);
+        let made = self.tree_maker().make_planned(name, plan, key, &mut spools);
+        self.spools = spools;
+        let made = made?;
+        Ok(PackageTree { tree: made.tree, newest: made.epoch, cached: made.cached })
+    }
+
+    fn tree_maker(&self) -> TreeMaker<'_> {
+        let Request { mirrors, mode, epoch, offline, progress, .. } = *self.request;
+        TreeMaker { cache: self.cache, logs: &self.logs, mirrors, mode, epoch, offline, progress }
+    }
+
+    fn debian_plan(&self, image: &str, debian: &Debian) -> Result<TreePlan, SystemError> {
+        self.plan_tree(image, &PackageSet::of(debian, self.scripts(debian)?))
+    }
+
+    /// Reads an overlay; its larger files become some of `spools`.
+    fn load_overlay(
+        &self,
+        name: &ImageName,
+        overlay: &OverlayName,
+        hostname: &HostName,
+        spools: &mut Spools,
+    ) -> Result<Overlay, SystemError> {
+        let distribution = self.request.recipe.name.as_str();
+        let values = context! { name => distribution, image => name.as_str(), hostname => hostname.as_ref() };
+        overlay::load(self.request.project, overlay.as_ref(), &values, spools).map_err(|source| {
+            SystemError::LoadOverlay { name: name.clone(), overlay: overlay.to_string(), source }
+        })
     }
 
     /// Applies overlays, in order, to the tree of the image `name`.
@@ -72,21 +121,17 @@ impl<'a> GuestServices<'a> {
         tree: &mut Tree,
         newest: i64,
     ) -> Result<(), SystemError> {
-        let distribution = self.request.recipe.name.as_str();
-        let values = context! { name => distribution, image => name.as_str(), hostname => hostname.as_ref() };
-        for overlay in overlays {
-            let label = || (name.clone(), overlay.to_string());
-            let loaded = overlay::load(self.request.project, overlay.as_ref(), &values, &mut self.spools);
-            let loaded = loaded.map_err(|source| {
-                let (name, overlay) = label();
-                SystemError::LoadOverlay { name, overlay, source }
-            })?;
-            loaded.apply(tree, &self.spools, newest).map_err(|source| {
-                let (name, overlay) = label();
-                SystemError::Overlay { name, overlay, source }
-            })?;
-        }
-        Ok(())
+        let mut spools = std::mem::take(&mut self.spools);
+        let applied = overlays.iter().try_for_each(|overlay| {
+            let loaded = self.load_overlay(name, overlay, hostname, &mut spools)?;
+            loaded.apply(tree, &spools, newest).map_err(|source| SystemError::Overlay {
+                name: name.clone(),
+                overlay: overlay.to_string(),
+                source,
+            })
+        });
+        self.spools = spools;
+        applied
     }
 
     /// The scripts of a recipe's `customise`.
@@ -220,14 +265,63 @@ impl BuildServices for GuestServices<'_> {
         Box::new(move |done| task.advance(done))
     }
 
+    fn debian_inputs(&mut self, image: &str, debian: &Debian) -> Result<Inputs, ServiceError> {
+        let plan = self.debian_plan(image, debian).map_err(ServiceError::new)?;
+        let inputs = plan.inputs();
+        self.plans.insert(image.to_owned(), plan);
+        Ok(inputs)
+    }
+
     fn debian_tree(&mut self, image: &str, debian: &Debian) -> Result<PackageTree, ServiceError> {
-        let scripts = self.scripts(debian).map_err(|error| ServiceError::new(SystemError::from(error)))?;
-        self.set_tree(image, &PackageSet::of(debian, scripts)).map_err(ServiceError::new)
+        let plan = match self.plans.remove(image) {
+            Some(plan) => plan,
+            None => self.debian_plan(image, debian).map_err(ServiceError::new)?,
+        };
+        // The key of the step, whose inputs are those of the plan.
+        let key = tree::inputs(&plan).hash();
+        self.set_tree(image, &plan, key).map_err(ServiceError::new)
+    }
+
+    fn overlay_inputs(&self, guest: &Guest) -> Result<Inputs, ServiceError> {
+        let input = |overlay| -> Result<_, SystemError> {
+            let mut spools = Spools::new();
+            let loaded = self.load_overlay(&guest.name, overlay, &guest.hostname, &mut spools)?;
+            let digest = overlay_digest(&loaded, &spools)?;
+            Ok((loaded.name, digest.to_string()))
+        };
+        guest.overlays.iter().map(input).collect::<Result<_, _>>().map_err(ServiceError::new)
     }
 
     fn apply_overlays(&mut self, guest: &Guest, tree: &mut Tree, newest: i64) -> Result<(), ServiceError> {
         self.apply(&guest.name, &guest.overlays, &guest.hostname, tree, newest).map_err(ServiceError::new)
     }
+}
+
+/// The digest of an overlay: its files, and its rules.
+fn overlay_digest(overlay: &Overlay, contents: &dyn Contents) -> Result<Sha256, FileError> {
+    let mut sum = sha2::Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        sum.update((bytes.len() as u64).to_le_bytes());
+        sum.update(bytes);
+    };
+    part(overlay.rules.text.as_bytes());
+    for entry in &overlay.entries {
+        part(&entry.path);
+        match &entry.kind {
+            EntryKind::Directory => part(b"directory"),
+            EntryKind::Symlink(target) => {
+                part(b"link");
+                part(target);
+            }
+            EntryKind::File { content, executable } => {
+                let bytes = content.read_all(contents);
+                let bytes = bytes.map_err(|error| FileError::new(overlay.name.as_ref(), "read", error))?;
+                part(if *executable { b"program" } else { b"file" });
+                part(&bytes);
+            }
+        }
+    }
+    Ok(Sha256(sum.finalize().into()))
 }
 
 /// Writes the files of a tree, with their modes and dates, to the new directory `to`. Owners are left aside, and nodes

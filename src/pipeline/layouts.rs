@@ -6,9 +6,9 @@ use crate::ext2::{LayoutError, LayoutMap};
 use crate::publish::{MirrorFiles, RemoteError};
 use formats::release::{DocumentError as Untrusted, ImageFiles, MirrorPath, Stored};
 
-/// The layout of an image.
+/// The published layout of an image.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct PublishedLayout {
     /// It.
     pub map: Arc<LayoutMap>,
     /// The whole one that the next may be an update of: this one, or the one that this is an update of.
@@ -36,7 +36,7 @@ pub enum LayoutFault {
 ///
 /// # Errors
 /// [`LayoutFault`].
-pub fn read(files: &dyn MirrorFiles, image: &ImageFiles) -> Result<Option<Known>, LayoutFault> {
+pub fn read(files: &dyn MirrorFiles, image: &ImageFiles) -> Result<Option<PublishedLayout>, LayoutFault> {
     let Some((stored, path)) = image.layout.zip(image.layout_path()) else { return Ok(None) };
     let file = |stored: Stored, path: &MirrorPath| {
         let bytes = files.read(path, stored.digest.len)?.ok_or_else(|| LayoutFault::Missing(path.clone()))?;
@@ -48,10 +48,10 @@ pub fn read(files: &dyn MirrorFiles, image: &ImageFiles) -> Result<Option<Known>
     let unreadable = |path: MirrorPath| |source| LayoutFault::Unreadable(path, source);
     let Some((base, base_path)) = image.layout_base.zip(image.layout_base_path()) else {
         let map = Arc::new(LayoutMap::decode(&bytes).map_err(unreadable(path))?);
-        return Ok(Some(Known { map: map.clone(), base: (stored, map) }));
+        return Ok(Some(PublishedLayout { map: map.clone(), base: (stored, map) }));
     };
     let whole = file(base, &base_path)?;
     let whole = Arc::new(LayoutMap::decode(&whole).map_err(unreadable(base_path))?);
     let map = LayoutMap::decode_update(&bytes, &whole, base.digest.sha256).map_err(unreadable(path))?;
-    Ok(Some(Known { map: Arc::new(map), base: (base, whole) }))
+    Ok(Some(PublishedLayout { map: Arc::new(map), base: (base, whole) }))
 }

@@ -1,4 +1,4 @@
-//! `imgfactory iso --with-blocks`: a finished medium taken apart and put together again, with a mirror's tree on it.
+//! `imgfactory iso --with-blocks`: a finished medium unpacked and repacked with a mirror's tree on it.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +11,7 @@ use crate::iso::gpt::{self, SECTOR, TableError};
 use crate::iso::grub::{CONFIG, Grub, MARKER};
 use crate::iso::offline::{BlockSelection, Disc, Graft, MIRROR, MediumSelection, room};
 use crate::iso::plan::{BIOS_IMAGE, IsoParts, KERNEL, MINIROOT, MediumContents, XEN};
-use crate::pipeline::steps::iso::{self, IsoError};
+use crate::pipeline::steps::iso::{self, MakeIsoError};
 use crate::publish::{MirrorFiles, ReleaseState, RemoteError};
 use crate::repository::targets::LocalTree;
 use crate::sys::image_file::ImageFile;
@@ -26,7 +26,7 @@ use system::files::FileError;
 const MAX_FILE: u64 = 1 << 30;
 
 /// What is wanted.
-pub struct Request<'a> {
+pub struct OfflineMediumRequest<'a> {
     /// The medium of a build.
     pub iso: &'a Path,
     /// The root of a mirror's tree.
@@ -139,7 +139,7 @@ pub enum OfflineError {
     File(#[from] FileError),
     /// It can't be made.
     #[error(transparent)]
-    Make(#[from] IsoError),
+    Make(#[from] MakeIsoError),
 }
 
 fn fewer(blocks: BlockSelection) -> &'static str {
@@ -158,7 +158,7 @@ fn larger(bytes: u64) -> String {
 
 /// What was made.
 #[derive(Debug)]
-pub struct Made {
+pub struct OfflineMedium {
     /// Bytes of it, by part.
     pub parts: IsoParts,
     /// How many blocks are on it.
@@ -171,13 +171,13 @@ pub struct Made {
 ///
 /// # Errors
 /// [`OfflineError`].
-pub fn make(request: &Request<'_>) -> Result<Made, OfflineError> {
+pub fn make(request: &OfflineMediumRequest<'_>) -> Result<OfflineMedium, OfflineError> {
     let ReleaseState { release, .. } = request.state;
-    let taken = Taken::apart(request.iso)?;
-    if taken.name != release.name.as_str() {
+    let medium = UnpackedMedium::read(request.iso)?;
+    if medium.name != release.name.as_str() {
         return Err(OfflineError::OtherName {
             path: request.iso.into(),
-            medium: taken.name,
+            medium: medium.name,
             mirror: release.name.to_string(),
         });
     }
@@ -185,18 +185,18 @@ pub fn make(request: &Request<'_>) -> Result<Made, OfflineError> {
     let chosen = MediumSelection::of(request.state, &ahead, request.blocks);
     let grafts = grafts(request, &chosen)?;
 
-    let bytes = taken.size + room(grafts.iter().map(|graft| graft.len));
+    let bytes = medium.size + room(grafts.iter().map(|graft| graft.len));
     if let Some(disc) = request.disc.filter(|disc| bytes > disc.bytes()) {
         let (path, blocks) = (request.target.into(), request.blocks);
         return Err(OfflineError::TooLarge { path, bytes, blocks, disc });
     }
     check_blocks(request, &chosen)?;
-    let parts = iso::make(&taken.contents(&grafts), request.target, request.log)?;
-    Ok(Made { parts, blocks: chosen.blocks.len(), of: request.state.objects().len() })
+    let parts = iso::make(&medium.contents(&grafts), request.target, request.log)?;
+    Ok(OfflineMedium { parts, blocks: chosen.blocks.len(), of: request.state.objects().len() })
 }
 
 /// Names of all prefetch lists: the host's first.
-fn prefetch_lists(request: &Request<'_>) -> Result<Vec<BlockName>, OfflineError> {
+fn prefetch_lists(request: &OfflineMediumRequest<'_>) -> Result<Vec<BlockName>, OfflineError> {
     let ReleaseState { release, .. } = request.state;
     let tree = LocalTree(request.mirror.into());
     let mut names = Vec::new();
@@ -224,7 +224,7 @@ fn prefetch_lists(request: &Request<'_>) -> Result<Vec<BlockName>, OfflineError>
 }
 
 /// Files of the mirror, which all have to be there.
-fn grafts(request: &Request<'_>, chosen: &MediumSelection) -> Result<Vec<Graft>, OfflineError> {
+fn grafts(request: &OfflineMediumRequest<'_>, chosen: &MediumSelection) -> Result<Vec<Graft>, OfflineError> {
     let serial = request.state.release.serial;
     let mirror =
         std::path::absolute(request.mirror).map_err(|error| FileError::new(request.mirror, "find", error))?;
@@ -246,7 +246,7 @@ fn grafts(request: &Request<'_>, chosen: &MediumSelection) -> Result<Vec<Graft>,
 }
 
 /// A medium can't be repaired: what goes onto it has to be right.
-fn check_blocks(request: &Request<'_>, chosen: &MediumSelection) -> Result<(), OfflineError> {
+fn check_blocks(request: &OfflineMediumRequest<'_>, chosen: &MediumSelection) -> Result<(), OfflineError> {
     let total = chosen.blocks.iter().map(|object| u64::from(object.file_len)).sum();
     let task = request.progress.start("blocks", total, Unit::Bytes);
     for object in &chosen.blocks {
@@ -260,7 +260,7 @@ fn check_blocks(request: &Request<'_>, chosen: &MediumSelection) -> Result<(), O
 }
 
 /// A medium of a build, in parts.
-struct Taken {
+struct UnpackedMedium {
     name: String,
     size: u64,
     epoch: i64,
@@ -271,8 +271,8 @@ struct Taken {
     miniroot: Vec<u8>,
 }
 
-impl Taken {
-    fn apart(path: &Path) -> Result<Self, OfflineError> {
+impl UnpackedMedium {
+    fn read(path: &Path) -> Result<Self, OfflineError> {
         let image = ImageFile::open(path)?;
         let damaged = |source| OfflineError::Iso { path: path.into(), source };
         let iso = Iso::open(&image).map_err(damaged)?;
@@ -297,7 +297,7 @@ impl Taken {
         let partition = partitions.esp;
         let mut part = read(partition.start * SECTOR, (partition.end - partition.start) * SECTOR)?;
         let uefi = esp::read(&mut part, REMOVABLE_BOOT)?;
-        Ok(Taken {
+        Ok(UnpackedMedium {
             name: text(MARKER)?.trim().to_owned(),
             size: image.size().map_err(failed)?,
             epoch: marker.time().secs,

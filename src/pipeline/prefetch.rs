@@ -49,8 +49,8 @@ pub fn save(out: &Path, list: &Dlahead) -> Result<(), FileError> {
     write_atomic(path(out, &list.image), &text)
 }
 
-/// The lists for the images of a release: those that were kept here, and else those of the release before, each
-/// carried over to the new disk. On the disks of `anew` nothing stands where it stood, so there only blocks that are the
+/// The lists for the images of a release: those that were kept here, and else those of the previous release, each
+/// carried over to the new disk. On a `repacked` disk everything is at another place, so there only blocks that are the
 /// same stay in a list.
 ///
 /// # Errors
@@ -59,12 +59,12 @@ pub fn lists(
     out: &Path,
     previous: Option<&Previous>,
     to: &[Index],
-    anew: &HashSet<ImageName>,
+    repacked: &HashSet<ImageName>,
 ) -> Result<Vec<Dlahead>, ProfileError> {
     let mut lists = Vec::new();
     for index in to {
         let image = &index.header().image;
-        let old = previous.and_then(|previous| previous.index(image)).filter(|_| !anew.contains(image));
+        let old = previous.and_then(|previous| previous.index(image)).filter(|_| !repacked.contains(image));
         let published = previous.and_then(|previous| previous.lists.iter().find(|list| list.image == *image));
         let kept = kept(&path(out, image))?;
         // The newer one: a list that was published has gone through the updates since it was made.

@@ -1,23 +1,23 @@
-//! Releases without a build: an old state under a new number, or the same with a later date.
+//! Releases that are signed without a build: rollback, refresh and rotate.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::pipeline::steps::release::ReleaseError;
-use crate::publish::{MirrorFiles, ReleaseStateError, read_state};
-use crate::release::SigningKey;
+use crate::pipeline::previous_release::ReleaseError;
+use crate::publish::{MirrorFiles, ReleaseState, ReleaseStateError, read_indexes, read_state};
+use crate::release::{KeyError, Ready, SigningKey};
+use crate::repository::commit::commit_release;
 use crate::repository::store::{Store, StoreError};
 use crate::repository::targets::LocalTree;
 use formats::digest::Digest;
 use formats::names::{Serial, UnixTime};
 use formats::release::{
-    DocumentError as Untrusted, KeyId, Latest, MirrorPath, Mirrors, Put, Release, Successors, TrustedKeys,
-    Upload, Verified,
+    DocumentError as Untrusted, KeyId, Latest, MirrorPath, Mirrors, Release, Successors, TrustedKeys, Upload,
+    Verified,
 };
-use system::files::{AtomicFile, FileError};
 
 /// What to sign again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum ResignAction {
     /// The maps of an old release, as a new one.
     Rollback {
         /// The old release.
@@ -39,7 +39,7 @@ pub enum Again {
 pub struct Signing<'a> {
     /// Who has signed what is there, and signs now.
     pub key: &'a SigningKey,
-    /// For [`Again::Rotate`]: who signs from now on.
+    /// For [`ResignAction::Rotate`]: who signs from now on.
     pub next: Option<&'a SigningKey>,
     /// Who else may have signed earlier releases.
     pub earlier: Option<&'a TrustedKeys>,
@@ -53,7 +53,7 @@ pub struct Signing<'a> {
 
 /// Why nothing was signed.
 #[derive(Debug, thiserror::Error)]
-pub enum AgainError {
+pub enum ResignError {
     /// There is nothing to begin with.
     #[error("{0}: no release there")]
     Empty(String),
@@ -124,143 +124,184 @@ pub enum AgainError {
     Release(#[from] ReleaseError),
 }
 
-impl From<StoreError> for AgainError {
+impl From<StoreError> for ResignError {
     fn from(error: StoreError) -> Self {
-        AgainError::Release(error.into())
+        ResignError::Release(error.into())
     }
 }
 
-impl From<FileError> for AgainError {
-    fn from(error: FileError) -> Self {
-        AgainError::Release(error.into())
-    }
-}
-
-/// Signs again.
+/// Signs what is in the tree `root` again, and writes that there, with the upload manifest.
 ///
 /// # Errors
-/// [`AgainError`]; the tree is then as it was.
-pub fn again(
+/// [`ResignError`]; the tree is then as it was.
+pub fn resign(
     root: &Path,
     manifest: &Path,
-    what: &Again,
+    action: &ResignAction,
     signing: &Signing<'_>,
-) -> Result<Upload, AgainError> {
-    let place = || root.display().to_string();
-    let tree = LocalTree(root.into());
-    let Signing { key: old_key, now, retain, fresh, .. } = *signing;
-    let key = signing.next.unwrap_or(old_key);
-    let own = TrustedKeys::parse(&old_key.public_text()).expect("a key reads its own text");
-    let keys = signing.earlier.map_or_else(|| own.clone(), |earlier| own.with(earlier));
-    let here = |source| AgainError::State { place: place(), source };
-    let state = read_state(&tree, &keys).map_err(here)?;
-    let state = state.ok_or_else(|| AgainError::Empty(place()))?;
-    let old = &state.latest;
-    let failed = |source| AgainError::Release(ReleaseError::Sign(source));
+) -> Result<Upload, ResignError> {
+    let mut resigning = Resigning::of(root, signing)?;
+    match *action {
+        ResignAction::Rotate => resigning.rotate()?,
+        ResignAction::Refresh { min } => resigning.refresh(min)?,
+        ResignAction::Rollback { to, revoke } => resigning.roll_back(to, revoke)?,
+    }
+    let name = resigning.state.latest.name.clone();
+    let ready = resigning.into_ready()?;
+    Ok(commit_release(&Store::open(root)?, manifest, &name, &ready)?)
+}
 
-    let mut latest = Latest { published: now, expires: UnixTime(now.0.saturating_add(fresh)), ..old.clone() };
-    let mut files = Vec::new();
-    let mut mirrors = None;
-    let next_serial = || old.serial.next().ok_or(ReleaseError::LastSerial { mirror: root.into() });
-    let mut renew = |release: Release, latest: &mut Latest| -> Result<(), AgainError> {
-        let serial = next_serial()?;
-        let retain_until = UnixTime(now.0.saturating_add(retain));
-        let signed =
-            key.sign(&Release { serial, published: now, retain_until, ..release }).map_err(failed)?;
-        latest.serial = serial;
-        latest.release = Digest::of(&signed);
-        files.push((MirrorPath::Release(serial), signed));
+/// A tree's newest release, and what is to be written after it.
+struct Resigning<'a> {
+    signing: &'a Signing<'a>,
+    tree: LocalTree,
+    /// The keys that may have signed what is there.
+    keys: TrustedKeys,
+    state: ReleaseState,
+    latest: Latest,
+    files: Vec<(MirrorPath, Vec<u8>)>,
+    mirrors: Option<Vec<u8>>,
+}
+
+impl<'a> Resigning<'a> {
+    fn of(root: &Path, signing: &'a Signing<'a>) -> Result<Self, ResignError> {
+        let tree = LocalTree(root.into());
+        let own = own_keys(signing.key);
+        let keys = signing.earlier.map_or_else(|| own.clone(), |earlier| own.with(earlier));
+        let place = || root.display().to_string();
+        let state =
+            read_state(&tree, &keys).map_err(|source| ResignError::State { place: place(), source })?;
+        let state = state.ok_or_else(|| ResignError::Empty(place()))?;
+        let latest = Latest {
+            published: signing.now,
+            expires: UnixTime(signing.now.0.saturating_add(signing.fresh)),
+            ..state.latest.clone()
+        };
+        Ok(Resigning { signing, tree, keys, state, latest, files: vec![], mirrors: None })
+    }
+
+    /// The key that signs from now on.
+    fn key(&self) -> &'a SigningKey {
+        self.signing.next.unwrap_or(self.signing.key)
+    }
+
+    fn place(&self) -> String {
+        self.tree.0.display().to_string()
+    }
+
+    fn locate(&self, path: &MirrorPath) -> PathBuf {
+        self.tree.0.join(path.to_string())
+    }
+
+    fn unreadable(&self, source: impl Into<ReleaseStateError>) -> ResignError {
+        ResignError::State { place: self.place(), source: source.into() }
+    }
+
+    fn refresh(&mut self, min: Option<Serial>) -> Result<(), ResignError> {
+        let Latest { serial: newest, min_serial: old, .. } = self.state.latest;
+        let min = min.unwrap_or(old);
+        if min > newest {
+            return Err(ResignError::Bound { min, newest });
+        }
+        if min < old {
+            return Err(ResignError::Lower { min, old });
+        }
+        self.latest.min_serial = min;
         Ok(())
-    };
-    match *what {
-        Again::Rotate => {
-            let next = TrustedKeys::parse(&key.public_text()).expect("a key reads its own text");
-            if Verified::<Latest>::open(&state.latest_file, &next).is_ok() {
-                return Err(AgainError::Signs { place: place(), key: key.id() });
-            }
-            let path = MirrorPath::Keys(old_key.id());
-            let successors = Successors { name: old.name.clone(), keys: vec![key.public_base64()] };
-            // An attempt that was cut short may have got so far; that is as good.
-            let statement =
-                match tree.read(&path, path.limit()).map_err(ReleaseStateError::from).map_err(here)? {
-                    Some(file) => match Verified::<Successors>::open(&file, &own) {
-                        Ok(found) if *found == successors => file,
-                        _ => return Err(AgainError::Rotated(old_key.id().to_string())),
-                    },
-                    None => old_key.sign(&successors).map_err(failed)?,
-                };
-            let both = keys.with(&successors.trusted());
-            let missing = || ReleaseError::Missing { path: root.join(MirrorPath::Mirrors.to_string()) };
-            let list = tree
-                .read(&MirrorPath::Mirrors, MirrorPath::Mirrors.limit())
-                .ok()
-                .flatten()
-                .and_then(|file| Verified::<Mirrors>::open(&file, &both).ok())
-                .filter(|list| list.name == old.name)
-                .ok_or_else(missing)?;
-            let list = key.sign(&*list).map_err(failed)?;
-            latest.mirrors = Digest::of(&list);
-            mirrors = Some(list);
-            renew(state.release.clone(), &mut latest)?;
-            files.insert(0, (path, statement));
-        }
-        Again::Refresh { min } => {
-            let min = min.unwrap_or(old.min_serial);
-            if min > old.serial {
-                return Err(AgainError::Bound { min, newest: old.serial });
-            }
-            if min < old.min_serial {
-                return Err(AgainError::Lower { min, old: old.min_serial });
-            }
-            latest.min_serial = min;
-        }
-        Again::Rollback { to, revoke } => {
-            if to == old.serial {
-                return Err(AgainError::Same(to));
-            }
-            if to < old.min_serial {
-                return Err(AgainError::Revoked { to, min: old.min_serial });
-            }
-            let path = MirrorPath::Release(to);
-            let bytes = tree
-                .read(&path, path.limit())
-                .map_err(|error| AgainError::State { place: place(), source: error.into() })?;
-            let bytes = bytes.ok_or_else(|| AgainError::NoRelease { place: place(), to })?;
-            let untrusted = |source| AgainError::Untrusted { to, source };
-            let release = Verified::<Release>::open(&bytes, &keys).map_err(untrusted)?;
-            release.expect(&old.name, to).map_err(untrusted)?;
-            // The maps must be there: a release without them would be none.
-            crate::publish::read_indexes(&tree, &release, None)
-                .map_err(|source| AgainError::State { place: place(), source })?;
-            renew(release.into_inner(), &mut latest)?;
-            if revoke {
-                latest.min_serial = latest.serial;
-            }
-        }
     }
-    let latest_file = key.sign(&latest).map_err(failed)?;
-    let upload = Upload {
-        name: latest.name.clone(),
-        serial: latest.serial,
-        base: Some(old.serial),
-        puts: files
-            .iter()
-            .map(|(path, bytes)| Put { path: path.clone(), digest: Digest::of(bytes) })
-            .collect(),
-        mirrors: mirrors.as_deref().map(Digest::of),
-        latest: Digest::of(&latest_file),
-    };
-    let mut out = AtomicFile::create(manifest)?;
-    upload.encode(&mut out).map_err(|source| FileError::new(manifest, "write", source))?;
-    let store = Store::open(root)?;
-    let synced = store.sync()?;
-    for (path, bytes) in &files {
-        synced.write(path, bytes)?;
+
+    fn roll_back(&mut self, to: Serial, revoke: bool) -> Result<(), ResignError> {
+        let newest = &self.state.latest;
+        if to == newest.serial {
+            return Err(ResignError::Same(to));
+        }
+        if to < newest.min_serial {
+            return Err(ResignError::Revoked { to, min: newest.min_serial });
+        }
+        let path = MirrorPath::Release(to);
+        let bytes = self.tree.read(&path, path.limit()).map_err(|error| self.unreadable(error))?;
+        let bytes = bytes.ok_or_else(|| ResignError::NoRelease { place: self.place(), to })?;
+        let untrusted = |source| ResignError::Untrusted { to, source };
+        let release = Verified::<Release>::open(&bytes, &self.keys).map_err(untrusted)?;
+        release.expect(&newest.name, to).map_err(untrusted)?;
+        // Its indexes must be there: a release without them could not be fetched.
+        read_indexes(&self.tree, &release, None).map_err(|source| self.unreadable(source))?;
+        self.add_release(release.into_inner())?;
+        if revoke {
+            self.latest.min_serial = self.latest.serial;
+        }
+        Ok(())
     }
-    out.commit_synced()?;
-    if let Some(mirrors) = &mirrors {
-        synced.write(&MirrorPath::Mirrors, mirrors)?;
+
+    fn rotate(&mut self) -> Result<(), ResignError> {
+        let key = self.key();
+        if Verified::<Latest>::open(&self.state.latest_file, &own_keys(key)).is_ok() {
+            return Err(ResignError::Signs { place: self.place(), key: key.id() });
+        }
+        let successors = Successors { name: self.state.latest.name.clone(), keys: vec![key.public_base64()] };
+        let statement = self.rotation_statement(&successors)?;
+        let list = self.mirror_list(&self.keys.with(&successors.trusted()))?;
+        let list = key.sign(&list).map_err(unsigned)?;
+        self.latest.mirrors = Digest::of(&list);
+        self.mirrors = Some(list);
+        self.files.push(statement);
+        self.add_release(self.state.release.clone())
     }
-    synced.write(&MirrorPath::Latest, &latest_file)?;
-    Ok(upload)
+
+    /// The old key's statement. An attempt that was cut short may have written it; then that one stays.
+    fn rotation_statement(&self, successors: &Successors) -> Result<(MirrorPath, Vec<u8>), ResignError> {
+        let key = self.signing.key;
+        let path = MirrorPath::Keys(key.id());
+        let written = self.tree.read(&path, path.limit()).map_err(|error| self.unreadable(error))?;
+        let statement = match written {
+            Some(file) => match Verified::<Successors>::open(&file, &own_keys(key)) {
+                Ok(found) if *found == *successors => file,
+                _ => return Err(ResignError::Rotated(key.id().to_string())),
+            },
+            None => key.sign(successors).map_err(unsigned)?,
+        };
+        Ok((path, statement))
+    }
+
+    fn mirror_list(&self, keys: &TrustedKeys) -> Result<Mirrors, ResignError> {
+        let path = MirrorPath::Mirrors;
+        let list = self
+            .tree
+            .read(&path, path.limit())
+            .ok()
+            .flatten()
+            .and_then(|file| Verified::<Mirrors>::open(&file, keys).ok())
+            .filter(|list| list.name == self.state.latest.name);
+        let missing = || ReleaseError::Missing { path: self.locate(&path) };
+        Ok(list.ok_or_else(missing)?.into_inner())
+    }
+
+    /// Makes `release` the newest one, under the next serial.
+    fn add_release(&mut self, release: Release) -> Result<(), ResignError> {
+        let Signing { now, retain, .. } = *self.signing;
+        let next = self.state.latest.serial.next();
+        let serial = next.ok_or_else(|| ReleaseError::LastSerial { mirror: self.tree.0.clone() })?;
+        let retain_until = UnixTime(now.0.saturating_add(retain));
+        let release = Release { serial, published: now, retain_until, ..release };
+        let signed = self.key().sign(&release).map_err(unsigned)?;
+        self.latest.serial = serial;
+        self.latest.release = Digest::of(&signed);
+        self.files.push((MirrorPath::Release(serial), signed));
+        Ok(())
+    }
+
+    fn into_ready(self) -> Result<Ready, ResignError> {
+        let latest = self.key().sign(&self.latest).map_err(unsigned)?;
+        let base = Some(self.state.latest.serial);
+        let Resigning { latest: Latest { serial, .. }, files, mirrors, .. } = self;
+        Ok(Ready { serial, base, blocks: vec![], files, mirrors, latest })
+    }
+}
+
+fn own_keys(key: &SigningKey) -> TrustedKeys {
+    TrustedKeys::parse(&key.public_text()).expect("a key's public text is that of a public key")
+}
+
+fn unsigned(source: KeyError) -> ResignError {
+    ResignError::Release(ReleaseError::Sign(source))
 }

@@ -1,5 +1,6 @@
 //! Trees of releases where they lie: the local store of a build, the targets of `publish`, mirrors of others.
 
+pub mod commit;
 pub mod mirror;
 pub mod published;
 pub mod server;

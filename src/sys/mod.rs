@@ -8,3 +8,8 @@ pub mod signals;
 pub mod spool;
 pub mod terminal;
 pub mod traffic;
+
+/// Where programs of this machine put temporary files: TMPDIR, or /tmp.
+pub fn temporary_directory() -> std::path::PathBuf {
+    std::env::temp_dir()
+}

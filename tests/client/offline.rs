@@ -10,7 +10,7 @@ use imgfactory::foreign::iso9660::Iso;
 use imgfactory::iso::grub::Grub;
 use imgfactory::iso::offline::{BlockSelection, Disc};
 use imgfactory::iso::plan::{BIOS_IMAGE, KERNEL, MINIROOT, MediumContents, XEN};
-use imgfactory::pipeline::offline_medium::{self, Made, OfflineError, Request};
+use imgfactory::pipeline::offline_medium::{self, OfflineError, OfflineMedium, OfflineMediumRequest};
 use imgfactory::pipeline::steps::iso;
 use imgfactory::publish::{ReleaseState, read_state};
 use imgfactory::repository::targets::LocalTree;
@@ -57,8 +57,8 @@ impl World {
         read_state(&LocalTree(self.mirror()), &keys).unwrap().unwrap()
     }
 
-    fn make(&self, blocks: BlockSelection, disc: Option<Disc>) -> Result<Made, OfflineError> {
-        offline_medium::make(&Request {
+    fn make(&self, blocks: BlockSelection, disc: Option<Disc>) -> Result<OfflineMedium, OfflineError> {
+        offline_medium::make(&OfflineMediumRequest {
             iso: &self.path("demo.iso"),
             mirror: &self.mirror(),
             state: &self.state(),

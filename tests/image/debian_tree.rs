@@ -10,6 +10,7 @@ use formats::report::report;
 use imgfactory::debian::boot_tools::{self, BootTools, GrubImage};
 use imgfactory::debian::{ArchiveMirrors, InRelease, MmdebstrapMode, PackageSet, Script, TreePlan};
 use imgfactory::downloads::apt;
+use imgfactory::pipeline::step_cache::{DEFAULT_LIMIT, StepCache};
 use imgfactory::pipeline::steps::tree::{DebianTree, TreeMaker};
 use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use imgfactory::sys::progress::Silent;
@@ -26,10 +27,14 @@ fn mirrors() -> ArchiveMirrors {
     }
 }
 
-fn maker<'a>(room: &'a Path, mirrors: &'a ArchiveMirrors) -> TreeMaker<'a> {
+fn cache(room: &Path) -> StepCache<'static> {
+    StepCache::new(room, "demo", DEFAULT_LIMIT, &Silent)
+}
+
+fn maker<'a>(cache: &'a StepCache<'a>, mirrors: &'a ArchiveMirrors) -> TreeMaker<'a> {
     TreeMaker {
-        cache: room,
-        logs: room,
+        cache,
+        logs: cache.dir(),
         mirrors,
         mode: MmdebstrapMode::Root,
         epoch: None,
@@ -83,7 +88,8 @@ fn file_names(dir: &Path) -> Vec<String> {
 fn the_boot_kit_has_all_that_boots_and_comes_out_of_the_cache_the_second_time() {
     let room = Scratch::directory(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mirrors = mirrors();
-    let maker = maker(room.path(), &mirrors);
+    let cache = cache(room.path());
+    let maker = maker(&cache, &mirrors);
     let mut spools = Spools::new();
     let made =
         maker.make("kit", &kit_set(), &mut spools).unwrap_or_else(|error| panic!("{}", report(&error)));
@@ -161,7 +167,8 @@ fn small_set() -> PackageSet {
 fn root_and_an_ordinary_user_make_the_same_tree() {
     let room = Scratch::directory(std::env::temp_dir()).unwrap();
     let mirrors = mirrors();
-    let maker = maker(room.path(), &mirrors);
+    let cache = cache(room.path());
+    let maker = maker(&cache, &mirrors);
     let mut spools = Spools::new();
     let set = small_set();
     let made = maker.make("small", &set, &mut spools).unwrap_or_else(|error| panic!("{}", report(&error)));
@@ -216,7 +223,8 @@ fn root_and_an_ordinary_user_make_the_same_tree() {
 fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
     let room = Scratch::directory(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mirrors = mirrors();
-    let maker = maker(room.path(), &mirrors);
+    let cache = cache(room.path());
+    let maker = maker(&cache, &mirrors);
     let set = |text: &str| PackageSet::of(&debian(text), vec![]);
     let fail = |set: &PackageSet| report(&maker.make("bad", set, &mut Spools::new()).unwrap_err());
 
@@ -243,7 +251,7 @@ fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
     );
     let future = TreeMaker { epoch: Some(1 << 40), ..maker_like(&maker) };
     let error = future.make("bad", &set("{suite: trixie}"), &mut Spools::new()).unwrap_err();
-    assert!(report(&error).contains("times can only be set back; is the clock right?"));
+    assert!(report(&error).contains("times can only be set back; check the clock"));
 }
 
 #[test]

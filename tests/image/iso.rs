@@ -14,7 +14,8 @@ use imgfactory::iso::esp::REMOVABLE_BOOT;
 use imgfactory::iso::gpt::Identity;
 use imgfactory::iso::grub::{self, Grub};
 use imgfactory::iso::plan::{IsoParts, MediumContents};
-use imgfactory::pipeline::facts::{self, Expect, Facts};
+use imgfactory::pipeline::build_record::{BuildRecord, PublishRecord, RecordedExpect, RecordedMachine};
+use imgfactory::pipeline::step_cache::StepCache;
 use imgfactory::pipeline::steps::iso;
 use imgfactory::pipeline::steps::tree::TreeMaker;
 use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
@@ -259,7 +260,9 @@ fn real_grub(recipe: &Recipe) -> Grub {
     let mode =
         if rustix::process::geteuid().is_root() { MmdebstrapMode::Root } else { MmdebstrapMode::Unshare };
     let (mirrors, progress) = (&mirrors, &Silent);
-    let maker = TreeMaker { cache: &room, logs: &room, mirrors, mode, epoch: None, offline: false, progress };
+    let cache = StepCache::new(&room, "demo", 1 << 40, progress);
+    let maker =
+        TreeMaker { cache: &cache, logs: &room, mirrors, mode, epoch: None, offline: false, progress };
     let debian = recipe.host.system.boot_tools();
     let mut spools = Spools::new();
     let made = maker.make("kit", &boot_tools::set(debian, &Grub::images()), &mut spools).unwrap();
@@ -285,15 +288,15 @@ fn build(out: &Path) {
     };
     let parts = iso::make(&contents, &out.join("demo.iso"), &out.join("logs/xorriso.log")).unwrap();
     assert!(parts.grub_bios < 300_000 && parts.esp < 1_200_000, "{parts}");
-    let facts = Facts {
-        version: Facts::VERSION,
+    let record = BuildRecord {
+        version: BuildRecord::VERSION,
         name: "demo".into(),
         serial: 1,
         iso: "demo.iso".into(),
         mirrors: Vec::new(),
         entries: vec!["probe".into()],
-        machine: facts::Machine { memory_mib: 512, cpus: 1 },
-        expect: Expect {
+        machine: RecordedMachine { memory_mib: 512, cpus: 1 },
+        expect: RecordedExpect {
             timeout_s: 90,
             lines: vec![
                 "imgfactory: demo: GRUB reads ".into(),
@@ -304,9 +307,9 @@ fn build(out: &Path) {
         parts,
         images: Vec::new(),
         steps: Vec::new(),
-        publish: facts::Publish::default(),
+        publish: PublishRecord::default(),
     };
-    facts.write(out).unwrap();
+    record.write(out).unwrap();
 }
 
 /// `imgfactory test OUT` with more arguments: its exit code, standard output and standard error.

@@ -14,7 +14,9 @@ use formats::index::{Header, Index};
 use formats::names::{BlockSize, ImageName, UnixTime};
 use formats::release::{Mirror, TrustedKeys, Upload};
 use imgfactory::compress::Compressor;
-use imgfactory::pipeline::steps::release::{Last, publish};
+use imgfactory::pipeline::previous_release::PreviousRelease;
+use imgfactory::pipeline::step_runner::StepRunner;
+use imgfactory::pipeline::steps::release::commit;
 use imgfactory::project::keys::KeyFiles;
 use imgfactory::release::Draft;
 use imgfactory::release::SigningKey;
@@ -67,15 +69,15 @@ impl Out {
         let mut store = Store::open(self.mirror()).unwrap();
         let (name, image): (ImageName, ImageName) = ("demo".parse().unwrap(), "host".parse().unwrap());
         let keys = TrustedKeys::parse(&self.key.public_text()).unwrap();
-        let last = Last::read(&mut store, None, &name, &keys).unwrap();
+        let previous = PreviousRelease::read(&mut store, None, &name, &keys).unwrap();
         let now = UnixTime(clock::now().0 - self.ago);
         let header = Header {
             image: image.clone(),
-            serial: last.next,
+            serial: previous.next,
             block_size: BlockSize::new(BLOCK.try_into().unwrap()).unwrap(),
             size: (BLOCK * disk.len()) as u64,
             published: now,
-            parent: last.parent(&image),
+            parent: previous.parent(&image),
         };
         let mut compressor = Compressor::new(Codec::zlib(6).unwrap());
         let mut block = |number: u32| -> Option<Object> {
@@ -91,7 +93,7 @@ impl Out {
             |url: &String| Mirror { url: url.parse().unwrap(), max_connections: None, location: None };
         let draft = Draft {
             name,
-            serial: last.next,
+            serial: previous.next,
             lists: Vec::new(),
             layouts: Default::default(),
             indexes: vec![Index::assemble(header, blocks).unwrap()],
@@ -100,7 +102,15 @@ impl Out {
             retain_for: self.retain,
             fresh_for: 7 * 86_400 + self.ago,
         };
-        publish(&store, &self.path().join("upload.txt"), draft, &last, &self.key).unwrap()
+        commit(
+            &store,
+            &self.path().join("upload.txt"),
+            draft,
+            &previous,
+            &self.key,
+            &mut StepRunner::default(),
+        )
+        .unwrap()
     }
 
     /// `imgfactory publish` of it.

@@ -11,6 +11,7 @@ use imgfactory::ext2::ReadAt;
 use imgfactory::guests::GuestContents;
 use imgfactory::pipeline::Request;
 use imgfactory::pipeline::guest_services::GuestServices;
+use imgfactory::pipeline::step_cache::StepCache;
 use imgfactory::pipeline::steps::disks::GuestDisk;
 use imgfactory::pipeline::steps::systems;
 use imgfactory::project::folder::Project;
@@ -38,6 +39,7 @@ pub fn guest_contents(
         project: &project,
         out: &cache,
         cache: &cache,
+        cache_limit: 1 << 40,
         mirrors: &ArchiveMirrors::default(),
         mode: MmdebstrapMode::Unshare,
         epoch: None,
@@ -52,7 +54,8 @@ pub fn guest_contents(
         progress: &Silent,
     };
     let sources = ThirdPartySources::new(Some(files), &cache, true, &Silent);
-    let mut services = GuestServices::new(&request, &sources, cache.join("logs"));
+    let steps = StepCache::new(&cache, "x", request.cache_limit, &Silent);
+    let mut services = GuestServices::new(&request, &sources, &steps, cache.join("logs"));
     let made = systems::guest_contents(&recipe.guests[0], &mut services).map_err(|error| report(&error))?;
     Ok((made, services.spools))
 }

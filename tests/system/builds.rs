@@ -119,6 +119,7 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         project: &project,
         out,
         cache: &demo.cache,
+        cache_limit: 1 << 40,
         mirrors: &apt::own_mirrors(),
         mode: MmdebstrapMode::Root,
         epoch: None,

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::Command;
 
-use formats::digest::Sha256;
+use imgfactory::pipeline::step_inputs::StepInputs;
 use imgfactory::repository::server::Server;
 
 use crate::fixture::{assert_success, demo, imgfactory};
@@ -129,16 +129,16 @@ fn the_same_packages_at_another_date_upload_nothing_but_latest() {
     for name in ["kit", "host", "guest"] {
         let steps = facts["steps"].as_array().unwrap();
         let step = steps.iter().find(|step| step["name"] == format!("tree {name}")).unwrap();
-        let inputs: Vec<_> =
-            step["inputs"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-        let epoch: i64 = inputs.iter().find_map(|line| line.strip_prefix("epoch ")).unwrap().parse().unwrap();
+        let inputs: StepInputs = serde_json::from_value(step["inputs"].clone()).unwrap();
+        let epoch: i64 = inputs.get("epoch").unwrap().parse().unwrap();
         let key = |epoch: i64| {
-            let lines = inputs.iter().map(|line| match line.strip_prefix("epoch ") {
-                Some(_) => format!("epoch {epoch}\n"),
-                None => format!("{line}\n"),
-            });
-            let sum = Sha256::of(lines.collect::<String>().as_bytes()).to_string();
-            format!("trees/{name}-{}.tar", &sum[..16])
+            let inputs: StepInputs = inputs
+                .iter()
+                .map(|(name, value)| {
+                    (name, if name == "epoch" { epoch.to_string() } else { value.to_owned() })
+                })
+                .collect();
+            format!("trees/{name}-{}.tar", &inputs.hash().to_string()[..16])
         };
         redated(&demo.cache.join(key(epoch)), &cache.join(key(epoch - 86_400)), epoch, epoch - 86_400);
         then = Some(epoch - 86_400);

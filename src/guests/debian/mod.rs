@@ -1,7 +1,7 @@
 //! Debian: packages become a tree, which starts with a kernel and a miniroot of ours.
 
 use super::kind::{FileToLock, GuestBuilder, GuestContents, GuestTree, Starter};
-use super::services::{BoxError, BuildServices, ServiceError, ThirdPartyFiles};
+use super::services::{BoxError, BuildServices, Inputs, ServiceError, ThirdPartyFiles};
 use crate::ext2::Profile;
 use crate::recipe::{Debian, Guest, HostName};
 use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
@@ -23,6 +23,11 @@ impl GuestBuilder for Debian {
     /// apt verifies packages by the archive's signature.
     fn files_to_lock(&self, _: &dyn ThirdPartyFiles) -> Result<Vec<FileToLock>, BoxError> {
         Ok(Vec::new())
+    }
+
+    /// Those of the packages' tree: the host name is written over it each time, as overlays are.
+    fn inputs(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<Inputs, BoxError> {
+        Ok(services.debian_inputs(guest.name.as_str(), self)?)
     }
 
     fn build(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<GuestContents, BoxError> {
@@ -50,8 +55,7 @@ pub fn tree(
         newest: made.newest,
         profile: Profile::Linux,
         linux: true,
-        cached: made.cached,
-        inputs: made.inputs,
+        cached: Some(made.cached),
     })
 }
 

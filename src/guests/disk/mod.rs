@@ -1,8 +1,8 @@
 //! A disk that is taken as it is, and starts itself.
 
 use super::kind::{FileToLock, GuestBuilder, GuestContents, Starter};
-use super::services::{BoxError, BuildServices, ThirdPartyFiles};
-use super::third_party::{disk_contents, raw_disk, to_lock};
+use super::services::{BoxError, BuildServices, Inputs, ThirdPartyFiles};
+use super::third_party::{disk_contents, raw_disk, source_inputs, to_lock};
 use crate::recipe::{DiskGuest, Guest};
 
 impl GuestBuilder for DiskGuest {
@@ -16,6 +16,12 @@ impl GuestBuilder for DiskGuest {
 
     fn files_to_lock(&self, _: &dyn ThirdPartyFiles) -> Result<Vec<FileToLock>, BoxError> {
         Ok(to_lock(&self.source))
+    }
+
+    fn inputs(&self, _: &Guest, services: &mut dyn BuildServices) -> Result<Inputs, BoxError> {
+        let mut inputs = source_inputs(&self.source, services);
+        inputs.push(("format".into(), self.format.as_str().into()));
+        Ok(inputs)
     }
 
     fn build(&self, _: &Guest, services: &mut dyn BuildServices) -> Result<GuestContents, BoxError> {

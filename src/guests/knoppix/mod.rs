@@ -8,8 +8,8 @@ mod device;
 use std::io::Write;
 
 use super::kind::{DiskContents, FileToLock, GuestBuilder, GuestContents, GuestTree, Starter, newest};
-use super::services::{Argument, BoxError, BuildServices, ProgramRun, ThirdPartyFiles};
-use super::third_party::{CachedFile, disk_contents, to_lock};
+use super::services::{Argument, BoxError, BuildServices, Inputs, ProgramRun, ThirdPartyFiles};
+use super::third_party::{CachedFile, disk_contents, source_inputs, to_lock};
 use crate::ext2::{ImageReadError, Profile, ReadAt, Reader};
 use crate::foreign::cloop::CloopError;
 use crate::foreign::iso9660::{Imported, Iso, Iso9660Error, ZisofsError};
@@ -91,12 +91,23 @@ impl GuestBuilder for Knoppix {
         Ok(to_lock(&self.source))
     }
 
+    fn inputs(&self, _: &Guest, services: &mut dyn BuildServices) -> Result<Inputs, BoxError> {
+        Ok(inputs(self, services))
+    }
+
     fn build(&self, _: &Guest, services: &mut dyn BuildServices) -> Result<GuestContents, BoxError> {
         Ok(match self.form {
             KnoppixForm::Tree => GuestContents::Tree(tree(&self.source, services)?),
             KnoppixForm::Device => GuestContents::Disk(disk(&self.source, services)?),
         })
     }
+}
+
+/// What the files of a KNOPPIX depend on, of the host or of a guest.
+pub fn inputs(knoppix: &Knoppix, files: &dyn ThirdPartyFiles) -> Inputs {
+    let mut inputs = source_inputs(&knoppix.source, files);
+    inputs.push(("form".into(), knoppix.form.to_string()));
+    inputs
 }
 
 fn disk(source: &ThirdPartySource, services: &dyn BuildServices) -> Result<DiskContents, BoxError> {
@@ -131,7 +142,7 @@ pub fn tree(source: &ThirdPartySource, services: &mut dyn BuildServices) -> Resu
     // Every ext2 that we write has one of its own.
     tree.remove(b"lost+found");
     let newest = newest(&tree);
-    Ok(GuestTree { tree, newest, profile: Profile::Linux, linux: true, cached: false, inputs: vec![] })
+    Ok(GuestTree { tree, newest, profile: Profile::Linux, linux: true, cached: None })
 }
 
 /// The files of a squashfs, as Debian's sqfs2tar (package squashfs-tools-ng) reads them.

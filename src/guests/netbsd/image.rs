@@ -8,11 +8,14 @@ use super::release::{self, ReleaseFile};
 use super::{MAKEDEV, NetBsdConfig, NetBsdError, check_kernel, configure};
 use crate::ext2::Profile;
 use crate::guests::kind::{FileToLock, GuestBuilder, GuestContents, GuestTree, Starter, newest};
-use crate::guests::services::{Argument, BoxError, BuildServices, ProgramRun, ServiceError, ThirdPartyFiles};
+use crate::guests::services::{
+    Argument, BoxError, BuildServices, Inputs, ProgramRun, ServiceError, ThirdPartyFiles,
+};
 use crate::guests::third_party::{CachedFile, copy_limited};
 use crate::recipe::{Cow, Devices, Guest, NetBsd};
 use crate::tree::tar::{self, TarError};
 use crate::tree::{Content, Kind, Meta, Time, Tree};
+use formats::digest::Sha256;
 
 /// A kernel of more than this is refused.
 const MAX_KERNEL: u64 = 256 << 20;
@@ -67,6 +70,24 @@ impl GuestBuilder for NetBsd {
         Ok(all.map(|file| FileToLock { urls: file.urls, sum: Some(file.sum) }).collect())
     }
 
+    fn inputs(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<Inputs, BoxError> {
+        let mut inputs = vec![
+            ("version".into(), self.version.to_string()),
+            ("architecture".into(), self.architecture.to_string()),
+            ("host name".into(), guest.hostname.to_string()),
+            ("devices".into(), format!("{:?}", self.devices)),
+            ("writable".into(), (guest.cow != Cow::None).to_string()),
+        ];
+        let release = release::files(self, services)?;
+        let files = release.sets.into_iter().chain([release.kernel]);
+        inputs.extend(files.map(|file| (file.name, file.sum.to_string())));
+        for path in &self.ssh_keys {
+            let key = services.project_file(path, MAX_KEY)?;
+            inputs.push((path.to_string(), Sha256::of(&key).to_string()));
+        }
+        Ok(inputs)
+    }
+
     fn build(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<GuestContents, BoxError> {
         let files = release::files(self, services)?;
         // Before the sets are fetched: a kernel that this machine can't start makes them useless.
@@ -97,14 +118,7 @@ impl GuestBuilder for NetBsd {
         };
         configure(&mut tree, services.contents(), &config)?;
         let profile = Profile::NetBsd;
-        Ok(GuestContents::Tree(GuestTree {
-            tree,
-            newest,
-            profile,
-            linux: false,
-            cached: false,
-            inputs: vec![],
-        }))
+        Ok(GuestContents::Tree(GuestTree { tree, newest, profile, linux: false, cached: None }))
     }
 }
 

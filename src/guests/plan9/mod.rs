@@ -10,8 +10,8 @@ pub mod settings;
 use std::io;
 
 use super::kind::{DataDisk, FileToLock, GuestBuilder, GuestContents, Starter};
-use super::services::{BoxError, BuildServices, ThirdPartyFiles};
-use super::third_party::{disk_contents, raw_disk, to_lock};
+use super::services::{BoxError, BuildServices, Inputs, ThirdPartyFiles};
+use super::third_party::{disk_contents, raw_disk, source_inputs, to_lock};
 use crate::ext2::{InodeSize, Profile};
 use crate::foreign::iso9660::Iso9660Error;
 use crate::recipe::{DiskFormat, Flavour, Guest, Plan9};
@@ -103,6 +103,19 @@ impl GuestBuilder for Plan9 {
 
     fn files_to_lock(&self, _: &dyn ThirdPartyFiles) -> Result<Vec<FileToLock>, BoxError> {
         Ok(to_lock(&self.source))
+    }
+
+    /// With those of the overlays, which are applied here.
+    fn inputs(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<Inputs, BoxError> {
+        let mut inputs = source_inputs(&self.source, services);
+        inputs.extend([
+            ("flavour".into(), self.flavour.to_string()),
+            ("console".into(), format!("{:?}", self.console)),
+            ("second disk".into(), (self.data > 0).to_string()),
+        ]);
+        inputs.extend(self.ini.iter().flatten().map(|line| ("plan9.ini".into(), line.to_string())));
+        inputs.extend(services.overlay_inputs(guest)?);
+        Ok(inputs)
     }
 
     fn build(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<GuestContents, BoxError> {

@@ -8,16 +8,18 @@ use crate::iso::esp::EspError;
 use crate::iso::gpt::{self, TableError};
 use crate::iso::grub::{self, Grub};
 use crate::iso::plan::{IsoParts, IsoPlan, MediumContents, OUTPUT};
-use crate::pipeline::steps::miniroot::Boot;
+use crate::pipeline::step_inputs::StepInputs;
+use crate::pipeline::step_runner::StepRunner;
+use crate::pipeline::steps::miniroot::BootFiles;
 use crate::pipeline::steps::systems::Systems;
-use crate::pipeline::{Output, Request};
+use crate::pipeline::{OutputDirectory, Request};
 use crate::sys::process::{Tool, ToolError};
 use crate::templates::TemplateError;
 use system::files::{FileError, Scratch};
 
 /// Why there is no medium.
 #[derive(Debug, thiserror::Error)]
-pub enum IsoError {
+pub enum MakeIsoError {
     /// The ESP can't be made.
     #[error(transparent)]
     Esp(#[from] EspError),
@@ -41,14 +43,15 @@ pub enum IsoError {
 /// Makes the medium of a build.
 ///
 /// # Errors
-/// [`IsoError`].
-pub fn of_build(
+/// [`MakeIsoError`]; an older medium is then still there.
+pub fn make_medium(
     request: &Request<'_>,
     systems: &Systems,
-    boot: &Boot,
-    target: &Path,
-    out: &Output,
-) -> Result<IsoParts, IsoError> {
+    boot: &BootFiles,
+    out: &OutputDirectory,
+    runner: &mut StepRunner,
+) -> Result<IsoParts, MakeIsoError> {
+    let step = runner.start("iso");
     let recipe = request.recipe;
     let (name, description) = (recipe.name.as_str(), recipe.description.as_str());
     let grub = Grub::of(&BootTools { tree: &systems.kit, contents: &systems.spools })?;
@@ -66,14 +69,33 @@ pub fn of_build(
         miniroot: &boot.miniroot,
         grafts: &[],
     };
-    make(&contents, target, &out.logs().join("xorriso.log"))
+    let target = out.medium(&request.name());
+    step.run(inputs(&contents), |_| make(&contents, &target, &out.logs().join("xorriso.log")))
+}
+
+/// What a medium without blocks depends on.
+fn inputs(contents: &MediumContents<'_>) -> StepInputs {
+    let MediumContents { name, epoch, config, grub, xen, kernel, miniroot, grafts: _ } = *contents;
+    let inputs = StepInputs::new()
+        .with("name", name)
+        .with("epoch", epoch)
+        .with_bytes("boot menu", config.as_bytes())
+        .with_bytes("GRUB for BIOS", &grub.bios)
+        .with_bytes("GRUB for UEFI", &grub.uefi)
+        .with_bytes("boot sector", &grub.mbr)
+        .with_bytes("kernel", kernel)
+        .with_bytes("miniroot", miniroot);
+    match xen {
+        Some(xen) => inputs.with_bytes("Xen", xen),
+        None => inputs,
+    }
 }
 
 /// Makes the medium `target`; it appears when it is complete. `log` gets what xorriso says.
 ///
 /// # Errors
-/// [`IsoError`]; an older `target` is then still there.
-pub fn make(contents: &MediumContents<'_>, target: &Path, log: &Path) -> Result<IsoParts, IsoError> {
+/// [`MakeIsoError`]; an older `target` is then still there.
+pub fn make(contents: &MediumContents<'_>, target: &Path, log: &Path) -> Result<IsoParts, MakeIsoError> {
     let plan = IsoPlan::of(contents)?;
     // A bare name has the empty path above it.
     let beside = target.parent().filter(|dir| !dir.as_os_str().is_empty());

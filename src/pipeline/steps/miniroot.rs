@@ -10,9 +10,10 @@ use crate::miniroot::{
     self, File, Ingredients, Kernel, KernelError, MinirootPackError, PlanError, ScriptValues, Selection,
 };
 use crate::pipeline::Request;
-use crate::pipeline::step_cache::Kept;
-use crate::pipeline::step_runner::{Steps, Told};
-use crate::pipeline::steps::systems::{System, Systems};
+use crate::pipeline::step_cache::{MINIROOTS, StepCache};
+use crate::pipeline::step_inputs::StepInputs;
+use crate::pipeline::step_runner::{StartedStep, StepRunner};
+use crate::pipeline::steps::systems::{SystemTree, Systems};
 use crate::recipe::HOST_IMAGE;
 use crate::templates::TemplateError;
 use crate::tree::{Content, Contents, Kind, Node, NodeId, Tree};
@@ -28,19 +29,13 @@ const GUEST_MODULES: [&str; 2] = ["xen-blkfront", "guest"];
 
 /// What the machine starts with.
 #[derive(Debug)]
-pub struct Boot {
+pub struct BootFiles {
     /// The kernel.
     pub kernel: Vec<u8>,
     /// The hypervisor, if the recipe has it.
     pub xen: Option<Vec<u8>>,
     /// The miniroot that fetches the host's root file system.
     pub miniroot: Vec<u8>,
-}
-
-/// A packed miniroot.
-struct Packed {
-    bytes: Vec<u8>,
-    told: Told,
 }
 
 /// Why a miniroot can't be made. The system's name comes first.
@@ -101,45 +96,13 @@ pub enum MinirootError {
 ///
 /// # Errors
 /// [`MinirootError`].
-pub fn make(request: &Request<'_>, systems: &Systems, steps: &mut Steps) -> Result<Boot, MinirootError> {
-    let busybox = busybox(systems)?;
-    let (boot, _) =
-        steps.run("miniroot", |(_, told): &(_, Told)| told.clone(), || host(request, systems, busybox))?;
-    Ok(boot)
-}
-
-/// Puts kernel and miniroot into each guest's tree.
-///
-/// # Errors
-/// [`MinirootError`].
-pub fn install_in_guests(
+pub fn make(
     request: &Request<'_>,
-    systems: &mut Systems,
-    steps: &mut Steps,
-) -> Result<(), MinirootError> {
-    let busybox = busybox(systems)?;
-    let time = systems.time();
-    for index in 0..systems.guests.len() {
-        let guest = &systems.guests[index];
-        if !guest.linux {
-            continue;
-        }
-        let (kernel, initrd) = steps.run(
-            format!("miniroot of {}", guest.name),
-            |(_, packed): &(_, Packed)| packed.told.clone(),
-            || guest_boot(request, systems, guest, busybox.clone()),
-        )?;
-        let initrd = Content::inline(initrd.bytes);
-        guests::install_in_guest(&mut systems.guests[index].tree, kernel, initrd, time)?;
-    }
-    Ok(())
-}
-
-fn busybox(systems: &Systems) -> Result<Arc<[u8]>, MinirootError> {
-    Ok(BootTools { tree: &systems.kit, contents: &systems.spools }.busybox()?.into())
-}
-
-fn host(request: &Request<'_>, systems: &Systems, busybox: Arc<[u8]>) -> Result<(Boot, Told), MinirootError> {
+    cache: &StepCache<'_>,
+    systems: &Systems,
+    runner: &mut StepRunner,
+) -> Result<BootFiles, MinirootError> {
+    let step = runner.start("miniroot");
     let recipe = request.recipe;
     let tree = &systems.host.tree;
     let kernel = find_kernel(HOST_IMAGE, tree, &systems.spools)?;
@@ -153,9 +116,14 @@ fn host(request: &Request<'_>, systems: &Systems, busybox: Arc<[u8]>) -> Result<
         file("etc/imgfactory/mirrors", mirrors),
     ];
     files.extend(scripts(request, systems.epoch, HOST_IMAGE, None)?);
-    let imgfetch = Some(request.imgfetch.into());
-    let ingredients = Ingredients { modules: &modules, busybox, imgfetch, files, mtime: systems.time() };
-    let Packed { bytes: miniroot, told } = packed(request, HOST_IMAGE, &ingredients, &systems.spools)?;
+    let ingredients = Ingredients {
+        modules: &modules,
+        busybox: busybox(systems)?,
+        imgfetch: Some(request.imgfetch.into()),
+        files,
+        mtime: systems.time(),
+    };
+    let miniroot = pack(step, cache, HOST_IMAGE, &ingredients, &systems.spools)?;
 
     let read = |node: NodeId, what| {
         let content = file_content(tree, node);
@@ -169,17 +137,44 @@ fn host(request: &Request<'_>, systems: &Systems, busybox: Arc<[u8]>) -> Result<
         Some(_) => Some(read(xen::find(tree)?, "the hypervisor")?),
         None => None,
     };
-    Ok((Boot { kernel: read(kernel.vmlinuz, "the kernel")?, xen, miniroot }, told))
+    Ok(BootFiles { kernel: read(kernel.vmlinuz, "the kernel")?, xen, miniroot })
+}
+
+/// Puts kernel and miniroot into each guest's tree.
+///
+/// # Errors
+/// [`MinirootError`].
+pub fn install_in_guests(
+    request: &Request<'_>,
+    cache: &StepCache<'_>,
+    systems: &mut Systems,
+    runner: &mut StepRunner,
+) -> Result<(), MinirootError> {
+    let busybox = busybox(systems)?;
+    let time = systems.time();
+    for index in 0..systems.guests.len() {
+        let guest = &systems.guests[index];
+        if !guest.linux {
+            continue;
+        }
+        let step = runner.start(format!("miniroot of {}", guest.name));
+        let (kernel, initrd) = make_for_guest(request, cache, systems, guest, busybox.clone(), step)?;
+        let initrd = Content::inline(initrd);
+        guests::install_in_guest(&mut systems.guests[index].tree, kernel, initrd, time)?;
+    }
+    Ok(())
 }
 
 /// A guest's kernel and miniroot. A guest without a kernel of its own gets the host's. The kernel's date is that of its
 /// miniroot too: it goes into the image, and that must not change each day that an archive has a new date.
-fn guest_boot(
+fn make_for_guest(
     request: &Request<'_>,
+    cache: &StepCache<'_>,
     systems: &Systems,
-    guest: &System,
+    guest: &SystemTree,
     busybox: Arc<[u8]>,
-) -> Result<(Content, Packed), MinirootError> {
+    step: StartedStep<'_>,
+) -> Result<(Content, Vec<u8>), MinirootError> {
     let name = guest.name.as_str();
     let own = match find_kernel(name, &guest.tree, &systems.spools) {
         Err(MinirootError::Kernel { source: KernelError::None, .. }) => None,
@@ -194,8 +189,12 @@ fn guest_boot(
     let mtime = tree.node(kernel.vmlinuz).meta.mtime;
     let files = scripts(request, mtime.secs, name, Some(GUEST_DISK))?;
     let ingredients = Ingredients { modules: &modules, busybox, imgfetch: None, files, mtime };
-    let initrd = packed(request, name, &ingredients, &systems.spools)?;
+    let initrd = pack(step, cache, name, &ingredients, &systems.spools)?;
     Ok((file_content(tree, kernel.vmlinuz).clone(), initrd))
+}
+
+fn busybox(systems: &Systems) -> Result<Arc<[u8]>, MinirootError> {
+    Ok(BootTools { tree: &systems.kit, contents: &systems.spools }.busybox()?.into())
 }
 
 fn find_kernel<'t>(
@@ -217,30 +216,32 @@ fn scripts(
 }
 
 /// Packs a miniroot, or takes it from the cache: xz of the best kind is slow.
-fn packed(
-    request: &Request<'_>,
+fn pack(
+    step: StartedStep<'_>,
+    cache: &StepCache<'_>,
     system: &str,
     ingredients: &Ingredients<'_>,
     contents: &dyn Contents,
-) -> Result<Packed, MinirootError> {
+) -> Result<Vec<u8>, MinirootError> {
     let tree = miniroot::plan(ingredients, contents)
         .map_err(|source| MinirootError::Plan { system: system.into(), source })?;
-    let inputs = inputs(&tree);
-    let key = Sha256::of(inputs.join("\n").as_bytes()).to_string();
-    let kept = Kept::open(request.cache, "miniroots", "cpio.xz")?;
-    if let Some(bytes) = kept.get(system, &key) {
-        return Ok(Packed { bytes, told: Told { cached: true, inputs } });
-    }
-    let packed =
-        miniroot::pack(&tree).map_err(|source| MinirootError::Pack { system: system.into(), source })?;
-    kept.put(system, &key, &packed.bytes)?;
-    Ok(Packed { bytes: packed.bytes, told: Told { cached: false, inputs } })
+    step.run(inputs(&tree), |run| {
+        let earlier = cache.get(MINIROOTS, system, run.key())?;
+        run.used_earlier_result(earlier.is_some());
+        if let Some(earlier) = earlier {
+            return Ok(earlier);
+        }
+        let packed =
+            miniroot::pack(&tree).map_err(|source| MinirootError::Pack { system: system.into(), source })?;
+        cache.put(MINIROOTS, system, run.key(), &packed.bytes)?;
+        Ok(packed.bytes)
+    })
 }
 
 /// What a miniroot depends on: each of its files, and how it is packed.
-fn inputs(tree: &Tree) -> Vec<String> {
+fn inputs(tree: &Tree) -> StepInputs {
     let none: Vec<Vec<u8>> = Vec::new();
-    let mut inputs = vec![format!("packing {PACKING}")];
+    let mut inputs = StepInputs::new().with("packing", PACKING);
     for (path, id) in tree.walk() {
         let Node { meta, kind } = tree.node(id);
         let what = match kind {
@@ -252,7 +253,7 @@ fn inputs(tree: &Tree) -> Vec<String> {
             other => format!("{other:?}"),
         };
         let (time, mode, path) = (meta.mtime.secs, meta.mode, String::from_utf8_lossy(&path).into_owned());
-        inputs.push(format!("{path} {mode:o} {time} {what}"));
+        inputs.add(format!("/{path}"), format!("{mode:o} {time} {what}"));
     }
     inputs
 }

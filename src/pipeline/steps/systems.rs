@@ -1,17 +1,22 @@
 //! Step: the trees of the host, the guests and the boot kit, with overlays, as they will be in their images.
 
+use std::path::Path;
+
 use crate::debian::boot_tools;
 use crate::downloads::third_party::ThirdPartySources;
 use crate::ext2::Profile;
+use crate::guests::services::PackageTree;
 use crate::guests::{
-    self, BoxError, DataDisk, GuestConfig, GuestContents, GuestError, GuestTree, ServiceError,
+    self, BoxError, BuildServices, DataDisk, GuestConfig, GuestContents, GuestError, GuestTree, ServiceError,
 };
 use crate::iso::grub::Grub;
 use crate::pipeline::guest_services::GuestServices;
-use crate::pipeline::step_runner::{Steps, Told};
+use crate::pipeline::step_cache::StepCache;
+use crate::pipeline::step_inputs::StepInputs;
+use crate::pipeline::step_runner::{StepRun, StepRunner};
 use crate::pipeline::steps::disks::GuestDisk;
-use crate::pipeline::steps::tree::MakeTreeError;
-use crate::pipeline::{Output, Request};
+use crate::pipeline::steps::tree::{self, MakeTreeError};
+use crate::pipeline::{OutputDirectory, Request};
 use crate::project::overlay::LoadOverlayError;
 use crate::recipe::{self, Guest, HOST_IMAGE, HostSystem};
 use crate::sys::spool::Spools;
@@ -22,7 +27,7 @@ use system::files::FileError;
 
 /// A system on its way into an image.
 #[derive(Debug)]
-pub struct System {
+pub struct SystemTree {
     /// Name of its image.
     pub name: ImageName,
     /// Its root file system.
@@ -39,9 +44,9 @@ pub struct System {
 #[derive(Debug)]
 pub struct Systems {
     /// The host.
-    pub host: System,
+    pub host: SystemTree,
     /// The guests that have a tree, in the recipe's order.
-    pub guests: Vec<System>,
+    pub guests: Vec<SystemTree>,
     /// The disks of the others.
     pub disks: Vec<GuestDisk>,
     /// GRUB, busybox and certificates.
@@ -54,7 +59,7 @@ pub struct Systems {
 
 impl Systems {
     /// The host first.
-    pub fn all(&self) -> impl Iterator<Item = &System> {
+    pub fn all(&self) -> impl Iterator<Item = &SystemTree> {
         std::iter::once(&self.host).chain(&self.guests)
     }
 
@@ -113,21 +118,23 @@ pub enum SystemError {
 ///
 /// # Errors
 /// [`SystemError`].
-pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Systems, SystemError> {
+pub fn make(
+    request: &Request<'_>,
+    cache: &StepCache<'_>,
+    out: &OutputDirectory,
+    runner: &mut StepRunner,
+) -> Result<Systems, SystemError> {
+    let hold = |path: &Path| cache.hold(path);
     let sources = ThirdPartySources::new(request.sources, request.cache, request.offline, request.progress);
-    let mut services = GuestServices::new(request, &sources, out.logs());
+    let sources = sources.holding(&hold);
+    let mut services = GuestServices::new(request, &sources, cache, out.logs());
     let recipe = request.recipe;
-    let kit = boot_tools::set(recipe.host.system.boot_tools(), &Grub::images());
-    let kit = steps.run(
-        "tree kit",
-        |kit: &guests::services::PackageTree| step_inputs(kit.cached, &kit.inputs),
-        || services.set_tree("kit", &kit),
-    )?;
-    let (host, newest) = host(&recipe.host, &mut services, steps)?;
+    let kit = kit(&recipe.host.system, &mut services, runner)?;
+    let (host, newest) = host(&recipe.host, &mut services, runner)?;
     let mut epoch = kit.newest.max(newest);
     let (mut trees, mut disks) = (Vec::new(), Vec::new());
     for guest in &recipe.guests {
-        match contents(guest, &mut services, steps)? {
+        match contents(guest, &mut services, runner)? {
             GuestContents::Tree(made) => {
                 epoch = epoch.max(made.newest);
                 trees.push(system(guest.name.clone(), made, guest.image));
@@ -148,26 +155,47 @@ pub fn make(request: &Request<'_>, out: &Output, steps: &mut Steps) -> Result<Sy
     Ok(systems)
 }
 
+/// GRUB, busybox and certificates.
+fn kit(
+    host: &HostSystem,
+    services: &mut GuestServices<'_>,
+    runner: &mut StepRunner,
+) -> Result<PackageTree, SystemError> {
+    let step = runner.start("tree kit");
+    let plan = services.plan_tree("kit", &boot_tools::set(host.boot_tools(), &Grub::images()))?;
+    step.run(tree::inputs(&plan), |run| {
+        let made = services.set_tree("kit", &plan, run.key())?;
+        run.used_earlier_result(made.cached);
+        Ok(made)
+    })
+}
+
 /// The host, and the newest time in it.
 fn host(
     host: &recipe::Host,
     services: &mut GuestServices<'_>,
-    steps: &mut Steps,
-) -> Result<(System, i64), SystemError> {
+    runner: &mut StepRunner,
+) -> Result<(SystemTree, i64), SystemError> {
     let name = recipe::Host::image_name();
-    let made = steps.run(
-        format!("tree {name}"),
-        |tree: &GuestTree| step_inputs(tree.cached, &tree.inputs),
-        || {
-            match &host.system {
-                HostSystem::Debian(debian) => {
-                    guests::debian::tree(HOST_IMAGE, debian, &host.hostname, services).map_err(BoxError::from)
-                }
-                HostSystem::Knoppix(knoppix, _) => guests::knoppix::tree(&knoppix.source, services),
+    let host_failed = |error| failed("host".to_owned(), error);
+    let step = runner.start(format!("tree {name}"));
+    let inputs = match &host.system {
+        HostSystem::Debian(debian) => {
+            services.debian_inputs(HOST_IMAGE, debian).map_err(|error| host_failed(error.into()))?
+        }
+        HostSystem::Knoppix(knoppix, _) => guests::knoppix::inputs(knoppix, services),
+    };
+    let made = step.run(inputs.into_iter().collect(), |run| {
+        let made = match &host.system {
+            HostSystem::Debian(debian) => {
+                guests::debian::tree(HOST_IMAGE, debian, &host.hostname, services).map_err(BoxError::from)
             }
-            .map_err(|error| failed("host".to_owned(), error))
-        },
-    )?;
+            HostSystem::Knoppix(knoppix, _) => guests::knoppix::tree(&knoppix.source, services),
+        };
+        let made = made.map_err(host_failed)?;
+        report_tree(&made, run);
+        Ok::<_, SystemError>(made)
+    })?;
     let newest = made.newest;
     let mut host_system = system(name, made, host.image);
     services.apply(&host_system.name, &host.overlays, &host.hostname, &mut host_system.tree, newest)?;
@@ -178,20 +206,22 @@ fn host(
 fn contents(
     guest: &Guest,
     services: &mut GuestServices<'_>,
-    steps: &mut Steps,
+    runner: &mut StepRunner,
 ) -> Result<GuestContents, SystemError> {
     let builder = guests::builder(&guest.kind);
     let what = if guest.kind.is_tree() { "tree" } else { "disk" };
-    let told = |made: &GuestContents| match made {
-        GuestContents::Tree(tree) => step_inputs(tree.cached, &tree.inputs),
-        GuestContents::Disk(_) => Told::default(),
+    let guest_failed = |error| {
+        let release = builder.release().map_or(String::new(), |release| format!(": {release}"));
+        failed(format!("guest `{}`{release}", guest.name), error)
     };
-    let mut made = steps.run(format!("{what} {}", guest.name), told, || {
-        let made = builder.build(guest, services);
-        made.map_err(|error| {
-            let release = builder.release().map_or(String::new(), |release| format!(": {release}"));
-            failed(format!("guest `{}`{release}", guest.name), error)
-        })
+    let step = runner.start(format!("{what} {}", guest.name));
+    let inputs: StepInputs = builder.inputs(guest, services).map_err(guest_failed)?.into_iter().collect();
+    let mut made = step.run(inputs, |run| {
+        let made = builder.build(guest, services).map_err(guest_failed)?;
+        if let GuestContents::Tree(tree) = &made {
+            report_tree(tree, run);
+        }
+        Ok::<_, SystemError>(made)
     })?;
     if let GuestContents::Tree(made) = &mut made {
         services.apply(&guest.name, &guest.overlays, &guest.hostname, &mut made.tree, made.newest)?;
@@ -204,11 +234,15 @@ fn contents(
 /// # Errors
 /// [`SystemError`].
 pub fn guest_contents(guest: &Guest, services: &mut GuestServices<'_>) -> Result<GuestContents, SystemError> {
-    contents(guest, services, &mut Steps::default())
+    contents(guest, services, &mut StepRunner::default())
 }
 
-fn step_inputs(cached: bool, inputs: &[String]) -> Told {
-    Told { cached, inputs: inputs.to_vec() }
+/// Reports whether a tree came out of the cache, or its date, where no input decides that.
+fn report_tree(tree: &GuestTree, run: &mut StepRun) {
+    match tree.cached {
+        Some(cached) => run.used_earlier_result(cached),
+        None => run.found("epoch", tree.newest),
+    }
 }
 
 /// Puts the system's name before an error, unless the error has it already.
@@ -223,14 +257,14 @@ fn failed(whose: String, error: BoxError) -> SystemError {
     SystemError::Contents { whose, source }
 }
 
-fn system(name: ImageName, made: GuestTree, image: recipe::FileSystemOptions) -> System {
-    System { name, tree: made.tree, image, profile: made.profile, linux: made.linux }
+fn system(name: ImageName, made: GuestTree, image: recipe::FileSystemOptions) -> SystemTree {
+    SystemTree { name, tree: made.tree, image, profile: made.profile, linux: made.linux }
 }
 
 /// A guest's second disk.
-fn data_disk(guest: &Guest, disk: DataDisk, epoch: i64) -> Result<System, BadName> {
+fn data_disk(guest: &Guest, disk: DataDisk, epoch: i64) -> Result<SystemTree, BadName> {
     let mtime = Time { secs: epoch, nanos: 0 };
-    Ok(System {
+    Ok(SystemTree {
         name: guests::kind::data_image_name(guest.name.as_str()).parse()?,
         tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),
         image: recipe::FileSystemOptions { free: disk.free, inode_size: disk.inode_size, zero_freed: false },

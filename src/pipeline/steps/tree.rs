@@ -1,4 +1,4 @@
-//! Debian packages -> a normalised tree, from the cache where nothing has changed.
+//! Step: Debian packages -> a normalised tree, from the cache where nothing has changed.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -8,19 +8,22 @@ use std::time::{Instant, SystemTime};
 
 use crate::debian::{ArchiveMirrors, MmdebstrapMode, PackageSet, SetError, TreePlan};
 use crate::downloads::apt::{self, FetchError};
-use crate::pipeline::step_cache::{Kept, touch};
+use crate::pipeline::step_cache::{StepCache, TREES};
+use crate::pipeline::step_inputs::StepInputs;
+use crate::sys;
 use crate::sys::process::{Tool, ToolError};
 use crate::sys::progress::{Progress, Unit};
 use crate::sys::spool::Spools;
 use crate::tree::tar::TarError;
 use crate::tree::{Tree, normalise::normalise, tar};
+use formats::digest::Sha256;
 use formats::report::{date, elapsed, size};
 use system::files::{FileError, Scratch};
 
 /// What making trees depends on beside what goes into them.
 pub struct TreeMaker<'a> {
-    /// The cache's directory.
-    pub cache: &'a Path,
+    /// Where archives are kept.
+    pub cache: &'a StepCache<'a>,
     /// Where mmdebstrap's output goes.
     pub logs: &'a Path,
     /// Where the archives are.
@@ -46,8 +49,6 @@ pub struct DebianTree {
     pub cached: bool,
     /// Bytes of its archive.
     pub archive: u64,
-    /// What it depends on.
-    pub inputs: Vec<String>,
 }
 
 /// A tree that could not be made.
@@ -101,35 +102,64 @@ pub enum TreeFault {
     File(#[from] FileError),
 }
 
+/// What the tree of a plan depends on.
+pub fn inputs(plan: &TreePlan) -> StepInputs {
+    plan.inputs().into_iter().collect()
+}
+
 impl TreeMaker<'_> {
-    /// The tree of `set`, made or taken from the cache. `name` (letters, digits, `-`) is what people call it;
-    /// trees of other names are never thrown out for it. Its archive becomes one of `spools`.
+    /// The tree of `set`, made or taken from the cache: [`TreeMaker::plan`], then [`TreeMaker::make_planned`].
     ///
     /// # Errors
-    /// [`MakeTreeError`]; nothing half-made stays in the cache.
+    /// [`MakeTreeError`].
     pub fn make(
         &self,
         name: &str,
         set: &PackageSet,
         spools: &mut Spools,
     ) -> Result<DebianTree, MakeTreeError> {
-        let made = self.try_make(name, set, spools);
+        let plan = self.plan(name, set)?;
+        self.make_planned(name, &plan, inputs(&plan).hash(), spools)
+    }
+
+    /// All that decides what is in the tree of `set`: the archives' InRelease files are fetched.
+    ///
+    /// # Errors
+    /// [`MakeTreeError`].
+    pub fn plan(&self, name: &str, set: &PackageSet) -> Result<TreePlan, MakeTreeError> {
+        self.try_plan(name, set).map_err(|fault| MakeTreeError { name: name.into(), source: Box::new(fault) })
+    }
+
+    /// A planned tree, made or taken from the cache, where `key` is the hash of its inputs. `name` (letters, digits,
+    /// `-`) is what people call it. Its archive becomes one of `spools`.
+    ///
+    /// # Errors
+    /// [`MakeTreeError`]; nothing half-made stays in the cache.
+    pub fn make_planned(
+        &self,
+        name: &str,
+        plan: &TreePlan,
+        key: Sha256,
+        spools: &mut Spools,
+    ) -> Result<DebianTree, MakeTreeError> {
+        let made = self.try_make(name, plan, key, spools);
         made.map_err(|fault| MakeTreeError { name: name.into(), source: Box::new(fault) })
     }
 
-    fn try_make(&self, name: &str, set: &PackageSet, spools: &mut Spools) -> Result<DebianTree, TreeFault> {
-        let plan = self.plan(name, set)?;
-        let kept = Kept::open(self.cache, "trees", "tar")?;
-        let archive = kept.path(name, &plan.key());
-        let inputs = plan.inputs().iter().map(|line| line.trim_end().to_owned()).collect();
-        let cached = archive.exists();
-        if cached {
-            match self.read(&archive, plan.epoch(), spools) {
+    fn try_make(
+        &self,
+        name: &str,
+        plan: &TreePlan,
+        key: Sha256,
+        spools: &mut Spools,
+    ) -> Result<DebianTree, TreeFault> {
+        let epoch = plan.epoch();
+        if let Some(archive) = self.cache.find(TREES, name, key)? {
+            match self.read(&archive, epoch, spools) {
                 Ok((tree, bytes)) => {
                     let since = date(plan.newest());
                     self.progress.say(&format!("tree {name}: cached (unchanged since {since})"));
-                    touch(&archive);
-                    return Ok(DebianTree { tree, epoch: plan.epoch(), cached, archive: bytes, inputs });
+                    return Ok(DebianTree { tree, epoch, cached: true, archive: bytes });
                 }
                 Err(TreeFault::Archive { source, .. }) => {
                     let text = format!("tree {name}: the cached one is damaged ({source}) and is made again");
@@ -142,17 +172,16 @@ impl TreeMaker<'_> {
             return Err(TreeFault::Offline);
         }
         let started = Instant::now();
-        self.run(name, &plan, &archive)?;
-        let (tree, bytes) = self.read(&archive, plan.epoch(), spools)?;
+        let archive = self.run(name, plan, key)?;
+        let (tree, bytes) = self.read(&archive, epoch, spools)?;
         let (took, large) = (elapsed(started.elapsed()), size(bytes));
         self.progress.say(&format!("tree {name}: made in {took}, archive of {large}"));
-        kept.prune(name)?;
-        Ok(DebianTree { tree, epoch: plan.epoch(), cached: false, archive: bytes, inputs })
+        Ok(DebianTree { tree, epoch, cached: false, archive: bytes })
     }
 
-    fn plan(&self, name: &str, set: &PackageSet) -> Result<TreePlan, TreeFault> {
+    fn try_plan(&self, name: &str, set: &PackageSet) -> Result<TreePlan, TreeFault> {
         let sources = set.sources(self.mirrors)?;
-        let kept = self.cache.join("inrelease");
+        let kept = self.cache.dir().join("inrelease");
         let log = self.logs.join(format!("{name}-inrelease.log"));
         let inreleases = apt::inreleases(&sources, &kept, &log, self.offline)?;
         let sources = sources.into_iter().zip(inreleases).collect();
@@ -165,17 +194,17 @@ impl TreeMaker<'_> {
         Ok(plan)
     }
 
-    /// Runs mmdebstrap. Its archive gets its name when it is whole.
-    fn run(&self, name: &str, plan: &TreePlan, archive: &Path) -> Result<(), TreeFault> {
-        // In a user namespace, hooks are somebody else to this machine: they must get at their files.
-        let room = Scratch::directory(std::env::temp_dir())?;
+    /// Runs mmdebstrap. Its archive is kept in the cache when it is whole.
+    fn run(&self, name: &str, plan: &TreePlan, key: Sha256) -> Result<PathBuf, TreeFault> {
+        // In a user namespace, hooks run as another user, who must be able to read their files.
+        let room = Scratch::directory(sys::temporary_directory())?;
         set_mode(room.path(), 0o755)?;
         for file in plan.files(&apt::own_options()) {
             let path = room.path().join(&file.name);
             fs::write(&path, &file.bytes).map_err(|error| FileError::new(&path, "write", error))?;
             set_mode(&path, if file.executable { 0o755 } else { 0o644 })?;
         }
-        let output = Scratch::file(archive.parent().unwrap_or(Path::new(".")))?;
+        let output = self.cache.begin(TREES)?;
         let file = output.as_file().try_clone();
         let file = file.map_err(|error| FileError::new(output.path(), "open", error))?;
         let mut tool = Tool::new("mmdebstrap")
@@ -188,8 +217,7 @@ impl TreeMaker<'_> {
         let task = self.progress.start(&format!("tree {name}: mmdebstrap"), 0, Unit::Things("steps"));
         tool.run()?;
         drop(task);
-        set_mode(output.path(), 0o644)?;
-        Ok(output.persist(archive)?)
+        Ok(self.cache.insert(TREES, name, key, output)?)
     }
 
     /// Reads and normalises the tree in an archive, and says how long that is.

@@ -1,4 +1,4 @@
-//! `build.json`: what `run` and `test` need to know of a build, and its figures.
+//! `build.json`, the record of a build: what `run`, `test` and `publish` need to know, its steps and its figures.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +9,7 @@ pub use crate::repository::published::MIRROR;
 
 use crate::iso::grub::guest_entry;
 use crate::iso::plan::IsoParts;
+use crate::pipeline::step_inputs::StepInputs;
 use crate::recipe::{self, Recipe};
 use formats::names::Serial;
 use system::files::{FileError, read_at_most, write_atomic};
@@ -21,11 +22,11 @@ pub const LOGS: &str = "logs";
 /// The version of the file that we write and read.
 const VERSION: u32 = 1;
 
-/// What a build leaves for later.
+/// What a build records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Facts {
-    /// 1. Another number is not for us.
+pub struct BuildRecord {
+    /// The file's version, 1.
     pub version: u32,
     /// The distribution's name.
     pub name: String,
@@ -38,30 +39,30 @@ pub struct Facts {
     /// Entries of the boot menu by id, the default first.
     pub entries: Vec<String>,
     /// The smallest machine that the recipe is for.
-    pub machine: Machine,
+    pub machine: RecordedMachine,
     /// What `test` waits for.
-    pub expect: Expect,
+    pub expect: RecordedExpect,
     /// Bytes of the ISO by part.
     pub parts: IsoParts,
     /// Images of the release.
-    pub images: Vec<Image>,
+    pub images: Vec<ImageFigures>,
     /// Steps of the build, in order.
-    pub steps: Vec<Step>,
-    /// Where releases go; files of earlier versions of us have none.
+    pub steps: Vec<StepRecord>,
+    /// Where releases go; files of earlier versions have none.
     #[serde(default)]
-    pub publish: Publish,
+    pub publish: PublishRecord,
 }
 
 /// What `publish`, `rollback`, `refresh` and `gc` need to know. Times are in seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-pub struct Publish {
+pub struct PublishRecord {
     /// Public keys that sign its releases, in base64.
     pub keys: Vec<String>,
     /// The signing key's name: a path without `.key`.
     pub key: String,
     /// Places, in order.
-    pub targets: Vec<PublishTarget>,
+    pub targets: Vec<RecordedTarget>,
     /// Whether the failure of one target keeps others from being begun.
     pub stop: bool,
     /// How long a release's blocks stay at least.
@@ -76,11 +77,11 @@ pub struct Publish {
     pub pin: Vec<u32>,
 }
 
-impl Default for Publish {
+impl Default for PublishRecord {
     /// What a recipe that says nothing means: docs/recipe.md.
     fn default() -> Self {
         const DAY: u64 = 86_400;
-        Publish {
+        PublishRecord {
             keys: vec![],
             key: String::new(),
             targets: vec![],
@@ -97,7 +98,7 @@ impl Default for Publish {
 /// A place to publish to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct PublishTarget {
+pub struct RecordedTarget {
     /// As the recipe writes it.
     pub to: String,
     /// Where clients fetch from there.
@@ -108,7 +109,7 @@ pub struct PublishTarget {
 /// A machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Machine {
+pub struct RecordedMachine {
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Processors.
@@ -118,7 +119,7 @@ pub struct Machine {
 /// What must appear on the console.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Expect {
+pub struct RecordedExpect {
     /// Within so many seconds.
     pub timeout_s: u64,
     /// Templates of lines, in any order; `{{ token }}` is a word that is new at each boot.
@@ -127,7 +128,7 @@ pub struct Expect {
     pub guest_lines: Vec<String>,
 }
 
-impl Expect {
+impl RecordedExpect {
     /// The time there is.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_s)
@@ -137,7 +138,7 @@ impl Expect {
 /// An image of the release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Image {
+pub struct ImageFigures {
     /// Its name.
     pub name: String,
     /// Bytes of the disk.
@@ -153,24 +154,30 @@ pub struct Image {
 /// A step of the build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Step {
-    /// What was done.
+pub struct StepRecord {
+    /// Its name, as `imgfactory why` knows it.
     pub name: String,
     /// How long it took, in seconds.
     pub seconds: f64,
-    /// Whether an earlier result served.
+    /// Whether an earlier result was used.
     pub cached: bool,
-    /// What its result depends on; files of earlier versions of us don't say.
+    /// What its result depends on, as declared before it ran; the first versions of this file have none.
     #[serde(default)]
-    pub inputs: Vec<String>,
-    /// Which of these changed since the build before, `-` what was, `+` what is, or why else it was done.
+    pub inputs: StepInputs,
+    /// The hash of the inputs, which names the result in the cache; earlier versions of this file have none.
+    #[serde(default)]
+    pub inputs_hash: String,
+    /// What became known while it ran; later steps may have it as an input.
+    #[serde(default, skip_serializing_if = "StepInputs::is_empty")]
+    pub found: StepInputs,
+    /// Which inputs changed since the previous build, `-` what was, `+` what is, or why else it ran.
     #[serde(default)]
     pub because: Vec<String>,
 }
 
-/// Why there are no facts.
+/// Why there is no record.
 #[derive(Debug, thiserror::Error)]
-pub enum FactsError {
+pub enum BuildRecordError {
     /// There is nothing, or it can't be read.
     #[error("{dir}: no finished build there; make one with: imgfactory build RECIPE --out {dir}")]
     Missing {
@@ -200,25 +207,25 @@ pub enum FactsError {
     File(#[from] FileError),
 }
 
-impl Facts {
-    /// What is to be known of a build.
+impl BuildRecord {
+    /// The record of a build.
     pub fn of(
         recipe: &Recipe,
         serial: Serial,
         parts: IsoParts,
-        images: Vec<Image>,
-        steps: Vec<Step>,
+        images: Vec<ImageFigures>,
+        steps: Vec<StepRecord>,
     ) -> Self {
         let lines = |lines: &[recipe::Line]| lines.iter().map(ToString::to_string).collect::<Vec<_>>();
-        Facts {
+        BuildRecord {
             version: VERSION,
             name: recipe.name.to_string(),
             serial: serial.get(),
             iso: format!("{}.iso", recipe.name),
             mirrors: recipe.mirrors.iter().map(ToString::to_string).collect(),
             entries: entries(recipe),
-            machine: Machine { memory_mib: recipe.machine.memory >> 20, cpus: recipe.machine.cpus },
-            expect: Expect {
+            machine: RecordedMachine { memory_mib: recipe.machine.memory >> 20, cpus: recipe.machine.cpus },
+            expect: RecordedExpect {
                 timeout_s: recipe.expect.timeout.as_secs(),
                 lines: lines(&recipe.expect.lines),
                 guest_lines: recipe.guests.iter().flat_map(|guest| lines(&guest.expect)).collect(),
@@ -226,14 +233,14 @@ impl Facts {
             parts,
             images,
             steps,
-            publish: Publish {
+            publish: PublishRecord {
                 keys: vec![],
                 key: String::new(),
                 targets: recipe
                     .publish
                     .targets
                     .iter()
-                    .map(|target| PublishTarget {
+                    .map(|target| RecordedTarget {
                         to: target.to.written(),
                         url: target.url.as_ref().map(ToString::to_string),
                     })
@@ -248,14 +255,14 @@ impl Facts {
         }
     }
 
-    /// The version to put into new facts.
+    /// The version to put into new records.
     pub const VERSION: u32 = VERSION;
 
-    /// Reads those of the output directory `dir`.
+    /// Reads that of the output directory `dir`.
     ///
     /// # Errors
-    /// [`FactsError`].
-    pub fn read(dir: &Path) -> Result<Self, FactsError> {
+    /// [`BuildRecordError`].
+    pub fn read(dir: &Path) -> Result<Self, BuildRecordError> {
         /// The one field that every version has.
         #[derive(Deserialize)]
         struct Versioned {
@@ -263,21 +270,21 @@ impl Facts {
         }
         let file = dir.join(FILE);
         let bytes = read_at_most(&file, 1 << 20)
-            .map_err(|source| FactsError::Missing { dir: dir.display().to_string(), source })?;
+            .map_err(|source| BuildRecordError::Missing { dir: dir.display().to_string(), source })?;
         let path = || file.display().to_string();
-        let wrong = |source| FactsError::Wrong { path: path(), source };
+        let wrong = |source| BuildRecordError::Wrong { path: path(), source };
         let Versioned { version: found } = serde_json::from_slice(&bytes).map_err(wrong)?;
         if found != VERSION {
-            return Err(FactsError::Version { path: path(), found });
+            return Err(BuildRecordError::Version { path: path(), found });
         }
         serde_json::from_slice(&bytes).map_err(wrong)
     }
 
-    /// Writes them into `dir`, whole or not at all.
+    /// Writes it into `dir`, whole or not at all.
     ///
     /// # Errors
-    /// [`FactsError::File`].
-    pub fn write(&self, dir: &Path) -> Result<(), FactsError> {
+    /// [`BuildRecordError::File`].
+    pub fn write(&self, dir: &Path) -> Result<(), BuildRecordError> {
         let mut text = serde_json::to_vec_pretty(self).expect("no map with keys that are not text");
         text.push(b'\n');
         Ok(write_atomic(dir.join(FILE), &text)?)
@@ -297,36 +304,58 @@ mod tests {
     use super::*;
     use system::files::Scratch;
 
-    fn facts() -> Facts {
+    fn record() -> BuildRecord {
         let parts =
             IsoParts { xen: 1, kernel: 2, miniroot: 3, grub_bios: 4, esp: 5, blocks: 0, rest: 6, total: 21 };
-        Facts {
+        BuildRecord {
             version: VERSION,
             name: "demo".into(),
             serial: 7,
             iso: "demo.iso".into(),
             mirrors: vec!["http://mirror.example/".into()],
             entries: vec!["xen".into(), "linux".into()],
-            machine: Machine { memory_mib: 2048, cpus: 1 },
-            expect: Expect { timeout_s: 300, lines: vec!["ready {{ token }}".into()], guest_lines: vec![] },
+            machine: RecordedMachine { memory_mib: 2048, cpus: 1 },
+            expect: RecordedExpect {
+                timeout_s: 300,
+                lines: vec!["ready {{ token }}".into()],
+                guest_lines: vec![],
+            },
             parts,
-            images: vec![Image { name: "host".into(), bytes: 9, blocks: 8, objects: 7, compressed: 6 }],
-            steps: vec![Step {
+            images: vec![ImageFigures {
+                name: "host".into(),
+                bytes: 9,
+                blocks: 8,
+                objects: 7,
+                compressed: 6,
+            }],
+            steps: vec![StepRecord {
                 name: "tree".into(),
                 seconds: 1.5,
                 cached: false,
-                inputs: vec!["suite trixie".into()],
-                because: vec!["the build before did not have it".into()],
+                inputs: StepInputs::new().with("suite", "trixie"),
+                inputs_hash: StepInputs::new().with("suite", "trixie").hash().to_string(),
+                found: StepInputs::new().with("epoch", 7),
+                because: vec!["the previous build did not have this step".into()],
             }],
-            publish: Publish::default(),
+            publish: PublishRecord::default(),
         }
     }
 
     #[test]
     fn what_is_written_is_read_again() {
         let dir = Scratch::directory(std::env::temp_dir()).unwrap();
-        facts().write(dir.path()).unwrap();
-        assert_eq!(Facts::read(dir.path()).unwrap(), facts());
+        record().write(dir.path()).unwrap();
+        assert_eq!(BuildRecord::read(dir.path()).unwrap(), record());
+    }
+
+    #[test]
+    fn the_steps_of_earlier_versions_are_read() {
+        let lines =
+            r#"{"name": "tree", "seconds": 1.5, "cached": true, "inputs": ["suite trixie"], "because": []}"#;
+        let step: StepRecord = serde_json::from_str(lines).unwrap();
+        assert_eq!((step.inputs.lines(), &step.inputs_hash[..]), (vec!["suite trixie".to_owned()], ""));
+        let first = r#"{"name": "tree", "seconds": 1.5, "cached": true}"#;
+        assert!(serde_json::from_str::<StepRecord>(first).unwrap().inputs.is_empty());
     }
 
     #[test]
@@ -350,7 +379,7 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(dir.path().join(FILE), text).unwrap();
             }
-            assert_eq!(Facts::read(dir.path()).unwrap_err().to_string(), said);
+            assert_eq!(BuildRecord::read(dir.path()).unwrap_err().to_string(), said);
         }
     }
 }

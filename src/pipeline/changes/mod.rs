@@ -1,7 +1,10 @@
 //! What a release changes of the one before: for people, and as JSON for pipelines.
 
+mod text;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -15,7 +18,6 @@ use formats::names::{ImageName, Serial};
 use formats::release::{
     DocumentError as Untrusted, ImageFiles, Leaf, MirrorPath, Release, TrustedKeys, Verified,
 };
-use formats::report::size;
 
 /// Below this share of pages in use a fresh layout is worth a thought.
 const SPARSE: f64 = 0.7;
@@ -23,9 +25,6 @@ const SPARSE: f64 = 0.7;
 /// A boot that finds what it reads in more blocks than so many times what would do, and in so many more, is worth a thought
 /// too.
 const SCATTERED: (u64, u64) = (2, 16);
-
-/// Packages that the text lists for each image.
-const LISTED: usize = 20;
 
 /// A release as far as changes go.
 #[derive(Clone, Debug)]
@@ -94,7 +93,7 @@ impl Publication {
         Ok(Publication { name: latest.name, serial, images, files: all })
     }
 
-    fn image(&self, name: &ImageName) -> Option<Side<'_>> {
+    fn image(&self, name: &ImageName) -> Option<ImageSide<'_>> {
         let found = self.images.iter().find(|(index, _)| index.header().image == *name)?;
         Some((&found.0, found.1.as_deref()))
     }
@@ -172,7 +171,7 @@ impl ReleaseChanges {
             let (times, more) = SCATTERED;
             let repack_advised = blocks > least * times && blocks > least + more;
             let repack_bytes = index.objects().iter().map(|object| u64::from(object.file_len)).sum();
-            changes.boot = Some(Boot { blocks, least, repack_advised, repack_bytes });
+            changes.boot = Some(BootReads { blocks, least, repack_advised, repack_bytes });
         }
         Ok(self)
     }
@@ -197,13 +196,13 @@ pub struct ImageChanges {
     /// What is known of a changed image when both releases have a layout.
     pub detail: Option<Detail>,
     /// How spread out the small files are that a boot reads, where `imgfactory profile --files` has seen one.
-    pub boot: Option<Boot>,
+    pub boot: Option<BootReads>,
 }
 
 /// Where what a boot reads lies; files of a block and more, which have blocks of their own, aside.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Boot {
+pub struct BootReads {
     /// Blocks that have some of it.
     pub blocks: u64,
     /// Blocks that would hold it.
@@ -265,11 +264,11 @@ pub struct PackageChanges {
 }
 
 /// An image of a release: its map, and its layout if that is known.
-pub type Side<'a> = (&'a Index, Option<&'a LayoutMap>);
+pub type ImageSide<'a> = (&'a Index, Option<&'a LayoutMap>);
 
 impl ImageChanges {
     /// What `new` changes of `old`. `known` are the blocks that are published already; the new ones are added.
-    pub fn of(old: Option<Side<'_>>, new: Side<'_>, known: &mut HashSet<BlockName>) -> Self {
+    pub fn of(old: Option<ImageSide<'_>>, new: ImageSide<'_>, known: &mut HashSet<BlockName>) -> Self {
         let (index, layout) = new;
         let header = index.header();
         let fresh: Vec<bool> = index.objects().iter().map(|object| known.insert(object.name)).collect();
@@ -357,242 +356,4 @@ fn gone(old: &LayoutMap, new: &LayoutMap) -> Vec<PackageChanges> {
         PackageChanges { name, from, files: files.count() as u64, ..PackageChanges::default() }
     })
     .collect()
-}
-
-impl ReleaseChanges {
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut text = match self.from {
-            Some(from) if from == self.to => format!("{}: release {from} stays as it is\n", self.name),
-            Some(from) => format!("{}: release {from} -> {}\n", self.name, self.to),
-            None => format!("{}: release {}, the first\n", self.name, self.to),
-        };
-        for image in &self.images {
-            image.write(&mut text);
-        }
-        let (all, new) = (size(self.new_bytes + self.other_bytes), size(self.new_bytes));
-        text.push_str(&format!(
-            "\nto upload: {all}: {} new blocks, {new}; indexes, layouts, texts, {}\n",
-            self.new_blocks,
-            size(self.other_bytes)
-        ));
-        if self.from.is_some() {
-            let most = size(self.client_bytes);
-            text.push_str(&format!("a client that has all of the release before fetches {most} at most\n"));
-        }
-        text
-    }
-}
-
-impl ImageChanges {
-    fn write(&self, text: &mut String) {
-        let mut line = |line: String| {
-            writeln!(text, "{line}").expect("a String takes all that is written");
-        };
-        let ImageChanges { image, blocks, new_blocks, new_bytes, .. } = self;
-        if self.same {
-            line(format!("\nimage {image}: nothing changes"));
-        } else {
-            line(format!("\nimage {image}: {new_blocks} new blocks of {blocks}, {}", size(*new_bytes)));
-        }
-        if let Some(Boot { blocks, least, repack_advised, repack_bytes }) = self.boot {
-            let advice = match repack_advised {
-                true => {
-                    format!("; `build --repack` puts them together and sends {} once", size(repack_bytes))
-                }
-                false => String::new(),
-            };
-            line(format!(
-                "  small files that a boot reads lie in {blocks} blocks, {least} would hold them{advice}"
-            ));
-        }
-        if self.same {
-            return;
-        }
-        let Some(detail) = &self.detail else {
-            line("  there is no layout of it before".to_owned());
-            return;
-        };
-        let causes: Vec<_> =
-            detail.causes.iter().map(|(cause, blocks)| format!("{cause} {blocks}")).collect();
-        line(format!("  blocks by cause: {}", causes.join(", ")));
-        let ratio = match detail.floor_bytes {
-            0 => String::new(),
-            floor => {
-                format!(", {} compressed; sent: {:.2} x that", size(floor), *new_bytes as f64 / floor as f64)
-            }
-        };
-        line(format!("  {} new pages{ratio}", detail.new_pages));
-        line(format!(
-            "  in use: {:.0} % of what blocks hold; {} freed and left in place",
-            detail.in_use * 100.0,
-            size(detail.dead_bytes)
-        ));
-        if detail.repack.advised {
-            let bytes = size(detail.repack.bytes);
-            line(format!("  a fresh layout would pay by now: `build --repack` sends about {bytes} once"));
-        }
-        line(format!("  {:>9} {:>6} {:>6}  package", "bytes", "blocks", "files"));
-        for package in detail.packages.iter().take(LISTED) {
-            let name = if package.name.is_empty() { "(of no package)" } else { &package.name };
-            let versions = match (&package.from, &package.to) {
-                (Some(from), Some(to)) if from != to => format!(" {from} -> {to}"),
-                (None, Some(to)) => format!(" {to}, new"),
-                (Some(from), None) => format!(" {from}, gone"),
-                _ => String::new(),
-            };
-            let (bytes, blocks, files) = (size(package.bytes), package.blocks, package.files);
-            line(format!("  {bytes:>9} {blocks:>6} {files:>6}  {name}{versions}"));
-        }
-        if let Some(more) = detail.packages.get(LISTED..).filter(|more| !more.is_empty()) {
-            let bytes = size(more.iter().map(|package| package.bytes).sum());
-            line(format!("  {bytes:>9} {:>6} {:>6}  {} more packages", "", "", more.len()));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ext2::{InodeSize, Profile};
-    use crate::pipeline::steps::image::{Before, Choices, Made, Wanted, make};
-    use crate::repository::store::Store;
-    use crate::sys::progress::Silent;
-    use crate::tree::{Content, Kind, Meta, Node, Tree};
-    use formats::block::Codec;
-    use formats::names::BlockSize;
-    use system::files::Scratch;
-
-    /// A tree with packages: name, version, and the text that its file repeats.
-    fn tree(packages: &[(&str, &str, &str)]) -> Tree {
-        let mut tree = Tree::new(Meta::default());
-        let mut put = |path: String, text: String| {
-            let kind = Kind::File(Content::inline(text.into_bytes()));
-            tree.insert(path.as_bytes(), Node { meta: Meta::default(), kind }).unwrap();
-        };
-        let mut status = String::new();
-        for (name, version, text) in packages {
-            put(format!("usr/lib/{name}"), text.repeat(20_000));
-            put(format!("var/lib/dpkg/info/{name}.list"), format!("/usr/lib/{name}\n"));
-            status.push_str(&format!("Package: {name}\nVersion: {version}\n\n"));
-        }
-        put("var/lib/dpkg/status".to_owned(), status);
-        tree
-    }
-
-    fn release(tree: &Tree, serial: u64, before: Option<&Before>, store: &mut Store) -> (Made, Publication) {
-        let serial = Serial::new(serial).unwrap();
-        let wanted = Wanted {
-            name: "host".parse().unwrap(),
-            serial,
-            block_size: BlockSize::new(16 << 10).unwrap(),
-            codec: Codec::default(),
-            epoch: 1_700_000_000,
-            free: 1 << 20,
-            zero_freed: false,
-            inode_size: InodeSize::default(),
-            profile: Profile::default(),
-            parent: None,
-            first: Vec::new(),
-            choices: Choices::default(),
-        };
-        let contents: Vec<Vec<u8>> = vec![vec![]];
-        let made = make(&wanted, tree, &contents, before, store, &Silent).unwrap();
-        let images = vec![(made.split.index.clone(), made.layout.clone())];
-        let files = vec![(MirrorPath::Latest, 500), (MirrorPath::Release(serial), 700)];
-        let publication = Publication { name: "demo".parse().unwrap(), serial, images, files };
-        (made, publication)
-    }
-
-    #[test]
-    fn changes_are_told_by_package_with_both_versions_and_those_that_are_gone() {
-        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
-        let mut store = Store::open(dir.path()).unwrap();
-        let old = tree(&[("libold", "1", "o"), ("libsame", "3", "same"), ("libtwo", "2.0", "two")]);
-        let (made, first) = release(&old, 1, None, &mut store);
-        let before = Before { index: made.split.index, map: made.layout.unwrap(), base: None };
-
-        let new = tree(&[("libnew", "4", "n"), ("libsame", "3", "same"), ("libtwo", "2.1", "2")]);
-        let (made, second) = release(&new, 2, Some(&before), &mut store);
-        let changes = ReleaseChanges::between(Some(&first), &second);
-        let text = changes.text();
-        let detail = changes.images[0].detail.as_ref().unwrap();
-        let told = |name: &str| {
-            let found = detail.packages.iter().find(|package| package.name == name)?;
-            Some((found.from.as_deref(), found.to.as_deref(), found.files))
-        };
-        // Of each package a file and its list.
-        assert_eq!(told("libold"), Some((Some("1"), None, 2)), "{text}");
-        assert_eq!(told("libtwo"), Some((Some("2.0"), Some("2.1"), 1)), "{text}");
-        assert_eq!(told("libnew"), Some((None, Some("4"), 2)), "{text}");
-        assert_eq!(told("libsame"), None, "{text}");
-        let lines: Vec<_> = text.lines().map(str::trim).collect();
-        let ends = |end: &str| lines.iter().any(|line| line.ends_with(end));
-        assert!(ends("libold 1, gone") && ends("libtwo 2.0 -> 2.1") && ends("libnew 4, new"), "{text}");
-        assert_eq!(changes.new_blocks, made.split.figures.written);
-        assert_eq!(changes.new_bytes, made.split.figures.written_bytes);
-        // `latest` and the release, beside the blocks.
-        assert_eq!((changes.other_bytes, changes.client_bytes), (1200, changes.new_bytes + 1200));
-
-        // To take a file away sends no page of a file: there is no floor to be held against.
-        let mut less = old.clone();
-        assert!(less.remove(b"usr/lib/libold"));
-        let (_, third) = release(&less, 3, Some(&before), &mut store);
-        let text = ReleaseChanges::between(Some(&first), &third).text();
-        assert!(text.contains("\n  0 new pages\n"), "{text}");
-
-        // Holes everywhere: of four files one is left.
-        let mut many = Tree::new(Meta::default());
-        let contents = |nth: u32| nth.to_le_bytes().repeat(1500);
-        for nth in 0..400 {
-            let kind = Kind::File(Content::inline(contents(nth)));
-            many.insert(format!("srv/{nth:03}").as_bytes(), Node { meta: Meta::default(), kind }).unwrap();
-        }
-        let (made, full) = release(&many, 4, None, &mut store);
-        assert!(!ReleaseChanges::between(None, &full).text().contains("fresh layout"));
-        let before = Before { index: made.split.index, map: made.layout.unwrap(), base: None };
-        (0..400)
-            .filter(|nth| nth % 4 > 0)
-            .for_each(|nth| assert!(many.remove(format!("srv/{nth:03}").as_bytes())));
-        let (_, sparse) = release(&many, 5, Some(&before), &mut store);
-        let changes = ReleaseChanges::between(Some(&full), &sparse);
-        assert!(changes.images[0].detail.as_ref().unwrap().repack.advised, "{}", changes.text());
-        assert!(changes.text().contains("a fresh layout would pay by now: `build --repack` sends about"));
-
-        let same = ReleaseChanges::between(Some(&second), &second);
-        assert_eq!((same.new_blocks, same.other_bytes), (0, 500));
-        assert!(same.text().contains("image host: nothing changes"), "{}", same.text());
-    }
-
-    #[test]
-    fn a_boot_that_reads_here_and_there_is_told_what_a_fresh_layout_would_spare_it() {
-        let dir = Scratch::directory(std::env::temp_dir()).unwrap();
-        let mut store = Store::open(dir.path()).unwrap();
-        let mut many = Tree::new(Meta::default());
-        let name = |nth: u32| format!("srv/{nth:03}").into_bytes();
-        for nth in 0..400_u32 {
-            let kind = Kind::File(Content::inline(nth.to_le_bytes().repeat(500)));
-            many.insert(&name(nth), Node { meta: Meta::default(), kind }).unwrap();
-        }
-        let (_, publication) = release(&many, 1, None, &mut store);
-        let told = |first: &[Vec<u8>]| {
-            let changes = ReleaseChanges::between(Some(&publication), &publication);
-            let changes = changes.with_boots(&publication, |_| Ok::<_, ()>(first.to_vec())).unwrap();
-            (changes.images[0].boot, changes.text())
-        };
-        assert_eq!(told(&[]).0, None);
-        let scattered: Vec<_> = (0..400).step_by(10).map(name).collect();
-        let (boot, text) = told(&scattered);
-        let boot = boot.unwrap();
-        assert!(boot.repack_advised && boot.blocks > boot.least * 2, "{boot:?}");
-        let advice = format!(
-            "lie in {} blocks, {} would hold them; `build --repack` puts them together and sends {} once\n",
-            boot.blocks,
-            boot.least,
-            size(boot.repack_bytes)
-        );
-        assert!(text.contains(&advice), "{text}");
-        let (boot, text) = told(&(0..400).map(name).collect::<Vec<_>>());
-        assert!(!boot.unwrap().repack_advised && !text.contains("--repack"), "{text}");
-    }
 }
