@@ -293,39 +293,51 @@ impl<T: Document> Verified<T> {
     /// [`DocumentError`]: too long, not signed, an unknown key, a signature that does not fit, and only then what is
     /// wrong with the text.
     pub fn open(bytes: &[u8], keys: &TrustedKeys) -> Result<Self, DocumentError> {
-        let file = T::FILE;
-        if bytes.len() as u64 > T::LIMIT {
-            return Err(DocumentError::TooLong {
-                file: file.into(),
-                found: bytes.len() as u64,
-                limit: T::LIMIT,
-            });
-        }
-        let (text, signature) = split(bytes).ok_or(DocumentError::NotSigned { file })?;
-        let signature = std::str::from_utf8(signature).map_err(|_| DocumentError::SignatureText { file })?;
-        let (key, signature) = parse_signature(signature).map_err(|fault| match fault {
-            Minisign::UnsupportedAlgorithm => DocumentError::SignatureKind { file },
-            _ => DocumentError::SignatureText { file },
-        })?;
-        let trusted = keys.0.iter().filter(|(id, _)| *id == key).collect::<Vec<_>>();
-        if trusted.is_empty() {
-            return Err(DocumentError::UnknownKey { file, key, trusted: keys.list() });
-        }
-        // Two keys of one number are possible, if unlikely: the number is random and not derived from the key.
-        let results = trusted.iter().map(|(_, public)| public.verify(text, &signature, false));
-        for result in results {
-            match result {
-                Ok(()) => {
-                    let document = T::decode_text(text)?;
-                    let trusted_comment = signature.trusted_comment().to_owned();
-                    return Ok(Verified { document, key, trusted_comment });
-                }
-                Err(Minisign::UnexpectedAlgorithm) => return Err(DocumentError::SignatureKind { file }),
-                Err(_) => {}
-            }
-        }
-        Err(DocumentError::BadSignature { file, key })
+        let Signed { text, key, trusted_comment } = verify(bytes, keys, T::FILE, T::LIMIT)?;
+        Ok(Verified { document: T::decode_text(text)?, key, trusted_comment })
     }
+}
+
+/// A text whose signature is that of a trusted key, before it is read.
+struct Signed<'a> {
+    text: &'a [u8],
+    key: KeyId,
+    trusted_comment: String,
+}
+
+/// Checks the signature of a file of any kind.
+fn verify<'a>(
+    bytes: &'a [u8],
+    keys: &TrustedKeys,
+    file: &'static str,
+    limit: u64,
+) -> Result<Signed<'a>, DocumentError> {
+    let found = bytes.len() as u64;
+    if found > limit {
+        return Err(DocumentError::TooLong { file: file.into(), found, limit });
+    }
+    let (text, signature) = split(bytes).ok_or(DocumentError::NotSigned { file })?;
+    let signature = std::str::from_utf8(signature).map_err(|_| DocumentError::SignatureText { file })?;
+    let (key, signature) = parse_signature(signature).map_err(|fault| match fault {
+        Minisign::UnsupportedAlgorithm => DocumentError::SignatureKind { file },
+        _ => DocumentError::SignatureText { file },
+    })?;
+    // Two keys of one number are possible, if unlikely: the number is random and not derived from the key.
+    let mut trusted = keys.0.iter().filter(|(id, _)| *id == key).peekable();
+    if trusted.peek().is_none() {
+        return Err(DocumentError::UnknownKey { file, key, trusted: keys.list() });
+    }
+    for (_, public) in trusted {
+        match public.verify(text, &signature, false) {
+            Ok(()) => {
+                let trusted_comment = signature.trusted_comment().to_owned();
+                return Ok(Signed { text, key, trusted_comment });
+            }
+            Err(Minisign::UnexpectedAlgorithm) => return Err(DocumentError::SignatureKind { file }),
+            Err(_) => {}
+        }
+    }
+    Err(DocumentError::BadSignature { file, key })
 }
 
 /// The text up to and including its `end` line, and the four lines after it.
