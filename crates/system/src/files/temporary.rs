@@ -1,6 +1,5 @@
 //! What is unfinished: named [`PREFIX`]..., locked while its process lives, gone at its end.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -16,13 +15,13 @@ pub const PREFIX: &str = ".imgfactory-tmp-";
 
 /// What is to be removed if the process ends early.
 struct Register {
-    paths: BTreeSet<PathBuf>,
+    paths: Vec<PathBuf>,
     ending: bool,
 }
 
-static REGISTER: Mutex<Register> = Mutex::new(Register { paths: BTreeSet::new(), ending: false });
+static REGISTER: Mutex<Register> = Mutex::new(Register { paths: Vec::new(), ending: false });
 
-/// The set is whole after every statement, so a panic of another thread does no harm to it.
+/// The list is whole after every statement, so a panic of another thread does no harm to it.
 fn register() -> MutexGuard<'static, Register> {
     REGISTER.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -32,7 +31,7 @@ fn enter(path: &Path) {
     loop {
         let mut register = register();
         if !register.ending {
-            register.paths.insert(path.into());
+            register.paths.push(path.into());
             return;
         }
         drop(register);
@@ -42,7 +41,7 @@ fn enter(path: &Path) {
 }
 
 fn leave(path: &Path) {
-    register().paths.remove(path);
+    register().paths.retain(|entered| entered != path);
 }
 
 /// The end of the process by a signal: from here on no scratch can be made.
