@@ -12,7 +12,7 @@ impl Core {
     /// The look into the cache has ended. After [`LookupResult::Hit`] for a block that somebody reads, the shell
     /// serves the [`Action::Deliver`]s that follow from it.
     pub fn loaded(&mut self, now: Time, block: ObjectId, peek: bool, found: LookupResult) {
-        self.loading.remove(&block);
+        self.loading.retain(|&(other, _)| other != block);
         let Some(work) = self.work.get_mut(&block) else { return };
         match found {
             // Also when it came after all, while a mirror was already being asked.
@@ -162,7 +162,7 @@ impl Core {
         self.suspect.remove(&block);
         for id in self.forget(block) {
             let Some(read) = self.reads.get_mut(&id) else { continue };
-            read.missing.remove(&block);
+            read.missing.retain(|&other| other != block);
             self.outputs.push_back(Action::Deliver { read: id, block });
             if read.missing.is_empty() {
                 self.reads.remove(&id);

@@ -5,7 +5,7 @@ mod events;
 mod hold;
 mod poll;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::concurrency::ConcurrencyController;
@@ -182,7 +182,8 @@ enum WorkStep {
 #[derive(Debug)]
 struct Read {
     began: Time,
-    missing: BTreeSet<ObjectId>,
+    /// In order, each once.
+    missing: Vec<ObjectId>,
 }
 
 #[derive(Debug)]
@@ -264,7 +265,8 @@ pub struct Core {
     // Tenths of second requests that may still be made: blocks that come add to them.
     hedges: u32,
     hedged: u64,
-    loading: BTreeMap<ObjectId, Time>,
+    /// Looks into the cache under way, and when each began. No more than there are loaders.
+    loading: Vec<(ObjectId, Time)>,
     flights: BTreeMap<Ticket, Flight>,
     outputs: VecDeque<Action>,
     next: u64,
@@ -322,7 +324,7 @@ impl Core {
             concurrency: ConcurrencyController::new(config.begin.min(config.connections), config.connections),
             hedges: HEDGES,
             hedged: 0,
-            loading: BTreeMap::new(),
+            loading: Vec::new(),
             flights: BTreeMap::new(),
             outputs: VecDeque::new(),
             next: 0,
@@ -359,7 +361,13 @@ impl Core {
     pub fn read(&mut self, now: Time, blocks: impl IntoIterator<Item = ObjectId>) -> ReadId {
         self.next += 1;
         let id = ReadId(self.next);
-        let missing: BTreeSet<ObjectId> = blocks.into_iter().collect();
+        let mut missing = Vec::new();
+        // A few: a read is not much longer than a block.
+        for block in blocks {
+            if let Err(place) = missing.binary_search(&block) {
+                missing.insert(place, block);
+            }
+        }
         for &block in &missing {
             self.demand(now, block, id);
         }

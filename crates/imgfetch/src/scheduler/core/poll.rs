@@ -60,8 +60,8 @@ impl Core {
         while self.first_deadline().is_some_and(|deadline| deadline <= now) {
             self.fail_first_read();
         }
-        let slow = self.loading.iter().filter(|(_, since)| **since + self.config.load <= now);
-        for block in slow.map(|(&block, _)| block).collect::<Vec<_>>() {
+        let slow = self.loading.iter().filter(|(_, since)| *since + self.config.load <= now);
+        for block in slow.map(|&(block, _)| block).collect::<Vec<_>>() {
             if self.work.get(&block).is_some_and(|work| work.step == WorkStep::Loading) {
                 self.queue_fetch(now, block);
             }
@@ -96,9 +96,21 @@ impl Core {
         }
     }
 
+    fn is_loading(&self, block: ObjectId) -> bool {
+        self.loading.iter().any(|&(other, _)| other == block)
+    }
+
+    fn load(&mut self, now: Time, block: ObjectId, peek: bool) -> Action {
+        // An earlier look for it may be stuck.
+        self.loading.retain(|&(other, _)| other != block);
+        self.loading.push((block, now));
+        Action::Load { block, peek }
+    }
+
     fn start_load(&mut self, now: Time) -> Option<Action> {
         let mut at = 0;
         while let Some(&block) = self.demanded.get(at) {
+            let is_loading = self.is_loading(block);
             let work = self.work.get_mut(&block)?;
             if work.step != WorkStep::ToLoad {
                 at += 1;
@@ -106,9 +118,9 @@ impl Core {
             }
             // All who look, or the one that looks for this block, are stuck in a cache that does not answer: do
             // without it.
-            let stuck = |since: &Time| *since + self.config.load <= now;
+            let stuck = |(_, since): &(_, Time)| *since + self.config.load <= now;
             let full = self.loading.len() >= self.config.loaders;
-            if self.loading.contains_key(&block) || full && self.loading.values().all(stuck) {
+            if is_loading || full && self.loading.iter().all(stuck) {
                 work.step = WorkStep::ToFetch;
                 continue;
             }
@@ -117,8 +129,7 @@ impl Core {
             }
             self.demanded.remove(at);
             work.step = WorkStep::Loading;
-            self.loading.insert(block, now);
-            return Some(Action::Load { block, peek: false });
+            return Some(self.load(now, block, false));
         }
         None
     }
@@ -296,7 +307,7 @@ impl Core {
     /// Loads what is read next into RAM, whatever the network does. One who looks is left for reads.
     fn start_next(&mut self, now: Time) -> Option<Action> {
         let is_read = |block| self.work.get(block).is_some_and(|work| !work.readers.is_empty());
-        let unread = self.loading.keys().filter(|block| !is_read(block)).count();
+        let unread = self.loading.iter().filter(|(block, _)| !is_read(block)).count();
         let free = self.loading.len() < self.config.loaders && unread < self.config.loaders.max(2) - 1;
         if !free || self.ready.len() + unread >= self.config.ready {
             return None;
@@ -307,8 +318,7 @@ impl Core {
                 continue;
             }
             self.work.insert(block, Work { step: WorkStep::Loading, only_load: !fetch, ..Work::default() });
-            self.loading.insert(block, now);
-            return Some(Action::Load { block, peek: false });
+            return Some(self.load(now, block, false));
         }
         None
     }
@@ -329,14 +339,13 @@ impl Core {
                 self.prefetched.push_back(block);
                 return self.start_fetch(now, most);
             }
-            if self.loading.len() >= self.config.loaders || self.loading.contains_key(&block) {
+            if self.loading.len() >= self.config.loaders || self.is_loading(block) {
                 let queue = if listed { &mut self.prefetch_list } else { &mut self.read_ahead };
                 queue.push_front(block);
                 return None;
             }
             self.work.insert(block, Work { step: WorkStep::Loading, listed, ..Work::default() });
-            self.loading.insert(block, now);
-            return Some(Action::Load { block, peek: true });
+            return Some(self.load(now, block, true));
         }
         None
     }
@@ -345,7 +354,7 @@ impl Core {
     /// passed meanwhile.
     pub fn next_wakeup(&self) -> Option<Time> {
         let reads = self.first_deadline();
-        let loads = self.loading.values().map(|&since| since + self.config.load);
+        let loads = self.loading.iter().map(|(_, since)| *since + self.config.load);
         let flights = self.flights.values().map(|flight| flight.until + GRACE).chain([self.hold_until]);
         let probes = self.mirrors.iter().filter(|m| m.wants_probe()).map(|m| m.backoff_until);
         let races = self.races().flat_map(|(_, other, same)| [other, same]);
