@@ -78,9 +78,11 @@ impl ReadAhead {
         self.seen.extend(&next);
         let group = if self.is_worth_it(free) { group(free) } else { 1 };
         let from = first - first % group;
-        let mut near: Vec<u32> = (from..from.saturating_add(group)).collect();
-        near.sort_by_key(|block| (block.abs_diff(first), *block < first));
-        near.retain(|&block| self.seen.insert(block));
+        let neighbours = from..from.saturating_add(group);
+        // The nearest first.
+        let outwards = (0..group).flat_map(|far| [first.checked_add(far), first.checked_sub(far)]).flatten();
+        let near: Vec<u32> =
+            outwards.filter(|block| neighbours.contains(block) && self.seen.insert(*block)).collect();
         self.guessed(&near);
         ReadAheadGuess { next, near }
     }
