@@ -225,10 +225,14 @@ pub(super) fn mirrors(given: &[MirrorUrl], file: Option<&Path>) -> Result<Vec<Mi
             return Err(SourceError::NoMirror { path: path.into() });
         }
     }
-    let mut seen = std::collections::HashSet::new();
-    mirrors.retain(|mirror| seen.insert(mirror.clone()));
-    if mirrors.len() > usize::from(MirrorId::MAX.0) + 1 {
-        return Err(SourceError::TooMany(mirrors.len()));
+    let mut unique = Vec::new();
+    for mirror in mirrors {
+        if !unique.contains(&mirror) {
+            unique.push(mirror);
+        }
     }
-    Ok(mirrors)
+    if unique.len() > usize::from(MirrorId::MAX.0) + 1 {
+        return Err(SourceError::TooMany(unique.len()));
+    }
+    Ok(unique)
 }
