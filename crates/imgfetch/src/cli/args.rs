@@ -205,7 +205,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
         "help" => return Ok(Command::Text(HELP.into())),
         _ => return Err(UsageError::UnknownCommand(command)),
     }
-    let raw = raw(parser, command == "mount")?;
+    let mut raw = raw(parser, command == "mount")?;
     if raw.help {
         return Ok(Command::Text(HELP.into()));
     }
@@ -213,9 +213,9 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
         return Ok(Command::Cat(source(raw)?));
     }
     let words = all.into_iter().skip(1).collect();
-    let (mountpoint, status) = (raw.mountpoint.clone(), raw.status.clone());
+    let (mountpoint, status) = (raw.mountpoint.take(), raw.status.take());
     let (foreground, report_ready) = (raw.foreground, raw.report_ready);
-    let (record, record_reads) = (raw.record.clone(), raw.record_reads.clone());
+    let (record, record_reads) = (raw.record.take(), raw.record_reads.take());
     let (root_daemon, allow_other) = (raw.root_daemon, raw.allow_other);
     let no_status = status.as_ref().is_some_and(|path| path.as_os_str() == "none");
     Ok(Command::Mount(Mount {
@@ -242,10 +242,10 @@ fn status(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
             Long("text") => form = Form::Text,
             Long("watch") => (form, watch) = (Form::Text, true),
             Long("phase") => {
-                let phase = parser.value()?.string()?.parse();
+                let phase = text(&mut parser)?.parse();
                 form = Form::Phase(phase.map_err(|error| value("--phase", &error))?);
             }
-            Long("socket") => sockets.push(parser.value()?.into()),
+            Long("socket") => sockets.push(path(&mut parser)?),
             Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
             other => return Err(other.unexpected().into()),
         }
@@ -260,10 +260,10 @@ fn cache(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
         match word {
             Long("json") => json = true,
             Long("image") => {
-                let text = parser.value()?.string()?;
+                let text = text(&mut parser)?;
                 image = Some(text.parse::<ImageName>().map_err(|error| value("--image", &error))?);
             }
-            Long("keep") => keep = size("--keep", &parser.value()?.string()?)?,
+            Long("keep") => keep = size("--keep", &text(&mut parser)?)?,
             Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
             Value(word) if words.len() < 2 => words.push(word),
             other => return Err(other.unexpected().into()),
@@ -293,9 +293,9 @@ fn netselect(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
         Netselect { mirrors: Vec::new(), mirrors_file: None, keys: Vec::new(), budget, json: false };
     while let Some(word) = parser.next()? {
         match word {
-            Long("mirrors") => args.mirrors_file = Some(parser.value()?.into()),
-            Long("key") => args.keys.push(parser.value()?.string()?),
-            Long("within") => args.budget = duration("--within", &parser.value()?.string()?)?,
+            Long("mirrors") => args.mirrors_file = Some(path(&mut parser)?),
+            Long("key") => args.keys.push(text(&mut parser)?),
+            Long("within") => args.budget = duration("--within", &text(&mut parser)?)?,
             Long("json") => args.json = true,
             Long("help") | Short('h') => return Ok(Command::Text(HELP.into())),
             Value(url) => {
@@ -350,33 +350,33 @@ fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
     while let Some(word) = parser.next()? {
         match word {
             Long("mirror") => {
-                let urls = parser.value()?.string()?;
+                let urls = text(&mut parser)?;
                 raw.mirrors.extend(urls.split(',').filter(|url| !url.is_empty()).map(Into::into));
             }
-            Long("mirrors") => raw.mirrors_file = Some(parser.value()?.into()),
-            Long("key") => raw.keys.push(parser.value()?.string()?),
-            Long("image") => raw.image = Some(parser.value()?.string()?),
-            Long("name") => raw.name = Some(parser.value()?.string()?),
-            Long("release") => raw.release = Some(parser.value()?.string()?),
+            Long("mirrors") => raw.mirrors_file = Some(path(&mut parser)?),
+            Long("key") => raw.keys.push(text(&mut parser)?),
+            Long("image") => raw.image = Some(text(&mut parser)?),
+            Long("name") => raw.name = Some(text(&mut parser)?),
+            Long("release") => raw.release = Some(text(&mut parser)?),
             Long("strict") => raw.strict = true,
-            Long("cache") => raw.cache = Some(parser.value()?.into()),
-            Long("cache-max") => raw.cache_max = Some(parser.value()?.string()?),
-            Long("medium") => raw.medium = Some(parser.value()?.into()),
-            Long("ram") => raw.ram = Some(parser.value()?.string()?),
-            Long("connections") => raw.connections = Some(parser.value()?.string()?),
-            Long("deadline") => raw.deadline = Some(parser.value()?.string()?),
-            Long("start-within") => raw.start_within = Some(parser.value()?.string()?),
+            Long("cache") => raw.cache = Some(path(&mut parser)?),
+            Long("cache-max") => raw.cache_max = Some(text(&mut parser)?),
+            Long("medium") => raw.medium = Some(path(&mut parser)?),
+            Long("ram") => raw.ram = Some(text(&mut parser)?),
+            Long("connections") => raw.connections = Some(text(&mut parser)?),
+            Long("deadline") => raw.deadline = Some(text(&mut parser)?),
+            Long("start-within") => raw.start_within = Some(text(&mut parser)?),
             Long("no-prefetch") => raw.no_prefetch = true,
             Long("no-list") => raw.no_list = true,
             Long("netselect") => raw.netselect = Some(true),
             Long("no-netselect") => raw.netselect = Some(false),
-            Long("record") if mount => raw.record = Some(parser.value()?.into()),
-            Long("record-reads") if mount => raw.record_reads = Some(parser.value()?.into()),
-            Long("proxy") => raw.proxy = Some(parser.value()?.string()?),
-            Long("ca") => raw.ca = Some(parser.value()?.into()),
+            Long("record") if mount => raw.record = Some(path(&mut parser)?),
+            Long("record-reads") if mount => raw.record_reads = Some(path(&mut parser)?),
+            Long("proxy") => raw.proxy = Some(text(&mut parser)?),
+            Long("ca") => raw.ca = Some(path(&mut parser)?),
             Long("verbose") | Short('v') => raw.verbose = true,
             Long("help") | Short('h') => raw.help = true,
-            Long("status") if mount => raw.status = Some(parser.value()?.into()),
+            Long("status") if mount => raw.status = Some(path(&mut parser)?),
             Long("foreground") if mount => raw.foreground = true,
             Long("report-ready") if mount => raw.report_ready = true,
             Long("root-daemon") if mount => raw.root_daemon = true,
@@ -438,6 +438,16 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
         ca: raw.ca,
         verbose: raw.verbose,
     })
+}
+
+/// The option's value.
+fn text(parser: &mut lexopt::Parser) -> Result<String, UsageError> {
+    Ok(parser.value()?.string()?)
+}
+
+/// The option's value, a file or a directory.
+fn path(parser: &mut lexopt::Parser) -> Result<PathBuf, UsageError> {
+    Ok(parser.value()?.into())
 }
 
 fn value(option: &'static str, error: &dyn std::fmt::Display) -> UsageError {
