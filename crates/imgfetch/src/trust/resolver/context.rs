@@ -155,18 +155,18 @@ impl Context {
         answer: Result<MirrorAnswer, Fault>,
         open: impl FnOnce(&mut Self, &[u8]) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(fault) => return Err(self.failed(mirror, path, fault)),
+        let fault = match answer {
+            Ok(answer) => match open(self, &answer.bytes) {
+                Ok(opened) => {
+                    self.sent_well(mirror, &answer);
+                    return Ok(opened);
+                }
+                Err(_) if answer.web_page => Fault::WebPage,
+                Err(fault) => fault,
+            },
+            Err(fault) => fault,
         };
-        match open(self, &answer.bytes) {
-            Ok(opened) => {
-                self.sent_well(mirror, &answer);
-                Ok(opened)
-            }
-            Err(_) if answer.web_page => Err(self.failed(mirror, path, Fault::WebPage)),
-            Err(fault) => Err(self.failed(mirror, path, fault)),
-        }
+        Err(self.failed(mirror, path, fault))
     }
 
     // One copy of these will do for all kinds of files.
@@ -190,17 +190,17 @@ impl Context {
     }
 
     /// What is stored; `None`: it is being read, and the resolver is to be asked again when it is there.
-    fn stored(&mut self, file: &StoredFile) -> Option<StoredContent> {
-        if let Some((_, content)) = self.stored.iter().find(|(known, _)| known == file) {
+    fn stored(&mut self, file: StoredFile) -> Option<StoredContent> {
+        if let Some((_, content)) = self.stored.iter().find(|(known, _)| *known == file) {
             return content.clone();
         }
         self.stored.push((file.clone(), None));
-        self.actions.push_back(TrustAction::Read(file.clone()));
+        self.actions.push_back(TrustAction::Read(file));
         None
     }
 
     /// Bytes of a file of the cache or the medium, if there are any; the outer `None`: they are being read.
-    pub(super) fn stored_bytes(&mut self, file: &StoredFile) -> Option<Option<Arc<Vec<u8>>>> {
+    pub(super) fn stored_bytes(&mut self, file: StoredFile) -> Option<Option<Arc<Vec<u8>>>> {
         let there = match file {
             StoredFile::Medium(_) => self.request.has_medium,
             _ => self.request.has_cache,
@@ -222,7 +222,7 @@ impl Context {
         if !self.request.has_cache {
             return Some(Ok(None));
         }
-        match self.stored(&StoredFile::Serial(name.clone()))? {
+        match self.stored(StoredFile::Serial(name.clone()))? {
             StoredContent::Serial(serial) => Some(serial),
             StoredContent::Bytes(_) => Some(Ok(None)),
         }

@@ -35,7 +35,7 @@ impl EarlyFile {
     /// the cache or on the medium; `None` outside: the cache is being read.
     pub(super) fn ask_both(ctx: &mut Context, latest: &Latest) -> Option<[Option<EarlyFile>; 2]> {
         let image = ctx.request.image.clone();
-        let kept = ctx.stored_bytes(&StoredFile::Index(latest.name.clone(), image.clone()))?;
+        let kept = ctx.stored_bytes(StoredFile::Index(latest.name.clone(), image.clone()))?;
         if ctx.request.has_medium || kept.is_some() {
             return Some([None, None]);
         }
@@ -188,7 +188,7 @@ impl PrefetchListFetch {
                         *self = PrefetchListFetch::There(None);
                         return;
                     };
-                    let Some(bytes) = ctx.stored_bytes(&StoredFile::Medium(path.clone())) else {
+                    let Some(bytes) = ctx.stored_bytes(StoredFile::Medium(path.clone())) else {
                         *self = PrefetchListFetch::Medium(files);
                         return;
                     };

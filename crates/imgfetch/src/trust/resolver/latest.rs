@@ -48,7 +48,7 @@ impl LatestQuestion {
 
     /// The `latest` of the medium, if it may be used. However old: there is no other. The outer `None`: it is being read.
     pub(super) fn of_medium(&self, ctx: &mut Context) -> Option<Option<Latest>> {
-        let Some(text) = ctx.stored_bytes(&StoredFile::Medium(MirrorPath::Latest))? else {
+        let Some(text) = ctx.stored_bytes(StoredFile::Medium(MirrorPath::Latest))? else {
             return Some(None);
         };
         let latest = match Verified::<Latest>::open(&text, &ctx.keys).map_err(not_signed) {

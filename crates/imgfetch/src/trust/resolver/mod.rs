@@ -278,7 +278,7 @@ impl Resolver {
             return Turn::Wait(Phase::Newest(newest));
         }
         let path = newest.latest.release_path();
-        let Some(bytes) = self.ctx.stored_bytes(&StoredFile::Medium(path.clone())) else {
+        let Some(bytes) = self.ctx.stored_bytes(StoredFile::Medium(path.clone())) else {
             return Turn::Wait(Phase::Newest(newest));
         };
         let open = |bytes: &[u8]| open_newest(&self.ctx, &newest.latest, bytes).ok();
@@ -298,7 +298,7 @@ impl Resolver {
 
     fn pinned_release(&mut self, serial: Serial) -> Turn {
         let path = MirrorPath::Release(serial);
-        let Some(bytes) = self.ctx.stored_bytes(&StoredFile::Medium(path.clone())) else {
+        let Some(bytes) = self.ctx.stored_bytes(StoredFile::Medium(path.clone())) else {
             return Turn::Wait(Phase::Pinned(serial, FileStep::Medium));
         };
         if let Some(Ok(pinned)) = bytes.map(|bytes| open_pinned(&self.ctx, serial, &bytes)) {
@@ -358,7 +358,7 @@ impl Resolver {
         match &fetch.step {
             IndexStep::Cache => {
                 let file = StoredFile::Index(fetch.release.name.clone(), fetch.files.name.clone());
-                let Some(bytes) = self.ctx.stored_bytes(&file) else {
+                let Some(bytes) = self.ctx.stored_bytes(file) else {
                     return Turn::Wait(Phase::Index(fetch));
                 };
                 if let Some(Ok(index)) = bytes.map(|bytes| fetch.files.open_index(&bytes)) {
@@ -380,7 +380,7 @@ impl Resolver {
                 fetch.step = IndexStep::Medium;
             }
             IndexStep::Medium => {
-                let Some(bytes) = self.ctx.stored_bytes(&StoredFile::Medium(path.clone())) else {
+                let Some(bytes) = self.ctx.stored_bytes(StoredFile::Medium(path.clone())) else {
                     return Turn::Wait(Phase::Index(fetch));
                 };
                 if let Some(Ok(index)) = bytes.map(|bytes| open_index(&mut self.ctx, &fetch, &bytes)) {

@@ -12,7 +12,7 @@ pub(super) fn from_cache(ctx: &mut Context) -> Option<Option<Resolved>> {
     let Some(name) = request.name.clone().or_else(|| request.cached_name.clone()) else {
         return Some(None);
     };
-    let Some(text) = ctx.stored_bytes(&StoredFile::Release(name.clone()))? else { return Some(None) };
+    let Some(text) = ctx.stored_bytes(StoredFile::Release(name.clone()))? else { return Some(None) };
     let release = match Verified::<Release>::open(&text, &ctx.keys) {
         Ok(release) => release.into_inner(),
         Err(_) => {
@@ -32,7 +32,7 @@ pub(super) fn from_cache(ctx: &mut Context) -> Option<Option<Resolved>> {
     if release.name != name || !expected {
         return Some(None);
     }
-    let Some(text) = ctx.stored_bytes(&StoredFile::Index(name, files.name.clone()))? else {
+    let Some(text) = ctx.stored_bytes(StoredFile::Index(name, files.name.clone()))? else {
         return Some(None);
     };
     let Ok(index) = files.open_index(&text) else { return Some(None) };

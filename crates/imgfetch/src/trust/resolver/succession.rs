@@ -129,7 +129,7 @@ pub(super) fn kept_successors(ctx: &mut Context) -> Option<Option<TrustedKeys>> 
     let mut chain = Chain::of(&ctx.keys);
     let name = ctx.request.name.clone();
     while let Some(id) = chain.next_key() {
-        if let Some(bytes) = ctx.stored_bytes(&StoredFile::Keys(id))? {
+        if let Some(bytes) = ctx.stored_bytes(StoredFile::Keys(id))? {
             // One that can't be used is none.
             let _ = chain.follow(id, name.as_ref(), &bytes);
         }
