@@ -57,7 +57,7 @@ impl InMemoryServices {
 
 impl ThirdPartyFiles for InMemoryServices {
     fn locked(&self, url: &str) -> Option<Sum> {
-        self.locked.get(url).cloned()
+        self.locked.get(url).copied()
     }
 
     fn text(&self, urls: &[String], _: u64) -> Result<Vec<u8>, ServiceError> {

@@ -210,7 +210,7 @@ impl From<FileError> for DeriveError {
 
 impl ThirdPartyFiles for GuestServices<'_> {
     fn locked(&self, url: &str) -> Option<Sum> {
-        self.request.lock.sums.get(url).cloned()
+        self.request.lock.sums.get(url).copied()
     }
 
     fn text(&self, urls: &[String], limit: u64) -> Result<Vec<u8>, ServiceError> {

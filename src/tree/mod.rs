@@ -205,7 +205,7 @@ impl Content {
             let skip = at.saturating_sub(extent.at);
             match &extent.source {
                 ContentSource::Spool { spool, offset } => {
-                    contents.read_exact_at(*spool, offset + skip, part)?
+                    contents.read_exact_at(*spool, offset + skip, part)?;
                 }
                 ContentSource::Inline { bytes, offset } => {
                     let start = offset + skip as usize;

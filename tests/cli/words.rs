@@ -302,9 +302,9 @@ fn every_error_and_progress_line_is_on_one_page() {
     pages.retain(|(file, found)| !found.is_empty() && !tests.iter().any(|test| file.starts_with(test)));
     let mut page = String::new();
     for (file, found) in &pages {
-        let _ = write!(
+        let _ = writeln!(
             page,
-            "{}{}\n",
+            "{}{}",
             if page.is_empty() { "" } else { "\n" },
             file.strip_prefix(root()).unwrap().display()
         );

@@ -190,7 +190,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line without its LF; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<&str>, TextFault> {
+    pub fn next_line(&mut self) -> Result<Option<&str>, TextFault> {
         self.number += 1;
         self.line.clear();
         // One byte more than may be there, to notice it.
@@ -222,12 +222,12 @@ impl<R: BufRead> Lines<R> {
 
     /// The next line; `want` is the first word of the line without which the file is cut short.
     pub fn need(&mut self, want: &'static str) -> Result<&str, TextFault> {
-        self.next()?.ok_or(TextFault::MissingEnd { want })
+        self.next_line()?.ok_or(TextFault::MissingEnd { want })
     }
 
     /// The first line: `<kind> 1`.
     pub fn heading(&mut self, kind: &'static str) -> Result<(), TextFault> {
-        let line = self.next()?.unwrap_or_default();
+        let line = self.next_line()?.unwrap_or_default();
         match line.split_once(' ') {
             Some((found, "1")) if found == kind => Ok(()),
             Some((found, version)) if found == kind => Err(TextFault::Version { found: version.into() }),
@@ -287,7 +287,7 @@ impl<R: BufRead> Lines<R> {
 
     /// Nothing may follow.
     pub fn finish(&mut self) -> Result<(), TextFault> {
-        match self.next() {
+        match self.next_line() {
             Ok(None) => Ok(()),
             Err(TextFault::Read(error)) => Err(TextFault::Read(error)),
             // Whatever it is that follows, and however it is damaged.

@@ -169,7 +169,7 @@ fn kernel(file: &ReleaseFile, services: &dyn BuildServices) -> Result<Vec<u8>, B
 /// A set as a plain archive, in the cache.
 fn unpacked(file: &ReleaseFile, services: &dyn BuildServices) -> Result<PathBuf, BoxError> {
     let path = services.fetch(&file.urls, &file.sum)?;
-    let cached = CachedFile { path, sum: file.sum.clone() };
+    let cached = CachedFile { path, sum: file.sum };
     let archive = services.derive(&cached.derived_name(".tar"), &mut |out| {
         let opened = BufReader::with_capacity(BUFFER, services.open(&cached.path)?);
         let mut decoder: Box<dyn Read> = if file.name.ends_with(".xz") {

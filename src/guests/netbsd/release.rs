@@ -118,7 +118,7 @@ pub fn set_file(sums: &BTreeMap<String, Sum>, set: &str) -> Result<(String, Sum)
     for ending in [".tar.xz", ".tgz"] {
         let name = format!("{set}{ending}");
         if let Some(sum) = sums.get(&name) {
-            return Ok((name, sum.clone()));
+            return Ok((name, *sum));
         }
     }
     let known = sums.keys().filter_map(|name| {
@@ -135,7 +135,7 @@ pub fn set_file(sums: &BTreeMap<String, Sum>, set: &str) -> Result<(String, Sum)
 pub fn kernel_file(sums: &BTreeMap<String, Sum>, kernel: &str) -> Result<(String, Sum), NetBsdError> {
     let name = format!("netbsd-{kernel}.gz");
     if let Some(sum) = sums.get(&name) {
-        return Ok((name, sum.clone()));
+        return Ok((name, *sum));
     }
     let known =
         sums.keys().filter_map(|name| Some(name.strip_prefix("netbsd-")?.strip_suffix(".gz")?.to_owned()));

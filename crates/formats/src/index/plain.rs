@@ -63,7 +63,7 @@ pub fn import(text: impl BufRead) -> Result<Vec<BlockName>, At<PlainFault>> {
 
 fn decode(lines: &mut Lines<impl BufRead>) -> Result<Vec<BlockName>, PlainFault> {
     let mut names = Vec::new();
-    while let Some(line) = lines.next()? {
+    while let Some(line) = lines.next_line()? {
         let [number, name] = words(line, SHAPE)?;
         let want = u32::try_from(names.len()).ok().filter(|number| *number < MAX_BLOCKS);
         let want = want.ok_or(PlainFault::TooMany)?;

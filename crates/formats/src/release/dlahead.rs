@@ -155,7 +155,7 @@ fn decode(lines: &mut Lines<impl BufRead>) -> Result<Dlahead, ReleaseTextFault> 
     let image = lines.name("image:")?;
     let serial = lines.serial("serial:")?;
     let (mut entries, mut seen, mut before) = (Vec::new(), HashSet::new(), 0);
-    while let Some(line) = lines.next()? {
+    while let Some(line) = lines.next_line()? {
         if line.starts_with('#') {
             continue;
         }

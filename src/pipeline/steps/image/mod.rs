@@ -291,7 +291,7 @@ pub fn disk_digest(index: &Index) -> Sha256 {
         match target {
             BlockContents::Zero => sum.update([0; 32]),
             BlockContents::Object(id) => {
-                sum.update(index.object(id).map_or([0; 32], |object| object.sha256.0))
+                sum.update(index.object(id).map_or([0; 32], |object| object.sha256.0));
             }
         }
     }
