@@ -57,10 +57,10 @@ impl ProjectFiles for Everything {
     }
 }
 
-/// The first fault; all of them can be shown.
+/// The first error; all of them can be shown.
 fn first(findings: &Findings) -> String {
     let text = findings.render(false);
-    assert!(text.contains(" fault"), "{text}");
+    assert!(text.contains(" error"), "{text}");
     findings.sorted()[0].what.clone()
 }
 
