@@ -5,6 +5,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::Command;
 
+use imgfactory::pipeline::build_record::BuildRecord;
 use imgfactory::pipeline::step_inputs::StepInputs;
 use imgfactory::repository::server::Server;
 
@@ -123,13 +124,11 @@ fn the_same_packages_at_another_date_upload_nothing_but_latest() {
     fs::remove_dir_all(mirror.join("blk")).unwrap();
 
     // A day earlier, as tomorrow may be in the future: that is the same to a build.
-    let facts = fs::read_to_string(demo.by_root.join("build.json")).unwrap();
-    let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+    let record = BuildRecord::read(&demo.by_root).unwrap();
     let mut then = None;
     for name in ["kit", "host", "guest"] {
-        let steps = facts["steps"].as_array().unwrap();
-        let step = steps.iter().find(|step| step["name"] == format!("tree {name}")).unwrap();
-        let inputs: StepInputs = serde_json::from_value(step["inputs"].clone()).unwrap();
+        let step = record.steps.iter().find(|step| step.name == format!("tree {name}")).unwrap();
+        let inputs = &step.inputs;
         let epoch: i64 = inputs.get("epoch").unwrap().parse().unwrap();
         let key = |epoch: i64| {
             let inputs: StepInputs = inputs
