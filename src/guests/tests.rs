@@ -283,7 +283,7 @@ fn a_disk_is_decompressed_and_converted_by_the_endings_of_its_name() {
         (
             "d.img.gz",
             &gz[..10],
-            "d.img.gz: can't be inflated; it was cut off, or it is another file than its name says",
+            "d.img.gz: can't decompress it; it is truncated, or its name does not match its format",
         ),
         (
             "d.vmdk",

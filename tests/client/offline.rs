@@ -255,7 +255,7 @@ fn what_can_not_be_put_onto_a_medium_is_told_before_it_is_made() {
     assert_eq!(
         fail(BlockSelection::All, None),
         format!(
-            "ROOM/a=b\\mirror/{block}: damaged; bring it back with `imgfactory mirror pull`, or build anew"
+            "ROOM/a=b\\mirror/{block}: damaged; fetch it again with `imgfactory mirror pull`, or build again"
         )
     );
     fs::remove_file(&path).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use imgfactory::recipe::lock::Lock;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::{Kind, Tree};
 
 use crate::programs;
@@ -18,7 +18,7 @@ fn made(room: &Path, section: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Its files, if it becomes a tree.
-fn imported(room: &Path, section: &str) -> Result<(Tree, Spools), String> {
+fn imported(room: &Path, section: &str) -> Result<(Tree, ContentFiles), String> {
     guest_tree(room, &format!("{{name: d, {section}}}"), &room.join("files"), &Lock::default())
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use imgfactory::ext2::{ImageOptions, InodeSize, Profile, Sequential};
 use imgfactory::foreign::sums::Sum;
 use imgfactory::recipe::lock::Lock;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::{Kind, Tree};
 
 use crate::programs;
@@ -19,13 +19,13 @@ use crate::support::release::{Item, Release, base, etc, kernel};
 use crate::support::requests::guest_tree;
 
 /// What a guest of the given section becomes of the release in `files`.
-fn make(files: &Path, netbsd: &str, more: &str, lock: &Lock) -> Result<(Tree, Spools), String> {
+fn make(files: &Path, netbsd: &str, more: &str, lock: &Lock) -> Result<(Tree, ContentFiles), String> {
     let room = tempfile::tempdir().unwrap();
     let guest = format!("name: bsd\n  netbsd: {netbsd}\n{more}");
     guest_tree(room.path(), &guest, files, lock)
 }
 
-fn made(sources: &Path, netbsd: &str) -> (Tree, Spools) {
+fn made(sources: &Path, netbsd: &str) -> (Tree, ContentFiles) {
     make(sources, netbsd, "", &Lock::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 

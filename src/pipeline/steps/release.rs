@@ -214,7 +214,7 @@ mod tests {
         let name = "demo".parse().unwrap();
         let refused = PreviousRelease::read(&mut bench.store(), None, &name, &other).unwrap_err().to_string();
         assert!(refused.ends_with(
-            "mirror/latest: the last release there can't be built upon; give the key that signed it, or build \
+            "mirror/latest: can't build on its previous release; give the key that signed it, or build \
              into another directory"
         ));
         let refused = PreviousRelease::read(&mut bench.store(), None, &"lab".parse().unwrap(), &bench.keys())
