@@ -260,7 +260,7 @@ mod tests {
         }
         assert_eq!(
             own("grub.cfg", "").render("grub.cf", values()).unwrap_err().to_string(),
-            "templates/grub.cf: no such template, neither in the project nor built in; did you mean `grub.cfg`?"
+            "templates/grub.cf: no such template in the project or built in; did you mean `grub.cfg`?"
         );
     }
 

@@ -37,7 +37,7 @@ pub enum SourceFault {
         /// How.
         what: &'static str,
     },
-    #[error("{file}: can't be read")]
+    #[error("{file}: can't read it")]
     Read { file: String, source: io::Error },
     /// There is nothing in it.
     #[error("{file}: empty")]

@@ -355,14 +355,14 @@ mod tests {
             (
                 None,
                 format!(
-                    "{shown}: no finished build there; make one with: imgfactory build RECIPE --out {shown}"
+                    "{shown}: contains no finished build; make one with: imgfactory build RECIPE --out {shown}"
                 ),
             ),
-            (Some("{}"), format!("{shown}/build.json: not a build of ours")),
-            (Some("{\"version\": 1}"), format!("{shown}/build.json: not a build of ours")),
+            (Some("{}"), format!("{shown}/build.json: not a build record of imgfactory")),
+            (Some("{\"version\": 1}"), format!("{shown}/build.json: not a build record of imgfactory")),
             (
                 Some("{\"version\": 2}"),
-                format!("{shown}/build.json: has version 2; this program knows 1: build again"),
+                format!("{shown}/build.json: has version 2; this program supports 1; build again"),
             ),
         ] {
             if let Some(text) = text {

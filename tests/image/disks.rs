@@ -176,11 +176,14 @@ fn everything_wrong_with_a_disk_is_told() {
     run("qemu-img", &["create", "-f", "qcow2", "-b", "a.img", "-F", "raw", "back.qcow2"], &files);
     run("qemu-img", &["create", "-f", "qcow2", "-o", "data_file=ext.raw", "ext.qcow2", "1M"], &files);
     for (name, said) in [
-        ("cut.img.gz", "cut.img.gz: can't be inflated; it was cut off"),
+        ("cut.img.gz", "cut.img.gz: can't decompress it; it is truncated"),
         ("empty.img", "empty.img: empty"),
-        ("text.vmdk", "text.vmdk: refers to another file (a descriptor without sectors of its own)"),
-        ("back.qcow2", "back.qcow2: refers to another file (a backing file)"),
-        ("ext.qcow2", "ext.qcow2: refers to another file (an external data file)"),
+        (
+            "text.vmdk",
+            "text.vmdk: the disk image needs another file (a descriptor without sectors of its own)",
+        ),
+        ("back.qcow2", "back.qcow2: the disk image needs another file (a backing file)"),
+        ("ext.qcow2", "ext.qcow2: the disk image needs another file (an external data file)"),
         ("not.qcow2", "qemu-img: exit status 1; its last lines:"),
     ] {
         let sum = sha256(&files.join(name));
@@ -193,7 +196,7 @@ fn everything_wrong_with_a_disk_is_told() {
     let error = made(room.path(), &section).unwrap_err();
     assert!(error.contains("a.img: its sha256 is sha256:") && error.contains(&zeros), "{error}");
     let error = made(room.path(), "disk: {urls: ['http://a.example/a.img']}").unwrap_err();
-    assert!(error.contains("http://a.example/a.img: its sum is not known; write `sha256: HEX`"), "{error}");
+    assert!(error.contains("http://a.example/a.img: no checksum for it; add `sha256: HEX`"), "{error}");
 }
 
 #[test]
@@ -305,8 +308,8 @@ fn a_plan9_installed_on_a_disk_asks_nothing_after_its_settings_were_changed_in_p
     let mut damaged = raw;
     damaged[63 * 512..64 * 512].fill(0);
     for (bytes, said) in [
-        (other, "no `9fat` on it: is this an ISO or a disk of 9front?"),
-        (damaged, "`9fat`: can't be changed"),
+        (other, "it has no `9fat`; check that it is an ISO or a disk of 9front"),
+        (damaged, "`9fat`: can't change it"),
     ] {
         fs::write(files.join("nine.raw"), bytes).unwrap();
         let error = made("nine.raw", "").unwrap_err();

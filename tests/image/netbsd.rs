@@ -99,13 +99,13 @@ fn everything_wrong_with_a_release_is_told_with_the_file() {
         ("{version: '10.1'}", "base.tar.xz: its sha512 is sha512:", &|release| {
             release.set("base.tar.xz", &[Item::Dir("./else")]);
         }),
-        ("{version: '10.1'}", "base.tar.xz: can't be inflated; it was cut off", &|release| {
+        ("{version: '10.1'}", "base.tar.xz: can't decompress it; it is truncated", &|release| {
             let path = release.path("sets", "base.tar.xz");
             let bytes = fs::read(&path).unwrap();
             fs::write(&path, &bytes[..bytes.len() - 40]).unwrap();
             release.sums();
         }),
-        ("{version: '10.1'}", "netbsd-XEN3_DOMU.gz: can't be inflated", &|release| {
+        ("{version: '10.1'}", "netbsd-XEN3_DOMU.gz: can't decompress it", &|release| {
             fs::write(release.path("kernel", "netbsd-XEN3_DOMU.gz"), b"\x1f\x8b").unwrap();
             release.sums();
         }),
@@ -134,10 +134,14 @@ fn everything_wrong_with_a_release_is_told_with_the_file() {
             release.set("etc.tar.xz", &[Item::Hard("./x", "./gone")]);
             release.sums();
         }),
-        ("{version: '10.1'}", "/etc/master.passwd: not in the sets; is `etc` among them", &|release| {
-            release.set("etc.tar.xz", &[Item::Dir("./etc")]);
-            release.sums();
-        }),
+        (
+            "{version: '10.1'}",
+            "/etc/master.passwd: missing from the sets; check that the recipe lists `etc`",
+            &|release| {
+                release.set("etc.tar.xz", &[Item::Dir("./etc")]);
+                release.sums();
+            },
+        ),
         (
             "{version: '10.1'}",
             "SHA512\n  caused by: line 1: not `SHA512 (NAME) = HEX`: \"<html>\"",

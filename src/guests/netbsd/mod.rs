@@ -65,7 +65,7 @@ pub enum NetBsdError {
         set: &'static str,
     },
     /// A file of a set can't be read.
-    #[error("/{path}: can't be read")]
+    #[error("/{path}: can't read it")]
     Read { path: String, source: io::Error },
     /// A specification is wrong.
     #[error("{spec}")]

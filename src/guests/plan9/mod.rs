@@ -50,7 +50,7 @@ pub enum Plan9Error {
     #[error("`{volume}`: can't change it")]
     Volume { volume: &'static str, source: io::Error },
     /// Its settings can't be read.
-    #[error("`{path}`: can't be read")]
+    #[error("`{path}`: can't read it")]
     Read { path: &'static str, source: io::Error },
 }
 

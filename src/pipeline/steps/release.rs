@@ -220,6 +220,8 @@ mod tests {
         let refused = PreviousRelease::read(&mut bench.store(), None, &"lab".parse().unwrap(), &bench.keys())
             .unwrap_err()
             .to_string();
-        assert!(refused.ends_with("mirror: a mirror of `demo`, not of `lab`; build into another directory"));
+        assert!(
+            refused.ends_with("mirror: the mirror is of `demo`, not of `lab`; build into another directory")
+        );
     }
 }
