@@ -79,7 +79,10 @@ fn a_knoppix_medium_gives_its_file_system_and_its_files() {
     assert!(error.contains("caused by: cut\n  caused by: cut off: the file has"), "{error}");
     fs::write(files.join("text"), "text").unwrap();
     let error = made(room.path(), &section("text", "device")).unwrap_err();
-    assert!(error.contains("text: neither of KNOPPIX's formats; an ISO with KNOPPIX/KNOPPIX"), "{error}");
+    assert!(
+        error.contains("text: neither of KNOPPIX's formats; use an ISO that has KNOPPIX/KNOPPIX"),
+        "{error}"
+    );
 }
 
 #[test]
