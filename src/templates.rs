@@ -51,7 +51,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// There is none of that name.
-    #[error("templates/{name}: no such template, neither in the project nor built in{hint}")]
+    #[error("templates/{name}: no such template in the project or built in{hint}")]
     Missing {
         /// Its path below `templates/`.
         name: String,
@@ -77,7 +77,6 @@ pub enum TemplateError {
         name: String,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
         what: String,
     },
     /// The project has it, and nothing asks for it.
@@ -93,7 +92,6 @@ pub enum TemplateError {
     Read {
         /// Its path below `templates/`.
         name: String,
-        /// Why.
         source: io::Error,
     },
 }
@@ -262,7 +260,7 @@ mod tests {
         }
         assert_eq!(
             own("grub.cfg", "").render("grub.cf", values()).unwrap_err().to_string(),
-            "templates/grub.cf: no such template, neither in the project nor built in; did you mean `grub.cfg`?"
+            "templates/grub.cf: no such template in the project or built in; did you mean `grub.cfg`?"
         );
     }
 

@@ -34,7 +34,7 @@ use imgfactory::pipeline::steps::image::{
 use imgfactory::recipe::Archive;
 use imgfactory::repository::store::Store;
 use imgfactory::sys::progress::Silent;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::{Content, Kind, Node, Tree, tar};
 
 /// A desktop of Debian 12 with what its security archive has updates for.
@@ -107,7 +107,7 @@ struct Side {
     /// The newest time in it: what was made by unpacking has that.
     epoch: i64,
     tree: Tree,
-    spools: Spools,
+    spools: ContentFiles,
     pages: Pages,
 }
 
@@ -281,7 +281,7 @@ fn archive(work: &Path, name: &str, security: bool) -> Result<PathBuf> {
 }
 
 fn side(archive: &Path, epoch: i64) -> Result<Side> {
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let spool = spools.open(archive)?;
     let mut tree = tar::read(File::open(archive)?, spool)?;
     imgfactory::tree::normalise::normalise(&mut tree, &spools, epoch)?;
@@ -333,7 +333,7 @@ fn wanted(side: &Side, serial: Serial, codec: Codec) -> Result<ImageSpec> {
 fn made(
     wanted: &ImageSpec,
     tree: &Tree,
-    spools: &Spools,
+    spools: &ContentFiles,
     before: Option<&PreviousImage>,
     store: &mut Store,
 ) -> Result<BuiltImage> {
@@ -378,7 +378,7 @@ fn build(
     store: &mut Store,
 ) -> Result<BuiltImage> {
     let mut watch = Watch::start();
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let spool = spools.open(&side.archive)?;
     let mut tree = tar::read(File::open(&side.archive)?, spool)?;
     let read = watch.lap();

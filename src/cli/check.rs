@@ -8,7 +8,7 @@ use crate::guests::{self, GuestBuilder};
 use crate::project::folder::Project;
 use crate::project::overlay::{self, LoadOverlayError};
 use crate::recipe::{Guest, HOST_IMAGE, HostName, HostSystem, OverlayName, Recipe, Start};
-use crate::sys::spool::Spools;
+use crate::sys::spool::ContentFiles;
 use crate::templates::context;
 use formats::report::{Exit, size};
 
@@ -59,7 +59,7 @@ fn wrong_overlays(project: &Project, recipe: &Recipe) -> Vec<LoadOverlayError> {
     used.retain(|(name, ..)| seen.insert(name.to_string()));
     let load = |(name, image, hostname): (&OverlayName, &str, &HostName)| {
         let values = context! { name => recipe.name.as_str(), image, hostname => hostname.as_ref() };
-        overlay::load(project, name.as_ref(), &values, &mut Spools::new()).err()
+        overlay::load(project, name.as_ref(), &values, &mut ContentFiles::new()).err()
     };
     used.into_iter().filter_map(load).collect()
 }

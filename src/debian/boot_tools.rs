@@ -86,20 +86,13 @@ pub enum BootToolsError {
     /// It is not there, or not a file.
     #[error("boot tools: /{0} is missing; use a Debian suite of 2017 or later")]
     Missing(String),
-    /// It can't be read.
     #[error("boot tools: can't read /{path}")]
-    Read {
-        /// Its path.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: String, source: io::Error },
 }
 
 /// The boot tools: a tree, and where its contents are.
 #[derive(Clone, Copy)]
 pub struct BootTools<'t> {
-    /// The tree.
     pub tree: &'t Tree,
     /// Where its files' contents are.
     pub contents: &'t dyn Contents,

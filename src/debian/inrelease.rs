@@ -22,7 +22,7 @@ pub struct InRelease {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InReleaseError {
     /// Something else came, a login page perhaps.
-    #[error("not an InRelease file: it has no `Date:`, and begins with `{0}`")]
+    #[error("not an InRelease file: it has no `Date:` line; it begins with `{0}`")]
     NoDate(String),
     /// A date that can't be read.
     #[error("`Date: {0}` is not of the form `Sat, 12 Sep 2026 07:55:41 UTC`")]
@@ -111,9 +111,9 @@ mod tests {
         for (bytes, message) in [
             (
                 &b"<html>\n<title>Log in</title>"[..],
-                "not an InRelease file: it has no `Date:`, and begins with `<html>`",
+                "not an InRelease file: it has no `Date:` line; it begins with `<html>`",
             ),
-            (b"", "not an InRelease file: it has no `Date:`, and begins with ``"),
+            (b"", "not an InRelease file: it has no `Date:` line; it begins with ``"),
             (b"Date: soon\n", "`Date: soon` is not of the form `Sat, 12 Sep 2026 07:55:41 UTC`"),
         ] {
             assert_eq!(InRelease::parse(bytes).unwrap_err().to_string(), message);

@@ -47,9 +47,7 @@ pub struct PackageSet {
 pub struct MoreSource {
     /// `trixie-security`, ...
     pub suite: String,
-    /// Where it is.
     pub place: AptLocation,
-    /// Its components.
     pub components: Vec<String>,
     /// The keyring it is checked against, [`KEYRING`] if `None`.
     pub signed_by: Option<String>,
@@ -78,7 +76,6 @@ pub struct Script {
 pub struct AptSource {
     /// Where the archive is, without a `/` at the end.
     pub uri: String,
-    /// The suite in it.
     pub suite: String,
     /// Components of the suite.
     pub components: Vec<String>,

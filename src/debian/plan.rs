@@ -11,7 +11,6 @@ use super::{AptSource, InRelease, PackageSet, Script, SetError, word};
 /// How mmdebstrap becomes root in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MmdebstrapMode {
-    /// It is root.
     Root,
     /// In a user namespace, as an ordinary user with ids in /etc/subuid and /etc/subgid.
     Unshare,
@@ -39,7 +38,6 @@ pub struct TreePlan {
 pub struct TreePlanFile {
     /// Its name in the directory.
     pub name: String,
-    /// What is in it.
     pub bytes: Vec<u8>,
     /// Whether it is to be run.
     pub executable: bool,

@@ -52,7 +52,6 @@ pub enum FetchError {
     Parse {
         /// Its address.
         uri: String,
-        /// What is wrong.
         source: InReleaseError,
     },
     /// It was not fetched before.

@@ -62,7 +62,6 @@ pub enum ThirdPartyError {
         path.display(), want.algorithm()
     )]
     Sum {
-        /// The file.
         path: PathBuf,
         /// Where it comes from.
         url: String,

@@ -17,7 +17,6 @@ const GRUB: [(Virt, &str); 2] = [
 pub struct GuestConfig {
     /// Name of its image, its domain and its units.
     pub name: String,
-    /// Memory in MiB.
     pub memory_mib: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
@@ -40,7 +39,6 @@ pub struct GuestConfig {
 /// Something that the host must have to start a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostNeed {
-    /// What it is for.
     pub what: &'static str,
     /// Its paths, of which one must exist.
     pub paths: &'static [&'static str],

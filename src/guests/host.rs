@@ -36,7 +36,7 @@ const HOST_UNITS: [&str; 2] = ["imgfactory-bridge.service", "imgfactory-chosen.s
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     /// A template of a guest's files is missing or wrong.
-    #[error("guest {guest}: its files can't be made from the templates")]
+    #[error("guest {guest}: can't make its files from the templates")]
     Template {
         /// The guest's name.
         guest: String,
@@ -44,7 +44,7 @@ pub enum GuestError {
         source: TemplateError,
     },
     /// A template of a file for all guests is missing or wrong.
-    #[error("the host's files for guests can't be made from the templates")]
+    #[error("can't make the host's files for guests from the templates")]
     HostTemplate {
         /// What is wrong with the template.
         source: TemplateError,
@@ -62,7 +62,7 @@ pub enum GuestError {
         instead: &'static str,
     },
     /// The tree has something else where a file of ours belongs.
-    #[error("guest support can't be put into the tree")]
+    #[error("can't write the guest support files into the tree")]
     Tree(#[from] TreeError),
 }
 
@@ -307,7 +307,7 @@ mod tests {
         });
         let error =
             install_in_host(&mut host, &[guest("web", true)], &templates, Time::default()).unwrap_err();
-        assert_eq!(error.to_string(), "guest web: its files can't be made from the templates");
+        assert_eq!(error.to_string(), "guest web: can't make its files from the templates");
     }
 
     #[test]

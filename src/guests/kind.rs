@@ -12,7 +12,7 @@ use crate::tree::Tree;
 /// [`crate::recipe::KindRules`]; what the host needs to start it follows from [`Starter`] and the guest's other keys
 /// ([`super::host`]).
 pub trait GuestBuilder {
-    /// What starts it.
+    /// Returns what the host starts the guest with: a kernel from its image, or a boot loader.
     fn starter(&self) -> Starter;
 
     /// What its image holds, in a few words, for `imgfactory check`.
@@ -103,7 +103,6 @@ pub enum GuestContents {
 /// A guest's files, without overlays.
 #[derive(Clone, Debug)]
 pub struct GuestTree {
-    /// The files.
     pub tree: Tree,
     /// The newest time in them, seconds since 1970.
     pub newest: i64,

@@ -23,7 +23,7 @@ pub type Inputs = Vec<(String, String)>;
 pub struct ServiceError(#[from] pub BoxError);
 
 impl ServiceError {
-    /// Of any error.
+    /// Wraps any error; its text and its causes are kept.
     pub fn new(error: impl Into<BoxError>) -> Self {
         ServiceError(error.into())
     }
@@ -133,7 +133,6 @@ pub trait BuildServices: ThirdPartyFiles {
 /// A tree of Debian packages.
 #[derive(Clone, Debug)]
 pub struct PackageTree {
-    /// The tree.
     pub tree: Tree,
     /// The newest time in it, seconds since 1970.
     pub newest: i64,
@@ -144,9 +143,7 @@ pub struct PackageTree {
 /// One run of a program, in an empty scratch directory.
 #[derive(Clone, Debug)]
 pub struct ProgramRun<'a> {
-    /// Its name.
     pub name: &'static str,
-    /// Its arguments.
     pub arguments: Vec<Argument>,
     /// Files for it, in the directory [`ProgramRun::FILES`] of the scratch directory, where it then runs.
     pub files: Option<&'a Tree>,
@@ -189,13 +186,12 @@ pub enum Argument {
     Scratch {
         /// What is before the path.
         before: &'static str,
-        /// The path.
         path: &'static str,
     },
 }
 
 impl Argument {
-    /// Texts.
+    /// Turns texts into a list of values, in the same order.
     pub fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Vec<Self> {
         texts.into_iter().map(|text| Argument::Text(text.into())).collect()
     }

@@ -283,13 +283,12 @@ fn a_disk_is_decompressed_and_converted_by_the_endings_of_its_name() {
         (
             "d.img.gz",
             &gz[..10],
-            "d.img.gz: can't be inflated; it was cut off, or it is another file than its name says",
+            "d.img.gz: can't decompress it; it is truncated, or its name does not match its format",
         ),
         (
             "d.vmdk",
             b"# Disk",
-            "d.vmdk: refers to another file (a descriptor without sectors of its own); a disk in one piece is \
-             wanted: qemu-img convert makes one",
+            "d.vmdk: the disk image needs another file (a descriptor without sectors of its own); convert it to a single file with `qemu-img convert`",
         ),
     ] {
         assert_eq!(disk(&guest(name), &mut InMemoryServices::with(name, bytes)).unwrap_err(), said);
@@ -302,8 +301,7 @@ fn a_file_is_known_by_the_checksum_of_the_recipe_or_of_the_lock() {
     let mut memory = InMemoryServices::with("d.img", b"a disk");
     assert_eq!(
         disk(&guest, &mut memory).unwrap_err(),
-        "http://a.example/d.img: its sum is not known; write `sha256: HEX` beside it, or run: imgfactory lock \
-         RECIPE"
+        "http://a.example/d.img: no checksum for it; add `sha256: HEX` beside the URL in the recipe, or run: imgfactory lock RECIPE"
     );
     memory.locked.insert("http://a.example/d.img".into(), Sum::Sha256("0".repeat(64).parse().unwrap()));
     assert_eq!(disk(&guest, &mut memory).unwrap().len, 6);
@@ -334,7 +332,7 @@ fn a_knoppix_that_is_an_ext2_is_taken_as_it_is_or_gives_its_files() {
 
     let error = disk(&guests[0], &mut InMemoryServices::with("KNOPPIX", b"text")).unwrap_err();
     assert!(
-        error.starts_with("KNOPPIX: neither of KNOPPIX's formats; an ISO with KNOPPIX/KNOPPIX"),
+        error.starts_with("KNOPPIX: neither of KNOPPIX's formats; use an ISO that has KNOPPIX/KNOPPIX"),
         "{error}"
     );
 }

@@ -18,43 +18,30 @@ const BUFFER: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceFault {
     /// Neither the recipe nor its lock has the checksum.
-    #[error("{url}: its sum is not known; write `sha256: HEX` beside it, or run: imgfactory lock RECIPE")]
+    #[error(
+        "{url}: no checksum for it; add `sha256: HEX` beside the URL in the recipe, or run: imgfactory lock RECIPE"
+    )]
     Unpinned {
         /// The first URL.
         url: String,
     },
     /// It can't be decompressed.
-    #[error("{file}: can't be inflated; it was cut off, or it is another file than its name says")]
-    Inflate {
-        /// Its name.
-        file: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("{file}: can't decompress it; it is truncated, or its name does not match its format")]
+    Inflate { file: String, source: io::Error },
     /// It refers to other files.
     #[error(
-        "{file}: refers to another file ({what}); a disk in one piece is wanted: qemu-img convert makes one"
+        "{file}: the disk image needs another file ({what}); convert it to a single file with `qemu-img convert`"
     )]
     Refers {
-        /// Its name.
         file: String,
         /// How.
         what: &'static str,
     },
-    /// It can't be read.
-    #[error("{file}: can't be read")]
-    Read {
-        /// Its name.
-        file: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("{file}: can't read it")]
+    Read { file: String, source: io::Error },
     /// There is nothing in it.
     #[error("{file}: empty")]
-    Empty {
-        /// Its name.
-        file: String,
-    },
+    Empty { file: String },
     /// The file can't be had, or a program failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -63,7 +50,6 @@ pub enum SourceFault {
 /// A file in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CachedFile {
-    /// Its path.
     pub path: PathBuf,
     /// The checksum of the file as it was fetched.
     pub sum: Sum,

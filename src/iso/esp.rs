@@ -30,7 +30,6 @@ const MAX_CLUSTER: usize = 32 << 10;
 pub struct EspFile<'a> {
     /// From the root, names separated by `/`, with none at the beginning.
     pub path: &'a str,
-    /// What is in it.
     pub bytes: &'a [u8],
 }
 
@@ -45,20 +44,10 @@ pub enum EspError {
     },
     /// A path that FAT can't have, or that is there twice.
     #[error("ESP: {path}: can't write it")]
-    File {
-        /// The path.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    File { path: String, source: io::Error },
     /// A file that is not there, or can't be read.
     #[error("ESP: {path}: can't read it")]
-    Read {
-        /// The path.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: String, source: io::Error },
     /// The file system itself could not be made.
     #[error("ESP: can't create it")]
     Volume(#[source] io::Error),

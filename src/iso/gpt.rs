@@ -74,10 +74,7 @@ impl Identity {
 pub enum TableError {
     /// xorriso's MBR does not show what it was asked to make.
     #[error("the ISO's MBR: {what}")]
-    Unexpected {
-        /// What is wrong.
-        what: String,
-    },
+    Unexpected { what: String },
     /// The MBR could not be read or written.
     #[error("the ISO's MBR: can't read or write it")]
     Mbr(#[from] MBRError),

@@ -18,7 +18,6 @@ pub const MIRROR: &str = "/mirror";
 /// Which blocks go onto a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockSelection {
-    /// All of the release.
     All,
     /// Those that a boot is known to read: the prefetch lists.
     Prefetch,

@@ -18,19 +18,13 @@ pub enum CpioError {
     /// A file of 4 GiB or more.
     #[error("/{path}: {len} bytes, but newc cpio files have less than 4 GiB")]
     TooLarge {
-        /// The file.
         path: String,
         /// Its length in bytes.
         len: u64,
     },
     /// Contents could not be read.
     #[error("/{path}: can't read it")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: String, source: io::Error },
     /// The archive could not be written.
     #[error("can't write the cpio archive")]
     Write(#[from] io::Error),

@@ -25,30 +25,20 @@ pub enum KernelError {
     None,
     /// A file of the kernel's that must be there.
     #[error("/{path}: not a file of the tree")]
-    NotFile {
-        /// The file.
-        path: String,
-    },
+    NotFile { path: String },
     /// Too large to be what it claims to be.
     #[error("/{path}: {len} bytes; the limit is {LIMIT}")]
     TooLarge {
-        /// The file.
         path: String,
         /// Its length.
         len: u64,
     },
     /// Contents could not be read or decompressed.
     #[error("/{path}: can't read it")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: String, source: io::Error },
     /// A line that is not what depmod writes.
     #[error("/{path}:{line}: `{text}` is not a line as depmod writes them")]
     Malformed {
-        /// The file.
         path: String,
         /// Number of the line, from 1.
         line: usize,

@@ -10,7 +10,6 @@ use crate::tree::Contents;
 pub struct Group {
     /// The name, which no module has.
     pub name: &'static str,
-    /// What it is for.
     pub what: &'static str,
     /// The modules, which the kernel or the tree may lack.
     pub modules: &'static [&'static str],

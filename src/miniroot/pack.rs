@@ -25,7 +25,6 @@ pub enum MinirootPackError {
 /// What a part of a miniroot costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MinirootPart {
-    /// What it is.
     pub name: &'static str,
     /// Bytes in the archive.
     pub raw: u64,

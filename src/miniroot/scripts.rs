@@ -20,7 +20,6 @@ const SCRIPTS: &[(&str, &str, u16)] = &[
 /// Values for the scripts; the templates see it under these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScriptValues<'a> {
-    /// Name of the recipe.
     pub name: &'a str,
     /// Name of the image with the root file system.
     pub image: &'a str,

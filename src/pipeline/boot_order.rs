@@ -12,7 +12,7 @@ use formats::names::ImageName;
 use formats::release::Reads;
 use system::files::{FileError, create_dir_all, read_at_most, write_atomic};
 
-/// Longest file.
+/// The longest file that is read, in bytes.
 const LIMIT: u64 = 64 << 20;
 const HEADING: &[u8] = b"imgfactory-order 1";
 
@@ -21,18 +21,15 @@ const HEADING: &[u8] = b"imgfactory-order 1";
 pub enum OrderError {
     /// It is none, or of another image.
     #[error(
-        "{}:{line}: {what}; correct it, remove the file, or let `imgfactory profile --files` make it again",
+        "{}:{line}: {what}; correct it, remove the file, or record it again with `imgfactory profile --files`",
         path.display()
     )]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// Where, from 1.
         line: usize,
-        /// What is wrong there.
         what: String,
     },
-    /// The system refuses.
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -46,7 +43,6 @@ pub struct Seen {
     pub read_bytes: u64,
     /// Block files that have them.
     pub blocks: usize,
-    /// Bytes of these files.
     pub block_bytes: u64,
 }
 
@@ -121,7 +117,7 @@ fn decode(image: &ImageName, text: &[u8]) -> Result<Vec<Vec<u8>>, (usize, String
     }
     let of = format!("image: {image}");
     if lines.next().map(|(_, line)| line) != Some(of.as_bytes()) {
-        return Err((2, format!("here belongs `{of}`")));
+        return Err((2, format!("expected `{of}`")));
     }
     let mut paths = Vec::new();
     for (number, line) in lines {
@@ -211,11 +207,11 @@ mod tests {
     fn a_damaged_order_says_where_and_what() {
         let dir = tempfile::tempdir().unwrap();
         save(dir.path(), &host(), &[]).unwrap();
-        let remedy = "; correct it, remove the file, or let `imgfactory profile --files` make it again";
+        let remedy = "; correct it, remove the file, or record it again with `imgfactory profile --files`";
         for (text, said) in [
             (&b""[..], "1: an order of files begins with `imgfactory-order 1`"),
             (b"imgfactory-order 2\n", "1: an order of files begins with `imgfactory-order 1`"),
-            (b"imgfactory-order 1\nimage: guest\n", "2: here belongs `image: host`"),
+            (b"imgfactory-order 1\nimage: guest\n", "2: expected `image: host`"),
             (
                 b"imgfactory-order 1\nimage: host\n\n# x\n/ok\nusr/bin",
                 "6: `usr/bin`: a path begins with `/`, a comment with `#`",

@@ -44,7 +44,6 @@ pub struct BuildRecord {
     pub expect: RecordedExpect,
     /// Bytes of the ISO by part.
     pub parts: IsoParts,
-    /// Images of the release.
     pub images: Vec<ImageFigures>,
     /// Steps of the build, in order.
     pub steps: Vec<StepRecord>,
@@ -106,11 +105,10 @@ pub struct RecordedTarget {
     pub url: Option<String>,
 }
 
-/// A machine.
+/// The smallest machine that the recipe asks for; `run` and `test` start one like it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RecordedMachine {
-    /// Memory in MiB.
     pub memory_mib: u64,
     /// Processors.
     pub cpus: u32,
@@ -139,7 +137,6 @@ impl RecordedExpect {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageFigures {
-    /// Its name.
     pub name: String,
     /// Bytes of the disk.
     pub bytes: u64,
@@ -179,30 +176,22 @@ pub struct StepRecord {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildRecordError {
     /// There is nothing, or it can't be read.
-    #[error("{dir}: no finished build there; make one with: imgfactory build RECIPE --out {dir}")]
+    #[error("{dir}: contains no finished build; make one with: imgfactory build RECIPE --out {dir}")]
     Missing {
         /// The output directory.
         dir: String,
-        /// Why.
         source: FileError,
     },
     /// It is not what we write.
-    #[error("{path}: not a build of ours")]
-    Wrong {
-        /// The file.
-        path: String,
-        /// Why.
-        source: serde_json::Error,
-    },
+    #[error("{path}: not a build record of imgfactory")]
+    Wrong { path: String, source: serde_json::Error },
     /// Another version of us wrote it.
-    #[error("{path}: has version {found}; this program knows {VERSION}: build again")]
+    #[error("{path}: has version {found}; this program supports {VERSION}; build again")]
     Version {
-        /// The file.
         path: String,
         /// Its version.
         found: u32,
     },
-    /// It can't be written.
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -366,14 +355,14 @@ mod tests {
             (
                 None,
                 format!(
-                    "{shown}: no finished build there; make one with: imgfactory build RECIPE --out {shown}"
+                    "{shown}: contains no finished build; make one with: imgfactory build RECIPE --out {shown}"
                 ),
             ),
-            (Some("{}"), format!("{shown}/build.json: not a build of ours")),
-            (Some("{\"version\": 1}"), format!("{shown}/build.json: not a build of ours")),
+            (Some("{}"), format!("{shown}/build.json: not a build record of imgfactory")),
+            (Some("{\"version\": 1}"), format!("{shown}/build.json: not a build record of imgfactory")),
             (
                 Some("{\"version\": 2}"),
-                format!("{shown}/build.json: has version 2; this program knows 1: build again"),
+                format!("{shown}/build.json: has version 2; this program supports 1; build again"),
             ),
         ] {
             if let Some(text) = text {

@@ -28,7 +28,7 @@ use crate::recipe::{Debian, Guest, HostName, OverlayName, ProjectPath};
 use crate::sys::image_file::ImageFile;
 use crate::sys::process::{Tool, ToolError};
 use crate::sys::progress::Unit;
-use crate::sys::spool::Spools;
+use crate::sys::spool::ContentFiles;
 use crate::templates::context;
 use crate::tree::overlay::{EntryKind, Overlay};
 use crate::tree::{Contents, Kind, Meta, Node, SpoolId, Tree};
@@ -50,7 +50,7 @@ pub struct GuestServices<'a> {
     /// The plans of trees of Debian packages that are to be made, by their images' names.
     plans: BTreeMap<String, TreePlan>,
     /// The contents of all trees.
-    pub spools: Spools,
+    pub spools: ContentFiles,
 }
 
 impl<'a> GuestServices<'a> {
@@ -62,7 +62,7 @@ impl<'a> GuestServices<'a> {
         cache: &'a StepCache<'a>,
         logs: PathBuf,
     ) -> Self {
-        GuestServices { request, sources, cache, logs, plans: BTreeMap::new(), spools: Spools::new() }
+        GuestServices { request, sources, cache, logs, plans: BTreeMap::new(), spools: ContentFiles::new() }
     }
 
     /// Plans a tree of Debian packages.
@@ -94,13 +94,13 @@ impl<'a> GuestServices<'a> {
         self.plan_tree(image, &PackageSet::of(debian, self.scripts(debian)?))
     }
 
-    /// Reads an overlay; its larger files become some of `spools`.
+    /// Reads an overlay; its larger files become content files.
     fn load_overlay(
         &self,
         name: &ImageName,
         overlay: &OverlayName,
         hostname: &HostName,
-        spools: &mut Spools,
+        spools: &mut ContentFiles,
     ) -> Result<Overlay, SystemError> {
         let distribution = self.request.recipe.name.as_str();
         let values = context! { name => distribution, image => name.as_str(), hostname => hostname.as_ref() };
@@ -284,7 +284,7 @@ impl BuildServices for GuestServices<'_> {
 
     fn overlay_inputs(&self, guest: &Guest) -> Result<Inputs, ServiceError> {
         let input = |overlay| -> Result<_, SystemError> {
-            let mut spools = Spools::new();
+            let mut spools = ContentFiles::new();
             let loaded = self.load_overlay(&guest.name, overlay, &guest.hostname, &mut spools)?;
             let digest = overlay_digest(&loaded, &spools)?;
             Ok((loaded.name, digest.to_string()))

@@ -9,7 +9,6 @@ use formats::release::{DocumentError as Untrusted, ImageFiles, MirrorPath, Store
 /// The published layout of an image.
 #[derive(Clone, Debug)]
 pub struct PublishedLayout {
-    /// It.
     pub map: Arc<LayoutMap>,
     /// The whole one that the next may be an update of: this one, or the one that this is an update of.
     pub base: (Stored, Arc<LayoutMap>),
@@ -19,13 +18,13 @@ pub struct PublishedLayout {
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutFault {
     /// A file that the release names is gone.
-    #[error("{0}: not there, though the release names it")]
+    #[error("{0}: missing, but the release names it")]
     Missing(MirrorPath),
     /// A file is not the one that the release names.
-    #[error("{0}: can't be believed")]
+    #[error("{0}: can't be verified")]
     Untrusted(MirrorPath, #[source] Untrusted),
     /// Signed, but of another version of this program.
-    #[error("{0}: can't be read; build with the program that wrote it, or with --repack")]
+    #[error("{0}: can't read it; build with the version of imgfactory that wrote it, or with --repack")]
     Unreadable(MirrorPath, #[source] LayoutError),
     /// The tree can't be read.
     #[error(transparent)]

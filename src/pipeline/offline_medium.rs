@@ -25,15 +25,13 @@ use system::files::FileError;
 /// A boot file of a medium is not larger than this.
 const MAX_FILE: u64 = 1 << 30;
 
-/// What is wanted.
+/// Which medium to extend with which blocks of which mirror.
 pub struct OfflineMediumRequest<'a> {
     /// The medium of a build.
     pub iso: &'a Path,
     /// The root of a mirror's tree.
     pub mirror: &'a Path,
-    /// Its newest release.
     pub state: &'a ReleaseState,
-    /// Which blocks.
     pub blocks: BlockSelection,
     /// The medium to be.
     pub target: &'a Path,
@@ -53,7 +51,6 @@ pub enum OfflineError {
     Iso {
         /// The medium.
         path: PathBuf,
-        /// What is wrong.
         source: iso9660::Iso9660Error,
     },
     /// A part is missing.
@@ -61,11 +58,10 @@ pub enum OfflineError {
     NotOurs {
         /// The medium.
         path: PathBuf,
-        /// What is missing.
         part: &'static str,
     },
     /// The medium is of another distribution than the mirror.
-    #[error("{}: a medium of `{medium}`; the mirror is of `{mirror}`", path.display())]
+    #[error("{}: the medium is of `{medium}`, but the mirror is of `{mirror}`", path.display())]
     OtherName {
         /// The medium.
         path: PathBuf,
@@ -79,10 +75,8 @@ pub enum OfflineError {
     Table {
         /// The medium.
         path: PathBuf,
-        /// What is wrong.
         source: TableError,
     },
-    /// Its ESP.
     #[error(transparent)]
     Esp(#[from] EspError),
     /// No list says what a boot reads.
@@ -92,29 +86,17 @@ pub enum OfflineError {
     )]
     NoLists(Serial),
     /// A file of the release.
-    #[error("{}: not there, though release {serial} needs it; `imgfactory mirror verify` tells what else is missing", path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// The release.
-        serial: Serial,
-    },
+    #[error(
+        "{}: missing, but release {serial} needs it; `imgfactory mirror verify` lists all that is missing",
+        path.display()
+    )]
+    Missing { path: PathBuf, serial: Serial },
     /// A block that is not what it ought to be.
-    #[error("{}: damaged; bring it back with `imgfactory mirror pull`, or build anew", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: BlockDamage,
-    },
+    #[error("{}: damaged; fetch it again with `imgfactory mirror pull`, or build again", path.display())]
+    Damaged { path: PathBuf, source: BlockDamage },
     /// A list that is not what the release says.
     #[error("{}", path.display())]
-    List {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: formats::release::DocumentError,
-    },
+    List { path: PathBuf, source: formats::release::DocumentError },
     /// No room.
     #[error(
         "{} would have {}; {disc} has {}, which is {} too little. Fewer blocks: {}; more room: {}",
@@ -134,7 +116,6 @@ pub enum OfflineError {
     /// A file of the mirror.
     #[error(transparent)]
     Mirror(#[from] RemoteError),
-    /// A file.
     #[error(transparent)]
     File(#[from] FileError),
     /// It can't be made.
@@ -156,7 +137,7 @@ fn larger(bytes: u64) -> String {
     }
 }
 
-/// What was made.
+/// A finished medium with blocks, and its figures.
 #[derive(Debug)]
 pub struct OfflineMedium {
     /// Bytes of it, by part.

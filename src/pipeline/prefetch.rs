@@ -21,14 +21,8 @@ const LIMIT: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// It is damaged, or of something else.
-    #[error("{}: no prefetch list; remove it, or let `imgfactory profile` make it again", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: At<ReleaseTextFault>,
-    },
-    /// The system refuses.
+    #[error("{}: not a prefetch list; remove it, or record it again with `imgfactory profile`", path.display())]
+    Damaged { path: PathBuf, source: At<ReleaseTextFault> },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -161,7 +155,7 @@ mod tests {
         let said = kept(&path(dir.path(), &image)).unwrap_err().to_string();
         assert!(
             said.ends_with(
-                "profile/host.dlahead: no prefetch list; remove it, or let `imgfactory profile` make it again"
+                "profile/host.dlahead: not a prefetch list; remove it, or record it again with `imgfactory profile`"
             ),
             "{said}"
         );

@@ -22,47 +22,34 @@ use system::files::FileError;
 pub enum ReleaseError {
     /// The mirror in the output directory is not ours, or damaged.
     #[error(
-        "{}: the last release there can't be built upon; give the key that signed it, or build into another directory",
+        "{}: can't build on its previous release; give the key that signed it, or build into another directory",
         path.display()
     )]
     Previous {
-        /// File of the mirror.
         path: PathBuf,
         /// What is wrong with it.
         source: Untrusted,
     },
     /// A file that the last release needs is gone.
-    #[error("{}: not there, though the last release needs it; bring it back, or build into another directory", path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error(
+        "{}: missing, but the previous release needs it; restore it, or build into another directory",
+        path.display()
+    )]
+    Missing { path: PathBuf },
     /// The mirror in the output directory belongs to another recipe.
-    #[error("{}: a mirror of `{found}`, not of `{want}`; build into another directory", mirror.display())]
-    OtherName {
-        /// The mirror.
-        mirror: PathBuf,
-        /// Its name.
-        found: ImageName,
-        /// The recipe's.
-        want: ImageName,
-    },
+    #[error("{}: the mirror is of `{found}`, not of `{want}`; build into another directory", mirror.display())]
+    OtherName { mirror: PathBuf, found: ImageName, want: ImageName },
     /// Serials end at 2^63 - 1.
-    #[error("{}: serial {} is the last that there is", mirror.display(), Serial::MAX)]
-    LastSerial {
-        /// The mirror.
-        mirror: PathBuf,
-    },
+    #[error("{}: the previous release has serial {}, the highest possible", mirror.display(), Serial::MAX)]
+    LastSerial { mirror: PathBuf },
     /// Nothing is published there.
-    #[error("{}: no release there to build upon; leave --previous out for a first one", path.display())]
+    #[error("{}: contains no release to build on; leave out --previous for the first release", path.display())]
     Nothing {
         /// Where `latest` ought to be.
         path: PathBuf,
     },
-    /// A layout.
-    #[error("{}: the last release there can't be built upon", place.display())]
+    #[error("{}: can't build on its previous release", place.display())]
     Layout {
-        /// The mirror.
         place: PathBuf,
         /// What is wrong with it.
         source: LayoutFault,
@@ -71,10 +58,10 @@ pub enum ReleaseError {
     #[error(transparent)]
     Remote(#[from] RemoteError),
     /// A public key is none.
-    #[error("the public key can't be read")]
+    #[error("can't read the public key")]
     Key(#[from] BadKey),
     /// Signing failed.
-    #[error("the release can't be signed")]
+    #[error("can't sign the release")]
     Sign(#[from] KeyError),
     /// The mirror's tree failed.
     #[error(transparent)]

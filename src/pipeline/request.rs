@@ -72,7 +72,6 @@ impl<'a> Request<'a> {
 
 /// Who signs a release.
 pub struct ReleaseSigner<'a> {
-    /// The key.
     pub key: &'a SigningKey,
     /// What was given for it: a path without `.key`, or another source of keys.
     pub name: &'a str,
@@ -85,7 +84,6 @@ pub struct Built {
     pub record: BuildRecord,
     /// What is to be sent to mirrors.
     pub upload: Upload,
-    /// The ISO.
     pub iso: PathBuf,
 }
 
@@ -95,16 +93,12 @@ pub enum BuildError {
     /// A system's tree.
     #[error(transparent)]
     System(#[from] systems::SystemError),
-    /// A miniroot.
     #[error(transparent)]
     Miniroot(#[from] miniroot::MinirootError),
-    /// An image.
     #[error(transparent)]
     Image(#[from] image::ImageError),
-    /// The ISO.
     #[error(transparent)]
     Iso(#[from] iso::MakeIsoError),
-    /// The release.
     #[error(transparent)]
     Release(#[from] ReleaseError),
     /// The mirror's tree.
@@ -119,7 +113,6 @@ pub enum BuildError {
     /// A prefetch list.
     #[error(transparent)]
     Profile(#[from] prefetch::ProfileError),
-    /// A file.
     #[error(transparent)]
     File(#[from] FileError),
 }

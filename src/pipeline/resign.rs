@@ -20,7 +20,6 @@ use formats::release::{
 pub enum ResignAction {
     /// The maps of an old release, as a new one.
     Rollback {
-        /// The old release.
         to: Serial,
         /// Whether all releases before the new one are revoked.
         revoke: bool,
@@ -55,66 +54,37 @@ pub struct Signing<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum ResignError {
     /// There is nothing to begin with.
-    #[error("{0}: no release there")]
+    #[error("{0}: contains no release")]
     Empty(String),
     /// What is there can't be built upon.
-    #[error("{place}: can't be built upon; was it signed by another key?")]
-    State {
-        /// The tree.
-        place: String,
-        /// Why.
-        source: ReleaseStateError,
-    },
-    /// No such release.
-    #[error("{place}: release {to} is not there; there are those that `imgfactory releases` shows")]
-    NoRelease {
-        /// The tree.
-        place: String,
-        /// The release.
-        to: Serial,
-    },
+    #[error("{place}: can't use its newest release; check that the key is the one that signed it")]
+    State { place: String, source: ReleaseStateError },
+    #[error("{place}: release {to}: not on the mirror; `imgfactory releases` lists those that are")]
+    NoRelease { place: String, to: Serial },
     /// It is not what it should be.
-    #[error("release {to}: can't be believed")]
-    Untrusted {
-        /// The release.
-        to: Serial,
-        /// Why.
-        source: Untrusted,
-    },
-    /// It was revoked.
-    #[error("release {to}: revoked, as all below {min}; clients would refuse what they know of it")]
+    #[error("release {to}: can't be verified")]
+    Untrusted { to: Serial, source: Untrusted },
+    #[error("release {to}: revoked, as are all below {min}; clients would refuse its contents")]
     Revoked {
-        /// The release.
         to: Serial,
         /// What `latest` says.
         min: Serial,
     },
     /// A key says once who comes after it.
-    #[error("key {0} has named its successor already; what is written once is not changed")]
+    #[error("key {0} has a rotation statement already, and a statement can't be changed")]
     Rotated(String),
     /// The next key signs already.
-    #[error("{place}: key {key} signs there already")]
-    Signs {
-        /// The tree.
-        place: String,
-        /// The key.
-        key: KeyId,
-    },
+    #[error("{place}: key {key} is the signing key already")]
+    Signs { place: String, key: KeyId },
     /// Going back to where we are.
     #[error("release {0} is the newest already")]
     Same(Serial),
     /// A bound that can't be.
-    #[error("--min-serial {min}: above the newest release, {newest}; nothing would be left")]
-    Bound {
-        /// The bound.
-        min: Serial,
-        /// The newest release.
-        newest: Serial,
-    },
+    #[error("--min-serial {min}: above the newest release, {newest}, so clients would refuse every release")]
+    Bound { min: Serial, newest: Serial },
     /// A bound that goes down.
-    #[error("--min-serial {min}: release {old} is the bound already, and it never goes down")]
+    #[error("--min-serial {min}: min-serial is {old} already, and it can't be lowered")]
     Lower {
-        /// The bound.
         min: Serial,
         /// The one that holds.
         old: Serial,

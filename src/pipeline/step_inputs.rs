@@ -19,7 +19,7 @@ pub struct StepInputs {
 }
 
 impl StepInputs {
-    /// No inputs yet.
+    /// Returns an empty set of inputs.
     pub fn new() -> Self {
         StepInputs::default()
     }
@@ -55,7 +55,7 @@ impl StepInputs {
         self.values.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no inputs.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }

@@ -10,8 +10,7 @@ const MAX: u64 = 64 << 20;
 /// Why there is no client to put into a miniroot.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// It is not there.
-    #[error("{}: no imgfetch there; build it with ci/imgfetch, or name the file with --imgfetch FILE", path.display())]
+    #[error("{}: no such file; build imgfetch with ci/imgfetch, or name the file with --imgfetch FILE", path.display())]
     Missing {
         /// Where it was searched.
         path: PathBuf,

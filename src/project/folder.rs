@@ -17,13 +17,11 @@ const MAX_TEMPLATE: u64 = 1 << 20;
 /// Why a recipe can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It can't be read.
     #[error(transparent)]
     File(#[from] FileError),
     /// It is not UTF-8.
     #[error("{}:{line}: not UTF-8 text", path.display())]
     NotText {
-        /// The recipe.
         path: PathBuf,
         /// The line of the first wrong byte, from 1.
         line: usize,
@@ -31,12 +29,10 @@ pub enum LoadError {
     /// It has faults.
     #[error(transparent)]
     Faulty(#[from] Findings),
-    /// Its lock is wrong.
     #[error("{}", path.display())]
     Lock {
         /// The lock.
         path: PathBuf,
-        /// What is wrong.
         source: LockError,
     },
 }

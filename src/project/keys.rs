@@ -33,36 +33,21 @@ pub enum KeysError {
     /// The system's doing.
     #[error(transparent)]
     File(#[from] FileError),
-    /// There is no key.
     #[error("{}: no such key; create one with `imgfactory keygen {}`", path.display(), prefix.display())]
     Missing {
-        /// The file.
         path: PathBuf,
         /// Argument for `keygen`.
         prefix: PathBuf,
     },
     /// There is one already.
     #[error("{}: already exists; keys are never overwritten. Choose another name, or move the file", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
+    Exists { path: PathBuf },
     /// The secret key is of no use.
     #[error("{}", path.display())]
-    Secret {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: KeyError,
-    },
+    Secret { path: PathBuf, source: KeyError },
     /// The public key is of no use.
     #[error("{}", path.display())]
-    Public {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: BadKey,
-    },
+    Public { path: PathBuf, source: BadKey },
     /// The two files are of different keys.
     #[error("{}: holds key {public}, but {} holds key {secret}; the two files must be of the same key",
         public_path.display(), secret_path.display())]
@@ -76,20 +61,11 @@ pub enum KeysError {
         /// Its number.
         secret: String,
     },
-    /// No such variable.
     #[error("{variable}: not set; it must contain a secret key")]
-    Variable {
-        /// Its name.
-        variable: String,
-    },
+    Variable { variable: String },
     /// The command that gives a key failed.
     #[error("`{command}`: printed no key")]
-    Command {
-        /// The command.
-        command: String,
-        /// Why.
-        source: ToolError,
-    },
+    Command { command: String, source: ToolError },
     /// `sign:` needs two things.
     #[error(
         "{0}: write it as sign:PUBLIC:COMMAND, with the public key (a file or base64) and the command that signs"
@@ -98,7 +74,6 @@ pub enum KeysError {
     /// Only one key can sign.
     #[error("{}: contains {keys} keys; it must contain only the one that the command signs with", path.display())]
     SignKeys {
-        /// The file.
         path: PathBuf,
         /// How many.
         keys: usize,

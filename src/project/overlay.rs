@@ -12,7 +12,7 @@ use walkdir::WalkDir;
 
 use crate::project::folder::Project;
 pub use crate::recipe::Findings;
-use crate::sys::spool::Spools;
+use crate::sys::spool::ContentFiles;
 use crate::templates::{TemplateError, render_text};
 use crate::tree::overlay::{EntryKind, Overlay, OverlayEntry, Rules};
 use crate::tree::{Content, ContentSource, Extent};
@@ -48,7 +48,6 @@ pub enum LoadOverlayError {
         path.display()
     )]
     Kind {
-        /// Where it is.
         path: PathBuf,
         /// The overlay's rules.
         rules: String,
@@ -68,7 +67,7 @@ pub fn load(
     project: &Project,
     name: &str,
     values: &Value,
-    spools: &mut Spools,
+    spools: &mut ContentFiles,
 ) -> Result<Overlay, LoadOverlayError> {
     let shown = format!("overlays/{name}");
     let rules_name = format!("{shown}.yaml");
@@ -120,7 +119,7 @@ pub fn load(
     Ok(Overlay { name: shown, entries, rules })
 }
 
-fn content_of(path: &Path, len: u64, spools: &mut Spools) -> Result<Content, FileError> {
+fn content_of(path: &Path, len: u64, spools: &mut ContentFiles) -> Result<Content, FileError> {
     if len <= INLINE {
         return Ok(Content::inline(read_at_most(path, INLINE)?));
     }
@@ -163,7 +162,7 @@ mod tests {
     fn a_directory_is_read_with_templates_rendered() {
         let (room, project) = project();
         fs::write(room.path().join("overlays/x.yaml"), "paths: {/etc/issue: {mode: 0600}}\n").unwrap();
-        let mut spools = Spools::new();
+        let mut spools = ContentFiles::new();
         let overlay = load(&project, "x", &context! { name => "demo" }, &mut spools).unwrap();
         let mut tree = Tree::new(Meta { mode: 0o755, ..Meta::default() });
         overlay.apply(&mut tree, &spools, 9).unwrap();
@@ -182,7 +181,7 @@ mod tests {
     fn what_can_not_be_read_is_an_error_with_its_path() {
         let (room, project) = project();
         let etc = room.path().join("overlays/x/etc");
-        let fail = || load(&project, "x", &context! {}, &mut Spools::new()).unwrap_err().to_string();
+        let fail = || load(&project, "x", &context! {}, &mut ContentFiles::new()).unwrap_err().to_string();
         let real = |path: &str| project.root().join(path).display().to_string();
         assert_eq!(fail(), "overlays/x/etc/issue.j2:1: `name` is not known here; known: ");
         fs::write(etc.join("issue.j2"), "text").unwrap();
@@ -207,7 +206,7 @@ mod tests {
         fs::remove_file(etc.join("pipe")).unwrap();
         fs::write(room.path().join("overlays/x.yaml"), "pathz: {}\n").unwrap();
         assert!(fail().starts_with("error: overlays/x.yaml:1:1: unknown key `pathz`"));
-        let error = load(&project, "y", &context! {}, &mut Spools::new()).unwrap_err();
+        let error = load(&project, "y", &context! {}, &mut ContentFiles::new()).unwrap_err();
         assert_eq!(error.to_string(), format!("{}: can't read", real("overlays/y")));
     }
 }

@@ -13,7 +13,6 @@ use system::files::FileSystem;
 /// What something is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// `build`.
     Build,
     /// `run` and `test`: a virtual machine.
     Boot,

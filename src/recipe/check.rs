@@ -137,12 +137,16 @@ impl Checker<'_> {
         for Located { value: raw, .. } in raw.value {
             if let Some(Located { span, value: name }) = &raw.name {
                 if name.as_str() == HOST_IMAGE {
-                    self.findings.add(span, "a guest can't be called `host`", "that is the host's image");
+                    self.findings.add(
+                        span,
+                        "a guest can't be called `host`",
+                        "the host's image has this name; choose another",
+                    );
                 } else if !names.insert(name.clone()) {
                     self.findings.add(
                         span,
                         format!("a second guest `{name}`"),
-                        "each needs a name of its own",
+                        "give each guest its own name",
                     );
                 }
             }
@@ -171,7 +175,7 @@ impl Checker<'_> {
 
     fn components(&mut self, raw: Option<Located<List<Component>>>, default: &[Component]) -> Vec<Component> {
         if let Some(given) = raw.as_ref().filter(|given| given.value.is_empty()) {
-            self.findings.add(&given.span, "no component", "leave the key out for the default");
+            self.findings.add(&given.span, "no component", "leave out `components` for the default");
         }
         if raw.is_none() { default.to_vec() } else { self.distinct(raw) }
     }
@@ -179,7 +183,7 @@ impl Checker<'_> {
     fn source(&mut self, raw: RawDebianSource, default: &[Component]) -> Option<DebianSource> {
         let components = self.components(raw.components, default);
         if let (Some(uri), Some(_)) = (&raw.uri, &raw.archive) {
-            self.findings.add(&uri.span, "both `uri` and `archive`", "one of them says where it is");
+            self.findings.add(&uri.span, "both `uri` and `archive`", "remove one of the two");
         }
         if let (None, Some(suite)) = (&raw.uri, &raw.suite) {
             self.archive_fits(suite, raw.archive.as_ref());
@@ -215,11 +219,11 @@ impl Checker<'_> {
                 ProjectFile::Executable => {}
                 ProjectFile::Plain => {
                     let help = format!("chmod +x {value}");
-                    self.findings.add(span, format!("`{value}` may not be executed"), help);
+                    self.findings.add(span, format!("`{value}` is not executable"), help);
                 }
                 ProjectFile::Missing => {
                     let what = format!("no script `{value}`");
-                    self.findings.add(span, what, "paths begin at the project root");
+                    self.findings.add(span, what, "paths start at the project root");
                 }
             }
         }
@@ -283,11 +287,7 @@ impl Checker<'_> {
             .map(at);
         match (xen_given, of_xen, &xen_at) {
             (false, Some(entry), _) => {
-                self.findings.add(
-                    &entry,
-                    "a menu entry `xen` without Xen",
-                    "add `xen: true` beside `entries`",
-                );
+                self.findings.add(&entry, "a menu entry `xen` without Xen", "add `xen: true` to `boot`");
             }
             (true, None, Some(xen)) if entries_given => {
                 self.findings.add(
@@ -365,7 +365,7 @@ impl Checker<'_> {
         for Located { span, value } in targets.map(|targets| targets.value).unwrap_or_default() {
             let Some(to) = value.to else { continue };
             if places.iter().any(|other| other.to == to.value) {
-                self.findings.add(&span, format!("`{}` is listed twice", to.value), "once is enough");
+                self.findings.add(&span, format!("`{}` is listed twice", to.value), "remove one of the two");
             }
             places.push(PublishTarget { to: to.value, url: value.url.map(|url| url.value) });
         }
@@ -386,10 +386,14 @@ impl Checker<'_> {
             match made {
                 Err(_) => {
                     let what = format!("`{value}` is not a template that uses `token` alone");
-                    self.findings.add(span, what, "write `{{ token }}` for the word made up at each boot");
+                    self.findings.add(span, what, "write `{{ token }}` for the random word of each boot");
                 }
                 Ok(made) if made.trim().is_empty() => {
-                    self.findings.add(span, "an empty line is always there", "write what the system prints");
+                    self.findings.add(
+                        span,
+                        "an empty line matches any output",
+                        "write a text that the system prints",
+                    );
                 }
                 Ok(_) => {}
             }
@@ -403,7 +407,7 @@ impl Checker<'_> {
         let mut values = Vec::new();
         for Located { span, value } in raw.map(|raw| raw.value).unwrap_or_default() {
             if !seen.insert(value.clone()) {
-                self.findings.add(&span, format!("`{value}` is listed twice"), "once is enough");
+                self.findings.add(&span, format!("`{value}` is listed twice"), "remove one of the two");
             }
             values.push(value);
         }
@@ -457,7 +461,7 @@ impl Checker<'_> {
         }
         self.findings.add(
             &span,
-            "memory is given out in whole MiB",
+            "memory must be a multiple of 1 MiB",
             format!("write `{}MiB`", value.div_ceil(MIB)),
         );
         None

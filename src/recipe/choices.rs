@@ -3,29 +3,29 @@
 use crate::yaml::shape::choice;
 
 choice! {
-    /// What becomes of the other targets when one fails.
+    /// What `publish` does with the other targets when one fails.
     pub enum OnFailure as "what to do after a failure" {
-        /// They go on.
+        /// Publish to them.
         Continue = "continue",
-        /// Those that have not begun don't begin.
+        /// Do not start those that have not started.
         Stop = "stop",
     }
 
-    /// What goes into a Debian tree to begin with: mmdebstrap's variants.
+    /// The packages that a Debian tree always has: mmdebstrap's variants.
     pub enum Variant as "a variant" {
-        /// Only what the recipe lists, unpacked and not set up.
+        /// Only the recipe's packages, unpacked but not configured.
         Extract = "extract",
-        /// Only what the recipe lists.
+        /// Only the recipe's packages.
         Custom = "custom",
         /// Essential packages.
         Essential = "essential",
         /// Essential packages and apt.
         Apt = "apt",
-        /// The same and priority required.
+        /// The same, and packages of priority required.
         Required = "required",
         /// The same; mmdebstrap's other name for it.
         Minbase = "minbase",
-        /// The same and build-essential.
+        /// The same, and build-essential.
         Buildd = "buildd",
         /// Priority important and above.
         Important = "important",
@@ -41,7 +41,7 @@ choice! {
         Amd64 = "amd64",
     }
 
-    /// Whose mirror an archive's suites come from, when the recipe names no URL.
+    /// The archive whose mirror is used when the recipe gives no URL.
     pub enum Archive as "an archive" {
         /// The archive with the releases themselves.
         Debian = "debian",
@@ -69,13 +69,13 @@ choice! {
 
     /// How a guest reaches the network.
     pub enum GuestNetwork as "a network of a guest" {
-        /// By a bridge to the link of the host: it has an address of its own from the DHCP server outside.
+        /// Through a bridge on the host's network interface; it gets its own address from the DHCP server there.
         Bridge = "bridge",
-        /// It has none.
+        /// No network.
         None = "none",
     }
 
-    /// The machine that Xen makes for a guest.
+    /// The kind of virtual machine that Xen creates for a guest.
     pub enum Virt as "a kind of machine" {
         /// Paravirtual: a kernel made for Xen, on any machine.
         Pv = "pv",
@@ -85,13 +85,13 @@ choice! {
         Hvm = "hvm",
     }
 
-    /// Where what a guest writes to its disk is kept.
+    /// Where a guest's changes to its disk are kept.
     pub enum Cow as "a place for changes" {
-        /// Nowhere: the disk can't be written.
+        /// Nowhere: the disk is read-only.
         None = "none",
         /// In the host's memory, until the guest stops.
         Tmpfs = "tmpfs",
-        /// Where the host keeps its own changes: on a disk, if `cow=` at boot says so.
+        /// Where the host keeps its own changes: on a disk if `cow=` is given at boot.
         Disk = "disk",
     }
 
@@ -105,23 +105,23 @@ choice! {
 
     /// Which device nodes a NetBSD system has.
     pub enum Devices as "a choice of device nodes" {
-        /// What init and a first login need.
+        /// Those that init and a first login need.
         Minimal = "minimal",
-        /// All that the release's MAKEDEV makes.
+        /// All that the release's MAKEDEV creates.
         All = "all",
-        /// None; init makes them in memory.
+        /// None; init creates them in memory.
         None = "none",
     }
 
-    /// A Plan 9.
+    /// A version of Plan 9.
     pub enum Flavour as "a Plan 9" {
         /// Bell Labs' fourth edition with patches.
         Legacy = "9legacy",
-        /// The fork.
+        /// The fork 9front.
         Front = "9front",
     }
 
-    /// Where a system talks.
+    /// Where a system has its console.
     pub enum ConsoleDevice as "a console" {
         /// On the first serial line.
         Serial = "serial",
@@ -129,13 +129,13 @@ choice! {
         Vga = "vga",
     }
 
-    /// What a file with a disk is.
+    /// The format of a disk image.
     pub enum DiskFormat as "a disk format" {
-        /// Sector after sector.
+        /// Raw: the sectors of the disk, one after another.
         Raw = "raw",
-        /// QEMU's.
+        /// QEMU's qcow2.
         Qcow2 = "qcow2",
-        /// VMware's.
+        /// VMware's vmdk.
         Vmdk = "vmdk",
     }
 

@@ -17,7 +17,7 @@ const FIRST_LINE: &str = "imgfactory-lock 1";
 /// A lock of more than this is none.
 pub const LIMIT: u64 = 1 << 20;
 
-/// Sums by URL.
+/// The checksums of the third-party sources, by URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
     /// The first URL of a file, and its sum.
@@ -39,11 +39,10 @@ pub enum LockError {
         text: String,
     },
     /// One URL with two sums.
-    #[error("line {line}: {url} stands there already")]
+    #[error("line {line}: {url} is listed twice")]
     Twice {
         /// Its number.
         line: usize,
-        /// The URL.
         url: String,
     },
 }
@@ -72,7 +71,7 @@ impl Lock {
         Ok(Lock { sums })
     }
 
-    /// Its text.
+    /// Returns the text of the lock file; [`Lock::parse`] reads it.
     pub fn text(&self) -> String {
         let mut text = format!("{FIRST_LINE}\n");
         for (url, sum) in &self.sums {
@@ -109,7 +108,7 @@ mod tests {
             ),
             (
                 &format!("imgfactory-lock 1\n{line}\n{line}\n"),
-                "line 3: http://a.example/x.iso stands there already".to_owned(),
+                "line 3: http://a.example/x.iso is listed twice".to_owned(),
             ),
         ] {
             assert_eq!(Lock::parse(text).unwrap_err().to_string(), said);

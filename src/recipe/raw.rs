@@ -22,11 +22,11 @@ pub type List<T> = Vec<Located<T>>;
 section! {
     /// A live distribution: the host, its guests, how it boots, where it is fetched from.
     pub struct RawRecipe as "Recipe" {
-        /// Name of the distribution; the ISO and the release have it.
+        /// Name of the distribution, its ISO and its releases.
         name (required): ImageName,
-        /// What it is, in a line.
+        /// A description, in one line. Default: empty.
         description: Line,
-        /// Where the booted machine fetches from, in order, unless it is told `mirror=`. Default: none.
+        /// Mirrors from which the booted machine fetches, in order; `mirror=` at boot overrides them. Default: none.
         mirrors: List<MirrorUrl>,
         /// The signing key: KEY.key (secret) and KEY.pub. Default: keys/NAME.
         key: ProjectPath,
@@ -36,13 +36,13 @@ section! {
         boot: RawBoot,
         /// Systems that run below Xen beside the host. Default: none.
         guests: List<RawGuest>,
-        /// How images are cut into block files.
+        /// How images are split into block files.
         blocks: RawBlocks,
-        /// The smallest machine that this is for. `run` and `test` make one like it.
+        /// The smallest machine that can run the system. `run` and `test` start one like it.
         machine: RawMachine,
-        /// What `test` waits for on the console.
+        /// The output that `test` waits for on the console.
         expect: RawExpect,
-        /// Where releases go, and how long they stay there.
+        /// Where releases are published, and how long they are kept there.
         publish: RawPublish,
     }
 
@@ -52,7 +52,7 @@ section! {
         debian: RawDebian,
         /// A KNOPPIX medium or its compressed file system, whose files become the host's.
         knoppix: RawKnoppix,
-        /// Directories below overlays/ that are laid over the system, in order. Default: none.
+        /// Directories below overlays/ that are merged into the system, in order. Default: none.
         overlays: List<OverlayName>,
         /// Its host name. Default: the recipe's name.
         hostname: HostName,
@@ -64,28 +64,28 @@ section! {
     pub struct RawDebian as "Debian" {
         /// The release. Default: trixie.
         suite: Suite,
-        /// What goes in to begin with. Default: minbase.
+        /// The packages that are always installed (mmdebstrap's variant). Default: minbase.
         variant: Variant,
         /// Default: main.
         components: List<Component>,
         /// Default, and so far the only one: amd64.
         architecture: Architecture,
-        /// Archives beside that of the suite: security updates, backports. Default: none.
+        /// Additional archives: security updates, backports. Default: none.
         sources: List<RawDebianSource>,
-        /// Packages to install, with what they depend on. Default: none.
+        /// Packages to install, with their dependencies. Default: none.
         packages: List<Package>,
-        /// Whether recommended packages come along too. Default: false.
+        /// Whether recommended packages are installed too. Default: false.
         recommends: bool,
-        /// Scripts that are run when all packages are installed, with the tree's path as their argument.
+        /// Scripts that run after all packages are installed, with the tree's path as their argument.
         /// Default: none.
         customise: List<ProjectPath>,
     }
 
-    /// An archive beside that of the suite.
+    /// An additional archive.
     pub struct RawDebianSource as "DebianSource" {
-        /// Its suite: trixie-security.
+        /// Its suite, such as trixie-security.
         suite (required): Suite,
-        /// Whose mirror it is taken from. Default: debian.
+        /// The archive whose mirror it is fetched from. Default: debian.
         archive: Archive,
         /// Its URL, instead of `archive`.
         uri: MirrorUrl,
@@ -95,11 +95,11 @@ section! {
 
     /// Properties of a file system.
     pub struct RawFileSystem as "Image" {
-        /// Free space for what the system writes. Default: 64MiB.
+        /// Free space, for files that the running system writes. Default: 64MiB.
         free: Size,
-        /// Bytes of an inode: 128 or 256. Default: 256.
+        /// Size of an inode in bytes: 128 or 256. Default: 256.
         inode_size: InodeSize,
-        /// Whether an update overwrites with zeros what it no longer uses. Default: false.
+        /// Whether an update overwrites unused space with zeros. Default: false.
         zero_freed: bool,
     }
 
@@ -115,25 +115,25 @@ section! {
         modules: List<Module>,
         /// The boot menu; the first is the default. Default: xen if there is `xen`, linux, rescue.
         entries: List<MenuEntry>,
-        /// How long the menu waits. Default: 3s.
+        /// How long the menu waits before it starts the default entry. Default: 3s.
         timeout: Seconds,
     }
 
     /// Xen below the host.
     pub struct RawXen as "Xen" {
-        /// Memory of the host; the rest is for the guests. Default: 900MiB.
+        /// Memory of the host; the guests get the rest. Default: 900MiB.
         memory: Size,
         /// Appended to Xen's command line. Default: nothing.
         cmdline: Line,
     }
 
-    /// How images are cut into block files.
+    /// How images are split into block files.
     pub struct RawBlocks as "Blocks" {
-        /// Bytes of a block: a multiple of 4KiB from 4KiB to 4MiB. Default: 256KiB.
+        /// Size of a block: a multiple of 4KiB, from 4KiB to 4MiB. Default: 256KiB.
         size: BlockSize,
-        /// What compresses them. Default: libdeflate.
+        /// The library that compresses the blocks. Default: libdeflate.
         codec: CodecKind,
-        /// How hard it tries. Default: 5 of libdeflate, 6 of zlib.
+        /// The compression level. Default: 5 with libdeflate, 6 with zlib.
         level: u32,
     }
 
@@ -145,37 +145,37 @@ section! {
         cpus: u32,
     }
 
-    /// Where releases go, and how long they stay there.
+    /// Where releases are published, and how long they are kept there.
     pub struct RawPublish as "Publish" {
-        /// Where `publish` sends them. Default: none.
+        /// The targets of `publish`. Default: none.
         targets: List<RawPublishTarget>,
-        /// What becomes of the other targets when one fails: continue or stop. Default: continue.
+        /// What `publish` does with the other targets when one fails: continue or stop. Default: continue.
         on_failure: OnFailure,
-        /// How long the blocks of a release stay at least. Default: 90d.
+        /// The least time that the blocks of a release are kept. Default: 90d.
         retain: Seconds,
-        /// How long clients take `latest` for fresh. Default: 7d.
+        /// How long `latest` is valid after it is signed. Default: 7d.
         fresh: Seconds,
-        /// How many of the newest releases `gc` keeps whatever their age. Default: 3.
+        /// How many of the newest releases `gc` keeps, regardless of age. Default: 3.
         keep: u32,
-        /// How long `gc` waits between condemning a file and removing it. Default: 14d.
+        /// The grace period: the time between marking a file for removal and removing it. Default: 14d.
         grace: Seconds,
-        /// Releases that `gc` keeps for ever. Default: none.
+        /// Releases that `gc` never removes. Default: none.
         pin: List<u32>,
     }
 
-    /// A place to publish to.
+    /// A publish target.
     pub struct RawPublishTarget as "PublishTarget" {
         /// A directory, `user@host:path`, `rsync://host/module/path`, `http(s)://host/path` or `s3://bucket/prefix`.
         to (required): Target,
-        /// Where clients fetch from there: some blocks are fetched back before `latest` moves. Default: not done.
+        /// The URL of clients; `publish` checks some blocks there before it replaces `latest`. Default: no check.
         url: MirrorUrl,
     }
 
-    /// What `test` waits for on the console.
+    /// The output that `test` waits for on the console.
     pub struct RawExpect as "Expect" {
-        /// How long. Default: 5min.
+        /// How long `test` waits. Default: 5min.
         timeout: Seconds,
-        /// Texts that must all appear, in any order; `{{ token }}` is a word made up at each boot. Default:
+        /// Texts that must all appear, in any order; `{{ token }}` is a random word for each boot. Default:
         /// none.
         lines: List<Line>,
     }

@@ -21,13 +21,11 @@ pub enum Target {
 /// A bucket, and where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3 {
-    /// Its name.
     pub bucket: String,
     /// What keys begin with: empty, or ends with `/`.
     pub prefix: String,
     /// The service's URL; `None`: Amazon's of the region.
     pub endpoint: Option<String>,
-    /// Its region.
     pub region: String,
     /// Whether the bucket is part of the host's name, or of the path.
     pub in_host: bool,
@@ -35,7 +33,7 @@ pub struct S3 {
 
 /// Text that is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no place to publish to: {why}")]
+#[error("`{text}` is not a publish target: {why}")]
 pub struct BadTarget {
     text: String,
     why: &'static str,
@@ -64,7 +62,7 @@ impl std::str::FromStr for Target {
         if text.starts_with("http://") || text.starts_with("https://") {
             let rest = text.split_once("://").map_or("", |(_, rest)| rest);
             if rest.starts_with('/') || rest.is_empty() {
-                return Err(bad("a host belongs after ://"));
+                return Err(bad("write a host after ://"));
             }
             if rest.contains(['@', '?', '#', ' ']) {
                 return Err(bad(
@@ -88,7 +86,7 @@ impl std::str::FromStr for Target {
         match text.split_once(':') {
             Some((host, path)) if !host.is_empty() && !host.contains('/') && !path.starts_with("//") => {
                 if path.is_empty() {
-                    return Err(bad("a path belongs after the colon"));
+                    return Err(bad("write a path after the colon"));
                 }
                 Ok(Target::Rsync(slashed(text)))
             }
@@ -103,7 +101,7 @@ fn s3(rest: &str) -> Result<S3, &'static str> {
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     if bucket.is_empty() || !bucket.bytes().all(plain) {
-        return Err("a bucket belongs after s3://");
+        return Err("write a bucket after s3://");
     }
     let prefix = prefix.trim_end_matches('/');
     let good = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(plain);
@@ -156,7 +154,7 @@ impl Scalar for Target {
 
     fn read(text: &str) -> Result<Self, Wrong> {
         text.parse()
-            .map_err(|BadTarget { text, why }| Wrong::new(format!("`{text}` is no place to publish to"), why))
+            .map_err(|BadTarget { text, why }| Wrong::new(format!("`{text}` is not a publish target"), why))
     }
 }
 
@@ -211,19 +209,19 @@ mod tests {
             ("", KINDS),
             ("--delete", KINDS),
             ("ftp://host/x", KINDS),
-            ("host:", "a path belongs after the colon"),
+            ("host:", "write a path after the colon"),
             ("rsync://host", "a host and a module belong after ://"),
-            ("http:///x", "a host belongs after ://"),
+            ("http:///x", "write a host after ://"),
             (
                 "https://me:pw@host/",
                 "user and password belong into IMGFACTORY_HTTP_USER and IMGFACTORY_HTTP_PASSWORD",
             ),
-            ("s3:///x", "a bucket belongs after s3://"),
+            ("s3:///x", "write a bucket after s3://"),
             ("s3://b/../c", "a prefix is words of letters, digits, `.`, `-` and `_`, parted by /"),
             ("s3://b?zone=x", "options are endpoint=URL, region=NAME and style=path|host, parted by &"),
         ] {
             let error = text.parse::<Target>().unwrap_err();
-            assert_eq!(error.to_string(), format!("`{text}` is no place to publish to: {why}"));
+            assert_eq!(error.to_string(), format!("`{text}` is not a publish target: {why}"));
         }
     }
 }

@@ -150,18 +150,18 @@ const FAULTS: &[(&str, &str)] = &[
     // types
     (
         "mirrors: http://a.example/",
-        "3:10: a single value, where a list belongs; write `[a, b]`, or lines with `- `",
+        "3:10: expected a list, found a single value; write `[a, b]`, or lines with `- `",
     ),
-    ("mirrors: {a: b}", "3:10: keys with values, where a list belongs; write `[a, b]`, or lines with `- `"),
-    ("description: [a]", "3:14: a list, where a line of text belongs"),
-    ("description:", "3:12: nothing, where a line of text belongs"),
-    ("blocks: 4KiB", "3:9: a single value, where keys with values belong; write `key: value`"),
-    ("boot: {xen: maybe}", "3:13: a single value, where keys with values belong; write `key: value`"),
-    ("machine: {cpus: two}", "3:17: `two` is not a number; write a whole number, from 0"),
+    ("mirrors: {a: b}", "3:10: expected a list, found keys with values; write `[a, b]`, or lines with `- `"),
+    ("description: [a]", "3:14: expected a line of text, found a list"),
+    ("description:", "3:12: expected a line of text, found nothing"),
+    ("blocks: 4KiB", "3:9: expected keys with values, found a single value; write `key: value`"),
+    ("boot: {xen: maybe}", "3:13: expected keys with values, found a single value; write `key: value`"),
+    ("machine: {cpus: two}", "3:17: `two` is not a number; write a whole number, 0 or more"),
     // values
     (
         "mirrors: ['ftp://a.example', 'http://b.example', 'http://b.example/']",
-        "3:11: `ftp://a.example` is not the URL of a mirror; only `http` and `https` are known|3:50: `http://b.example/` is listed twice; once is enough",
+        "3:11: `ftp://a.example` is not the URL of a mirror; use `http` or `https`|3:50: `http://b.example/` is listed twice; remove one of the two",
     ),
     (
         "key: /etc/keys",
@@ -188,18 +188,15 @@ const FAULTS: &[(&str, &str)] = &[
     ("expect: {timeout: 0}", "3:19: a time of 0 s; allowed: 1s to 86400s"),
     (
         "expect: {lines: ['{{ tokn }}', '', 'up {{ token }}', '{% x']}",
-        "3:18: `{{ tokn }}` is not a template that uses `token` alone; write `{{ token }}` for the word made up at each boot|3:32: an empty line is always there; write what the system prints|3:54: `{% x` is not a template that uses `token` alone; write `{{ token }}` for the word made up at each boot",
+        "3:18: `{{ tokn }}` is not a template that uses `token` alone; write `{{ token }}` for the random word of each boot|3:32: an empty line matches any output; write a text that the system prints|3:54: `{% x` is not a template that uses `token` alone; write `{{ token }}` for the random word of each boot",
     ),
     (
         "machine: {memory: 1GB, cpus: 0}",
         "3:19: `1GB` is not a size; did you mean `1GiB`? allowed: whole bytes, or KiB, MiB, GiB, TiB, as in `64MiB`|3:30: 0 is out of the range of processors; allowed: 1 to 255",
     ),
-    ("machine: {memory: 1073741825}", "3:19: memory is given out in whole MiB; write `1025MiB`"),
+    ("machine: {memory: 1073741825}", "3:19: memory must be a multiple of 1 MiB; write `1025MiB`"),
     // the menu
-    (
-        "boot: {entries: [xen, linux]}",
-        "3:18: a menu entry `xen` without Xen; add `xen: true` beside `entries`",
-    ),
+    ("boot: {entries: [xen, linux]}", "3:18: a menu entry `xen` without Xen; add `xen: true` to `boot`"),
     (
         "boot: {xen: true, entries: [linux]}",
         "3:13: no menu entry starts Xen; add `xen` to `entries`, or leave this out",
@@ -207,7 +204,7 @@ const FAULTS: &[(&str, &str)] = &[
     ("boot: {entries: []}", "3:17: an empty menu; allowed: `xen`, `linux`, `rescue`"),
     (
         "boot: {entries: [linux, linux, linx]}",
-        "3:25: `linux` is listed twice; once is enough|3:32: `linx` is not a menu entry; did you mean `linux`? allowed: `xen`, `linux`, `rescue`",
+        "3:25: `linux` is listed twice; remove one of the two|3:32: `linx` is not a menu entry; did you mean `linux`? allowed: `xen`, `linux`, `rescue`",
     ),
     ("boot: {timeout: 3601}", "3:17: a time of 3601 s; allowed: 0s to 3600s"),
     (
@@ -221,7 +218,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "guests: [{name: g, debian: {}}, {name: g, debian: {}}, {name: host, debian: {}}]\nboot: {xen: true}",
-        "3:40: a second guest `g`; each needs a name of its own|3:63: a guest can't be called `host`; that is the host's image",
+        "3:40: a second guest `g`; give each guest its own name|3:63: a guest can't be called `host`; the host's image has this name; choose another",
     ),
     (
         "guests: [{name: g, debian: {}, memory: 16MiB, vcpus: 0, start: later}]\nboot: {xen: true}",
@@ -250,7 +247,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "guests: [{name: g, netbsd: {version: '9.4', sets: [base]}, xen: pvh}]\nboot: {xen: true}",
-        "3:51: the set `etc` is missing; base and etc are the least|3:65: NetBSD 9.4 as pvh: its kernels can't start so before 10; write `xen: pv`",
+        "3:51: the set `etc` is missing; the sets must include base and etc|3:65: NetBSD 9.4 as pvh: its kernels can't start so before 10; write `xen: pv`",
     ),
     (
         "guests: [{name: g, netbsd: {version: '10.1', architecture: i386, kernel: MICROVM}}]\nboot: {xen: true}",
@@ -262,7 +259,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "guests: [{name: g, netbsd: {version: '10.1', ssh-keys: [keys/x.pub], mirrors: []}}]\nboot: {xen: true}",
-        "3:57: no file `keys/x.pub`, where a file with a public key belongs; paths begin at the project root|3:79: no mirror; leave the key out for NetBSD's own",
+        "3:57: no file `keys/x.pub`; expected a file with a public key; paths start at the project root|3:79: no mirror; leave out `mirrors` for NetBSD's own",
     ),
     (
         "guests: [{name: g, plan9: {flavour: 9front, urls: ['http://a.example/9front.iso.gz']}, xen: pv}]\nboot: {xen: true}",
@@ -270,13 +267,13 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "guests: [{name: g, disk: {urls: ['http://a.example/', 'http://a.example/x.img'], sha256: 12}, hostname: x, image: {}}]\nboot: {xen: true}",
-        "3:34: `http://a.example/` is not the URL of a file; write it like `https://mirror.example/disk.img`|3:90: `12` is not a SHA-256; write 64 digits of 0-9 and a-f, as sha256sum prints them|3:105: `hostname` with `disk`, whose disk is taken as it is; leave it out|3:115: `image` with `disk`, whose disk is taken as it is; leave it out",
+        "3:34: `http://a.example/` is not the URL of a file; write it like `https://mirror.example/disk.img`|3:90: `12` is not a SHA-256; write 64 digits of 0-9 and a-f, as sha256sum prints them|3:105: `hostname` with `disk`, whose disk is used unchanged; leave it out|3:115: `image` with `disk`, whose disk is used unchanged; leave it out",
     ),
-    ("guests: [{name: g, knoppix: {urls: []}}]\nboot: {xen: true}", "3:36: no URL; say where the file is"),
+    ("guests: [{name: g, knoppix: {urls: []}}]\nboot: {xen: true}", "3:36: no URL; give the URL of the file"),
     // the host
     (
         "host: {debian: {}, overlays: [desktp, none, common, common]}",
-        "2:31: no overlay `desktp`; did you mean `desktop`?; overlays/ has `common`, `demo-guest`, `demo-host`, `desktop`|2:39: no overlay `none`; overlays/ has `common`, `demo-guest`, `demo-host`, `desktop`|2:53: `common` is listed twice; once is enough",
+        "2:31: no overlay `desktp`; did you mean `desktop`?; overlays/ has `common`, `demo-guest`, `demo-host`, `desktop`|2:39: no overlay `none`; overlays/ has `common`, `demo-guest`, `demo-host`, `desktop`|2:53: `common` is listed twice; remove one of the two",
     ),
     (
         "host: {debian: {}, hostname: a.b, image: {free: 2TiB, inode-size: 512}}",
@@ -284,7 +281,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "host: {debian: {customise: [recipes/plain.sh, x.sh, recipes/live-user.sh]}}",
-        "2:29: `recipes/plain.sh` may not be executed; chmod +x recipes/plain.sh|2:47: no script `x.sh`; paths begin at the project root",
+        "2:29: `recipes/plain.sh` is not executable; chmod +x recipes/plain.sh|2:47: no script `x.sh`; paths start at the project root",
     ),
     (
         "host: {debian: {suite: Trixie, architecture: arm64, variant: min, recommends: yes}}",
@@ -292,11 +289,11 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "host: {debian: {components: [], packages: [udev, Udev, udev]}}",
-        "2:29: no component; leave the key out for the default|2:50: `Udev` is not a package; write one name of a-z, 0-9, +, - and .; others go into lines of their own|2:56: `udev` is listed twice; once is enough",
+        "2:29: no component; leave out `components` for the default|2:50: `Udev` is not a package; write one name of a-z, 0-9, +, - and .; others go into lines of their own|2:56: `udev` is listed twice; remove one of the two",
     ),
     (
         "host: {debian: {sources: [{suite: trixie-security}, {suite: trixie, archive: security}, {archive: debian, uri: 'http://a.example/'}]}}",
-        "2:35: `trixie-security` is not in Debian's main archive; add `archive: security`|2:61: `trixie` is not in the security archive; did you mean `trixie-security`?|2:89: no `suite` here; `suite` is needed|2:112: both `uri` and `archive`; one of them says where it is",
+        "2:35: `trixie-security` is not in Debian's main archive; add `archive: security`|2:61: `trixie` is not in the security archive; did you mean `trixie-security`?|2:89: no `suite` here; `suite` is needed|2:112: both `uri` and `archive`; remove one of the two",
     ),
 ];
 

@@ -24,7 +24,7 @@ pub use super::values::{
     SetName, Suite,
 };
 
-/// A live distribution.
+/// A checked recipe: every value has its type, and every default is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Name of the distribution, the ISO and the release.
@@ -90,16 +90,13 @@ pub struct Host {
     pub system: HostSystem,
     /// Overlays, in the order in which they are laid over the system.
     pub overlays: Vec<OverlayName>,
-    /// Its host name.
     pub hostname: HostName,
-    /// Its file system.
     pub image: FileSystemOptions,
 }
 
 /// A Debian system, as mmdebstrap makes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Debian {
-    /// The release.
     pub suite: Suite,
     /// What goes in to begin with.
     pub variant: Variant,
@@ -120,9 +117,7 @@ pub struct Debian {
 /// An archive beside that of the suite.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DebianSource {
-    /// Its suite.
     pub suite: Suite,
-    /// Where it is.
     pub origin: ArchiveLocation,
     /// At least one.
     pub components: Vec<Component>,
@@ -137,7 +132,7 @@ pub enum ArchiveLocation {
     Uri(MirrorUrl),
 }
 
-/// A file system.
+/// Properties of the ext2 that an image is made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileSystemOptions {
     /// Bytes free for what the system writes.
@@ -181,7 +176,7 @@ pub struct Blocks {
     pub codec: Codec,
 }
 
-/// A machine.
+/// The smallest machine that the distribution is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Memory in bytes, whole MiB.
@@ -221,7 +216,6 @@ pub struct Publish {
 /// A place to publish to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishTarget {
-    /// Where to.
     pub to: Target,
     /// Where clients fetch from there.
     pub url: Option<MirrorUrl>,

@@ -19,7 +19,7 @@ macro_rules! word {
         pub struct $Name(String);
 
         impl $Name {
-            /// The text.
+            /// Returns the value as it is written in a recipe.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -152,7 +152,7 @@ pub(super) fn check_url(text: &str) -> Result<(), &'static str> {
         return Err("write it like `http://mirror.example/demo/`");
     };
     if !matches!(scheme, "http" | "https") {
-        return Err("only `http` and `https` are known");
+        return Err("use `http` or `https`");
     }
     if rest.contains(|c: char| c.is_control() || c.is_whitespace() || "?#\"'\\<>{}|^`,@".contains(c)) {
         return Err("it may not have user names, `?`, `#`, spaces, commas or quotes");
@@ -242,7 +242,7 @@ impl Scalar for BsdVersion {
 }
 
 impl BsdVersion {
-    /// The first number.
+    /// Returns the first number of the version.
     pub fn major(&self) -> u32 {
         self.0.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
     }
@@ -284,7 +284,7 @@ impl Scalar for FileUrl {
 }
 
 impl FileUrl {
-    /// The last part.
+    /// Returns the last component of the path.
     pub fn file_name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
@@ -295,7 +295,7 @@ impl Scalar for Line {
 
     fn read(text: &str) -> Result<Self, Wrong> {
         if text.contains(char::is_control) {
-            return Err(Wrong::new("control characters, or several lines, where one line belongs", ""));
+            return Err(Wrong::new("control characters or several lines; write one line of text", ""));
         }
         Ok(Line(text.to_owned()))
     }
@@ -347,7 +347,7 @@ impl Scalar for u32 {
 
     fn read(text: &str) -> Result<Self, Wrong> {
         text.parse()
-            .map_err(|_| Wrong::new(format!("`{text}` is not a number"), "write a whole number, from 0"))
+            .map_err(|_| Wrong::new(format!("`{text}` is not a number"), "write a whole number, 0 or more"))
     }
 }
 

@@ -150,7 +150,7 @@ mod tests {
         }
         for (text, instead) in [
             ("mirror.example", "write it like `http://mirror.example/demo/`"),
-            ("ftp://mirror.example/", "only `http` and `https` are known"),
+            ("ftp://mirror.example/", "use `http` or `https`"),
             ("http://", "after `://` comes a host, with `:port` if need be"),
             ("http:///demo", "after `://` comes a host, with `:port` if need be"),
             ("http://mirror.example:x/", "after `://` comes a host, with `:port` if need be"),

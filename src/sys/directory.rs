@@ -28,7 +28,7 @@ pub enum DirectoryError {
     Tree(#[from] TreeError),
 }
 
-/// The files of a directory that was read. Unlike [`crate::sys::spool::Spools`] it opens them when they are wanted,
+/// The files of a directory that was read. Unlike [`crate::sys::spool::ContentFiles`] it opens them only when needed,
 /// as there may be more than can be open.
 #[derive(Debug, Default)]
 pub struct Directory {

@@ -10,14 +10,14 @@ use system::files::FileError;
 
 /// The files that hold a tree's contents. They stay open, so what happens to their names does not matter.
 #[derive(Debug, Default)]
-pub struct Spools {
+pub struct ContentFiles {
     files: Vec<(PathBuf, File)>,
 }
 
-impl Spools {
-    /// No spool file is open.
+impl ContentFiles {
+    /// Returns an empty set: no file is open.
     pub fn new() -> Self {
-        Spools::default()
+        ContentFiles::default()
     }
 
     /// Opens a file and gives the name by which contents refer to it.
@@ -34,7 +34,7 @@ impl Spools {
     }
 }
 
-impl Contents for Spools {
+impl Contents for ContentFiles {
     fn read_exact_at(&self, spool: SpoolId, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let (path, file) = self.files.get(spool.0 as usize).ok_or(io::ErrorKind::NotFound)?;
         file.read_exact_at(buf, offset).map_err(|error| FileError::new(path, "read", error).into())
@@ -52,7 +52,7 @@ mod tests {
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         std::fs::write(&one, "first").unwrap();
         std::fs::write(&two, "second").unwrap();
-        let mut spools = Spools::new();
+        let mut spools = ContentFiles::new();
         let ids = [spools.open(&one).unwrap(), spools.open(&two).unwrap()];
         let mut buf = [0; 3];
         spools.read_exact_at(ids[1], 2, &mut buf).unwrap();

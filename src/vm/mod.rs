@@ -80,7 +80,6 @@ pub enum Screen {
 /// A machine to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualMachine {
-    /// The ISO.
     pub iso: PathBuf,
     /// How it is put in.
     pub medium: Medium,
@@ -88,7 +87,6 @@ pub struct VirtualMachine {
     pub firmware: Firmware,
     /// KVM or TCG.
     pub accel: Accel,
-    /// Memory in MiB.
     pub memory_mib: u64,
     /// Number of processors.
     pub cpus: u32,
@@ -105,7 +103,6 @@ pub struct VirtualMachine {
 /// Why a machine does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// No firmware file.
     #[error(
         "no UEFI firmware for QEMU: found none of {}; install it: apt install ovmf",
         UEFI_FIRMWARE.join(", ")

@@ -10,7 +10,6 @@ use crate::sys::traffic::Traffic;
 /// What to boot and what to wait for.
 #[derive(Debug)]
 pub struct Trial<'a> {
-    /// The machine.
     pub machine: &'a VirtualMachine,
     /// Where its console goes.
     pub console_log: &'a Path,
@@ -36,7 +35,6 @@ pub enum TrialError {
     Unfinished {
         /// The medium.
         iso: PathBuf,
-        /// What ended it.
         why: Ended,
         /// When that was.
         after: Duration,

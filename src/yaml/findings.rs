@@ -11,18 +11,14 @@ pub type Span = Range<usize>;
 /// Something and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located<T> {
-    /// Where.
     pub span: Span,
-    /// What.
     pub value: T,
 }
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where.
     pub span: Span,
-    /// What is wrong.
     pub what: String,
     /// What would be right there, in a few words beside the marked place. May be empty.
     pub instead: String,
@@ -52,7 +48,7 @@ impl Findings {
         &self.name
     }
 
-    /// Adds one.
+    /// Adds an error at a place: what is wrong, and what to write instead (empty if there is no remedy).
     pub fn add(&mut self, span: &Span, what: impl Into<String>, instead: impl Into<String>) {
         self.add_with_help(span, what, instead, String::new());
     }

@@ -103,7 +103,7 @@ impl<'t> YamlReader<'t, '_> {
                 (Event::StreamStart | Event::DocumentEnd, _) => {}
                 (Event::DocumentStart(..), span) => {
                     if root.is_some() {
-                        self.findings.add(&span, "a second document", "one file holds one document");
+                        self.findings.add(&span, "a second document", "a file must have only one document");
                         return Ok(root);
                     }
                 }
@@ -133,7 +133,7 @@ impl<'t> YamlReader<'t, '_> {
             Event::MappingStart(_, anchor, tag) => (self.map()?, anchor, tag.is_some()),
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
-                    self.findings.add(&span, "an alias inside of what it stands for", "");
+                    self.findings.add(&span, "an alias inside the value that it refers to", "");
                     return Ok(YamlNode { span, value: Value::Null });
                 };
                 // What is wrong in it is shown where it is written.
@@ -144,7 +144,7 @@ impl<'t> YamlReader<'t, '_> {
             _ => (Value::Null, 0, false),
         };
         if tagged {
-            self.findings.add(&span, "tags have no meaning here", "leave out the word with `!`");
+            self.findings.add(&span, "tags are not supported", "remove the word with `!`");
         }
         let node = YamlNode { span, value };
         if anchor != 0 {
@@ -210,7 +210,7 @@ fn worded(kind: &ErrorKind) -> (String, &'static str) {
             ("a tab where YAML wants spaces", "indent with spaces")
         }
         ErrorKind::UnknownAnchor => {
-            ("an alias (`*name`) of nothing", "write `&name` before what it stands for")
+            ("an alias (`*name`) of nothing", "write `&name` before the value that it refers to")
         }
         ErrorKind::UnclosedFlowCollection { open: '[' } => ("a list that does not end", "a `]` is missing"),
         ErrorKind::UnclosedFlowCollection { .. } => ("`{` without its end", "a `}` is missing"),
@@ -218,7 +218,7 @@ fn worded(kind: &ErrorKind) -> (String, &'static str) {
             ("a quoted text that does not end where it should", "is a closing quote missing above?")
         }
         ErrorKind::MappingValueNotAllowed => {
-            ("a second `:` where a value is expected", "quote the text if the colon belongs to it")
+            ("a second `:`; expected a value", "quote the text if the colon is part of it")
         }
         ErrorKind::SimpleKeyExpected | ErrorKind::ExpectedBlockMappingKey => (
             "this is neither a key with `:` nor part of the value above",
@@ -305,17 +305,17 @@ mod tests {
                 "a: 1\nb: 2\na: 3\na: 4\n",
                 "3:1: `a` is given twice; first in line 1|4:1: `a` is given twice; first in line 1",
             ),
-            ("a: 1\n---\nb: 2\n", "2:1: a second document; one file holds one document"),
-            ("a: !x 1\n", "1:7: tags have no meaning here; leave out the word with `!`"),
+            ("a: 1\n---\nb: 2\n", "2:1: a second document; a file must have only one document"),
+            ("a: !x 1\n", "1:7: tags are not supported; remove the word with `!`"),
             ("[a]: 1\n", "1:1: a key must be a word; quote it if it is one"),
-            ("a: &a [*a]\n", "1:8: an alias inside of what it stands for"),
-            ("a: *b\n", "1:4: an alias (`*name`) of nothing; write `&name` before what it stands for"),
+            ("a: &a [*a]\n", "1:8: an alias inside the value that it refers to"),
+            (
+                "a: *b\n",
+                "1:4: an alias (`*name`) of nothing; write `&name` before the value that it refers to",
+            ),
             ("a:\n\tb: 1\n", "2:1: a tab where YAML wants spaces; indent with spaces"),
             ("a: [1, 2\n", "1:4: a list that does not end; a `]` is missing"),
-            (
-                "a: b: c\n",
-                "1:5: a second `:` where a value is expected; quote the text if the colon belongs to it",
-            ),
+            ("a: b: c\n", "1:5: a second `:`; expected a value; quote the text if the colon is part of it"),
             (
                 "a: 'x\n",
                 "2:1: a quoted text that does not end where it should; is a closing quote missing above?",

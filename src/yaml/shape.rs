@@ -27,7 +27,7 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    /// Both texts.
+    /// Takes what is wrong, and what to write instead (empty if there is no remedy).
     pub fn new(what: impl Into<String>, instead: impl Into<String>) -> Self {
         Wrong { what: what.into(), instead: instead.into() }
     }
@@ -49,7 +49,7 @@ impl<T: Scalar> FromNode for T {
     fn from_node(node: &YamlNode, findings: &mut Findings) -> Option<Self> {
         let Value::Scalar(text) = &node.value else {
             let found = node.value.kind();
-            findings.add(&node.span, format!("{found}, where {} belongs", T::KIND), "");
+            findings.add(&node.span, format!("expected {}, found {found}", T::KIND), "");
             return None;
         };
         match T::read(text) {
@@ -68,7 +68,7 @@ impl<T: FromNode> FromNode for Vec<Located<T>> {
             let found = node.value.kind();
             findings.add(
                 &node.span,
-                format!("{found}, where a list belongs"),
+                format!("expected a list, found {found}"),
                 "write `[a, b]`, or lines with `- `",
             );
             return None;
@@ -119,7 +119,7 @@ pub trait HasSchema {
         false
     }
 
-    /// Its description.
+    /// Returns the JSON schema of the type.
     fn schema(generator: &mut SchemaGenerator) -> Schema;
 }
 
@@ -180,7 +180,7 @@ impl<'n, 'f> Keys<'n, 'f> {
                 let found = other.kind();
                 findings.add(
                     &node.span,
-                    format!("{found}, where keys with values belong"),
+                    format!("expected keys with values, found {found}"),
                     "write `key: value`",
                 );
                 return None;

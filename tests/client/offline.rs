@@ -255,21 +255,21 @@ fn what_can_not_be_put_onto_a_medium_is_told_before_it_is_made() {
     assert_eq!(
         fail(BlockSelection::All, None),
         format!(
-            "ROOM/a=b\\mirror/{block}: damaged; bring it back with `imgfactory mirror pull`, or build anew"
+            "ROOM/a=b\\mirror/{block}: damaged; fetch it again with `imgfactory mirror pull`, or build again"
         )
     );
     fs::remove_file(&path).unwrap();
     assert_eq!(
         fail(BlockSelection::All, None),
         format!(
-            "ROOM/a=b\\mirror/{block}: not there, though release 7 needs it; `imgfactory mirror verify` tells \
-             what else is missing"
+            "ROOM/a=b\\mirror/{block}: missing, but release 7 needs it; `imgfactory mirror verify` lists \
+             all that is missing"
         )
     );
     medium(&world.path("demo.iso"), "other");
     assert_eq!(
         fail(BlockSelection::All, None),
-        "ROOM/demo.iso: a medium of `other`; the mirror is of `demo`"
+        "ROOM/demo.iso: the medium is of `other`, but the mirror is of `demo`"
     );
     fs::write(world.path("demo.iso"), vec![0; 1 << 20]).unwrap();
     assert_eq!(fail(BlockSelection::All, None), "ROOM/demo.iso");

@@ -14,7 +14,7 @@ use imgfactory::pipeline::step_cache::{DEFAULT_LIMIT, StepCache};
 use imgfactory::pipeline::steps::tree::{DebianTree, TreeMaker};
 use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use imgfactory::sys::progress::Silent;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::dump::dump;
 use imgfactory::tree::normalise::normalise;
 use imgfactory::tree::tar;
@@ -73,7 +73,7 @@ fn kit_set() -> PackageSet {
     boot_tools::set(&debian("{suite: trixie}"), &images)
 }
 
-fn text_of(made: &DebianTree, spools: &Spools) -> String {
+fn text_of(made: &DebianTree, spools: &ContentFiles) -> String {
     dump(&made.tree, spools).unwrap()
 }
 
@@ -90,7 +90,7 @@ fn the_boot_kit_has_all_that_boots_and_comes_out_of_the_cache_the_second_time() 
     let mirrors = mirrors();
     let cache = cache(room.path());
     let maker = maker(&cache, &mirrors);
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let made =
         maker.make("kit", &kit_set(), &mut spools).unwrap_or_else(|error| panic!("{}", report(&error)));
     assert!(!made.cached);
@@ -124,7 +124,7 @@ fn the_boot_kit_has_all_that_boots_and_comes_out_of_the_cache_the_second_time() 
     let archive = trees.join(&file_names(&trees)[0]);
     let len = fs::metadata(&archive).unwrap().len();
     File::options().write(true).open(&archive).unwrap().set_len(len / 2).unwrap();
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let again = maker.make("kit", &kit_set(), &mut spools).unwrap();
     assert!(!again.cached);
     assert!(text_of(&again, &spools) == first);
@@ -169,7 +169,7 @@ fn root_and_an_ordinary_user_make_the_same_tree() {
     let mirrors = mirrors();
     let cache = cache(room.path());
     let maker = maker(&cache, &mirrors);
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let set = small_set();
     let made = maker.make("small", &set, &mut spools).unwrap_or_else(|error| panic!("{}", report(&error)));
     let by_root = text_of(&made, &spools);
@@ -226,7 +226,7 @@ fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
     let cache = cache(room.path());
     let maker = maker(&cache, &mirrors);
     let set = |text: &str| PackageSet::of(&debian(text), vec![]);
-    let fail = |set: &PackageSet| report(&maker.make("bad", set, &mut Spools::new()).unwrap_err());
+    let fail = |set: &PackageSet| report(&maker.make("bad", set, &mut ContentFiles::new()).unwrap_err());
 
     let said = fail(&set("{suite: trixie, variant: extract, packages: [no-such-package]}"));
     assert!(said.starts_with("error: tree bad\n  caused by: mmdebstrap: exit status "), "{said}");
@@ -244,14 +244,14 @@ fn a_failing_mmdebstrap_says_why_and_leaves_nothing() {
     assert!(said.contains("404"), "{said}");
 
     let offline = TreeMaker { offline: true, ..maker_like(&maker) };
-    let error = offline.make("bad", &set("{suite: trixie}"), &mut Spools::new()).unwrap_err();
+    let error = offline.make("bad", &set("{suite: trixie}"), &mut ContentFiles::new()).unwrap_err();
     assert_eq!(
         report(&error),
-        "error: tree bad\n  caused by: not in the cache as it would have to be now, and it can't be made offline"
+        "error: tree bad\n  caused by: not in the cache for these inputs; build it without --offline"
     );
     let future = TreeMaker { epoch: Some(1 << 40), ..maker_like(&maker) };
-    let error = future.make("bad", &set("{suite: trixie}"), &mut Spools::new()).unwrap_err();
-    assert!(report(&error).contains("times can only be set back; check the clock"));
+    let error = future.make("bad", &set("{suite: trixie}"), &mut ContentFiles::new()).unwrap_err();
+    assert!(report(&error).contains("it must not be in the future; check the clock"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use imgfactory::recipe::lock::Lock;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::{Kind, Tree};
 
 use crate::programs;
@@ -18,7 +18,7 @@ fn made(room: &Path, section: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Its files, if it becomes a tree.
-fn imported(room: &Path, section: &str) -> Result<(Tree, Spools), String> {
+fn imported(room: &Path, section: &str) -> Result<(Tree, ContentFiles), String> {
     guest_tree(room, &format!("{{name: d, {section}}}"), &room.join("files"), &Lock::default())
 }
 
@@ -79,7 +79,10 @@ fn a_knoppix_medium_gives_its_file_system_and_its_files() {
     assert!(error.contains("caused by: cut\n  caused by: cut off: the file has"), "{error}");
     fs::write(files.join("text"), "text").unwrap();
     let error = made(room.path(), &section("text", "device")).unwrap_err();
-    assert!(error.contains("text: neither of KNOPPIX's formats; an ISO with KNOPPIX/KNOPPIX"), "{error}");
+    assert!(
+        error.contains("text: neither of KNOPPIX's formats; use an ISO that has KNOPPIX/KNOPPIX"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -176,11 +179,14 @@ fn everything_wrong_with_a_disk_is_told() {
     run("qemu-img", &["create", "-f", "qcow2", "-b", "a.img", "-F", "raw", "back.qcow2"], &files);
     run("qemu-img", &["create", "-f", "qcow2", "-o", "data_file=ext.raw", "ext.qcow2", "1M"], &files);
     for (name, said) in [
-        ("cut.img.gz", "cut.img.gz: can't be inflated; it was cut off"),
+        ("cut.img.gz", "cut.img.gz: can't decompress it; it is truncated"),
         ("empty.img", "empty.img: empty"),
-        ("text.vmdk", "text.vmdk: refers to another file (a descriptor without sectors of its own)"),
-        ("back.qcow2", "back.qcow2: refers to another file (a backing file)"),
-        ("ext.qcow2", "ext.qcow2: refers to another file (an external data file)"),
+        (
+            "text.vmdk",
+            "text.vmdk: the disk image needs another file (a descriptor without sectors of its own)",
+        ),
+        ("back.qcow2", "back.qcow2: the disk image needs another file (a backing file)"),
+        ("ext.qcow2", "ext.qcow2: the disk image needs another file (an external data file)"),
         ("not.qcow2", "qemu-img: exit status 1; its last lines:"),
     ] {
         let sum = sha256(&files.join(name));
@@ -193,7 +199,7 @@ fn everything_wrong_with_a_disk_is_told() {
     let error = made(room.path(), &section).unwrap_err();
     assert!(error.contains("a.img: its sha256 is sha256:") && error.contains(&zeros), "{error}");
     let error = made(room.path(), "disk: {urls: ['http://a.example/a.img']}").unwrap_err();
-    assert!(error.contains("http://a.example/a.img: its sum is not known; write `sha256: HEX`"), "{error}");
+    assert!(error.contains("http://a.example/a.img: no checksum for it; add `sha256: HEX`"), "{error}");
 }
 
 #[test]
@@ -305,8 +311,8 @@ fn a_plan9_installed_on_a_disk_asks_nothing_after_its_settings_were_changed_in_p
     let mut damaged = raw;
     damaged[63 * 512..64 * 512].fill(0);
     for (bytes, said) in [
-        (other, "no `9fat` on it: is this an ISO or a disk of 9front?"),
-        (damaged, "`9fat`: can't be changed"),
+        (other, "it has no `9fat`; check that it is an ISO or a disk of 9front"),
+        (damaged, "`9fat`: can't change it"),
     ] {
         fs::write(files.join("nine.raw"), bytes).unwrap();
         let error = made("nine.raw", "").unwrap_err();

@@ -20,7 +20,7 @@ use imgfactory::pipeline::steps::iso;
 use imgfactory::pipeline::steps::tree::TreeMaker;
 use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use imgfactory::sys::progress::Silent;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::templates::Templates;
 use system::files::Scratch;
 
@@ -264,7 +264,7 @@ fn real_grub(recipe: &Recipe) -> Grub {
     let maker =
         TreeMaker { cache: &cache, logs: &room, mirrors, mode, epoch: None, offline: false, progress };
     let debian = recipe.host.system.boot_tools();
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let made = maker.make("kit", &boot_tools::set(debian, &Grub::images()), &mut spools).unwrap();
     Grub::of(&BootTools { tree: &made.tree, contents: &spools }).unwrap()
 }

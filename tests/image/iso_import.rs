@@ -230,11 +230,11 @@ fn a_9front_medium_asks_nothing_after_its_settings_were_changed_in_place() {
     let long: Vec<&str> = long.iter().map(String::as_str).collect();
     assert_eq!(
         patched(&iso, &plan9(Flavour::Front, Some(&long))).unwrap_err().to_string(),
-        "plan9.ini of 2067 bytes; there is room for 2048 where the medium has it"
+        "plan9.ini of 2067 bytes; the medium has space for 2048 bytes"
     );
     assert_eq!(
         patched(&iso, &plan9(Flavour::Legacy, None)).unwrap_err().to_string(),
-        "no `bootdisk.img` on it: is this an ISO or a disk of 9legacy?"
+        "it has no `bootdisk.img`; check that it is an ISO or a disk of 9legacy"
     );
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use imgfactory::ext2::{ImageOptions, InodeSize, Profile, Sequential};
 use imgfactory::foreign::sums::Sum;
 use imgfactory::recipe::lock::Lock;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::{Kind, Tree};
 
 use crate::programs;
@@ -19,13 +19,13 @@ use crate::support::release::{Item, Release, base, etc, kernel};
 use crate::support::requests::guest_tree;
 
 /// What a guest of the given section becomes of the release in `files`.
-fn make(files: &Path, netbsd: &str, more: &str, lock: &Lock) -> Result<(Tree, Spools), String> {
+fn make(files: &Path, netbsd: &str, more: &str, lock: &Lock) -> Result<(Tree, ContentFiles), String> {
     let room = tempfile::tempdir().unwrap();
     let guest = format!("name: bsd\n  netbsd: {netbsd}\n{more}");
     guest_tree(room.path(), &guest, files, lock)
 }
 
-fn made(sources: &Path, netbsd: &str) -> (Tree, Spools) {
+fn made(sources: &Path, netbsd: &str) -> (Tree, ContentFiles) {
     make(sources, netbsd, "", &Lock::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -99,13 +99,13 @@ fn everything_wrong_with_a_release_is_told_with_the_file() {
         ("{version: '10.1'}", "base.tar.xz: its sha512 is sha512:", &|release| {
             release.set("base.tar.xz", &[Item::Dir("./else")]);
         }),
-        ("{version: '10.1'}", "base.tar.xz: can't be inflated; it was cut off", &|release| {
+        ("{version: '10.1'}", "base.tar.xz: can't decompress it; it is truncated", &|release| {
             let path = release.path("sets", "base.tar.xz");
             let bytes = fs::read(&path).unwrap();
             fs::write(&path, &bytes[..bytes.len() - 40]).unwrap();
             release.sums();
         }),
-        ("{version: '10.1'}", "netbsd-XEN3_DOMU.gz: can't be inflated", &|release| {
+        ("{version: '10.1'}", "netbsd-XEN3_DOMU.gz: can't decompress it", &|release| {
             fs::write(release.path("kernel", "netbsd-XEN3_DOMU.gz"), b"\x1f\x8b").unwrap();
             release.sums();
         }),
@@ -134,10 +134,14 @@ fn everything_wrong_with_a_release_is_told_with_the_file() {
             release.set("etc.tar.xz", &[Item::Hard("./x", "./gone")]);
             release.sums();
         }),
-        ("{version: '10.1'}", "/etc/master.passwd: not in the sets; is `etc` among them", &|release| {
-            release.set("etc.tar.xz", &[Item::Dir("./etc")]);
-            release.sums();
-        }),
+        (
+            "{version: '10.1'}",
+            "/etc/master.passwd: missing from the sets; check that the recipe lists `etc`",
+            &|release| {
+                release.set("etc.tar.xz", &[Item::Dir("./etc")]);
+                release.sums();
+            },
+        ),
         (
             "{version: '10.1'}",
             "SHA512\n  caused by: line 1: not `SHA512 (NAME) = HEX`: \"<html>\"",

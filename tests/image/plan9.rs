@@ -199,6 +199,6 @@ fn a_medium_that_boots_from_no_file_is_refused() {
     let said = together(room.path(), &iso, "9front").unwrap_err();
     assert_eq!(
         said,
-        "error: guest `nine`\n  caused by: dead.iso\n  caused by: it does not boot from a file on it, so none made of its files would"
+        "error: guest `nine`\n  caused by: dead.iso\n  caused by: the medium does not boot from one of its files, so a disk made from its files would not boot"
     );
 }

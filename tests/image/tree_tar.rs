@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::overlay::Capabilities;
 use imgfactory::tree::{Kind, Tree, tar};
 use imgfactory::yaml::Scalar;
@@ -51,17 +51,17 @@ fn shell(dir: &Path, script: &str) {
 }
 
 /// What tar makes of `dir` with some options, read, and its contents.
-fn archived(room: &Path, dir: &Path, options: &str) -> (Tree, Spools) {
+fn archived(room: &Path, dir: &Path, options: &str) -> (Tree, ContentFiles) {
     let archive = room.join("archive.tar");
     shell(dir, &format!("tar --sort=name --numeric-owner {options} -cf {} .", archive.display()));
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let spool = spools.open(&archive).unwrap();
     let tree = tar::read(File::open(&archive).unwrap(), spool);
     (tree.unwrap_or_else(|error| panic!("{options}: {error}")), spools)
 }
 
 /// Where the directory and the tree differ in what an archive holds: not in access times.
-fn different(dir: &Path, tree: &Tree, spools: &Spools, but: &[&str]) -> Vec<String> {
+fn different(dir: &Path, tree: &Tree, spools: &ContentFiles, but: &[&str]) -> Vec<String> {
     let mut found = differences(dir, tree, spools, 4096);
     found.retain(|line| {
         !["atime", "ctime"].iter().chain(but).any(|what| line.contains(&format!(": {what} ")))

@@ -17,7 +17,7 @@ use imgfactory::pipeline::steps::systems;
 use imgfactory::project::folder::Project;
 use imgfactory::recipe::lock::Lock;
 use imgfactory::sys::progress::Silent;
-use imgfactory::sys::spool::Spools;
+use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::Tree;
 
 /// Checks a recipe of one guest, `guest` being its part in YAML, in the project `room`, and makes what its image holds.
@@ -27,7 +27,7 @@ pub fn guest_contents(
     guest: &str,
     files: &Path,
     lock: &Lock,
-) -> Result<(GuestContents, Spools), String> {
+) -> Result<(GuestContents, ContentFiles), String> {
     let recipe = room.join("x.yaml");
     fs::write(&recipe, format!("name: x\nhost: {{debian: {{}}}}\nboot: {{xen: true}}\nguests:\n- {guest}\n"))
         .unwrap();
@@ -74,7 +74,12 @@ pub fn guest_disk(room: &Path, guest: &str, files: &Path) -> Result<Vec<u8>, Str
 }
 
 /// Likewise the files of a tree.
-pub fn guest_tree(room: &Path, guest: &str, files: &Path, lock: &Lock) -> Result<(Tree, Spools), String> {
+pub fn guest_tree(
+    room: &Path,
+    guest: &str,
+    files: &Path,
+    lock: &Lock,
+) -> Result<(Tree, ContentFiles), String> {
     match guest_contents(room, guest, files, lock)? {
         (GuestContents::Tree(made), spools) => Ok((made.tree, spools)),
         (GuestContents::Disk(_), _) => panic!("{guest}: no tree"),

@@ -16,7 +16,7 @@ use crate::recipe::Size;
 use crate::sys::directory;
 use crate::sys::image_file::SparseFile;
 use crate::sys::progress::Unit;
-use crate::sys::spool::Spools;
+use crate::sys::spool::ContentFiles;
 use crate::tree::tar::{self, TarError};
 use crate::tree::{Contents, Time, Tree};
 use crate::yaml::Scalar;
@@ -88,7 +88,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         let (tree, contents) = directory::read(&args.from)?;
         return write(args, &tree, &contents, session);
     }
-    let mut spools = Spools::new();
+    let mut spools = ContentFiles::new();
     let spool = spools.open(&args.from)?;
     let archive = File::open(&args.from).map_err(|error| FileError::new(&args.from, "open", error))?;
     let tree = tar::read(archive, spool).map_err(|error: TarError| In { place: args.from.clone(), error })?;

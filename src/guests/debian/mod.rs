@@ -61,7 +61,7 @@ pub fn tree(
 
 /// Something else is where the host name belongs.
 #[derive(Debug, thiserror::Error)]
-#[error("system `{image}`: its host name can't be written into it")]
+#[error("system `{image}`: can't write its host name into the tree")]
 struct HostNameError {
     image: String,
     source: TreeError,

@@ -23,56 +23,24 @@ use device::{FileRange, ON_MEDIUM, is_squashfs};
 pub enum KnoppixFault {
     /// Its compressed file system is damaged.
     #[error("{file}")]
-    Cloop {
-        /// The file.
-        file: String,
-        /// What is wrong.
-        source: CloopError,
-    },
+    Cloop { file: String, source: CloopError },
     /// The ISO 9660 in it, or around it, is damaged.
     #[error("{file}")]
-    Iso {
-        /// The file.
-        file: String,
-        /// What is wrong.
-        source: Iso9660Error,
-    },
+    Iso { file: String, source: Iso9660Error },
     /// The ext2 in it is damaged.
     #[error("{file}")]
-    Ext2 {
-        /// The file.
-        file: String,
-        /// What is wrong.
-        source: ImageReadError,
-    },
+    Ext2 { file: String, source: ImageReadError },
     /// The files of the squashfs in it can't be a tree.
     #[error("{file}")]
-    Squashfs {
-        /// The file.
-        file: String,
-        /// What is wrong.
-        source: TarError,
-    },
+    Squashfs { file: String, source: TarError },
     /// A packed file in it is damaged.
     #[error("{file}: /{path}")]
-    Zisofs {
-        /// The file.
-        file: String,
-        /// The file in it.
-        path: String,
-        /// What is wrong.
-        source: ZisofsError,
-    },
+    Zisofs { file: String, path: String, source: ZisofsError },
     /// It is something else.
     #[error(
-        "{file}: {what}; an ISO with {ON_MEDIUM}, a cloop file, or an ISO 9660 or ext2 file system is wanted"
+        "{file}: {what}; use an ISO that has {ON_MEDIUM}, a cloop file, or an ISO 9660 or ext2 file system"
     )]
-    Unknown {
-        /// The file.
-        file: String,
-        /// What it is.
-        what: &'static str,
-    },
+    Unknown { file: String, what: &'static str },
 }
 
 impl GuestBuilder for Knoppix {

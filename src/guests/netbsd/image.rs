@@ -32,21 +32,13 @@ const MAKEDEV_TIME: Duration = Duration::from_secs(120);
 #[derive(Debug, thiserror::Error)]
 pub enum NetBsdFault {
     /// It can't be decompressed.
-    #[error("{file}: can't be inflated; it was cut off, or it is another file than its sum says")]
-    Inflate {
-        /// Its name.
-        file: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "{file}: can't decompress it; it is truncated, or it is not the file that the checksum belongs to"
+    )]
+    Inflate { file: String, source: io::Error },
     /// It is a set that can't be understood.
     #[error("{file}")]
-    Set {
-        /// Its name.
-        file: String,
-        /// What is wrong.
-        source: TarError,
-    },
+    Set { file: String, source: TarError },
 }
 
 impl GuestBuilder for NetBsd {

@@ -37,79 +37,51 @@ pub enum NetBsdError {
         "the release has no set `{set}`, neither as .tar.xz nor as .tgz; it has {}",
         crate::yaml::findings::listed(known.iter().map(String::as_str))
     )]
-    NoSet {
-        /// Its name.
-        set: String,
-        /// Those that there are.
-        known: Vec<String>,
-    },
+    NoSet { set: String, known: Vec<String> },
     /// The checksum file has no such kernel.
     #[error(
         "the release has no kernel `{kernel}`; it has {}",
         crate::yaml::findings::listed(known.iter().map(String::as_str))
     )]
-    NoKernel {
-        /// Its name.
-        kernel: String,
-        /// Those that there are.
-        known: Vec<String>,
-    },
+    NoKernel { kernel: String, known: Vec<String> },
     /// The file is no kernel of a PC.
     #[error("kernel {kernel}")]
-    Elf {
-        /// Its name.
-        kernel: String,
-        /// What it is.
-        source: ElfError,
-    },
+    Elf { kernel: String, source: ElfError },
     /// The kernel can't be started so.
     #[error("kernel {kernel} can't be started as {virt}: {why}")]
     Start {
-        /// Its name.
         kernel: String,
         /// As what.
         virt: Virt,
-        /// Why.
         why: &'static str,
     },
     /// A file that every release has is missing.
-    #[error("/{path}: not in the sets; is `{set}` among them, and is it whole?")]
+    #[error(
+        "/{path}: missing from the sets; check that the recipe lists `{set}` and that the file is complete"
+    )]
     Missing {
-        /// The file.
         path: &'static str,
         /// Where it ought to be.
         set: &'static str,
     },
     /// A file of a set can't be read.
-    #[error("/{path}: can't be read")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("/{path}: can't read it")]
+    Read { path: String, source: io::Error },
     /// A specification is wrong.
     #[error("{spec}")]
-    Spec {
-        /// Which one.
-        spec: String,
-        /// What is wrong.
-        source: MtreeError,
-    },
+    Spec { spec: String, source: MtreeError },
     /// A specification names an unknown user or group.
-    #[error("{spec}: line {line}: no {what} `{name}` in the sets' own files")]
+    #[error("{spec}: line {line}: no {what} `{name}` in the files that the sets contain")]
     Name {
         /// Which specification.
         spec: String,
-        /// Its line.
         line: usize,
         /// `user` or `group`.
         what: &'static str,
-        /// The name.
         name: String,
     },
     /// Something can't be put into the tree.
-    #[error("its own files can't be put into it")]
+    #[error("can't write the project's files into it")]
     Place(#[from] TreeError),
 }
 

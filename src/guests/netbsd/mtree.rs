@@ -60,7 +60,7 @@ pub enum MtreeError {
         line: usize,
     },
     /// A backslash that begins nothing known.
-    #[error("line {line}: `{word}` has a backslash that is no escape of vis(3)")]
+    #[error("line {line}: `{word}` has a backslash that is not an escape of vis(3)")]
     Escape {
         /// Its number.
         line: usize,
@@ -68,7 +68,7 @@ pub enum MtreeError {
         word: String,
     },
     /// A command that is neither `/set` nor `/unset`.
-    #[error("line {line}: unknown command `{word}`; `/set` and `/unset` are known")]
+    #[error("line {line}: unknown command `{word}`; use `/set` or `/unset`")]
     Command {
         /// Its number.
         line: usize,
@@ -80,7 +80,6 @@ pub enum MtreeError {
     Value {
         /// Its number.
         line: usize,
-        /// The keyword.
         keyword: &'static str,
         /// The value, lossily.
         value: String,
@@ -330,13 +329,13 @@ mod tests {
         for (result, said) in [
             (mode("\n..\n"), "line 2: `..` leads out of the tree"),
             (mode("./a/../../b"), "line 1: `./a/../../b` leads out of the tree"),
-            (mode("/sett x"), "line 1: unknown command `/sett`; `/set` and `/unset` are known"),
+            (mode("/sett x"), "line 1: unknown command `/sett`; use `/set` or `/unset`"),
             (mode(&"a type=dir\n".repeat(513)), "line 513: a path of more than 1024 bytes"),
             (
                 mode(&format!("\n/set a=b c={}", "x".repeat(1100))),
                 "line 2: `/set` gives more than 1024 bytes of defaults",
             ),
-            (mode("./a\\q"), "line 1: `./a\\q` has a backslash that is no escape of vis(3)"),
+            (mode("./a\\q"), "line 1: `./a\\q` has a backslash that is not an escape of vis(3)"),
             (mode("./a mode=0888"), "line 1: `0888` can't be its mode"),
             (mode("./a mode=17777"), "line 1: `17777` can't be its mode"),
             (device("./a device=linux,1,2"), "line 1: `linux,1,2` can't be its device"),

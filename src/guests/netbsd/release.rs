@@ -23,7 +23,6 @@ pub struct ReleaseFile {
 pub struct ReleaseFiles {
     /// The sets, in the recipe's order.
     pub sets: Vec<ReleaseFile>,
-    /// The kernel.
     pub kernel: ReleaseFile,
 }
 
@@ -32,12 +31,7 @@ pub struct ReleaseFiles {
 pub enum ReleaseFault {
     /// A list of checksums is wrong.
     #[error("{url}")]
-    Sums {
-        /// Its URL.
-        url: String,
-        /// What is wrong.
-        source: SumsError,
-    },
+    Sums { url: String, source: SumsError },
     /// The release has no such file.
     #[error(transparent)]
     Missing(#[from] NetBsdError),

@@ -134,21 +134,27 @@ fn each_fault_is_told_with_the_file_and_the_remedy() {
     };
     for (said, change) in [
         (
-            "error: /etc/group: not in the sets; is `etc` among them, and is it whole?",
+            "error: /etc/group: missing from the sets; check that the recipe lists `etc` and that the file is complete",
             &(|tree: &mut Tree| assert!(tree.remove(b"etc/group"))) as &dyn Fn(&mut Tree),
         ),
-        ("error: /etc/rc.conf: not in the sets; is `etc` among them, and is it whole?", &|tree| {
-            assert!(tree.remove(b"etc/rc.conf"));
-        }),
-        ("error: /etc/mtree/set.x: line 1: no user `ann` in the sets' own files", &|tree| {
+        (
+            "error: /etc/rc.conf: missing from the sets; check that the recipe lists `etc` and that the file is complete",
+            &|tree| {
+                assert!(tree.remove(b"etc/rc.conf"));
+            },
+        ),
+        ("error: /etc/mtree/set.x: line 1: no user `ann` in the files that the sets contain", &|tree| {
             file(tree, "etc/mtree/set.x", "./usr/bin/cu type=file uname=ann");
         }),
         ("error: /etc/mtree/set.x|  caused by: line 1: `8` can't be its mode", &|tree| {
             file(tree, "etc/mtree/set.x", "./usr/bin/cu type=file mode=8");
         }),
-        ("error: the built-in device nodes: line 4: no group `kmem` in the sets' own files", &|tree| {
-            file(tree, "etc/group", "wheel:*:0:\n");
-        }),
+        (
+            "error: the built-in device nodes: line 4: no group `kmem` in the files that the sets contain",
+            &|tree| {
+                file(tree, "etc/group", "wheel:*:0:\n");
+            },
+        ),
     ] {
         assert_eq!(faulty(change), said);
     }

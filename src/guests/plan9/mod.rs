@@ -29,15 +29,14 @@ pub enum Plan9Error {
     #[error(transparent)]
     Iso(#[from] Iso9660Error),
     /// It is another system's.
-    #[error("no `{path}` on it: is this an ISO or a disk of {flavour}?")]
+    #[error("it has no `{path}`; check that it is an ISO or a disk of {flavour}")]
     Missing {
-        /// What is missing.
         path: &'static str,
         /// What the recipe says it is.
         flavour: Flavour,
     },
     /// The settings do not fit.
-    #[error("plan9.ini of {want} bytes; there is room for {room} where the medium has it")]
+    #[error("plan9.ini of {want} bytes; the medium has space for {room} bytes")]
     TooLong {
         /// Bytes of the settings.
         want: usize,
@@ -45,24 +44,14 @@ pub enum Plan9Error {
         room: u64,
     },
     /// Nothing says how it boots.
-    #[error("it does not boot from a file on it, so none made of its files would")]
+    #[error("the medium does not boot from one of its files, so a disk made from its files would not boot")]
     NoBoot,
     /// The volume with its settings is damaged, or full.
-    #[error("`{volume}`: can't be changed")]
-    Volume {
-        /// Which.
-        volume: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("`{volume}`: can't change it")]
+    Volume { volume: &'static str, source: io::Error },
     /// Its settings can't be read.
-    #[error("`{path}`: can't be read")]
-    Read {
-        /// The file.
-        path: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("`{path}`: can't read it")]
+    Read { path: &'static str, source: io::Error },
 }
 
 /// A medium that can't be changed, or of which no new one can be made.
@@ -70,20 +59,10 @@ pub enum Plan9Error {
 pub enum Plan9Fault {
     /// It can't be changed.
     #[error("{file}")]
-    Medium {
-        /// Its name.
-        file: String,
-        /// Why.
-        source: Plan9Error,
-    },
+    Medium { file: String, source: Plan9Error },
     /// Overlays have something that no Plan 9 has on a medium.
-    #[error(
-        "/{path}: neither a directory, a file nor a symbolic link, which is all that a Plan 9 medium holds"
-    )]
-    Kind {
-        /// The path.
-        path: String,
-    },
+    #[error("/{path}: not a directory, a file or a symbolic link; a Plan 9 medium has only these")]
+    Kind { path: String },
 }
 
 impl Plan9Fault {

@@ -31,7 +31,6 @@ const SCATTERED: (u64, u64) = (2, 16);
 pub struct Publication {
     /// The distribution.
     pub name: ImageName,
-    /// The release.
     pub serial: Serial,
     /// The map of each image, and its layout if it has one.
     pub images: Vec<(Index, Option<Arc<LayoutMap>>)>,
@@ -42,20 +41,18 @@ pub struct Publication {
 /// Why a release can't be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum PublicationError {
-    /// There is none.
-    #[error("no release there")]
+    #[error("contains no release")]
     None,
     /// It is not whole.
     #[error(transparent)]
     State(#[from] ReleaseStateError),
-    /// A layout is not.
     #[error(transparent)]
     Layout(#[from] LayoutFault),
     /// It was signed for another release or distribution.
-    #[error("release {0}: can't be believed")]
+    #[error("release {0}: can't be verified")]
     Untrusted(Serial, #[source] Untrusted),
     /// There is no such release.
-    #[error("release {0} is not there; `imgfactory releases` shows those that are")]
+    #[error("release {0}: not on the mirror; `imgfactory releases` lists those that are")]
     Missing(Serial),
 }
 
@@ -107,13 +104,10 @@ pub struct ReleaseChanges {
     pub name: String,
     /// The release before; none for a first one.
     pub from: Option<u64>,
-    /// The release.
     pub to: u64,
-    /// Images in it.
     pub images: Vec<ImageChanges>,
     /// Block files that the release before does not have, of all images, each once.
     pub new_blocks: u64,
-    /// Bytes of these.
     pub new_bytes: u64,
     /// Bytes of all else that is uploaded: indexes, layouts, the release, `latest`.
     pub other_bytes: u64,
@@ -181,7 +175,6 @@ impl ReleaseChanges {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageChanges {
-    /// Its name.
     pub image: String,
     /// Bytes of the disk.
     pub bytes: u64,

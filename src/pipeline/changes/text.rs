@@ -9,7 +9,7 @@ use formats::report::size;
 const LISTED: usize = 20;
 
 impl ReleaseChanges {
-    /// For people.
+    /// Returns the changes as lines of text for a terminal.
     pub fn text(&self) -> String {
         let mut text = match self.from {
             Some(from) if from == self.to => format!("{}: release {from} stays as it is\n", self.name),

@@ -53,7 +53,7 @@ pub struct ResultKind {
 
 /// Archives that mmdebstrap made.
 pub const TREES: ResultKind = ResultKind { directory: "trees", ending: "tar" };
-/// Packed miniroots.
+/// Miniroots, packed as cpio archives and compressed with xz.
 pub const MINIROOTS: ResultKind = ResultKind { directory: "miniroots", ending: "cpio.xz" };
 
 /// The cache, for one build of one recipe.
@@ -78,7 +78,7 @@ impl<'a> StepCache<'a> {
         StepCache { dir: dir.into(), recipe: recipe.into(), limit, progress, in_use: RefCell::default() }
     }
 
-    /// Its directory.
+    /// Returns the directory of the cache.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -195,7 +195,7 @@ impl<'a> StepCache<'a> {
     /// that can't be removed is no reason for a finished build to fail, so that is reported only.
     pub fn shrink(&self) {
         if let Err(error) = self.try_shrink() {
-            self.progress.say(&format!("cache: not brought within its limit: {error}"));
+            self.progress.say(&format!("cache: can't reduce it to its limit: {error}"));
         }
     }
 

@@ -15,7 +15,6 @@ const SECTOR: u64 = 512;
 /// A disk that is to be split as it is.
 #[derive(Clone, Debug)]
 pub struct GuestDisk {
-    /// Name of its image.
     pub name: ImageName,
     /// Its bytes.
     pub contents: DiskContents,

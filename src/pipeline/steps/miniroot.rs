@@ -30,7 +30,6 @@ const GUEST_MODULES: [&str; 2] = ["xen-blkfront", "guest"];
 /// What the machine starts with.
 #[derive(Debug)]
 pub struct BootFiles {
-    /// The kernel.
     pub kernel: Vec<u8>,
     /// The hypervisor, if the recipe has it.
     pub xen: Option<Vec<u8>>,
@@ -43,25 +42,13 @@ pub struct BootFiles {
 pub enum MinirootError {
     /// The kernel, or one of its modules.
     #[error("system `{system}`")]
-    Kernel {
-        /// Whose.
-        system: String,
-        /// Why.
-        source: KernelError,
-    },
+    Kernel { system: String, source: KernelError },
     /// The hypervisor.
     #[error(transparent)]
     Xen(#[from] XenError),
     /// A file of a tree can't be read.
-    #[error("system `{system}`: {what} can't be read")]
-    Read {
-        /// Whose.
-        system: String,
-        /// What.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("system `{system}`: can't read {what}")]
+    Read { system: String, what: &'static str, source: io::Error },
     /// The boot kit lacks something.
     #[error(transparent)]
     Kit(#[from] BootToolsError),
@@ -70,21 +57,10 @@ pub enum MinirootError {
     Template(#[from] TemplateError),
     /// It can't be put together.
     #[error("system `{system}`")]
-    Plan {
-        /// Whose.
-        system: String,
-        /// Why.
-        source: PlanError,
-    },
+    Plan { system: String, source: PlanError },
     /// It can't be packed.
-    #[error("system `{system}`: its miniroot can't be packed")]
-    Pack {
-        /// Whose.
-        system: String,
-        /// Why.
-        source: MinirootPackError,
-    },
-    /// The cache fails.
+    #[error("system `{system}`: can't pack its miniroot")]
+    Pack { system: String, source: MinirootPackError },
     #[error(transparent)]
     Cache(#[from] FileError),
     /// It has no place in the guest's image.

@@ -214,12 +214,14 @@ mod tests {
         let name = "demo".parse().unwrap();
         let refused = PreviousRelease::read(&mut bench.store(), None, &name, &other).unwrap_err().to_string();
         assert!(refused.ends_with(
-            "mirror/latest: the last release there can't be built upon; give the key that signed it, or build \
+            "mirror/latest: can't build on its previous release; give the key that signed it, or build \
              into another directory"
         ));
         let refused = PreviousRelease::read(&mut bench.store(), None, &"lab".parse().unwrap(), &bench.keys())
             .unwrap_err()
             .to_string();
-        assert!(refused.ends_with("mirror: a mirror of `demo`, not of `lab`; build into another directory"));
+        assert!(
+            refused.ends_with("mirror: the mirror is of `demo`, not of `lab`; build into another directory")
+        );
     }
 }

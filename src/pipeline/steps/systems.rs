@@ -19,7 +19,7 @@ use crate::pipeline::steps::tree::{self, MakeTreeError};
 use crate::pipeline::{OutputDirectory, Request};
 use crate::project::overlay::LoadOverlayError;
 use crate::recipe::{self, Guest, HOST_IMAGE, HostSystem};
-use crate::sys::spool::Spools;
+use crate::sys::spool::ContentFiles;
 use crate::tree::overlay::OverlayError;
 use crate::tree::{Meta, Time, Tree};
 use formats::names::{BadName, ImageName};
@@ -28,7 +28,6 @@ use system::files::FileError;
 /// A system on its way into an image.
 #[derive(Debug)]
 pub struct SystemTree {
-    /// Name of its image.
     pub name: ImageName,
     /// Its root file system.
     pub tree: Tree,
@@ -43,7 +42,6 @@ pub struct SystemTree {
 /// All systems of a build.
 #[derive(Debug)]
 pub struct Systems {
-    /// The host.
     pub host: SystemTree,
     /// The guests that have a tree, in the recipe's order.
     pub guests: Vec<SystemTree>,
@@ -52,13 +50,13 @@ pub struct Systems {
     /// GRUB, busybox and certificates.
     pub kit: Tree,
     /// Where the contents of all trees are.
-    pub spools: Spools,
+    pub spools: ContentFiles,
     /// The newest date of anything in them, seconds since 1970: the date of all that is made of them.
     pub epoch: i64,
 }
 
 impl Systems {
-    /// The host first.
+    /// Returns all systems, the host first.
     pub fn all(&self) -> impl Iterator<Item = &SystemTree> {
         std::iter::once(&self.host).chain(&self.guests)
     }
@@ -77,24 +75,10 @@ pub enum SystemError {
     Tree(#[from] MakeTreeError),
     /// An overlay can't be read.
     #[error("system `{name}`: overlay `{overlay}`")]
-    LoadOverlay {
-        /// Which system.
-        name: ImageName,
-        /// Which overlay.
-        overlay: String,
-        /// Why.
-        source: LoadOverlayError,
-    },
+    LoadOverlay { name: ImageName, overlay: String, source: LoadOverlayError },
     /// An overlay does not fit.
     #[error("system `{name}`: overlay `{overlay}`")]
-    Overlay {
-        /// Which system.
-        name: ImageName,
-        /// Which overlay.
-        overlay: String,
-        /// Why.
-        source: OverlayError,
-    },
+    Overlay { name: ImageName, overlay: String, source: OverlayError },
     /// What guests need in the host.
     #[error(transparent)]
     Guest(#[from] GuestError),
@@ -103,7 +87,6 @@ pub enum SystemError {
     Contents {
         /// The host, or the guest and the release that it is made of.
         whose: String,
-        /// Why.
         source: BoxError,
     },
     /// The name of a guest's second disk.

@@ -13,7 +13,7 @@ use crate::pipeline::step_inputs::StepInputs;
 use crate::sys;
 use crate::sys::process::{Tool, ToolError};
 use crate::sys::progress::{Progress, Unit};
-use crate::sys::spool::Spools;
+use crate::sys::spool::ContentFiles;
 use crate::tree::tar::TarError;
 use crate::tree::{Tree, normalise::normalise, tar};
 use formats::digest::Sha256;
@@ -26,7 +26,6 @@ pub struct TreeMaker<'a> {
     pub cache: &'a StepCache<'a>,
     /// Where mmdebstrap's output goes.
     pub logs: &'a Path,
-    /// Where the archives are.
     pub mirrors: &'a ArchiveMirrors,
     /// Root, or an ordinary user.
     pub mode: MmdebstrapMode,
@@ -41,7 +40,7 @@ pub struct TreeMaker<'a> {
 /// A tree from Debian packages.
 #[derive(Debug)]
 pub struct DebianTree {
-    /// Normalised; its contents are in the spools.
+    /// Normalised; its contents are in the content files.
     pub tree: Tree,
     /// No time in it is later; seconds since 1970.
     pub epoch: i64,
@@ -55,9 +54,7 @@ pub struct DebianTree {
 #[derive(Debug, thiserror::Error)]
 #[error("tree {name}")]
 pub struct MakeTreeError {
-    /// Which one.
     pub name: String,
-    /// Why.
     pub source: Box<TreeFault>,
 }
 
@@ -72,7 +69,7 @@ pub enum TreeFault {
     Fetch(#[from] FetchError),
     /// Files would get times of tomorrow, and stay as they are made.
     #[error(
-        "SOURCE_DATE_EPOCH would be {epoch}, but now is {now}: times can only be set back; check the clock"
+        "SOURCE_DATE_EPOCH would be {epoch}, but now is {now}: it must not be in the future; check the clock"
     )]
     Future {
         /// Seconds since 1970.
@@ -81,7 +78,7 @@ pub enum TreeFault {
         now: i64,
     },
     /// Nothing in the cache fits.
-    #[error("not in the cache as it would have to be now, and it can't be made offline")]
+    #[error("not in the cache for these inputs; build it without --offline")]
     Offline,
     /// mmdebstrap failed.
     #[error(transparent)]
@@ -95,7 +92,7 @@ pub enum TreeFault {
         source: TarError,
     },
     /// Contents can't be read.
-    #[error("can't be normalised")]
+    #[error("can't normalise it")]
     Normalise(#[source] io::Error),
     /// Something with files.
     #[error(transparent)]
@@ -116,7 +113,7 @@ impl TreeMaker<'_> {
         &self,
         name: &str,
         set: &PackageSet,
-        spools: &mut Spools,
+        spools: &mut ContentFiles,
     ) -> Result<DebianTree, MakeTreeError> {
         let plan = self.plan(name, set)?;
         self.make_planned(name, &plan, inputs(&plan).hash(), spools)
@@ -131,7 +128,7 @@ impl TreeMaker<'_> {
     }
 
     /// A planned tree, made or taken from the cache, where `key` is the hash of its inputs. `name` (letters, digits,
-    /// `-`) is what people call it. Its archive becomes one of `spools`.
+    /// `-`) is what people call it. Its archive becomes one of the content files.
     ///
     /// # Errors
     /// [`MakeTreeError`]; nothing half-made stays in the cache.
@@ -140,7 +137,7 @@ impl TreeMaker<'_> {
         name: &str,
         plan: &TreePlan,
         key: Sha256,
-        spools: &mut Spools,
+        spools: &mut ContentFiles,
     ) -> Result<DebianTree, MakeTreeError> {
         let made = self.try_make(name, plan, key, spools);
         made.map_err(|fault| MakeTreeError { name: name.into(), source: Box::new(fault) })
@@ -151,7 +148,7 @@ impl TreeMaker<'_> {
         name: &str,
         plan: &TreePlan,
         key: Sha256,
-        spools: &mut Spools,
+        spools: &mut ContentFiles,
     ) -> Result<DebianTree, TreeFault> {
         let epoch = plan.epoch();
         if let Some(archive) = self.cache.find(TREES, name, key)? {
@@ -221,7 +218,7 @@ impl TreeMaker<'_> {
     }
 
     /// Reads and normalises the tree in an archive, and says how long that is.
-    fn read(&self, archive: &Path, epoch: i64, spools: &mut Spools) -> Result<(Tree, u64), TreeFault> {
+    fn read(&self, archive: &Path, epoch: i64, spools: &mut ContentFiles) -> Result<(Tree, u64), TreeFault> {
         let failed = |error| FileError::new(archive, "read", error);
         let file = File::open(archive).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();

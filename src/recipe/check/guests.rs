@@ -47,7 +47,7 @@ impl Checker<'_> {
                 section.image.as_ref().map(|given| ("image", at(given))),
             ];
             for (key, span) in given.into_iter().flatten() {
-                let what = format!("`{key}` with `{}`, whose disk is taken as it is", kind.word());
+                let what = format!("`{key}` with `{}`, whose disk is used unchanged", kind.word());
                 self.findings.add(&span, what, "leave it out");
             }
         }
@@ -55,7 +55,7 @@ impl Checker<'_> {
             && cmdline.value.as_str().len() > most
         {
             let what = format!("a command line of {} bytes", cmdline.value.as_str().len());
-            let instead = format!("{system} cuts it off; {most} bytes are possible");
+            let instead = format!("{system} truncates it; at most {most} bytes are possible");
             self.findings.add(&cmdline.span, what, instead);
         }
     }
@@ -79,7 +79,7 @@ impl Checker<'_> {
         sha256: Option<Located<Sha256>>,
     ) -> Option<ThirdPartySource> {
         if let Some(given) = urls.as_ref().filter(|given| given.value.is_empty()) {
-            self.findings.add(&given.span, "no URL", "say where the file is");
+            self.findings.add(&given.span, "no URL", "give the URL of the file");
         }
         let urls = self.distinct(urls);
         (!urls.is_empty()).then_some(ThirdPartySource { urls, sha256: sha256.map(|sha256| sha256.value) })
@@ -93,8 +93,8 @@ impl Checker<'_> {
     ) -> Vec<ProjectPath> {
         for Located { span, value } in raw.iter().flat_map(|raw| &raw.value) {
             if self.around.file(value) == ProjectFile::Missing {
-                let what = format!("no file `{value}`, where {kind} belongs");
-                self.findings.add(span, what, "paths begin at the project root");
+                let what = format!("no file `{value}`; expected {kind}");
+                self.findings.add(span, what, "paths start at the project root");
             }
         }
         self.distinct(raw)

@@ -10,13 +10,13 @@ use crate::yaml::shape::section;
 use formats::digest::Sha256;
 
 section! {
-    /// A disk as it is.
+    /// A disk image, used unchanged.
     pub struct RawDisk as "Disk" {
-        /// Where it is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
+        /// URLs of the file, which may be compressed (.gz, .bz2, .xz). All must have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
         sha256: Sha256,
-        /// What the file is, when it is no longer compressed. Default: what its name ends with.
+        /// Format of the file after decompression. Default: from the end of its name.
         format: DiskFormat,
     }
 }

@@ -13,11 +13,11 @@ use formats::digest::Sha256;
 section! {
     /// A KNOPPIX medium or its compressed file system.
     pub struct RawKnoppix as "Knoppix" {
-        /// Where it is: an ISO, or the file KNOPPIX/KNOPPIX of one. All have the same file.
+        /// URLs of the file: an ISO, or the file KNOPPIX/KNOPPIX from one. All must have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
         sha256: Sha256,
-        /// Whether its file system is taken as it is, or its files are put into a new one. Default: tree.
+        /// Whether its file system is used unchanged, or its files are copied into a new one. Default: tree.
         form: KnoppixForm,
     }
 }

@@ -27,29 +27,29 @@ use formats::digest::Sha256;
 use formats::names::ImageName;
 
 section! {
-    /// A system below Xen.
+    /// A guest: a system in a virtual machine of Xen.
     pub struct RawGuest as "Guest" one of "guest" { debian, netbsd, plan9, disk, knoppix } {
-        /// Its name, also of its image.
+        /// Name of the guest and of its image.
         name (required): ImageName,
         /// A Debian system.
         debian: RawDebian,
-        /// A NetBSD system, made of a release's sets.
+        /// A NetBSD system, made from the sets of a release.
         netbsd: RawNetBsd,
         /// Plan 9, from its bootable ISO.
         plan9: RawPlan9,
-        /// A disk as it is.
+        /// A disk image, used unchanged.
         disk: RawDisk,
         /// A KNOPPIX medium or its compressed file system.
         knoppix: RawKnoppix,
-        /// Directories below overlays/ that are laid over the system, in order. Default: none.
+        /// Directories below overlays/ that are merged into the system, in order. Default: none.
         overlays: List<OverlayName>,
-        /// Its host name. Default: its name.
+        /// Its host name. Default: the guest's name.
         hostname: HostName,
         /// Properties of its file system.
         image: RawFileSystem,
-        /// The machine that Xen makes for it. Default: pv; hvm for plan9, disk, and knoppix as a device.
+        /// The kind of virtual machine. Default: pv; hvm for plan9, disk, and knoppix as a device.
         xen: Virt,
-        /// Where what it writes to its disk is kept. Default: none for debian, tmpfs for others.
+        /// Where its changes to its disk are kept. Default: none for debian, tmpfs for others.
         cow: Cow,
         /// Its network. Default: bridge.
         network: GuestNetwork,
@@ -61,7 +61,7 @@ section! {
         cmdline: Line,
         /// When it starts. Default: boot.
         start: Start,
-        /// Texts that `test` waits for beside those of `expect`, when the machine boots with Xen. Default: none.
+        /// Texts that `test` waits for in addition to those of `expect`, if Xen is booted. Default: none.
         expect: List<Line>,
     }
 }

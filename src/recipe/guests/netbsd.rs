@@ -21,22 +21,22 @@ const OWN_OPTIONS: usize = 96;
 const FIRST_PVH: u32 = 10;
 
 section! {
-    /// A NetBSD system, made of a release's sets.
+    /// A NetBSD system, made from the sets of a release.
     pub struct RawNetBsd as "NetBsd" {
-        /// The release: 10.1.
+        /// The release, such as 10.1.
         version (required): BsdVersion,
         /// Default: amd64.
         architecture: BsdArchitecture,
-        /// Where releases are: `NetBSD-VERSION/ARCHITECTURE/binary/sets/` lies below. Default: NetBSD's own CDN,
+        /// URLs of directories that have `NetBSD-VERSION/ARCHITECTURE/binary/sets/`. Default: NetBSD's own CDN,
         /// then its archive of old releases.
         mirrors: List<MirrorUrl>,
-        /// What goes in. Default: base, etc; and modules with a kernel that is not made for Xen.
+        /// The sets to unpack. Default: base, etc; and modules with a kernel that is not made for Xen.
         sets: List<SetName>,
         /// The kernel. Default: XEN3_DOMU for pv, GENERIC for pvh.
         kernel: KernelName,
         /// Which device nodes are in /dev. Default: minimal.
         devices: Devices,
-        /// Public keys of who may log in as root over ssh, one file each. Default: none.
+        /// Files with the ssh public keys that may log in as root. Default: none.
         ssh_keys: List<ProjectPath>,
     }
 }
@@ -129,7 +129,7 @@ fn mirrors(given: Option<Located<List<MirrorUrl>>>, checker: &mut Checker<'_>) -
     match given {
         None => NETBSD_MIRRORS.iter().map(|url| known(url)).collect(),
         Some(given) if given.value.is_empty() => {
-            checker.findings.add(&given.span, "no mirror", "leave the key out for NetBSD's own");
+            checker.findings.add(&given.span, "no mirror", "leave out `mirrors` for NetBSD's own");
             Vec::new()
         }
         Some(given) => checker.distinct(Some(given)),
@@ -163,11 +163,15 @@ fn sets(raw: Option<Located<List<SetName>>>, with_modules: bool, checker: &mut C
     for needed in ["base", "etc"] {
         if !given.value.iter().any(|set| set.value.as_str() == needed) {
             let what = format!("the set `{needed}` is missing");
-            checker.findings.add(&given.span, what, "base and etc are the least");
+            checker.findings.add(&given.span, what, "the sets must include base and etc");
         }
     }
     if let Some(kernel) = given.value.iter().find(|set| set.value.as_str().starts_with("kern")) {
-        checker.findings.add(&kernel.span, "kernels are not taken from sets", "name it with `kernel`");
+        checker.findings.add(
+            &kernel.span,
+            "a kernel set can't be listed here",
+            "choose the kernel with `kernel`",
+        );
     }
     checker.distinct(raw)
 }

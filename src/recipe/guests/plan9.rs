@@ -12,17 +12,17 @@ use formats::digest::Sha256;
 section! {
     /// Plan 9, from its bootable ISO.
     pub struct RawPlan9 as "Plan9" {
-        /// Which Plan 9.
+        /// The version of Plan 9.
         flavour (required): Flavour,
-        /// Where its ISO is: as it is, or compressed (.gz, .bz2, .xz). All have the same file.
+        /// URLs of its ISO, which may be compressed (.gz, .bz2, .xz). All must have the same file.
         urls (required): List<FileUrl>,
         /// SHA-256 of the file as it is fetched. Default: that of the recipe's lock.
         sha256: Sha256,
-        /// Where it talks. Default: serial.
+        /// Its console. Default: serial.
         console: ConsoleDevice,
-        /// Bytes of a second disk, ext2 and writable; 0 for none. Default: 0.
+        /// Size of a second disk, ext2 and writable; 0 for none. Default: 0.
         data: Size,
-        /// Lines that take the place of ours in plan9.ini, below those for the console. Default: ours.
+        /// Lines for plan9.ini, after those for the console, instead of the built-in ones. Default: the built-in ones.
         plan9_ini: List<Line>,
     }
 }

@@ -37,42 +37,21 @@ pub use plan::{PlannedImage, PreparedImage, Rendered};
 pub enum ImageError {
     /// The tree can't be an ext2 file system.
     #[error("image `{image}`")]
-    Plan {
-        /// The image.
-        image: ImageName,
-        /// Why.
-        source: ImagePlanError,
-    },
+    Plan { image: ImageName, source: ImagePlanError },
     /// Its contents can't be read.
     #[error("image `{image}`")]
-    Contents {
-        /// The image.
-        image: ImageName,
-        /// Why.
-        source: WriteError,
-    },
+    Contents { image: ImageName, source: WriteError },
     /// A disk could not be read or split.
     #[error("image `{image}`")]
-    Take {
-        /// The image.
-        image: ImageName,
-        /// Why.
-        source: SplitError<std::io::Error>,
-    },
+    Take { image: ImageName, source: SplitError<std::io::Error> },
     /// It could not be written or split.
     #[error("image `{image}`")]
-    Split {
-        /// The image.
-        image: ImageName,
-        /// Why.
-        source: SplitError<WriteError>,
-    },
+    Split { image: ImageName, source: SplitError<WriteError> },
 }
 
 /// What an image is to be.
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
-    /// Its name.
     pub name: ImageName,
     /// The release that it is made for.
     pub serial: Serial,
@@ -169,9 +148,7 @@ impl ImageSpec {
 /// An image of the previous release.
 #[derive(Clone, Debug)]
 pub struct PreviousImage {
-    /// Its index.
     pub index: Index,
-    /// Its layout.
     pub map: Arc<LayoutMap>,
     /// The published layout that the next one may be an update of.
     pub base: Option<(Stored, Arc<LayoutMap>)>,

@@ -154,7 +154,7 @@ impl<'a> PreparedImage<'a> {
         });
         let stable = match stable {
             Some(Err(ImagePlanError::Place(error @ PlaceError::Relayout { .. }))) => {
-                progress.say(&format!("image `{}`: {error}; laying it out anew", spec.name));
+                progress.say(&format!("image `{}`: {error}; using a fresh layout", spec.name));
                 None
             }
             tried => tried.transpose().map_err(failed)?,
@@ -183,7 +183,7 @@ impl<'a> PreparedImage<'a> {
 }
 
 impl PlannedImage<'_> {
-    /// The plan.
+    /// Returns the plan of the image.
     pub fn plan(&self) -> &ImagePlan<'_> {
         &self.placed.plan
     }

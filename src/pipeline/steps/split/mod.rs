@@ -75,7 +75,6 @@ impl<R: ReadAt + Sync> Source for R {
 pub enum Known {
     /// Nothing: it has to be read.
     Nothing,
-    /// It is all zeros.
     Zeros,
     /// It is that one, of an index that the store trusts.
     Object(Object),
@@ -87,13 +86,11 @@ pub enum SplitError<E: Error + 'static> {
     /// The image could not be read.
     #[error(transparent)]
     Image(E),
-    /// The store failed.
     #[error(transparent)]
     Store(StoreError),
     /// There is no such index.
     #[error("image `{image}`")]
     Index {
-        /// The image.
         image: ImageName,
         /// What is wrong with it.
         source: IndexFault,
@@ -101,11 +98,10 @@ pub enum SplitError<E: Error + 'static> {
     /// Blocks collide, however the image is cut. Somebody works hard at it.
     #[error(
         "image `{image}`: blocks with one MD5 and different contents, in each of {tries} block sizes: {}; \
-         find out which files these are, and leave them out",
+         find the files that contain these blocks, and remove them from the image",
         join(found)
     )]
     Collisions {
-        /// The image.
         image: ImageName,
         /// Block sizes tried.
         tries: usize,
@@ -162,7 +158,7 @@ pub struct Figures {
     pub written_bytes: u64,
 }
 
-/// How to split.
+/// How an image is split into blocks and compressed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Who compresses.
@@ -209,7 +205,7 @@ pub fn split<S: Source>(
         }
         attempt.take_back(store).map_err(SplitError::Store)?;
         for collision in found {
-            progress.say(&format!("{collision}; cutting the image in blocks of another size"));
+            progress.say(&format!("{collision}; splitting the image into blocks of another size"));
             collisions.push(collision);
         }
     }
