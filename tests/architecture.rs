@@ -3,6 +3,8 @@
 //! The walls are read from the code itself: a crate's `lib.rs` lists its rooms, and a room may use those listed above
 //! it. [`MAY`] says which rooms may reach the system, and for what; every other room is pure.
 
+#[path = "architecture/docs.rs"]
+mod docs;
 #[path = "architecture/source.rs"]
 mod source;
 
@@ -219,6 +221,30 @@ fn a_planted_violation_is_found_wherever_it_stands() {
     let tests = "#[cfg(test)]\nmod tests {\n    use crate::sys::process::Tool;\n    use std::fs;\n}\n";
     let source = Source::parse("imgfactory", "src/publish/planted.rs", &["publish", "planted"], tests);
     assert!(reached(&source).is_empty() && upside_down(&source, &rooms).is_empty(), "tests do as they like");
+}
+
+#[test]
+fn what_is_public_is_documented_in_words_that_say_something() {
+    let mut found = Vec::new();
+    for source in crates(Path::new(ROOT)).into_iter().flat_map(|krate| krate.sources) {
+        found.extend(source.undocumented.iter().map(|fault| format!("{}:{fault}", source.file)));
+    }
+    assert!(found.is_empty(), "{} faults of documentation:\n{}", found.len(), found.join("\n"));
+    let planted = [
+        ("pub fn read() {}", "`read` is public"),
+        ("/// The name.\npub struct Name;", "`The name.` says nothing"),
+        (
+            "/// A file on a mirror.\npub struct Entry {\n    /// Its length.\n    len: u64,\n}",
+            "`Its length.`",
+        ),
+        ("struct Name;\nimpl Name {\n    pub fn get(&self) {}\n}", "`get` is public"),
+        ("/// Reads a stream.\npub trait Read {\n    fn read(&self);\n}", "`read` is public"),
+        ("#[cfg(test)]\nmod tests;\nenum Kind {\n    /// Which.\n    First,\n}", "`Which.`"),
+    ];
+    for (text, fault) in planted {
+        let found = docs::faults(&format!("//! A file with a fault.\n\n{text}\n"));
+        assert!(matches!(found.as_slice(), [only] if only.contains(fault)), "{text}: {found:?}");
+    }
 }
 
 fn document() -> String {

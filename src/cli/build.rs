@@ -95,6 +95,7 @@ pub(super) struct Meant {
 }
 
 impl Meant {
+    /// Loads the project and the recipe, and checks the arguments against them.
     pub fn by(args: Common) -> Result<Self, Failure> {
         let (project, recipe) = Project::load(&args.recipe)?;
         let lock = folder::lock(&args.recipe)?;

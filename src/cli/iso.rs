@@ -35,7 +35,7 @@ pub(super) struct Args {
     fits: Option<Disc>,
 }
 
-/// `--with-blocks`.
+/// The values of `--with-blocks`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum BlocksArg {
     All,

@@ -45,7 +45,6 @@ pub(super) struct MachineArgs {
     /// Processor model, in QEMU's terms; qemu64,+svm,+npt offers virtualisation to HVM guests [default: QEMU's]
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
-    /// Network card
     #[arg(long, value_name = "MODEL", default_value = "virtio")]
     nic: NicArg,
     /// How QEMU runs the machine: tcg works everywhere but is slow; auto is kvm if this computer has it
@@ -59,7 +58,7 @@ pub(super) struct MachineArgs {
     options: Vec<String>,
 }
 
-/// `--medium`.
+/// The values of `--medium`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum MediumArg {
     Cdrom,
@@ -67,7 +66,7 @@ enum MediumArg {
     Usb,
 }
 
-/// `--nic`.
+/// The values of `--nic`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum NicArg {
     Virtio,
@@ -75,7 +74,7 @@ enum NicArg {
     None,
 }
 
-/// `--accel`.
+/// The values of `--accel`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum AccelArg {
     Auto,
@@ -85,7 +84,6 @@ enum AccelArg {
 
 /// A machine ready to be started.
 pub(super) struct PreparedMachine {
-    /// The machine.
     pub(super) machine: VirtualMachine,
     /// The mirror it fetches from, if that is ours. It serves until dropped.
     pub(super) server: Option<Server>,

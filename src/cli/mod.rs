@@ -61,7 +61,7 @@ struct Global {
     color: When,
 }
 
-/// `--color`.
+/// The values of `--color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum When {
     Auto,

@@ -14,7 +14,6 @@ use formats::report::Exit;
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
-    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -48,7 +48,7 @@ impl Tree {
         Ok(trusted(keys)?)
     }
 
-    /// Its newest release.
+    /// The newest release of the tree, verified with `keys`.
     pub fn state(&self, keys: &TrustedKeys) -> Result<ReleaseState, Failure> {
         let state = read_state(&LocalTree(self.root.clone()), keys)?;
         state.ok_or_else(|| {

@@ -113,7 +113,6 @@ pub enum SetError {
     Word {
         /// What it was to be.
         what: &'static str,
-        /// As given.
         value: String,
         /// What is wrong with it.
         why: &'static str,

@@ -41,25 +41,13 @@ pub enum FetchError {
     #[error(
         "{uri}: can't fetch it; check the network and the mirror, or use the copy in the cache (--offline)"
     )]
-    Fetch {
-        /// Its address.
-        uri: String,
-        /// What apt said.
-        source: ToolError,
-    },
+    Fetch { uri: String, source: ToolError },
     /// It is something else.
     #[error("{uri}")]
-    Parse {
-        /// Its address.
-        uri: String,
-        source: InReleaseError,
-    },
+    Parse { uri: String, source: InReleaseError },
     /// It was not fetched before.
     #[error("{uri}: not in the cache, so it can't be used offline")]
-    NotKept {
-        /// Its address.
-        uri: String,
-    },
+    NotKept { uri: String },
     /// It could not be kept.
     #[error(transparent)]
     File(#[from] FileError),

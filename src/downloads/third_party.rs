@@ -51,7 +51,6 @@ pub enum ThirdPartyError {
         None => ",".to_owned(),
     })]
     Offline {
-        /// Its first URL.
         url: String,
         /// The directory of mirrored files.
         dir: Option<PathBuf>,
@@ -65,7 +64,6 @@ pub enum ThirdPartyError {
         path: PathBuf,
         /// Where it comes from.
         url: String,
-        /// What it has.
         found: Sum,
         /// What the recipe or the lock has.
         want: Sum,
@@ -73,7 +71,6 @@ pub enum ThirdPartyError {
     /// The proxy of the environment.
     #[error(transparent)]
     Proxy(#[from] BadProxy),
-    /// Something with files.
     #[error(transparent)]
     File(#[from] FileError),
 }

@@ -85,12 +85,7 @@ pub enum DemandError {
     #[error(
         "{dir}: `{name}` can't be a file name: it must be 1 to 255 bytes without `/` or NUL, not `.` or `..`"
     )]
-    Name {
-        /// Directory.
-        dir: String,
-        /// Name, lossily.
-        name: String,
-    },
+    Name { dir: String, name: String },
     /// A directory with two names, or above itself.
     #[error("{path}: this directory has another name already; only files can have several")]
     DirectoryTwice {
@@ -121,9 +116,7 @@ pub enum DemandError {
     Device {
         /// Path of the device.
         path: String,
-        /// Major number.
         major: u32,
-        /// Minor number.
         minor: u32,
     },
     /// A file that is longer than 2 TiB less its indirect blocks.
@@ -131,7 +124,6 @@ pub enum DemandError {
     FileTooLarge {
         /// Path of the file.
         path: String,
-        /// Its length.
         len: u64,
     },
     /// Extents that overlap, descend or go beyond the end.
@@ -144,7 +136,6 @@ pub enum DemandError {
         /// Length of the file.
         len: u64,
     },
-    /// An attribute.
     #[error("{path}: {bad}")]
     Xattr {
         /// Path of the inode.
@@ -159,7 +150,6 @@ pub enum DemandError {
         system: &'static str,
         /// Path of the inode.
         path: String,
-        /// The attribute, lossily.
         name: String,
     },
     /// lost+found has to be a directory.
@@ -187,7 +177,6 @@ pub enum InodeOrigin {
 /// An entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemandedEntry<'t> {
-    /// Its name.
     pub name: &'t [u8],
     /// The inode, by its position in [`Demand::wanted`].
     pub target: usize,
@@ -200,7 +189,6 @@ pub enum Body<'t> {
     None,
     /// A file or a long symlink. Which blocks of it are not holes: ascending, apart from each other.
     Blocks(Vec<Range<u32>>),
-    /// A directory.
     Directory {
         /// Its entries without `.` and `..`, in the order of their names.
         entries: Vec<DemandedEntry<'t>>,
@@ -212,13 +200,11 @@ pub enum Body<'t> {
 /// An inode that the tree asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DemandedInode<'t> {
-    /// What it is.
     pub origin: InodeOrigin,
     /// First path of it, without leading `/`; empty for the root.
     pub path: Vec<u8>,
     /// The directory of that path, by its position in [`Demand::wanted`]; the root is its own.
     pub parent: usize,
-    /// Link count.
     pub links: u16,
     /// Its blocks, but not indirect ones: [`super::blockmap::needed`].
     pub body: Body<'t>,
@@ -242,13 +228,9 @@ pub struct XattrBlock {
 /// of a directory stand together.
 #[derive(Clone, Debug)]
 pub struct Demand<'t> {
-    /// The tree.
     pub tree: &'t Tree,
-    /// The recipe's wishes.
     pub options: ImageOptions,
-    /// Inodes.
     pub wanted: Vec<DemandedInode<'t>>,
-    /// Attribute blocks.
     pub xattr_blocks: Vec<XattrBlock>,
     /// Position of lost+found in `wanted`.
     pub lost_found: usize,

@@ -81,11 +81,9 @@ pub fn fits<'n>(slots: &[DirentSlot], first: u16, name: impl Fn(u32) -> Option<&
 pub struct Written<'n> {
     /// Offset in the block.
     pub offset: u16,
-    /// Inode.
     pub inode: u32,
     /// `file_type`.
     pub file_type: u8,
-    /// Name.
     pub name: &'n [u8],
 }
 
@@ -116,7 +114,6 @@ fn put_u16(block: &mut [u8], offset: u16, value: u16) {
 pub struct DirentRecord<'b> {
     /// Offset in the block.
     pub offset: usize,
-    /// Inode, not 0.
     pub inode: u32,
     /// `file_type`; the high byte of the name's length in file systems without `filetype`, hence 0.
     pub file_type: u8,
@@ -129,18 +126,10 @@ pub struct DirentRecord<'b> {
 pub enum BadRecord {
     /// `rec_len` is not aligned, too short for the name, or goes beyond the block.
     #[error("the record at {offset} has length {rec_len}")]
-    Length {
-        /// Where.
-        offset: usize,
-        /// What it says.
-        rec_len: u16,
-    },
+    Length { offset: usize, rec_len: u16 },
     /// The name is empty, or has a byte that no name has.
     #[error("the record at {offset} has an impossible name")]
-    Name {
-        /// Where.
-        offset: usize,
-    },
+    Name { offset: usize },
 }
 
 /// The records in use of a block of 1 to 4 KiB; ends after the first bad one.

@@ -31,7 +31,7 @@ pub enum InodeSize {
 }
 
 impl InodeSize {
-    /// Both.
+    /// Both sizes, the smaller first.
     pub const ALL: [InodeSize; 2] = [InodeSize::Small, InodeSize::Large];
 
     /// Bytes: 128 or 256.
@@ -111,7 +111,7 @@ impl Geometry {
         None
     }
 
-    /// Number of groups.
+    /// The number of block groups.
     pub fn groups(&self) -> u32 {
         groups(self.blocks)
     }

@@ -80,7 +80,7 @@ macro_rules! on_disk {
                 $name { $($field: <$type>::get(&bytes[$offset..$offset + <$type as Field>::LEN]),)+ }
             }
 
-            /// To its bytes.
+            /// The structure's bytes as they are on disk, little-endian.
             pub fn encode(&self) -> [u8; $size] {
                 let mut bytes = [0; $size];
                 $(self.$field.put(&mut bytes[$offset..$offset + <$type as Field>::LEN]);)+
@@ -217,7 +217,6 @@ impl GroupDesc {
 on_disk! {
     /// `struct ext2_inode_large`, the part before attributes; the first 128 bytes are all of a small inode.
     pub struct Inode[160] {
-        /// Type and permissions.
         0x00 i_mode: u16,
         /// Bits 0 to 15 of the owner.
         0x02 i_uid: u16,
@@ -390,12 +389,12 @@ impl Inode {
         u64::from(high) << 32 | u64::from(self.i_size)
     }
 
-    /// Owner.
+    /// The owner, from `i_uid` and `l_i_uid_high`.
     pub fn uid(&self) -> u32 {
         u32::from(self.i_uid_high) << 16 | u32::from(self.i_uid)
     }
 
-    /// Group.
+    /// The group, from `i_gid` and `l_i_gid_high`.
     pub fn gid(&self) -> u32 {
         u32::from(self.i_gid_high) << 16 | u32::from(self.i_gid)
     }

@@ -84,7 +84,7 @@ impl PageMap {
         self.live[at as usize] = true;
     }
 
-    /// Pages in use.
+    /// The number of pages in use.
     pub fn live(&self) -> u64 {
         self.live.iter().filter(|live| **live).count() as u64
     }

@@ -37,7 +37,7 @@ const SUMMED: usize = 8;
 pub struct PageHash(pub [u8; PageHash::LEN]);
 
 impl PageHash {
-    /// Bytes of one.
+    /// The length of a page hash in bytes.
     pub const LEN: usize = 10;
 
     /// That of zeros, whose own BLAKE3 it is not.

@@ -29,7 +29,6 @@ pub enum ImagePlanError {
     Misplaced {
         /// Path, or what else it concerns.
         place: String,
-        /// What it did.
         what: &'static str,
     },
 }
@@ -38,11 +37,18 @@ pub enum ImagePlanError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunContents {
     /// The body of an inode, from its block `logical` on.
-    Data { inode: u32, logical: u32 },
+    Data {
+        inode: u32,
+        logical: u32,
+    },
     /// An indirect block of an inode: `nth` in its map.
-    Indirect { inode: u32, nth: u32 },
-    /// An attribute block.
-    Xattrs { nth: u32 },
+    Indirect {
+        inode: u32,
+        nth: u32,
+    },
+    Xattrs {
+        nth: u32,
+    },
 }
 
 /// Blocks in use that lie together.
@@ -54,6 +60,7 @@ pub(crate) struct Used {
 }
 
 impl Used {
+    /// The page after the last.
     pub fn end(&self) -> u32 {
         self.start + self.count
     }
@@ -70,7 +77,6 @@ pub struct ImagePlan<'t> {
     pub(crate) inodes: Vec<(u32, u32)>,
     /// Blocks in use, without group metadata, ascending.
     pub(crate) used: Vec<Used>,
-    /// Group descriptors.
     pub(crate) groups: Vec<GroupDesc>,
 }
 
@@ -129,7 +135,7 @@ impl<'t> ImagePlan<'t> {
         Ok(ImagePlan { demand, placement, maps, inodes, used, groups })
     }
 
-    /// Size and shape.
+    /// The geometry of the planned image.
     pub fn geometry(&self) -> Geometry {
         self.placement.geometry
     }

@@ -51,7 +51,6 @@ const PREFIXES: [(u8, &[u8]); 8] = [
 pub struct Attr {
     /// `e_name_index`.
     pub index: u8,
-    /// Name without prefix.
     pub name: Vec<u8>,
     /// Value; ACLs in their on-disk form.
     pub value: Vec<u8>,
@@ -64,22 +63,13 @@ pub enum BadXattr {
     #[error(
         "attribute `{name}` can't be stored; ext2 supports only the prefixes user, trusted, security and system"
     )]
-    Prefix {
-        /// Full name, lossily.
-        name: String,
-    },
+    Prefix { name: String },
     /// The name without prefix is empty, longer than 255 bytes or has a NUL.
     #[error("`{name}` can't be the name of an attribute")]
-    Name {
-        /// Full name, lossily.
-        name: String,
-    },
+    Name { name: String },
     /// An ACL that is not in the kernel's form, version 2 and entries of 8 bytes.
     #[error("attribute `{name}` is not an ACL in the kernel's form")]
-    Acl {
-        /// Full name, lossily.
-        name: String,
-    },
+    Acl { name: String },
     /// Inode and block together are too small.
     #[error("{bytes} bytes of attributes; one block holds {room}")]
     TooLarge {
@@ -98,25 +88,16 @@ pub enum BadEntry {
     Magic,
     /// `h_blocks` is not 1.
     #[error("the attribute block has {blocks} blocks; 1 is possible")]
-    Blocks {
-        /// What it says.
-        blocks: u32,
-    },
+    Blocks { blocks: u32 },
     /// The list has no end.
     #[error("the list of attributes has no end")]
     End,
     /// A value lies outside.
     #[error("the value of attribute `{name}` is outside the block")]
-    Value {
-        /// Name, lossily.
-        name: String,
-    },
+    Value { name: String },
     /// A value is elsewhere: feature `ea_inode`, which the file system does not have.
     #[error("the value of attribute `{name}` is in another inode")]
-    Elsewhere {
-        /// Name, lossily.
-        name: String,
-    },
+    Elsewhere { name: String },
     /// An index without a prefix.
     #[error("no attribute prefix has number {index}")]
     Index {
@@ -125,10 +106,7 @@ pub enum BadEntry {
     },
     /// An ACL that is not in the on-disk form.
     #[error("attribute `{name}` is not an ACL")]
-    Acl {
-        /// Name, lossily.
-        name: String,
-    },
+    Acl { name: String },
 }
 
 impl Attr {

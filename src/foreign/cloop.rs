@@ -36,13 +36,7 @@ const FORMAT_AT: usize = 11;
 pub enum CloopError {
     /// It can't be read.
     #[error("can't read at byte {at}")]
-    Read {
-        /// Where.
-        at: u64,
-        /// Why.
-        source: io::Error,
-    },
-    /// Something else.
+    Read { at: u64, source: io::Error },
     #[error("not a cloop file: neither its start nor its end has the text of format V0 to V4")]
     NotCloop,
     /// Sizes beyond all reason.
@@ -52,10 +46,8 @@ pub enum CloopError {
     Sizes {
         /// Bytes of a block.
         block_size: u32,
-        /// How many.
         blocks: u32,
     },
-    /// It ends early.
     #[error("cut off: the file has {found} bytes instead of {want}")]
     Truncated {
         /// Bytes it must have.
@@ -72,37 +64,21 @@ pub enum CloopError {
     /// Offsets that descend, or lie too far apart.
     #[error("damaged index: it places block {block} from byte {from} to byte {to}")]
     Index {
-        /// Which block.
         block: u32,
-        /// Its first byte.
         from: u64,
         /// The byte behind its last.
         to: u64,
     },
     /// Packed in a way that is not known here.
     #[error("block {block} is compressed by {how}; supported are zlib, xz and none")]
-    Packing {
-        /// Which block.
-        block: u32,
-        /// Its name.
-        how: &'static str,
-    },
+    Packing { block: u32, how: &'static str },
     /// A block that can't be unpacked.
     #[error("block {block} at byte {at} is damaged")]
-    Block {
-        /// Which block.
-        block: u32,
-        /// Where it is.
-        at: u64,
-        /// What is wrong.
-        source: io::Error,
-    },
+    Block { block: u32, at: u64, source: io::Error },
     /// A block of another length.
     #[error("block {block} at byte {at} is damaged: it unpacks to {found} bytes or more, not {want}")]
     Length {
-        /// Which block.
         block: u32,
-        /// Where it is.
         at: u64,
         /// Bytes that came.
         found: usize,

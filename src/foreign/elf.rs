@@ -30,7 +30,6 @@ pub struct ElfKernel {
 /// Why a file is no kernel of a PC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// Something else.
     #[error("not an ELF file")]
     NotElf,
     /// For another processor.

@@ -20,9 +20,7 @@ pub enum Sum {
 /// An algorithm of checksums, the stronger ones last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Algorithm {
-    /// SHA-256.
     Sha256,
-    /// SHA-512.
     Sha512,
 }
 
@@ -51,9 +49,7 @@ pub enum SumsError {
     Digits {
         /// Its number, from 1.
         line: usize,
-        /// The file's name.
         name: String,
-        /// What is there.
         found: String,
         /// How many digits there must be.
         want: usize,
@@ -63,7 +59,6 @@ pub enum SumsError {
     Twice {
         /// Its number, from 1.
         line: usize,
-        /// The file's name.
         name: String,
     },
 }
@@ -78,7 +73,7 @@ impl Sum {
         }
     }
 
-    /// Its algorithm.
+    /// The algorithm of the checksum.
     pub fn algorithm(&self) -> Algorithm {
         match self {
             Sum::Sha256(_) => Algorithm::Sha256,
@@ -86,7 +81,7 @@ impl Sum {
         }
     }
 
-    /// Its digits.
+    /// The checksum as lower-case hex digits.
     pub fn hex(&self) -> String {
         match self {
             Sum::Sha256(sum) => sum.to_string(),

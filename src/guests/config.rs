@@ -18,7 +18,6 @@ pub struct GuestConfig {
     /// Name of its image, its domain and its units.
     pub name: String,
     pub memory_mib: u64,
-    /// Virtual CPUs.
     pub vcpus: u32,
     /// What is appended to its kernel's command line; may be empty.
     pub cmdline: String,

@@ -38,7 +38,6 @@ pub enum GuestError {
     /// A template of a guest's files is missing or wrong.
     #[error("guest {guest}: can't make its files from the templates")]
     Template {
-        /// The guest's name.
         guest: String,
         /// What is wrong with the template.
         source: TemplateError,
@@ -52,9 +51,7 @@ pub enum GuestError {
     /// A program is missing in the host.
     #[error("guest {guest}: {what}; add `{package}` to the host's packages, or {instead}")]
     HostLacks {
-        /// The guest's name.
         guest: String,
-        /// What it needs.
         what: &'static str,
         /// Which Debian package has it.
         package: &'static str,

@@ -114,7 +114,7 @@ pub struct GuestTree {
     pub cached: Option<bool>,
 }
 
-/// A disk's bytes.
+/// The contents of a disk that a guest's kind has made.
 #[derive(Clone, Debug)]
 pub struct DiskContents {
     /// The file with them.
@@ -132,7 +132,6 @@ pub struct DataDisk {
     pub free: u64,
     /// Bytes of an inode.
     pub inode_size: InodeSize,
-    /// Its reader.
     pub profile: Profile,
 }
 

@@ -178,7 +178,6 @@ impl ProgramRun<'_> {
 /// An argument of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
-    /// As it is.
     Text(String),
     /// A file, by its absolute path.
     Path(PathBuf),

@@ -21,10 +21,7 @@ pub enum SourceFault {
     #[error(
         "{url}: no checksum for it; add `sha256: HEX` beside the URL in the recipe, or run: imgfactory lock RECIPE"
     )]
-    Unpinned {
-        /// The first URL.
-        url: String,
-    },
+    Unpinned { url: String },
     /// It can't be decompressed.
     #[error("{file}: can't decompress it; it is truncated, or its name does not match its format")]
     Inflate { file: String, source: io::Error },
@@ -32,11 +29,7 @@ pub enum SourceFault {
     #[error(
         "{file}: the disk image needs another file ({what}); convert it to a single file with `qemu-img convert`"
     )]
-    Refers {
-        file: String,
-        /// How.
-        what: &'static str,
-    },
+    Refers { file: String, what: &'static str },
     #[error("{file}: can't read it")]
     Read { file: String, source: io::Error },
     /// There is nothing in it.

@@ -69,7 +69,6 @@ pub enum Disc {
     Cd,
     /// One layer; the smaller one of DVD-R and DVD+R.
     Dvd,
-    /// A dual-layer DVD.
     DvdDl,
     /// A single-layer Blu-ray disc.
     Bd,

@@ -18,7 +18,6 @@ pub struct MediumContents<'a> {
     pub name: &'a str,
     /// The date of everything on the medium, in seconds since 1970.
     pub epoch: i64,
-    /// Text of grub.cfg.
     pub config: &'a str,
     /// GRUB's files for BIOS and UEFI.
     pub grub: &'a Grub,
@@ -26,7 +25,6 @@ pub struct MediumContents<'a> {
     pub xen: Option<&'a [u8]>,
     /// The kernel, as Debian packs it (`vmlinuz`).
     pub kernel: &'a [u8],
-    /// The initramfs, compressed.
     pub miniroot: &'a [u8],
     /// Files that stay where they are until they are copied onto the medium; none on one that is to be small.
     pub grafts: &'a [Graft],

@@ -28,11 +28,7 @@ pub enum KernelError {
     NotFile { path: String },
     /// Too large to be what it claims to be.
     #[error("/{path}: {len} bytes; the limit is {LIMIT}")]
-    TooLarge {
-        path: String,
-        /// Its length.
-        len: u64,
-    },
+    TooLarge { path: String, len: u64 },
     /// Contents could not be read or decompressed.
     #[error("/{path}: can't read it")]
     Read { path: String, source: io::Error },
@@ -42,19 +38,14 @@ pub enum KernelError {
         path: String,
         /// Number of the line, from 1.
         line: usize,
-        /// The line, cut.
         text: String,
     },
     /// A module in a format that is not known.
     #[error("/{path}: unknown compression of a module; known: .ko, .ko.xz, .ko.gz")]
-    Packed {
-        /// The module.
-        path: String,
-    },
+    Packed { path: String },
     /// Modules that the kernel doesn't have.
     #[error("kernel {release} has no module {}", unknown.join("; no module "))]
     Unknown {
-        /// The kernel.
         release: String,
         /// Each as `name` with names that are near.
         unknown: Vec<String>,

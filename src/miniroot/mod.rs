@@ -38,7 +38,6 @@ pub enum PlanError {
 pub struct File {
     /// Path from the root, `/` between components.
     pub path: String,
-    /// Permission bits.
     pub mode: u16,
     /// Contents of the file.
     pub bytes: Arc<[u8]>,
@@ -49,7 +48,6 @@ pub struct File {
 pub struct Ingredients<'a> {
     /// Modules; their kernel is the one that has to be booted with it.
     pub modules: &'a Selection<'a>,
-    /// busybox, statically linked.
     pub busybox: Arc<[u8]>,
     /// The client, statically linked; a guest's has none.
     pub imgfetch: Option<Arc<[u8]>>,

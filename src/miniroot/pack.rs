@@ -35,7 +35,6 @@ pub struct MinirootPart {
 /// A miniroot as the boot loader takes it.
 #[derive(Debug)]
 pub struct PackedMiniroot {
-    /// The archive.
     pub bytes: Vec<u8>,
     /// Its parts; their packed bytes add up to the archive.
     pub parts: Vec<MinirootPart>,

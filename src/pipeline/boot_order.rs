@@ -24,12 +24,7 @@ pub enum OrderError {
         "{}:{line}: {what}; correct it, remove the file, or record it again with `imgfactory profile --files`",
         path.display()
     )]
-    Damaged {
-        path: PathBuf,
-        /// Where, from 1.
-        line: usize,
-        what: String,
-    },
+    Damaged { path: PathBuf, line: usize, what: String },
     #[error(transparent)]
     File(#[from] FileError),
 }

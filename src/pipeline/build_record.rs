@@ -28,7 +28,6 @@ const VERSION: u32 = 1;
 pub struct BuildRecord {
     /// The file's version, 1.
     pub version: u32,
-    /// The distribution's name.
     pub name: String,
     /// The release that was built.
     pub serial: u64,
@@ -110,7 +109,6 @@ pub struct RecordedTarget {
 #[serde(rename_all = "kebab-case")]
 pub struct RecordedMachine {
     pub memory_mib: u64,
-    /// Processors.
     pub cpus: u32,
 }
 
@@ -177,21 +175,13 @@ pub struct StepRecord {
 pub enum BuildRecordError {
     /// There is nothing, or it can't be read.
     #[error("{dir}: contains no finished build; make one with: imgfactory build RECIPE --out {dir}")]
-    Missing {
-        /// The output directory.
-        dir: String,
-        source: FileError,
-    },
+    Missing { dir: String, source: FileError },
     /// It is not what we write.
     #[error("{path}: not a build record of imgfactory")]
     Wrong { path: String, source: serde_json::Error },
     /// Another version of us wrote it.
     #[error("{path}: has version {found}; this program supports {VERSION}; build again")]
-    Version {
-        path: String,
-        /// Its version.
-        found: u32,
-    },
+    Version { path: String, found: u32 },
     #[error(transparent)]
     File(#[from] FileError),
 }

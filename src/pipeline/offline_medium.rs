@@ -37,7 +37,6 @@ pub struct OfflineMediumRequest<'a> {
     pub target: &'a Path,
     /// What it must fit.
     pub disc: Option<Disc>,
-    /// What xorriso says.
     pub log: &'a Path,
     /// Where progress is shown.
     pub progress: &'a dyn Progress,
@@ -48,35 +47,15 @@ pub struct OfflineMediumRequest<'a> {
 pub enum OfflineError {
     /// It is no ISO 9660.
     #[error("{}", path.display())]
-    Iso {
-        /// The medium.
-        path: PathBuf,
-        source: iso9660::Iso9660Error,
-    },
+    Iso { path: PathBuf, source: iso9660::Iso9660Error },
     /// A part is missing.
     #[error("{}: has no {part}; give a medium that `imgfactory build` made", path.display())]
-    NotOurs {
-        /// The medium.
-        path: PathBuf,
-        part: &'static str,
-    },
+    NotOurs { path: PathBuf, part: &'static str },
     /// The medium is of another distribution than the mirror.
     #[error("{}: the medium is of `{medium}`, but the mirror is of `{mirror}`", path.display())]
-    OtherName {
-        /// The medium.
-        path: PathBuf,
-        /// Its distribution.
-        medium: String,
-        /// The mirror's.
-        mirror: String,
-    },
-    /// Its partition tables.
+    OtherName { path: PathBuf, medium: String, mirror: String },
     #[error("{}", path.display())]
-    Table {
-        /// The medium.
-        path: PathBuf,
-        source: TableError,
-    },
+    Table { path: PathBuf, source: TableError },
     #[error(transparent)]
     Esp(#[from] EspError),
     /// No list says what a boot reads.
@@ -97,7 +76,6 @@ pub enum OfflineError {
     /// A list that is not what the release says.
     #[error("{}", path.display())]
     List { path: PathBuf, source: formats::release::DocumentError },
-    /// No room.
     #[error(
         "{} would have {}; {disc} has {}, which is {} too little. Fewer blocks: {}; more room: {}",
         path.display(), size(*bytes), size(disc.bytes()), size(bytes.saturating_sub(disc.bytes())),
@@ -106,9 +84,7 @@ pub enum OfflineError {
     TooLarge {
         /// The medium to be.
         path: PathBuf,
-        /// Its size.
         bytes: u64,
-        /// What was chosen.
         blocks: BlockSelection,
         /// What it must fit.
         disc: Disc,

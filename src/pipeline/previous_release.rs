@@ -60,7 +60,6 @@ pub enum ReleaseError {
     /// A public key is none.
     #[error("can't read the public key")]
     Key(#[from] BadKey),
-    /// Signing failed.
     #[error("can't sign the release")]
     Sign(#[from] KeyError),
     /// The mirror's tree failed.

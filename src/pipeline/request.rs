@@ -21,7 +21,6 @@ use system::files::{self, DirLock, FileError};
 
 /// What a build needs to know.
 pub struct Request<'a> {
-    /// What to build.
     pub recipe: &'a Recipe,
     /// Where the recipe's overlays, templates and scripts are.
     pub project: &'a Project,
@@ -59,7 +58,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The distribution's name.
+    /// The name of the distribution that is built.
     pub(super) fn name(&self) -> ImageName {
         self.recipe.name.clone()
     }
@@ -80,7 +79,6 @@ pub struct ReleaseSigner<'a> {
 /// What a build made.
 #[derive(Debug)]
 pub struct Built {
-    /// What build.json says.
     pub record: BuildRecord,
     /// What is to be sent to mirrors.
     pub upload: Upload,
@@ -90,7 +88,6 @@ pub struct Built {
 /// Why a build ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// A system's tree.
     #[error(transparent)]
     System(#[from] systems::SystemError),
     #[error(transparent)]
@@ -101,16 +98,13 @@ pub enum BuildError {
     Iso(#[from] iso::MakeIsoError),
     #[error(transparent)]
     Release(#[from] ReleaseError),
-    /// The mirror's tree.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// build.json.
     #[error(transparent)]
     BuildRecord(#[from] build_record::BuildRecordError),
     /// The order of an image's files.
     #[error(transparent)]
     Order(#[from] boot_order::OrderError),
-    /// A prefetch list.
     #[error(transparent)]
     Profile(#[from] prefetch::ProfileError),
     #[error(transparent)]

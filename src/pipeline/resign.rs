@@ -89,7 +89,6 @@ pub enum ResignError {
         /// The one that holds.
         old: Serial,
     },
-    /// Writing it.
     #[error(transparent)]
     Release(#[from] ReleaseError),
 }

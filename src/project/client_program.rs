@@ -20,7 +20,6 @@ pub enum ClientError {
     /// It is no program of this kind of machine, or needs libraries.
     #[error("{}: {what}; the miniroot needs a static program for x86-64, as ci/imgfetch builds it", path.display())]
     Unfit {
-        /// The program.
         path: PathBuf,
         /// What is wrong with it.
         what: &'static str,

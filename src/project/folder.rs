@@ -26,15 +26,10 @@ pub enum LoadError {
         /// The line of the first wrong byte, from 1.
         line: usize,
     },
-    /// It has faults.
     #[error(transparent)]
     Faulty(#[from] Findings),
     #[error("{}", path.display())]
-    Lock {
-        /// The lock.
-        path: PathBuf,
-        source: LockError,
-    },
+    Lock { path: PathBuf, source: LockError },
 }
 
 /// Where the lock of a recipe is: beside it, `.lock` for `.yaml`.

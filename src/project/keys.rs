@@ -30,7 +30,6 @@ const MAX_KEY_FILE: u64 = 16 << 10;
 /// Why a key can't be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// The system's doing.
     #[error(transparent)]
     File(#[from] FileError),
     #[error("{}: no such key; create one with `imgfactory keygen {}`", path.display(), prefix.display())]
@@ -54,11 +53,9 @@ pub enum KeysError {
     Mismatch {
         /// The public key's file.
         public_path: PathBuf,
-        /// Its number.
         public: String,
         /// The secret key's file.
         secret_path: PathBuf,
-        /// Its number.
         secret: String,
     },
     #[error("{variable}: not set; it must contain a secret key")]
@@ -73,11 +70,7 @@ pub enum KeysError {
     SignWords(String),
     /// Only one key can sign.
     #[error("{}: contains {keys} keys; it must contain only the one that the command signs with", path.display())]
-    SignKeys {
-        path: PathBuf,
-        /// How many.
-        keys: usize,
-    },
+    SignKeys { path: PathBuf, keys: usize },
     /// There is no terminal to ask for a password.
     #[error("no password: {PASSWORD_VARIABLE} is not set, and there is no terminal to ask on")]
     NoPassword(#[source] io::Error),

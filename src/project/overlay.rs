@@ -47,11 +47,7 @@ pub enum LoadOverlayError {
         "{}: neither a directory, a file nor a symbolic link; create devices and pipes with `make:` in {rules}",
         path.display()
     )]
-    Kind {
-        path: PathBuf,
-        /// The overlay's rules.
-        rules: String,
-    },
+    Kind { path: PathBuf, rules: String },
     /// A file and a template for the same file.
     #[error("{}: exists as a file and as a template; keep one of the two", .0.display())]
     Twice(PathBuf),

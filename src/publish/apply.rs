@@ -20,7 +20,7 @@ const BATCH: usize = 512;
 /// Blocks of an earlier, broken attempt that are read back before the others are believed.
 const SAMPLE: usize = 16;
 
-/// Whatever went wrong.
+/// The error of a target, whatever its kind.
 type PublishFault = Box<dyn Error + Send + Sync>;
 
 /// Options of one publication.
@@ -60,11 +60,8 @@ pub enum PublishError {
          it (--wait), or, if you know that it has ended, take the lease over (--take-over)"
     )]
     Busy {
-        /// The target.
         target: String,
-        /// What it does.
         what: &'static str,
-        /// Which machine.
         host: String,
         /// Seconds since its lease was made or renewed.
         ago: u64,
@@ -73,40 +70,22 @@ pub enum PublishError {
     },
     /// Another publisher took over the lease.
     #[error("{target}: another publisher took over the lease; run this command again")]
-    TakenOver {
-        /// The target.
-        target: String,
-    },
+    TakenOver { target: String },
     /// We slept too long.
-    #[error("{target}: this program stood still for so long that its lease has expired; run it again")]
-    Lapsed {
-        /// The target.
-        target: String,
-    },
+    #[error("{target}: this program was suspended until its lease had expired; run it again")]
+    Lapsed { target: String },
     /// The plan can't be.
     #[error("{target}: {source}")]
-    Plan {
-        /// The target.
-        target: String,
-        /// Why.
-        source: PublishPlanError,
-    },
+    Plan { target: String, source: PublishPlanError },
     /// What the target has can't be believed.
     #[error("{target}: the target's release can't be read, so it can't be updated")]
-    State {
-        /// The target.
-        target: String,
-        /// Why.
-        source: ReleaseStateError,
-    },
-    /// Too little space.
+    State { target: String, source: ReleaseStateError },
     #[error("{target}: too little space: {} to send, {} free", size(*need), size(*free))]
     Space {
-        /// The target.
         target: String,
         /// Bytes to be sent.
         need: u64,
-        /// Bytes free.
+        /// Free space, in bytes.
         free: u64,
     },
     /// Files are missing after they were sent.
@@ -116,26 +95,16 @@ pub enum PublishError {
         None => "missing".to_owned(),
     })]
     Incomplete {
-        /// The target.
         target: String,
         /// The first such file.
         path: MirrorPath,
-        /// Its length there.
         found: Option<u64>,
-        /// Its length.
         want: u64,
-        /// How many others.
         more: usize,
     },
     /// What the public sees is not what was sent.
     #[error("{target}: clients would get wrong files from the target's URL; `latest` was not replaced")]
-    Proof {
-        /// The target.
-        target: String,
-        /// What they get.
-        source: PublishFault,
-    },
-    /// The target failed.
+    Proof { target: String, source: PublishFault },
     #[error(transparent)]
     Remote(#[from] RemoteError),
 }
@@ -144,17 +113,13 @@ pub enum PublishError {
 pub struct Job<'a> {
     /// Target that is written to.
     pub remote: &'a dyn Remote,
-    /// Our tree.
     pub tree: &'a dyn MirrorFiles,
-    /// Its release.
     pub ours: &'a ReleaseState,
     /// Who may have signed what the target has.
     pub keys: &'a TrustedKeys,
     /// Files beside the release that the target is to have: what keys say of their successors.
     pub extra: &'a [FileToSend],
-    /// How.
     pub options: &'a PublishOptions,
-    /// The clock.
     pub clock: &'a dyn Clock,
     /// Called with how many bytes will go out, before the first of them.
     pub begin: &'a (dyn Fn(u64) + Sync),

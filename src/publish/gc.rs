@@ -41,11 +41,8 @@ pub enum GcError {
     /// A publication runs, or another collection.
     #[error("{target}: {host} is {what} there; its lease is valid for {left} s more; run `gc` later")]
     Busy {
-        /// The target.
         target: String,
-        /// What it does.
         what: &'static str,
-        /// Which machine.
         host: String,
         /// Seconds until its lease expires.
         left: u64,
@@ -55,24 +52,13 @@ pub enum GcError {
     Empty(String),
     /// It is unknown which files are in use.
     #[error("{target}: can't find out which files are in use, so nothing was removed")]
-    State {
-        /// The target.
-        target: String,
-        /// Why.
-        source: ReleaseStateError,
-    },
+    State { target: String, source: ReleaseStateError },
     /// The list of marked files is damaged.
     #[error("{target}: .imgfactory/tombstones is damaged; remove it, and the grace periods start again")]
-    Tombstones {
-        /// The target.
-        target: String,
-        /// How.
-        source: formats::text::At<super::tombstones::TombstoneFault>,
-    },
+    Tombstones { target: String, source: formats::text::At<super::tombstones::TombstoneFault> },
     /// Our lease expired, or another program took over.
     #[error("{0}: this `gc` was suspended until its lease had expired, or another took over; run it again")]
     Lapsed(String),
-    /// The target failed.
     #[error(transparent)]
     Remote(#[from] RemoteError),
 }

@@ -137,7 +137,7 @@ mod tests {
             (
                 "flag 1",
                 "flag 2",
-                "flag:1: version 2 is not supported; this program knows version 1. A newer one may read it",
+                "flag:1: version 2 is not supported; this program supports version 1; a newer program may read it",
             ),
         ] {
             let error = Lease::decode(text.replace(from, to).as_bytes()).unwrap_err();

@@ -19,7 +19,7 @@ use formats::index::{Header, Index};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::release::{ImageFiles, Latest, MirrorPath, Mirrors, Release, Stored, TrustedKeys};
 
-/// Files by path.
+/// The files of a simulated target by their paths.
 type FilesByPath = BTreeMap<String, Vec<u8>>;
 
 /// The time at which every scenario begins.

@@ -45,23 +45,13 @@ pub enum PublishPlanError {
     #[error(
         "the target has `{found}`, this is `{ours}`; publish each distribution to a directory of its own"
     )]
-    OtherName {
-        /// What it has.
-        found: String,
-        /// What we have.
-        ours: String,
-    },
+    OtherName { found: String, ours: String },
     /// It has a later release.
     #[error(
         "the target has release {found}, this is the older {ours}; fetch the newer one with `imgfactory mirror \
          pull` and build on it, or go back with `imgfactory rollback`, which makes a new release"
     )]
-    Newer {
-        /// What it has.
-        found: Serial,
-        /// What we have.
-        ours: Serial,
-    },
+    Newer { found: Serial, ours: Serial },
     /// It has another release of the same number.
     #[error(
         "the target has a different release {0}, built elsewhere, which clients may have accepted; fetch it \
@@ -146,7 +136,7 @@ impl PublishPlan {
             .collect()
     }
 
-    /// Bytes of [`PublishPlan::items`].
+    /// The bytes of all [`PublishPlan::items`] together.
     pub fn bytes(&self) -> u64 {
         self.items().iter().map(|item| item.len).sum()
     }

@@ -31,12 +31,7 @@ pub struct ReleaseState {
 pub enum ReleaseStateError {
     /// A file that is named above it is not there.
     #[error("{path}: missing, but {by} names it")]
-    Missing {
-        /// The file.
-        path: MirrorPath,
-        /// What names it.
-        by: &'static str,
-    },
+    Missing { path: MirrorPath, by: &'static str },
     /// A file is not what it should be.
     #[error("{0}: can't be verified")]
     Untrusted(MirrorPath, #[source] Untrusted),

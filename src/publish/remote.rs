@@ -76,7 +76,6 @@ pub trait MirrorFiles: Sync {
 /// A file to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileToSend {
-    /// Which.
     pub path: MirrorPath,
     /// Length in bytes.
     pub len: u64,

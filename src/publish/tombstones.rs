@@ -21,17 +21,11 @@ pub enum TombstoneFault {
     /// Not a path of a mirror.
     #[error(transparent)]
     Path(#[from] BadPath),
-    /// A path twice.
     #[error("`{0}` is listed twice")]
     Duplicate(MirrorPath),
     /// A number of lines that is not that of the lines.
     #[error("`end {said}`: there are {found} lines")]
-    Count {
-        /// What it says.
-        said: u64,
-        /// What there is.
-        found: u64,
-    },
+    Count { said: u64, found: u64 },
 }
 
 impl Tombstones {

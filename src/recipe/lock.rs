@@ -35,16 +35,11 @@ pub enum LockError {
     Line {
         /// Its number, from 1.
         line: usize,
-        /// Its first characters.
         text: String,
     },
     /// One URL with two sums.
     #[error("line {line}: {url} is listed twice")]
-    Twice {
-        /// Its number.
-        line: usize,
-        url: String,
-    },
+    Twice { line: usize, url: String },
 }
 
 impl Lock {

@@ -54,26 +54,14 @@ pub enum KeyError {
     NotHere(KeyId),
     /// Who was to sign did not.
     #[error("key {key}: the signing command gave no signature")]
-    Elsewhere {
-        /// Whose.
-        key: KeyId,
-        /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Elsewhere { key: KeyId, source: Box<dyn std::error::Error + Send + Sync> },
     /// What was signed elsewhere is not what was asked for.
     #[error("key {key}: the signing command returned a signature that does not fit")]
-    Unfit {
-        /// Whose.
-        key: KeyId,
-        /// What is wrong.
-        source: Box<Untrusted>,
-    },
+    Unfit { key: KeyId, source: Box<Untrusted> },
     /// The trusted comment is another.
     #[error("key {key}: the signature has the trusted comment `{found}` instead of `{want}`")]
     Comment {
-        /// Whose.
         key: KeyId,
-        /// What came.
         found: String,
         /// What was asked for.
         want: String,

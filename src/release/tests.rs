@@ -170,7 +170,7 @@ fn a_layout_may_be_an_update_of_an_earlier_one() {
 fn each_damage_has_its_line_and_its_words() {
     let cases: &[(&str, &str, &str, &str)] = &[
         ("latest", "latest 1", "latest 3", {
-            "1: version 3 is not supported; this program knows version 1. A newer one may read it"
+            "1: version 3 is not supported; this program supports version 1; a newer program may read it"
         }),
         ("latest", "releases/42.txt", "releases/41.txt", "4: `releases/41.txt` instead of `releases/42.txt`"),
         ("latest", "releases/42.txt", "../42.txt", "4: `../42.txt` is not a path of a mirror"),

@@ -28,10 +28,8 @@ pub enum PublishedError {
     /// Not a URL of a mirror.
     #[error(transparent)]
     Url(#[from] BadUrl),
-    /// No target.
     #[error(transparent)]
     Target(#[from] BadTarget),
-    /// Credentials are missing.
     #[error(transparent)]
     Remote(#[from] RemoteError),
     /// `http_proxy` and the like.

@@ -39,20 +39,10 @@ use formats::release::{MAX_READS, MirrorPath};
 pub enum ServeError {
     /// There is no such directory.
     #[error("{path}: can't serve this directory")]
-    Directory {
-        /// The directory.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    Directory { path: String, source: io::Error },
     /// The address can't be had.
     #[error("{address}: can't listen on this address; port 0 selects a free port")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    Listen { address: SocketAddr, source: io::Error },
     /// The system gives no thread or no event queue.
     #[error("can't start the web server")]
     Start(#[source] io::Error),

@@ -140,7 +140,7 @@ pub struct LineProgress<W> {
 }
 
 impl<W: Write + Send + 'static> LineProgress<W> {
-    /// Lines into `out`.
+    /// Progress as plain lines, written to `out`.
     pub fn new(out: W) -> Self {
         LineProgress { out: Arc::new(Mutex::new(out)) }
     }

@@ -45,7 +45,6 @@ pub struct Meta {
     pub mode: u16,
     /// Numeric user ID of the owner.
     pub uid: u32,
-    /// Numeric group ID.
     pub gid: u32,
     /// Modification time; the writers use it for all of an inode's times.
     pub mtime: Time,
@@ -102,27 +101,18 @@ pub struct Content {
 pub enum Kind {
     /// Entries by name; `.` and `..` are not among them.
     Directory(BTreeMap<Vec<u8>, NodeId>),
-    /// Regular file.
     File(Content),
     /// Symbolic link with its target, 1 to 4,095 bytes.
     Symlink(Vec<u8>),
-    /// Character device.
     CharDevice {
-        /// Major number.
         major: u32,
-        /// Minor number.
         minor: u32,
     },
-    /// Block device.
     BlockDevice {
-        /// Major number.
         major: u32,
-        /// Minor number.
         minor: u32,
     },
-    /// Named pipe.
     Fifo,
-    /// Unix socket.
     Socket,
 }
 
@@ -131,7 +121,6 @@ pub enum Kind {
 pub struct Node {
     /// Owner, mode, time, attributes.
     pub meta: Meta,
-    /// Type and contents.
     pub kind: Kind,
 }
 
@@ -226,7 +215,6 @@ pub enum TreeError {
     BadName {
         /// The path asked for.
         path: String,
-        /// The component.
         name: String,
     },
     /// Nothing is there.
@@ -262,7 +250,7 @@ impl Tree {
         Tree { nodes: vec![Node { meta: root, kind: Kind::Directory(BTreeMap::new()) }] }
     }
 
-    /// The root directory.
+    /// The root directory, which every tree has.
     pub fn root(&self) -> NodeId {
         NodeId(0)
     }

@@ -16,7 +16,6 @@ use system::files::{FileError, Scratch};
 /// What executes a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accel {
-    /// The processor's virtualisation.
     Kvm,
     /// QEMU's translator: works everywhere, some twenty times slower.
     Tcg,
@@ -25,7 +24,6 @@ pub enum Accel {
 /// Result of the check for KVM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccelChoice {
-    /// To be used.
     pub accel: Accel,
     /// Why it is not KVM.
     pub why: Option<String>,

@@ -31,7 +31,6 @@ pub const UEFI_FIRMWARE: [&str; 4] = [
 /// What starts the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Firmware {
-    /// SeaBIOS, QEMU's own.
     Bios,
     /// The UEFI firmware in this file.
     Uefi(PathBuf),
@@ -53,16 +52,13 @@ impl Firmware {
 pub enum Medium {
     /// A CD in an IDE drive.
     Cdrom,
-    /// A virtio disk.
     Disk,
-    /// A USB stick.
     Usb,
 }
 
 /// A network card, behind QEMU's own NAT. The host is 10.0.2.2 for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nic {
-    /// virtio-net.
     Virtio,
     /// Intel's e1000, as common hardware is.
     E1000,
@@ -88,7 +84,6 @@ pub struct VirtualMachine {
     /// KVM or TCG.
     pub accel: Accel,
     pub memory_mib: u64,
-    /// Number of processors.
     pub cpus: u32,
     /// What they are, as QEMU names them; `None` for what works best with `accel`.
     pub cpu: Option<String>,

@@ -33,10 +33,8 @@ pub enum TrialError {
         iso.display(), after.as_secs_f64(), list(missing), indented(tail), log.display()
     )]
     Unfinished {
-        /// The medium.
         iso: PathBuf,
         why: Ended,
-        /// When that was.
         after: Duration,
         /// What was expected still.
         missing: Vec<String>,

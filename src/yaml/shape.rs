@@ -88,7 +88,6 @@ pub fn located<T: FromNode>(node: &YamlNode, findings: &mut Findings) -> Option<
 pub enum Switch<T> {
     /// `false`.
     Off,
-    /// Anything else.
     On(T),
     /// What is wrong with it was said.
     Faulty,

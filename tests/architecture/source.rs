@@ -7,6 +7,8 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
 
+use crate::docs;
+
 /// A path that a file names, resolved as far as its imports tell: `std::fs::read`, `crate::tree::Tree`.
 pub struct Use {
     pub path: String,
@@ -23,6 +25,8 @@ pub struct Source {
     pub uses: Vec<Use>,
     /// Lines, those of tests in it among them.
     pub lines: usize,
+    /// What is wrong with its documentation.
+    pub undocumented: Vec<String>,
 }
 
 /// A crate of the workspace.
@@ -66,7 +70,9 @@ impl Source {
             }
         }
         let lines = text.lines().count();
-        (Source { krate: krate.to_owned(), file: file.to_owned(), module, uses, lines }, tests)
+        let undocumented = docs::faults(text);
+        let (krate, file) = (krate.to_owned(), file.to_owned());
+        (Source { krate, file, module, uses, lines, undocumented }, tests)
     }
 }
 
@@ -79,7 +85,8 @@ struct Collector<'a> {
     tests: Vec<String>,
 }
 
-fn for_tests(attributes: &[syn::Attribute]) -> bool {
+/// Whether something is compiled for tests only.
+pub fn for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
             || attribute.path().is_ident("cfg")

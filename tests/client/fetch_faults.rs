@@ -110,7 +110,7 @@ fn a_block_that_no_mirror_has_right_is_an_error_that_names_it() {
             );
         let found = world.cat(&[&server.url()], &["--deadline", "2s"]);
         let name = victim.rsplit('/').next().unwrap();
-        let place = format!("block {name}: not to be had within 2 s; last, {}: ", server.url());
+        let place = format!("block {name}: not received within 2 s; last, {}: ", server.url());
         world.assert_failed(&found, Duration::from_secs(2), &place, &format!("{act:?}"));
         assert!(found.errors().contains(said), "{act:?}: {}", found.errors());
     }
@@ -139,7 +139,7 @@ fn slow_silent_and_vanished_mirrors_cost_time_and_no_more() {
         if alone.output.status.success() {
             world.assert_right(&alone, &format!("{act:?}"));
         } else {
-            world.assert_failed(&alone, deadline, "not to be had within 4 s", &format!("{act:?}"));
+            world.assert_failed(&alone, deadline, "not received within 4 s", &format!("{act:?}"));
         }
     }
 }
@@ -239,8 +239,7 @@ fn an_older_release_is_refused_unless_it_is_asked_for() {
     let cache = ["--cache", text(cache.path())];
 
     world.assert_right(&world.cat(&[&new_server.url()], &cache), "the newer one first");
-    let said =
-        "offers release 6 where 7 was already used; older ones are refused (to use it anyway: --release 6)";
+    let said = "offers release 6, but 7 was already used; older releases are refused (to use it anyway: --release 6)";
     world.assert_failed(&world.cat(&[&old_server.url()], &cache), Duration::ZERO, said, "rollback");
     // A mirror that is behind is passed over.
     let both = world.cat(&[&old_server.url(), &new_server.url()], &cache);
@@ -277,7 +276,7 @@ fn staleness_is_warned_of_or_refused_and_a_wrong_clock_is_told() {
     let fresh = FaultServer::honest(world.tree.clone());
     for (expires_in, published_ago, said) in [
         (-2 * DAY, 30 * DAY, "release 7 has expired on "),
-        (60 * DAY, -3 * DAY, "whether there is a newer release can't be told"),
+        (60 * DAY, -3 * DAY, "the client can't tell whether a newer release exists"),
     ] {
         world.publisher.expires_in = expires_in;
         world.publisher.published_ago = published_ago;

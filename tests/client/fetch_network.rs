@@ -182,7 +182,7 @@ fn without_a_network_the_release_in_the_cache_is_used() {
     assert!(cat(&[&server.url()], &key, &words).output.stdout == world.disk);
     let found = cat(&[&refused()], &key, &words);
     assert!(found.output.stdout == world.disk, "{}", found.errors());
-    let said = "; going on with what the cache has: release 7 of ";
+    let said = "; continuing with the cached release 7 of ";
     assert!(found.errors().contains(said), "{}", found.errors());
     // As little is to be had where a login page stands in the way, or all mirrors are empty.
     for act in [Act::Html, Act::Status(404, ""), Act::Status(511, "")] {

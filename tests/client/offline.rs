@@ -165,7 +165,7 @@ fn without_a_network_all_comes_from_the_medium() {
     let medium = world.unpacked();
     let found = world.cat(&refused(), &medium, &[]);
     world.assert_right(&found);
-    assert!(found.errors().contains("going on with the medium, release 7"), "{}", found.errors());
+    assert!(found.errors().contains("continuing with the medium's release 7"), "{}", found.errors());
     assert!(found.took < Duration::from_secs(20), "mirrors are not waited for: {:?}", found.took);
     assert!(!world.path("cache/blk").read_dir().unwrap().any(|_| true), "nothing is copied into the cache");
 }
@@ -229,7 +229,7 @@ fn a_medium_is_believed_no_more_than_a_mirror() {
     world.assert_right(&world.cat(&newer.url(), &medium, &[]));
     newer.script(|_, _| Act::Status(503, ""));
     let found = world.cat(&newer.url(), &medium, &["--deadline", "2s"]);
-    assert!(!found.errors().contains("going on with the medium"), "{}", found.errors());
+    assert!(!found.errors().contains("continuing with the medium's release"), "{}", found.errors());
     // Unless it is asked for by its number.
     world.assert_right(&world.cat(&newer.url(), &medium, &["--release", "7"]));
 }

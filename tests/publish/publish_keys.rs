@@ -146,7 +146,7 @@ fn a_revoked_release_is_refused_even_when_a_person_asks_for_it() {
     let found = cat(&url, &out.public(), &["--release", "1"]);
     let said = String::from_utf8_lossy(&found.stderr);
     assert_eq!(found.status.code(), Some(1), "{said}");
-    assert!(said.contains("release 1 was revoked by its publisher, as all below 2"), "{said}");
+    assert!(said.contains("the publisher revoked release 1 and all others below 2"), "{said}");
     assert!(cat(&url, &out.public(), &[]).stdout == disk(&[2]));
     assert!(bad(&refresh("1")).contains("min-serial is 2 already, and it can't be lowered"));
     let rollback =

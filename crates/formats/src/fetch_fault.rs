@@ -40,7 +40,6 @@ pub enum FetchFault {
     /// Something did not come in time.
     #[error("{0}")]
     TimedOut(Wait),
-    /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(String),
     /// The file is not there.
@@ -48,20 +47,14 @@ pub enum FetchFault {
     Missing(u16),
     /// The mirror asks to wait: 429 and 503.
     #[error("HTTP {status}: the mirror is busy")]
-    Busy {
-        /// The status.
-        status: u16,
-        /// What Retry-After says.
-        after: Option<Duration>,
-    },
-    /// Any other status.
+    Busy { status: u16, after: Option<Duration> },
     #[error("HTTP {0}")]
     Status(u16),
     /// Too many redirects, or one that is not followed.
     #[error("redirect refused: {0}")]
     Redirect(String),
     /// A body in an encoding (gzip, for one) that was not asked for.
-    #[error("the body is encoded as `{0}`, unasked")]
+    #[error("the mirror sent the body with Content-Encoding `{0}`, which was not asked for")]
     Encoded(String),
     /// A body of another length than the signed one.
     #[error("the file has {found} bytes instead of {want}")]
@@ -74,7 +67,7 @@ pub enum FetchFault {
     /// A body without a known length that does not end.
     #[error("the file is longer than the {limit} bytes allowed")]
     TooLong {
-        /// Bytes allowed.
+        /// The highest length allowed, in bytes.
         limit: u64,
     },
     /// A web page in place of the file.
@@ -86,7 +79,6 @@ pub enum FetchFault {
     /// Other bytes than the signed ones, in a file that is not a block.
     #[error("{0}")]
     NotSigned(String),
-    /// Not HTTP.
     #[error("not HTTP: {0}")]
     Protocol(String),
 }

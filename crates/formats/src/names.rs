@@ -16,7 +16,7 @@ impl ImageName {
     /// Longest name in bytes.
     pub const MAX: usize = 64;
 
-    /// The name.
+    /// The name as text, 1 to 64 of `a-z`, `0-9` and `-`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -53,9 +53,9 @@ impl fmt::Debug for ImageName {
 pub struct Serial(u64);
 
 impl Serial {
-    /// The first release.
+    /// The serial of a distribution's first release.
     pub const FIRST: Serial = Serial(1);
-    /// The highest.
+    /// The highest serial that the text formats can hold.
     pub const MAX: Serial = Serial(i64::MAX as u64);
 
     /// `None` for 0 and for more than [`Serial::MAX`].
@@ -63,7 +63,7 @@ impl Serial {
         if number == 0 || number > Self::MAX.0 { None } else { Some(Serial(number)) }
     }
 
-    /// The number.
+    /// The serial as a number, 1 to `i64::MAX`.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -134,7 +134,7 @@ impl BlockSize {
     pub const DEFAULT: BlockSize = BlockSize(256 << 10);
     /// The smallest; the others are multiples of it.
     pub const STEP: u32 = 4096;
-    /// The largest.
+    /// The largest block that an index may have, in bytes.
     pub const MAX: BlockSize = BlockSize(4 << 20);
 
     /// `None` when it is not a multiple of 4 KiB from 4 KiB to 4 MiB.

@@ -9,7 +9,6 @@ use crate::calendar::civil_from_days;
 /// How a program of ours ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: done.
     Done,
     /// 1: it failed; the reason was printed.
     Failed,

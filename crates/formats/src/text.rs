@@ -33,7 +33,6 @@ const KEYS: [&str; 14] = [
 pub struct At<F> {
     /// The format's usual file name.
     pub file: &'static str,
-    /// Line, from 1.
     pub line: u64,
     /// What is wrong there.
     pub fault: F,
@@ -55,13 +54,12 @@ impl<F: std::error::Error> std::error::Error for At<F> {
 /// What is wrong with a canonical text before its meaning is looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum TextFault {
-    /// The stream failed.
     #[error("can't read")]
     Read(#[source] io::Error),
     /// The whole file is too long.
     #[error("the file is longer than {limit} bytes")]
     FileTooLong {
-        /// Bytes allowed.
+        /// The highest length allowed, in bytes.
         limit: u64,
     },
     /// A line is too long.
@@ -84,21 +82,12 @@ pub enum TextFault {
     AfterEnd,
     /// A byte that no canonical text has: a control character (CR too) or not ASCII.
     #[error("byte {byte:#04x} in the line; only printable ASCII may be there")]
-    NotPlain {
-        /// The byte.
-        byte: u8,
-    },
-    /// Another format.
+    NotPlain { byte: u8 },
     #[error("begins with `{}`; a file of this kind begins with `{want} 1`", clip(found))]
-    Kind {
-        /// The first line.
-        found: String,
-        /// The format's name.
-        want: &'static str,
-    },
+    Kind { found: String, want: &'static str },
     /// The right format in a version that this program does not know.
     #[error(
-        "version {} is not supported; this program knows version 1. A newer one may read it",
+        "version {} is not supported; this program supports version 1; a newer program may read it",
         clip(found)
     )]
     Version {
@@ -108,7 +97,6 @@ pub enum TextFault {
     /// A line of another shape than the one that belongs here.
     #[error("`{}` instead of `{want}`", clip(found))]
     Shape {
-        /// The line.
         found: String,
         /// What it ought to look like.
         want: &'static str,
@@ -116,7 +104,6 @@ pub enum TextFault {
     /// A key that this version does not have.
     #[error("unknown key `{}`; expected `{want}`", clip(found))]
     UnknownKey {
-        /// The key.
         found: String,
         /// The one that belongs here.
         want: &'static str,
@@ -126,21 +113,12 @@ pub enum TextFault {
         "{what}: `{}` is not a number: digits, without sign or leading zeros, at most {max}",
         clip(found)
     )]
-    Number {
-        /// Which field.
-        what: &'static str,
-        /// The word.
-        found: String,
-        /// The largest allowed.
-        max: u64,
-    },
+    Number { what: &'static str, found: String, max: u64 },
     /// Not hex digits.
     #[error(transparent)]
     Hex(#[from] BadHex),
-    /// Not a name.
     #[error(transparent)]
     Name(#[from] BadName),
-    /// Not a serial.
     #[error(transparent)]
     Serial(#[from] BadSerial),
 }
@@ -285,7 +263,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Nothing may follow.
+    /// Checks that nothing follows the `end` line.
     pub fn finish(&mut self) -> Result<(), TextFault> {
         match self.next_line() {
             Ok(None) => Ok(()),

@@ -16,7 +16,7 @@ impl MirrorUrl {
     /// Longest URL in bytes.
     pub const MAX: usize = 256;
 
-    /// The URL.
+    /// The URL as text; it ends with `/`.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -27,10 +27,10 @@ use rustix::mount::UnmountFlags;
 use crate::engine::Engine;
 use formats::release::Reading;
 
-/// The file's name.
+/// The name of the served file below the mount point.
 pub const DISK: &str = "disk";
 const DISK_INO: INodeNo = INodeNo(2);
-/// Nothing here changes.
+/// How long the kernel may cache attributes: served files never change.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 /// What the kernel reads ahead, in KiB, where we may say so: a block of the usual size and half of the next.
 const READ_AHEAD_KIB: u32 = 512;
@@ -45,7 +45,6 @@ pub enum MountError {
     /// Not a directory to mount on.
     #[error("{mountpoint}: not a directory to mount on")]
     NoDirectory {
-        /// Where.
         mountpoint: String,
         /// What the system says.
         #[source]
@@ -54,7 +53,6 @@ pub enum MountError {
     /// The kernel, or fusermount3, does not want to.
     #[error("{mountpoint}: can't mount{}", hint(.source))]
     Refused {
-        /// Where.
         mountpoint: String,
         /// What the system says.
         #[source]

@@ -28,9 +28,7 @@ const MAX_QUESTION: usize = 32;
 pub enum Form {
     /// One line of JSON.
     Json,
-    /// Prometheus' text form.
     Metrics,
-    /// For people.
     Text,
     /// What is going on from now on; the answer says whether anything is recorded.
     Phase(Phase),

@@ -92,7 +92,6 @@ impl<'a> Get<'a> {
 /// A file that came. Nothing is known about its contents.
 #[derive(Debug)]
 pub struct Answer {
-    /// The body, complete.
     pub bytes: Vec<u8>,
     /// Whether it looks like a web page.
     pub web_page: bool,
@@ -105,10 +104,8 @@ pub struct Answer {
 /// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BadCa {
-    /// Not certificates.
     #[error("contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")]
     None,
-    /// Damaged.
     #[error("contains a damaged certificate")]
     Pem(#[source] ureq::Error),
 }

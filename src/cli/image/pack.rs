@@ -207,10 +207,8 @@ fn epoch(tree: &Tree) -> Result<u64, Failure> {
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
 enum PackError {
-    /// Its contents.
     #[error(transparent)]
     Contents(#[from] WriteError),
-    /// Its file.
     #[error(transparent)]
     File(#[from] FileError),
 }

@@ -12,9 +12,7 @@ use crate::ext2::pages::PageHash;
 pub enum Cause {
     /// A file's bytes, a long symlink, or where they stand (indirect blocks, attributes).
     Data,
-    /// Entries of directories.
     Directories,
-    /// Inode tables.
     Inodes,
     /// Block and inode bitmaps.
     Bitmaps,
@@ -27,7 +25,7 @@ impl Cause {
     pub const ALL: [Cause; 5] =
         [Cause::Data, Cause::Directories, Cause::Inodes, Cause::Bitmaps, Cause::Superblock];
 
-    /// In words.
+    /// The kind of change in words, for reports.
     pub fn name(self) -> &'static str {
         match self {
             Cause::Data => "data",
@@ -42,7 +40,6 @@ impl Cause {
 /// A block of the disk that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedBlock {
-    /// Its number.
     pub number: u32,
     /// Pages that differ, by cause in the order of [`Cause::ALL`].
     pub pages: [u32; 5],
@@ -65,7 +62,7 @@ impl ChangedBlock {
 /// All that differs between two layouts of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Blocks, ascending.
+    /// Numbers of blocks, ascending.
     pub blocks: Vec<ChangedBlock>,
     /// Pages in use, in the new one.
     pub live: u64,

@@ -19,7 +19,7 @@ use crate::tree::{Meta, Time};
 const MAGIC: &[u8] = b"imgfactory-layout 2\n";
 /// The same of an update to a map.
 pub(super) const UPDATE_MAGIC: &[u8] = b"imgfactory-layout-update 2\n";
-/// What comes last.
+/// The last bytes of every layout map.
 const END: &[u8] = b"end\n";
 /// Most bytes that the stream may hold: 2^29 pages of 10 bytes would be more, but such an image is built anew.
 const MAX_INFLATED: usize = 1 << 30;
@@ -148,7 +148,7 @@ fn deflate(bytes: &[u8], level: CompressionLvl) -> Vec<u8> {
 pub(super) struct MapEncoder(pub(super) Vec<u8>);
 
 impl MapEncoder {
-    /// The file.
+    /// The layout map as a zlib stream.
     pub(super) fn deflate(mut self) -> Vec<u8> {
         self.0.extend(END);
         let file = deflate(&self.0, CompressionLvl::default());
@@ -331,7 +331,7 @@ impl MapDecoder<'_> {
         String::from_utf8(self.bytes()?).or_else(|_| self.damaged("a name that is not UTF-8"))
     }
 
-    /// Size, shape, time.
+    /// Reads the head: the geometry, and the superblock's time.
     pub(super) fn head(&mut self) -> Result<(Geometry, u64), LayoutError> {
         let blocks = self.number_as()?;
         let inodes_per_group = self.number_as()?;

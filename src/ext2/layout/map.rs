@@ -13,7 +13,6 @@ use crate::tree::{Kind, Meta, NodeId, Tree};
 /// with a release as `layout.z`, signed like the rest of it, and is all that the next build needs of this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayoutMap {
-    /// Size and shape.
     pub geometry: Geometry,
     /// The time in the superblock, seconds since 1970: that of the first layout.
     pub epoch: u64,
@@ -84,18 +83,15 @@ impl Deref for PreviousLayout<'_> {
 pub struct Label {
     /// Name of the package.
     pub name: String,
-    /// Its version.
     pub version: String,
 }
 
 /// An inode of a [`LayoutMap`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapped {
-    /// Its number.
     pub ino: u32,
     /// Owner, mode, time, attributes.
     pub meta: Meta,
-    /// What it is.
     pub kind: MappedKind,
     /// Its blocks, ascending.
     pub data: Vec<Run>,
@@ -120,9 +116,7 @@ pub enum MappedKind {
     CharDevice(u32, u32),
     /// Block device, major and minor number.
     BlockDevice(u32, u32),
-    /// Named pipe.
     Fifo,
-    /// Unix socket.
     Socket,
 }
 
@@ -131,14 +125,12 @@ pub enum MappedKind {
 pub struct MappedEntry {
     /// Offset in its block.
     pub offset: u16,
-    /// Inode.
     pub ino: u32,
-    /// Name.
     pub name: Vec<u8>,
 }
 
 impl Mapped {
-    /// Its block map.
+    /// The block map of the inode: which page holds which part of the file.
     pub fn map(&self) -> BlockMap {
         let runs: Vec<_> = self.data.iter().map(|run| run.logical..run.logical_end()).collect();
         BlockMap {

@@ -51,21 +51,16 @@ pub enum PlaceError {
         free: u64,
         /// Minimum size, bytes.
         minimum: u64,
-        /// Inodes.
         inodes: u64,
     },
     /// The layout before can't be built upon.
     #[error("the previous layout can't be kept: {why}")]
-    Relayout {
-        /// Why not.
-        why: &'static str,
-    },
+    Relayout { why: &'static str },
 }
 
 /// Where everything of a [`Demand`] stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Size and shape.
     pub geometry: Geometry,
     /// One for each of [`Demand::wanted`].
     pub inodes: Vec<PlacedInode>,

@@ -8,7 +8,6 @@ use crate::ext2::xattr::BadEntry;
 /// Why something could not be read from an image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageReadError {
-    /// The medium failed.
     #[error("can't read the image at byte {at}")]
     Io {
         /// Offset in the image.
@@ -19,7 +18,6 @@ pub enum ImageReadError {
     /// The image contradicts itself, or the format.
     #[error("{place}: {damage}")]
     Damaged {
-        /// Superblock, group, inode.
         place: String,
         /// What is wrong there. Part of the message, as it is one fact, not a cause.
         damage: ImageDamage,
@@ -27,7 +25,6 @@ pub enum ImageReadError {
     /// The image is sound as far as can be seen, but has something that this reader does not know.
     #[error("{place}: {what}")]
     Unsupported {
-        /// Superblock, inode.
         place: String,
         /// What it has, and what would be possible.
         what: String,
@@ -60,22 +57,14 @@ pub enum ImageReadError {
 pub enum ImageDamage {
     /// Too short for a superblock.
     #[error("the image has {have} bytes; a file system has at least 2048")]
-    Short {
-        /// Its length.
-        have: u64,
-    },
+    Short { have: u64 },
     /// Not an ext2 file system.
     #[error("magic number {found:#06x} where 0xef53 should be: not an ext2 file system")]
-    Magic {
-        /// What is there.
-        found: u16,
-    },
+    Magic { found: u16 },
     /// A number that no file system has.
     #[error("{field} is {value}; it must be {right}")]
     Field {
-        /// Its name.
         field: &'static str,
-        /// What it is.
         value: u64,
         /// What would be right.
         right: String,
@@ -90,84 +79,49 @@ pub enum ImageDamage {
     },
     /// A block number that the file system does not have.
     #[error("refers to block {block}, which is outside")]
-    BlockOutside {
-        /// The number.
-        block: u32,
-    },
+    BlockOutside { block: u32 },
     /// An inode number that the file system does not have.
     #[error("the file system has no inode {ino}")]
-    InodeOutside {
-        /// The number.
-        ino: u32,
-    },
+    InodeOutside { ino: u32 },
     /// A directory refers to an inode that is free.
     #[error("is referred to, but not in use")]
     Unused,
-    /// No such type.
     #[error("mode {i_mode:#o} has no known type")]
-    Type {
-        /// The mode.
-        i_mode: u16,
-    },
+    Type { i_mode: u16 },
     /// `i_extra_isize` goes beyond the inode, or is not a multiple of 4.
     #[error("i_extra_isize is {i_extra_isize}, which its inode can't have")]
-    ExtraSize {
-        /// What it is.
-        i_extra_isize: u16,
-    },
+    ExtraSize { i_extra_isize: u16 },
     /// A size that no such inode has.
     #[error("a {kind} can't have {size} bytes")]
-    Size {
-        /// Directory, file, symlink.
-        kind: &'static str,
-        /// What it says.
-        size: u64,
-    },
+    Size { kind: &'static str, size: u64 },
     /// An indirect block is met a second time.
     #[error("block {block} is an indirect block twice: the map is a loop")]
-    MapLoop {
-        /// The block.
-        block: u32,
-    },
+    MapLoop { block: u32 },
     /// A map with more blocks than there are.
     #[error("has more blocks than the file system")]
     TooManyBlocks,
     /// A directory has a hole.
     #[error("the directory has no block {logical}")]
-    DirectoryHole {
-        /// Which block.
-        logical: u32,
-    },
+    DirectoryHole { logical: u32 },
     /// A record of a directory.
     #[error("block {logical} of the directory: {bad}")]
     Record {
         /// Which block of the directory.
         logical: u32,
-        /// What is wrong.
         bad: BadRecord,
     },
     /// Two entries with one name.
     #[error("the directory has the name `{name}` twice")]
-    NameTwice {
-        /// The name, lossily.
-        name: String,
-    },
+    NameTwice { name: String },
     /// A directory is met a second time: a loop, or a second name of it.
     #[error("the directory has a second name, {path}")]
-    DirectoryTwice {
-        /// The second path.
-        path: String,
-    },
+    DirectoryTwice { path: String },
     /// A symlink's target has a NUL, or its block is a hole.
     #[error("the symlink has no target")]
     NoTarget,
-    /// Attributes.
     #[error("{0}")]
     Xattrs(BadEntry),
     /// The same attribute in the inode and in its block, or twice in one.
     #[error("has the attribute `{name}` twice")]
-    XattrTwice {
-        /// Full name, lossily.
-        name: String,
-    },
+    XattrTwice { name: String },
 }

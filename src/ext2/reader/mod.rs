@@ -60,7 +60,6 @@ pub struct Reader<'i> {
 /// An inode as it is in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawInode {
-    /// Its number.
     pub ino: u32,
     /// Its fields; those beyond `i_extra_isize` are 0.
     pub inode: Inode,
@@ -99,7 +98,7 @@ impl<'i> Reader<'i> {
         self.block_size
     }
 
-    /// Number of groups.
+    /// The number of block groups.
     pub fn groups(&self) -> u32 {
         self.groups
     }

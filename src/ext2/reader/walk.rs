@@ -11,7 +11,6 @@ use crate::tree::{Kind, Meta, NodeId, SpoolId, Tree};
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
-    /// Its name.
     pub name: Vec<u8>,
     /// Its inode, within the file system.
     pub ino: u32,

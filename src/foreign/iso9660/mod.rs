@@ -34,13 +34,7 @@ const MAX_NODES: usize = 1 << 24;
 pub enum Iso9660Error {
     /// It can't be read.
     #[error("can't read at byte {at}")]
-    Read {
-        /// Where.
-        at: u64,
-        /// Why.
-        source: io::Error,
-    },
-    /// Something else.
+    Read { at: u64, source: io::Error },
     #[error("not ISO 9660: block 16 is not a volume descriptor")]
     NotIso,
     /// Blocks of another size.
@@ -48,33 +42,16 @@ pub enum Iso9660Error {
     BlockSize(u16),
     /// A directory record that can't be.
     #[error("{path}: damaged directory at byte {at}: {what}")]
-    Record {
-        /// The directory.
-        path: String,
-        /// Where.
-        at: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
+    Record { path: String, at: u64, what: &'static str },
     /// A file that lies outside.
     #[error("{path}: beyond the end of the medium, which was cut off")]
-    Outside {
-        /// The file.
-        path: String,
-    },
+    Outside { path: String },
     /// A directory in itself.
     #[error("{path}: directories lead in a circle, or are deeper than {MAX_DEPTH}")]
-    Circle {
-        /// The directory.
-        path: String,
-    },
+    Circle { path: String },
     /// A directory with two names, from which a small medium would have many files.
     #[error("{path}: another path leads to this directory too")]
-    Twice {
-        /// The second path.
-        path: String,
-    },
-    /// Too many.
+    Twice { path: String },
     #[error("more than {MAX_NODES} files")]
     TooMany,
     /// A name that can't be in a tree.
@@ -82,7 +59,7 @@ pub enum Iso9660Error {
     Name(#[from] TreeError),
 }
 
-/// A medium.
+/// An ISO 9660 file system, with Rock Ridge where it has that.
 pub struct Iso<'m> {
     medium: &'m dyn ReadAt,
     size: u64,
@@ -369,7 +346,7 @@ impl<'m> Iso<'m> {
         Ok(entries)
     }
 
-    /// One directory record.
+    /// Reads one directory record (ECMA-119, 9.1) from `bytes`, which begin at `at`.
     fn record(&self, path: &str, at: u64, bytes: &[u8]) -> Result<DirectoryRecord, Iso9660Error> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let name_len = usize::from(bytes[32]);

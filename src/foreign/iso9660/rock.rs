@@ -15,7 +15,6 @@ const MAX_TARGET: usize = 4095;
 /// What the system use area of a record says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rock {
-    /// NM: its name.
     pub name: Option<Vec<u8>>,
     /// PX: type and mode, owner, group.
     pub owner: Option<(u32, u32, u32)>,

@@ -17,7 +17,6 @@ const MAGIC: [u8; 8] = [0x37, 0xe4, 0x53, 0x96, 0xc9, 0xdb, 0xd6, 0x07];
 /// A packed file on a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZisofsFile {
-    /// Its first byte.
     pub at: u64,
     /// Bytes on the medium.
     pub stored: u64,
@@ -43,7 +42,6 @@ pub enum ZisofsError {
     Block {
         /// Where the file begins.
         at: u64,
-        /// Which block.
         block: u32,
     },
     /// The medium or the output failed.

@@ -25,7 +25,7 @@ pub(super) struct FileRange<'f> {
 }
 
 impl<'f> FileRange<'f> {
-    /// All of it.
+    /// The whole file as one device.
     pub(super) fn whole(file: &'f dyn ReadAt) -> io::Result<Self> {
         Ok(FileRange { file, at: 0, len: file.size()? })
     }

@@ -149,7 +149,7 @@ fn all_devices(tree: &Tree, guest: &Guest, services: &dyn BuildServices) -> Resu
     Ok(services.output_of(&program)?)
 }
 
-/// The kernel, decompressed.
+/// Reads the kernel and decompresses it if it is a gzip file.
 fn kernel(file: &ReleaseFile, services: &dyn BuildServices) -> Result<Vec<u8>, BoxError> {
     let path = services.fetch(&file.urls, &file.sum)?;
     let mut bytes = Vec::new();

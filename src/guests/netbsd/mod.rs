@@ -49,12 +49,7 @@ pub enum NetBsdError {
     Elf { kernel: String, source: ElfError },
     /// The kernel can't be started so.
     #[error("kernel {kernel} can't be started as {virt}: {why}")]
-    Start {
-        kernel: String,
-        /// As what.
-        virt: Virt,
-        why: &'static str,
-    },
+    Start { kernel: String, virt: Virt, why: &'static str },
     /// A file that every release has is missing.
     #[error(
         "/{path}: missing from the sets; check that the recipe lists `{set}` and that the file is complete"
@@ -73,7 +68,6 @@ pub enum NetBsdError {
     /// A specification names an unknown user or group.
     #[error("{spec}: line {line}: no {what} `{name}` in the files that the sets contain")]
     Name {
-        /// Which specification.
         spec: String,
         line: usize,
         /// `user` or `group`.
@@ -108,7 +102,6 @@ pub fn check_kernel(name: &str, bytes: &[u8], virt: Virt) -> Result<(), NetBsdEr
 pub struct NetBsdConfig<'a> {
     /// What the recipe says.
     pub recipe: &'a NetBsd,
-    /// Its host name.
     pub hostname: &'a str,
     /// Whether its disk can be written.
     pub writable: bool,

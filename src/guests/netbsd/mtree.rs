@@ -14,7 +14,7 @@ const MAX_PATH: usize = 1024;
 /// Most bytes of keywords with their values that `/set` may give; NetBSD's have some fifty.
 const MAX_DEFAULTS: usize = 1024;
 
-/// Values by keyword.
+/// The values of one mtree line by their keywords.
 type Keywords = BTreeMap<String, Vec<u8>>;
 
 /// A path and its keywords.
@@ -41,49 +41,22 @@ pub enum MtreeError {
     },
     /// A path with `..` in it.
     #[error("line {line}: `{path}` leads out of the tree")]
-    Path {
-        /// Its number.
-        line: usize,
-        /// The path, lossily.
-        path: String,
-    },
+    Path { line: usize, path: String },
     /// A path longer than any.
     #[error("line {line}: a path of more than {MAX_PATH} bytes")]
-    TooLong {
-        /// Its number.
-        line: usize,
-    },
+    TooLong { line: usize },
     /// More defaults than makes sense.
     #[error("line {line}: `/set` gives more than {MAX_DEFAULTS} bytes of defaults")]
-    Defaults {
-        /// Its number.
-        line: usize,
-    },
+    Defaults { line: usize },
     /// A backslash that begins nothing known.
     #[error("line {line}: `{word}` has a backslash that is not an escape of vis(3)")]
-    Escape {
-        /// Its number.
-        line: usize,
-        /// The word, lossily.
-        word: String,
-    },
+    Escape { line: usize, word: String },
     /// A command that is neither `/set` nor `/unset`.
     #[error("line {line}: unknown command `{word}`; use `/set` or `/unset`")]
-    Command {
-        /// Its number.
-        line: usize,
-        /// The command, lossily.
-        word: String,
-    },
+    Command { line: usize, word: String },
     /// A value that a keyword can't have.
     #[error("line {line}: `{value}` can't be its {keyword}")]
-    Value {
-        /// Its number.
-        line: usize,
-        keyword: &'static str,
-        /// The value, lossily.
-        value: String,
-    },
+    Value { line: usize, keyword: &'static str, value: String },
 }
 
 /// Reads a specification. Its entries come in the order of the lines; a path may come more than once.

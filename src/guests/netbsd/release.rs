@@ -14,7 +14,6 @@ pub struct ReleaseFile {
     pub name: String,
     /// Its URLs, one for each mirror.
     pub urls: Vec<String>,
-    /// Its checksum.
     pub sum: Sum,
 }
 

@@ -29,7 +29,6 @@ const SCATTERED: (u64, u64) = (2, 16);
 /// A release as far as changes go.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// The distribution.
     pub name: ImageName,
     pub serial: Serial,
     /// The map of each image, and its layout if it has one.
@@ -100,7 +99,6 @@ impl Publication {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ReleaseChanges {
-    /// The distribution.
     pub name: String,
     /// The release before; none for a first one.
     pub from: Option<u64>,
@@ -244,7 +242,6 @@ pub struct Repack {
 pub struct PackageChanges {
     /// Its name; empty for files that no package has.
     pub name: String,
-    /// Its version before.
     pub from: Option<String>,
     /// Its version now; none of one that is gone.
     pub to: Option<String>,

@@ -15,7 +15,7 @@ const LIMIT: u64 = 1 << 20;
 /// The file whose lock is that of all records.
 const LOCK: &str = ".lock";
 
-/// The records, locked.
+/// The records of all recipes, locked against other builds.
 #[derive(Debug)]
 pub(super) struct Records {
     dir: PathBuf,

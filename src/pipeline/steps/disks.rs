@@ -16,7 +16,6 @@ const SECTOR: u64 = 512;
 #[derive(Clone, Debug)]
 pub struct GuestDisk {
     pub name: ImageName,
-    /// Its bytes.
     pub contents: DiskContents,
 }
 

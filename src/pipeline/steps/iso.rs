@@ -32,7 +32,6 @@ pub enum MakeIsoError {
     /// The boot kit lacks something.
     #[error(transparent)]
     Kit(#[from] BootToolsError),
-    /// The menu's template.
     #[error("the boot menu")]
     Template(#[from] TemplateError),
     /// A file can't be read or written.

@@ -43,7 +43,6 @@ pub enum MinirootError {
     /// The kernel, or one of its modules.
     #[error("system `{system}`")]
     Kernel { system: String, source: KernelError },
-    /// The hypervisor.
     #[error(transparent)]
     Xen(#[from] XenError),
     /// A file of a tree can't be read.
@@ -52,7 +51,6 @@ pub enum MinirootError {
     /// The boot kit lacks something.
     #[error(transparent)]
     Kit(#[from] BootToolsError),
-    /// A script's template.
     #[error("the miniroot's scripts")]
     Template(#[from] TemplateError),
     /// It can't be put together.

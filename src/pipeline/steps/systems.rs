@@ -33,7 +33,6 @@ pub struct SystemTree {
     pub tree: Tree,
     /// What the recipe says of its file system.
     pub image: recipe::FileSystemOptions,
-    /// What reads it.
     pub profile: Profile,
     /// Whether it starts with a Linux kernel and a miniroot of ours.
     pub linux: bool,
@@ -70,7 +69,6 @@ impl Systems {
 /// Why a system can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
-    /// Its packages.
     #[error(transparent)]
     Tree(#[from] MakeTreeError),
     /// An overlay can't be read.

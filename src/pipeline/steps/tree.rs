@@ -80,13 +80,11 @@ pub enum TreeFault {
     /// Nothing in the cache fits.
     #[error("not in the cache for these inputs; build it without --offline")]
     Offline,
-    /// mmdebstrap failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
     /// mmdebstrap's archive can't be understood.
     #[error("{}", path.display())]
     Archive {
-        /// The archive.
         path: PathBuf,
         /// What is wrong with it.
         source: TarError,
@@ -94,7 +92,6 @@ pub enum TreeFault {
     /// Contents can't be read.
     #[error("can't normalise it")]
     Normalise(#[source] io::Error),
-    /// Something with files.
     #[error(transparent)]
     File(#[from] FileError),
 }

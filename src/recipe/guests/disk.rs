@@ -21,7 +21,7 @@ section! {
     }
 }
 
-/// A disk.
+/// A guest that starts from a ready-made disk image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskGuest {
     /// Where it is fetched from.

@@ -22,7 +22,7 @@ section! {
     }
 }
 
-/// A KNOPPIX.
+/// A host or guest that is read from a KNOPPIX medium.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Knoppix {
     /// Where it is fetched from.

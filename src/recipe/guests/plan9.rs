@@ -30,11 +30,9 @@ section! {
 /// A Plan 9 system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan9 {
-    /// Which one.
     pub flavour: Flavour,
     /// Where its ISO is fetched from, or a disk that it is installed on.
     pub source: ThirdPartySource,
-    /// Its console.
     pub console: ConsoleDevice,
     /// Bytes of a second disk; 0 for none.
     pub data: u64,

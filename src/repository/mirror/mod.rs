@@ -31,7 +31,6 @@ const SAMPLE: usize = 32;
 /// A tree behind a web server, as clients see it.
 #[derive(Clone, Copy, Debug)]
 pub struct WebTree<'a> {
-    /// Sends the requests.
     pub http: &'a Http,
     /// URL of the mirror, with `/` at its end.
     pub url: &'a MirrorUrl,
@@ -94,7 +93,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Of this release.
+    /// The figures of this release.
     pub fn of(state: &ReleaseState) -> Self {
         let blocks = state.objects().into_iter().map(|object| (object.name, object)).collect();
         let mut files: HashMap<_, _> = state.release.images.iter().flat_map(ImageFiles::files).collect();
@@ -171,22 +170,10 @@ impl MirrorFiles for CheckedTree<'_> {
 pub enum ProofError {
     /// A file is not there.
     #[error("{url}{path}: missing; check that this URL leads to the target")]
-    Missing {
-        /// The mirror.
-        url: MirrorUrl,
-        /// The file.
-        path: MirrorPath,
-    },
+    Missing { url: MirrorUrl, path: MirrorPath },
     /// A file is another one.
     #[error("{url}{path}: {fault}")]
-    Wrong {
-        /// The mirror.
-        url: MirrorUrl,
-        /// The file.
-        path: MirrorPath,
-        /// What is wrong.
-        fault: String,
-    },
+    Wrong { url: MirrorUrl, path: MirrorPath, fault: String },
     /// It can't be fetched.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -252,10 +239,5 @@ pub enum KeyArgError {
     File(#[from] system::files::FileError),
     /// It is none.
     #[error("{place}")]
-    Key {
-        /// What was given.
-        place: String,
-        /// Why.
-        source: formats::release::BadKey,
-    },
+    Key { place: String, source: formats::release::BadKey },
 }

@@ -17,7 +17,6 @@ use system::files::{DirLock, FileError, sweep};
 /// What to copy from where to where.
 #[derive(Clone, Copy)]
 pub struct Pull<'a> {
-    /// From where.
     pub from: &'a dyn MirrorFiles,
     /// Its name, for people; ends with `/`.
     pub name: &'a str,
@@ -50,40 +49,18 @@ pub enum PullError {
     Empty(String),
     /// What one side has can't be believed.
     #[error("{place}: can't be used")]
-    State {
-        /// Which side.
-        place: String,
-        /// Why.
-        source: ReleaseStateError,
-    },
+    State { place: String, source: ReleaseStateError },
     /// The directory has a later release.
     #[error(
         "{dir}: has release {ours}, {url} only the older {theirs}; an older release never replaces a newer one"
     )]
-    Older {
-        /// The directory.
-        dir: String,
-        /// Its release.
-        ours: Serial,
-        /// The mirror.
-        url: String,
-        /// Its release.
-        theirs: Serial,
-    },
+    Older { dir: String, ours: Serial, url: String, theirs: Serial },
     /// A file came damaged.
     #[error("{url}{path}: {fault}")]
-    Damaged {
-        /// The mirror.
-        url: String,
-        /// The file.
-        path: MirrorPath,
-        /// What is wrong.
-        fault: String,
-    },
+    Damaged { url: String, path: MirrorPath, fault: String },
     /// A file or the network.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// A file here.
     #[error(transparent)]
     File(#[from] FileError),
 }

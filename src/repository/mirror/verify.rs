@@ -14,7 +14,6 @@ use system::http::Http;
 
 /// What to look at.
 pub struct Verify<'a> {
-    /// The tree.
     pub files: &'a dyn MirrorFiles,
     /// All files that it has, when it can tell.
     pub listed: Option<Vec<Listed>>,
@@ -63,7 +62,6 @@ pub struct Report {
     pub unread: usize,
     /// Bytes that were read.
     pub bytes: u64,
-    /// What is wrong.
     pub findings: Vec<MirrorDefect>,
 }
 
@@ -155,7 +153,6 @@ fn missing_and_extra(state: &ReleaseState, listed: &[Listed], verify: &Verify<'_
 /// How a mirror stands.
 #[derive(Clone, Debug)]
 pub struct MirrorStatus {
-    /// Which.
     pub url: MirrorUrl,
     /// What it has, or why that is unknown.
     pub serial: Result<(Serial, UnixTime, bool), String>,

@@ -45,7 +45,6 @@ use system::files::{AtomicFile, FileError, create_dir_all, read_at_most, sweep};
 /// Why a store can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The system's doing.
     #[error(transparent)]
     File(#[from] FileError),
     /// A file that a release names is gone or damaged, and can't be made again to the byte.
@@ -55,9 +54,7 @@ pub enum StoreError {
         path.display()
     )]
     Lost {
-        /// The block file.
         path: PathBuf,
-        /// Who names it.
         origin: BlockOrigin,
         /// Its length in the index.
         want: u32,
@@ -67,7 +64,6 @@ pub enum StoreError {
     /// A block file is not what an index says.
     #[error("{}: damaged", path.display())]
     Damaged {
-        /// The block file.
         path: PathBuf,
         /// In which way.
         source: BlockDamage,
@@ -79,7 +75,6 @@ pub enum StoreError {
 pub enum BlockOrigin {
     /// In an image of this build.
     Image {
-        /// The image.
         image: ImageName,
         /// Number of the block.
         block: u32,
@@ -88,9 +83,7 @@ pub enum BlockOrigin {
     },
     /// In the index of a finished release.
     Release {
-        /// The image.
         image: ImageName,
-        /// The release.
         serial: Serial,
         /// Number of the first such block.
         block: u32,

@@ -44,7 +44,7 @@ pub struct Objects<K> {
 }
 
 impl<K: ObjectStore> Objects<K> {
-    /// A store.
+    /// An object store of `kind`, with `jobs` requests at once.
     pub fn new(kind: K, jobs: usize) -> Self {
         Objects { kind, jobs }
     }

@@ -17,7 +17,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// What a server said.
 #[derive(Debug)]
 pub struct ServerResponse {
-    /// Its status.
     pub status: u16,
     /// The length of the file, as it says.
     pub len: Option<u64>,
@@ -30,7 +29,6 @@ pub struct ServerResponse {
 pub struct ServerRequest<'a> {
     /// `GET`, `PUT`, ...
     pub method: &'static str,
-    /// URL with query.
     pub url: &'a str,
     /// Words to the server.
     pub headers: Vec<(&'static str, String)>,

@@ -35,7 +35,6 @@ pub enum ToolError {
         None => ", neither in PATH nor in /usr/sbin".to_owned(),
     })]
     Missing {
-        /// The program.
         program: String,
         /// Its Debian package, if known.
         package: Option<&'static str>,
@@ -43,9 +42,7 @@ pub enum ToolError {
     /// It could not be started, fed or waited for.
     #[error("{program}: can't {doing} it")]
     Start {
-        /// The program.
         program: String,
-        /// What was tried.
         doing: &'static str,
         /// What the system said.
         source: io::Error,
@@ -53,9 +50,7 @@ pub enum ToolError {
     /// It ended with a failure.
     #[error("{program}: {}{}", ended(*status), last_words(tail, log.as_deref()))]
     Failed {
-        /// The program.
         program: String,
-        /// How it ended.
         status: ExitStatus,
         /// What it printed last, at most [`TAIL_LINES`] lines.
         tail: Vec<String>,
@@ -65,7 +60,6 @@ pub enum ToolError {
     /// It took longer than allowed and was ended.
     #[error("{program}: not finished after {} s{}", limit.as_secs(), last_words(tail, log.as_deref()))]
     TooLong {
-        /// The program.
         program: String,
         /// The time it had.
         limit: Duration,
@@ -76,12 +70,7 @@ pub enum ToolError {
     },
     /// Its log can't be written.
     #[error("{program}: can't write its log")]
-    Log {
-        /// The program.
-        program: String,
-        /// Why.
-        source: FileError,
-    },
+    Log { program: String, source: FileError },
 }
 
 /// How many of its last lines a failed program's error shows.
@@ -124,7 +113,6 @@ fn last_words(tail: &[String], log: Option<&Path>) -> String {
 /// Where a program's standard output goes; its standard error always goes to the log.
 #[derive(Debug)]
 enum ProcessOutput {
-    /// To the log.
     Log,
     /// To us, through a pipe.
     Pipe,
@@ -165,13 +153,13 @@ impl Tool {
         }
     }
 
-    /// One more argument.
+    /// Appends an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self
     }
 
-    /// More arguments.
+    /// Appends several arguments.
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.command.args(args);
         self

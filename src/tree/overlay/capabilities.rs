@@ -10,7 +10,7 @@ const REVISION_2: u32 = 0x0200_0000;
 /// `VFS_CAP_FLAGS_EFFECTIVE`.
 const EFFECTIVE: u32 = 1;
 
-/// Names by number.
+/// The names of capabilities by their numbers (linux/capability.h).
 const NAMES: [&str; 41] = [
     "chown",
     "dac_override",
@@ -64,7 +64,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The attribute's value.
+    /// The value of the attribute `security.capability` (`struct vfs_cap_data`).
     pub fn to_xattr(self) -> Vec<u8> {
         let low = |set: u64| (set as u32).to_le_bytes();
         let high = |set: u64| ((set >> 32) as u32).to_le_bytes();

@@ -31,11 +31,8 @@ pub struct OverlayEntry {
 /// What an overlay can have in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A directory.
     Directory,
-    /// A regular file.
     File {
-        /// Its contents.
         content: Content,
         /// Whether it may be run.
         executable: bool,
@@ -51,7 +48,6 @@ pub struct Overlay {
     pub name: String,
     /// What is in it, parents before children.
     pub entries: Vec<OverlayEntry>,
-    /// Its rules.
     pub rules: Rules,
 }
 
@@ -61,11 +57,9 @@ pub enum OverlayError {
     /// Something can't be put where it belongs.
     #[error("{name}/{path}: can't be merged into the tree")]
     Place {
-        /// The overlay.
         name: String,
         /// The path in it.
         path: String,
-        /// Why.
         source: TreeError,
     },
     /// A directory here, something else there.
@@ -73,7 +67,6 @@ pub enum OverlayError {
         "{name}/{path}: a directory in the overlay, but not in the tree; `remove` it from the tree first"
     )]
     NotDirectory {
-        /// The overlay.
         name: String,
         /// The path in it.
         path: String,
@@ -81,7 +74,6 @@ pub enum OverlayError {
     /// Links in the tree lead in a circle.
     #[error("{name}/{path}: symbolic links of the tree lead in a circle on the way to it")]
     Circle {
-        /// The overlay.
         name: String,
         /// The path in it.
         path: String,
@@ -91,12 +83,7 @@ pub enum OverlayError {
     Rules(Findings),
     /// /etc/passwd or /etc/group of the tree can't be read.
     #[error("{name}: can't read the tree's /etc/passwd or /etc/group")]
-    Names {
-        /// The overlay.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
+    Names { name: String, source: io::Error },
 }
 
 impl Overlay {

@@ -37,13 +37,10 @@ pub struct Rules {
 pub struct PathRule {
     /// What `make:` creates at the path before the other rules apply.
     pub make: Option<Located<Make>>,
-    /// Its owner.
     pub owner: Option<Located<Owner>>,
-    /// Its group.
     pub group: Option<Located<Owner>>,
     /// Its permission bits, 0o7777 at most.
     pub mode: Option<Located<u16>>,
-    /// Its file capabilities.
     pub capabilities: Option<Located<Capabilities>>,
     /// Further attributes by full name.
     pub xattrs: Vec<(String, String)>,
@@ -54,20 +51,13 @@ pub struct PathRule {
 pub enum Make {
     /// An empty directory, or one that is there.
     Directory,
-    /// A named pipe.
     Fifo,
-    /// A character device.
     CharDevice {
-        /// Major number.
         major: u32,
-        /// Minor number.
         minor: u32,
     },
-    /// A block device.
     BlockDevice {
-        /// Major number.
         major: u32,
-        /// Minor number.
         minor: u32,
     },
 }
@@ -75,7 +65,6 @@ pub enum Make {
 /// A user or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// A numeric ID.
     Id(u32),
     /// By its name in the tree.
     Name(String),

@@ -43,13 +43,10 @@ pub struct TarError {
 /// What can be wrong with one entry.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The archive failed.
     #[error("can't be read")]
     Read(#[source] io::Error),
-    /// It ended early.
     #[error("the archive is cut short: it ends before its end mark (two blocks of zeros)")]
     Truncated,
-    /// Damaged header.
     #[error("the header's checksum is {computed}, but it records {stored}")]
     Checksum {
         /// Sum of the header's bytes.
@@ -89,12 +86,7 @@ pub enum Problem {
     },
     /// A PAX record with an impossible value.
     #[error("PAX record `{key}`: `{value}` can't be its value")]
-    PaxValue {
-        /// Keyword.
-        key: String,
-        /// Value, lossily.
-        value: String,
-    },
+    PaxValue { key: String, value: String },
     /// An ACL in text form that can't be understood.
     #[error(
         "ACL entry `{entry}` is not `TAG:NAME:PERMISSIONS` with a name in the archive's /etc/passwd or /etc/group"
@@ -108,19 +100,15 @@ pub enum Problem {
     SparseMap(&'static str),
     /// A hard link to nothing before it.
     #[error("hard link to `{target}`, which is not an earlier entry")]
-    DanglingLink {
-        /// The target, lossily.
-        target: String,
-    },
+    DanglingLink { target: String },
     /// A symbolic link no file system would take.
     #[error("symbolic link with a target of {0} bytes; 1 to 4095 without NUL are allowed")]
     LinkTarget(usize),
     /// An entry with data, of a type that has none.
     #[error("{size} bytes of data in an entry of type `{kind}`, which has none")]
     UnexpectedData {
-        /// Bytes announced.
+        /// The length that the header gives, in bytes.
         size: u64,
-        /// Type flag.
         kind: char,
     },
     /// Not supported: multi-volume, incremental dumps, other vendors' types.

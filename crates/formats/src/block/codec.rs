@@ -98,7 +98,7 @@ impl Codec {
         CodecKind::Zlib.at(level)
     }
 
-    /// The compressor.
+    /// The compressor, without its level.
     pub const fn kind(self) -> CodecKind {
         self.kind
     }

@@ -61,43 +61,27 @@ pub enum BlockDamage {
     /// The file has another length than the index says.
     #[error("block {name}: the file has {found} bytes; the index says {want}")]
     FileLength {
-        /// The block.
         name: BlockName,
-        /// Bytes received.
+        /// The length that was received, in bytes.
         found: u64,
         /// Bytes in the index.
         want: u32,
     },
     /// Not zlib, or damaged inside.
     #[error("block {name}: not a zlib stream, or damaged inside")]
-    Stream {
-        /// The block.
-        name: BlockName,
-    },
+    Stream { name: BlockName },
     /// zlib's own checksum of the raw bytes is wrong.
     #[error("block {name}: the zlib checksum at its end is wrong")]
-    Checksum {
-        /// The block.
-        name: BlockName,
-    },
+    Checksum { name: BlockName },
     /// The stream stops before its end.
     #[error("block {name}: the zlib stream is cut short")]
-    MissingEnd {
-        /// The block.
-        name: BlockName,
-    },
+    MissingEnd { name: BlockName },
     /// The stream ends before the last byte of the file.
     #[error("block {name}: {extra} bytes follow the end of the zlib stream")]
-    TrailingBytes {
-        /// The block.
-        name: BlockName,
-        /// How many.
-        extra: usize,
-    },
+    TrailingBytes { name: BlockName, extra: usize },
     /// The stream has fewer raw bytes than the index says.
     #[error("block {name}: inflates to {found} bytes; the index says {want}")]
     TooShort {
-        /// The block.
         name: BlockName,
         /// Raw bytes in the stream.
         found: usize,
@@ -107,7 +91,6 @@ pub enum BlockDamage {
     /// The stream has more raw bytes than the index says; inflating stopped there.
     #[error("block {name}: inflates to more than the {want} bytes that the index says")]
     TooLong {
-        /// The block.
         name: BlockName,
         /// Raw bytes in the index.
         want: u32,
@@ -123,7 +106,6 @@ pub enum BlockDamage {
     /// The MD5 is right and the SHA-256 is not: it is a collision made on purpose, or the index is of another build.
     #[error("block {name}: forged: its MD5 is right, but its SHA-256 is {found}; the index says {want}")]
     WrongProof {
-        /// The block.
         name: BlockName,
         /// SHA-256 of what came.
         found: Sha256,
@@ -230,7 +212,7 @@ impl Block {
         self.sha256
     }
 
-    /// The raw bytes.
+    /// The verified raw bytes, at most one block's length.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

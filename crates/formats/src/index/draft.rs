@@ -17,10 +17,7 @@ pub enum IndexFault {
     Text(#[from] TextFault),
     /// No such block size.
     #[error("block size {found}: must be a multiple of 4096, from 4096 to {}", BlockSize::MAX)]
-    BlockSize {
-        /// What is there.
-        found: u64,
-    },
+    BlockSize { found: u64 },
     /// A disk of nothing, or too large.
     #[error("a disk of {size} bytes: must have 1 to {MAX_BLOCKS} blocks of {block_size}")]
     Size {
@@ -31,56 +28,31 @@ pub enum IndexFault {
     },
     /// The parent does not come before.
     #[error("parent {parent} of serial {serial}: a parent has a lower serial")]
-    Parent {
-        /// The parent's serial.
-        parent: Serial,
-        /// Our own.
-        serial: Serial,
-    },
-    /// A name twice.
+    Parent { parent: Serial, serial: Serial },
     #[error("object {id}: block {name} is object {other} already")]
-    DuplicateName {
-        /// The second object.
-        id: u32,
-        /// The first.
-        other: u32,
-        /// Their name.
-        name: BlockName,
-    },
+    DuplicateName { id: u32, other: u32, name: BlockName },
     /// One content under two names, which a digest can't have.
     #[error("object {id}: SHA-256 {sha256} is block {other} already; one content has one MD5")]
     DuplicateProof {
-        /// The second object.
         id: u32,
         /// Name of the first.
         other: BlockName,
-        /// Their SHA-256.
         sha256: Sha256,
     },
     /// Not the length of a block of this disk.
     #[error("object {id}: {found} raw bytes; blocks of this disk have {want}")]
     RawLength {
-        /// The object.
         id: u32,
-        /// Its raw length.
         found: u32,
         /// What it may be.
         want: String,
     },
     /// No zlib stream of that many raw bytes is so long, or so short.
     #[error("object {id}: a file of {found} bytes; for {raw_len} raw bytes it has 9 to {}", max_file_len(*raw_len))]
-    FileLength {
-        /// The object.
-        id: u32,
-        /// Its file's length.
-        found: u32,
-        /// Its raw length.
-        raw_len: u32,
-    },
+    FileLength { id: u32, found: u32, raw_len: u32 },
     /// More objects than announced, or fewer.
     #[error("{found} objects; `blocks:` says {want}")]
     ObjectCount {
-        /// Objects there are.
         found: usize,
         /// What the header says.
         want: u64,
@@ -116,36 +88,22 @@ pub enum IndexFault {
     },
     /// Not `-`, a number, or a number and `+`.
     #[error("target `{}`: must be `-`, an object's number, or a number and `+`", clip(found))]
-    Target {
-        /// What is there.
-        found: String,
-    },
-    /// No such object.
+    Target { found: String },
     #[error("object {id}: there are {objects}, from 0")]
-    NoSuchObject {
-        /// The number.
-        id: u64,
-        /// Objects there are.
-        objects: usize,
-    },
+    NoSuchObject { id: u64, objects: usize },
     /// Objects are numbered as they are first used.
     #[error("object {id} is used before object {want}; objects are numbered by first use")]
     UseOrder {
-        /// The object used.
         id: u32,
         /// The one whose turn it is.
         want: u32,
     },
     /// An object that no block uses.
     #[error("object {id} is used by no block")]
-    Unused {
-        /// The object.
-        id: u32,
-    },
+    Unused { id: u32 },
     /// Two map lines that one line can say, or the wrong form of a single block.
     #[error("the map line at block {first} is not canonical: {why}")]
     NotCanonical {
-        /// Its first block.
         first: u32,
         /// What the canonical form would be.
         why: &'static str,
@@ -153,9 +111,7 @@ pub enum IndexFault {
     /// The last block is shorter than its object, or another block is longer.
     #[error("block {block} has {want} bytes; object {id} has {found}")]
     BlockLength {
-        /// The block.
         block: u32,
-        /// Its object.
         id: u32,
         /// Raw bytes of the object.
         found: u32,
@@ -165,23 +121,13 @@ pub enum IndexFault {
     /// The map stops too early.
     #[error("the map ends at block {found}; the disk has {want}")]
     MapEnd {
-        /// Blocks mapped.
         found: u32,
         /// Blocks of the disk.
         want: u32,
     },
     /// The figures of the last line.
     #[error("`end {objects} {blocks}`: there are {found_objects} objects and {found_blocks} blocks")]
-    EndCounts {
-        /// Objects it says.
-        objects: u64,
-        /// Blocks it says.
-        blocks: u64,
-        /// Objects there are.
-        found_objects: usize,
-        /// Blocks there are.
-        found_blocks: u32,
-    },
+    EndCounts { objects: u64, blocks: u64, found_objects: usize, found_blocks: u32 },
 }
 
 /// An index that grows, first by objects, then by runs.

@@ -98,7 +98,6 @@ impl Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct IndexRun {
     first: u32,
-    /// Not 0.
     count: u32,
     rule: Rule,
 }

@@ -17,12 +17,7 @@ pub enum PlainFault {
     Text(#[from] TextFault),
     /// A number left out, repeated or out of order.
     #[error("block `{found}` instead of {want:08x}")]
-    Number {
-        /// What is there.
-        found: String,
-        /// The next number.
-        want: u32,
-    },
+    Number { found: String, want: u32 },
     /// More blocks than a disk may have.
     #[error("more than {MAX_BLOCKS} blocks")]
     TooMany,

@@ -75,7 +75,7 @@ fn each_damage_has_its_line_and_its_words() {
         ("netbsd", &"n".repeat(300), "2: the line is longer than 256 bytes"),
         // The header.
         ("imgfactory-index 1", "imgfactory-index 2", {
-            "1: version 2 is not supported; this program knows version 1. A newer one may read it"
+            "1: version 2 is not supported; this program supports version 1; a newer program may read it"
         }),
         ("imgfactory-index 1", "<html>", {
             "1: begins with `<html>`; a file of this kind begins with `imgfactory-index 1`"

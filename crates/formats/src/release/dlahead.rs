@@ -16,10 +16,9 @@ use crate::text::{At, Lines, TextFault, number32, words};
 /// The comment below the header, for people.
 const LEGEND: &str = "# phase  md5  first read after start (ms)  reads";
 
-/// A prefetch list.
+/// A prefetch list (`dlahead`): the blocks that a boot reads, in order of first read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dlahead {
-    /// Whose blocks.
     pub image: ImageName,
     /// The release that it was made for.
     pub serial: Serial,
@@ -32,7 +31,6 @@ pub struct Dlahead {
 pub struct PrefetchBlock {
     /// During what it is read.
     pub phase: Phase,
-    /// Which block.
     pub name: BlockName,
     /// First read, milliseconds after the start.
     pub first_read_ms: u32,

@@ -20,7 +20,6 @@ pub enum ReleaseTextFault {
     /// A path, and not the one that belongs here.
     #[error("`{found}` instead of `{want}`")]
     OtherPath {
-        /// The path.
         found: MirrorPath,
         /// What it ought to be.
         want: String,
@@ -32,27 +31,19 @@ pub enum ReleaseTextFault {
     LaterSerial {
         /// The serial in the path.
         found: Serial,
-        /// The text's own.
         serial: Serial,
     },
     /// A time before the publication.
     #[error("{what} {time} is before `published: {published}`")]
     BeforePublished {
-        /// Which field.
         what: &'static str,
-        /// Its value.
         time: UnixTime,
         /// When the text was made.
         published: UnixTime,
     },
     /// A lower bound above the serial.
     #[error("min-serial {min} is above serial {serial}")]
-    MinSerial {
-        /// The bound.
-        min: Serial,
-        /// The serial.
-        serial: Serial,
-    },
+    MinSerial { min: Serial, serial: Serial },
     /// The same image twice.
     #[error("image `{0}` is listed twice")]
     DuplicateImage(ImageName),
@@ -63,7 +54,6 @@ pub enum ReleaseTextFault {
     Stray {
         /// First word of the line.
         kind: &'static str,
-        /// The image.
         image: String,
     },
     /// No image at all.
@@ -81,7 +71,6 @@ pub enum ReleaseTextFault {
     /// An option of a mirror that is unknown, twice, in the wrong place or has no such value.
     #[error("`{}`: options are `max-conn=1..64`, then `location=` with 1 to 32 of a-z, A-Z, 0-9 and -", clip(.0))]
     MirrorOption(String),
-    /// A path twice.
     #[error("`{0}` is listed twice")]
     DuplicatePath(MirrorPath),
     /// A `put` of what is replaced, or the other way round, or not in order.
@@ -89,7 +78,6 @@ pub enum ReleaseTextFault {
     Order {
         /// `put` or `replace`.
         verb: &'static str,
-        /// The file.
         path: MirrorPath,
         /// What the order is.
         rule: &'static str,
@@ -100,11 +88,9 @@ pub enum ReleaseTextFault {
     /// The figures of the last line.
     #[error("`end {lines} {bytes}`: there are {found_lines} lines of {found_bytes} bytes")]
     EndCounts {
-        /// Lines it says.
         lines: u64,
         /// Bytes it says.
         bytes: u64,
-        /// Lines there are.
         found_lines: u64,
         /// Sum of their lengths.
         found_bytes: u64,
@@ -113,22 +99,15 @@ pub enum ReleaseTextFault {
     #[error(
         "base {base} of serial {serial}: a base has a lower serial, or the same when only `latest` is signed again"
     )]
-    Base {
-        /// The base's serial.
-        base: Serial,
-        /// The manifest's own.
-        serial: Serial,
-    },
+    Base { base: Serial, serial: Serial },
     /// A phase that is no word.
     #[error("phase `{}`: must have 1 to 16 of a-z, 0-9 and -", clip(.0))]
     Phase(String),
-    /// A block twice.
     #[error("block {0} is listed twice")]
     DuplicateBlock(BlockName),
     /// Not in order of first read.
     #[error("first read after {found} ms follows {before} ms; the list is in order of first read")]
     Unordered {
-        /// This line's time.
         found: u32,
         /// The time of the line before.
         before: u32,

@@ -9,9 +9,7 @@ use crate::text::{At, Lines, TextFault, number, words};
 /// Which release is the newest, and what its text and the list of mirrors must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latest {
-    /// The distribution.
     pub name: ImageName,
-    /// Its newest release.
     pub serial: Serial,
     /// `releases/<serial>.txt`
     pub release: Digest,

@@ -15,13 +15,12 @@ const MAX_CONNECTIONS: u32 = 64;
 /// The mirrors of a distribution, the preferred ones first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirrors {
-    /// The distribution.
     pub name: ImageName,
     /// Each URL once, at most 64.
     pub mirrors: Vec<Mirror>,
 }
 
-/// One mirror.
+/// One line of `mirrors.txt`: a mirror and its options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// What paths are put after.

@@ -9,12 +9,10 @@ use crate::index::{self, Index};
 use crate::names::{ImageName, Serial, UnixTime};
 use crate::text::{At, Lines, TextFault, number, words};
 
-/// One release.
+/// The text of `releases/N.txt`: all images of one release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// The distribution.
     pub name: ImageName,
-    /// Which release.
     pub serial: Serial,
     /// When it was made.
     pub published: UnixTime,
@@ -27,11 +25,8 @@ pub struct Release {
 /// The files of one image in a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageFiles {
-    /// The image.
     pub name: ImageName,
-    /// Its index.
     pub index: Stored,
-    /// Its prefetch list.
     pub dlahead: Option<Stored>,
     /// Its layout, for the next build.
     pub layout: Option<Stored>,

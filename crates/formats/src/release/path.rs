@@ -39,7 +39,7 @@ pub enum Leaf {
 }
 
 impl Leaf {
-    /// Its file name.
+    /// The file name below the image's directory.
     pub const fn file(self) -> &'static str {
         match self {
             Leaf::Index => "index.idx",

@@ -18,11 +18,9 @@ const LEGEND: &str = "# first page of 4096 bytes, pages";
 /// Pages of an image in the order of their first read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reads {
-    /// Whose pages.
     pub image: ImageName,
     /// The release that was read.
     pub serial: Serial,
-    /// Runs of pages.
     pub runs: Vec<Range<u32>>,
 }
 

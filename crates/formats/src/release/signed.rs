@@ -141,7 +141,7 @@ impl TrustedKeys {
         TrustedKeys(keys)
     }
 
-    /// Their key IDs.
+    /// The IDs of the trusted keys, in the order in which they were given.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> + '_ {
         self.0.iter().map(|(id, _)| *id)
     }
@@ -157,47 +157,34 @@ pub enum DocumentError {
     /// Longer than files of its kind are.
     #[error("{file}: {found} bytes; the limit is {limit}")]
     TooLong {
-        /// Which file.
         file: String,
         /// Bytes there are.
         found: u64,
-        /// Bytes allowed.
+        /// The highest length allowed, in bytes.
         limit: u64,
     },
     /// No `end` line with four lines after it.
     #[error("{file}: not signed: no `end` line with the four lines of a minisign signature after it")]
-    NotSigned {
-        /// Which file.
-        file: &'static str,
-    },
+    NotSigned { file: &'static str },
     /// The four lines are there and are no signature.
     #[error("{file}: the four lines after `end` are not a minisign signature")]
-    SignatureText {
-        /// Which file.
-        file: &'static str,
-    },
+    SignatureText { file: &'static str },
     /// A signature of a kind that is not supported.
     #[error(
         "{file}: the signature is not of the prehashed kind; sign with minisign 0.10 or later, without -l"
     )]
-    SignatureKind {
-        /// Which file.
-        file: &'static str,
-    },
+    SignatureKind { file: &'static str },
     /// Signed by a key that is not trusted.
     #[error("{file}: signed by key {key}, which is not trusted here; trusted: {trusted}")]
     UnknownKey {
-        /// Which file.
         file: &'static str,
         /// The key that signed it.
         key: KeyId,
-        /// The trusted keys.
         trusted: String,
     },
     /// The text, or the signature's comment, is not what was signed.
     #[error("{file}: the signature of key {key} does not fit: the file was changed after it was signed")]
     BadSignature {
-        /// Which file.
         file: &'static str,
         /// The key that the signature names.
         key: KeyId,
@@ -208,7 +195,6 @@ pub enum DocumentError {
     /// Another length than the file above it says.
     #[error("{file}: {found} bytes; {by} says {want}")]
     Length {
-        /// Which file.
         file: String,
         /// Bytes there are.
         found: u64,
@@ -220,31 +206,23 @@ pub enum DocumentError {
     /// Another digest than the file above it says.
     #[error("{file}: SHA-256 {found}; {by} says {want}")]
     Digest {
-        /// Which file.
         file: String,
-        /// What it is.
         found: Sha256,
         /// The file that names it.
         by: &'static str,
-        /// What it says.
         want: Sha256,
     },
     /// For another distribution or another image.
     #[error("{file}: is of `{found}` instead of `{want}`")]
     OtherName {
-        /// Which file.
         file: String,
-        /// Whose it is.
         found: ImageName,
         /// Whose it ought to be.
         want: ImageName,
     },
-    /// Of another serial.
     #[error("{file}: has serial {found} instead of {want}")]
     OtherSerial {
-        /// Which file.
         file: String,
-        /// Its own serial.
         found: Serial,
         /// What it ought to be.
         want: Serial,

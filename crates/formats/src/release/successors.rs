@@ -16,7 +16,6 @@ pub const MAX_HOPS: usize = 16;
 /// A rotation statement: the keys that come after the one that signs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Successors {
-    /// The distribution.
     pub name: ImageName,
     /// Public keys in minisign's base64; 1 to 8, each once.
     pub keys: Vec<String>,

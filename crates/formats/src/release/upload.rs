@@ -12,10 +12,9 @@ use crate::text::{At, Lines, TextFault, number, words};
 /// Longest manifest that is read: room for 2^24 blocks.
 const MAX_FILE: u64 = 4 << 30;
 
-/// An upload manifest.
+/// An upload manifest (`upload.txt`): what a build adds to a mirror, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
-    /// The distribution.
     pub name: ImageName,
     /// The release that it brings.
     pub serial: Serial,
@@ -33,7 +32,6 @@ pub struct Upload {
 /// A file to be put on the mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
-    /// Where.
     pub path: MirrorPath,
     /// What, as a file: of a block it is the compressed form.
     pub digest: Digest,

@@ -21,9 +21,7 @@ const MAX_PINS: u64 = 64 << 20;
 /// What a cache holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Block files.
     pub blocks: usize,
-    /// Their bytes.
     pub bytes: u64,
     /// Those of them that go last.
     pub pinned: usize,

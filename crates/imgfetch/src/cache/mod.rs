@@ -43,12 +43,10 @@ pub enum CacheError {
     #[error("{}: not a cache that this program supports (VERSION is `{found}`); choose another directory, or \
              empty this one", path.display())]
     Version {
-        /// The directory.
         path: PathBuf,
         /// The first line of the file.
         found: String,
     },
-    /// The system refuses.
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -56,9 +54,7 @@ pub enum CacheError {
 /// What was found in the cache.
 #[derive(Debug)]
 pub enum Loaded {
-    /// The block, verified.
     Hit(Block),
-    /// Nothing.
     Miss,
     /// A file that was not the block; it is removed, unless it is on a medium.
     Damaged(Damage),
@@ -79,7 +75,7 @@ pub struct Cache {
     writing: Mutex<Writing>,
 }
 
-/// Whether writing works.
+/// The state of writes to the cache's disk.
 #[derive(Debug, Default)]
 struct Writing {
     paused_until: Option<Instant>,
@@ -252,7 +248,7 @@ impl Cache {
         self.writing().errors
     }
 
-    /// Where it is.
+    /// The directory of the cache.
     pub fn root(&self) -> &Path {
         &self.root
     }

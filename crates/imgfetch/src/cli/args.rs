@@ -55,7 +55,7 @@ pub(super) struct Source {
     pub(super) verbose: bool,
 }
 
-/// `imgfetch mount`.
+/// The arguments of `imgfetch mount`.
 #[derive(Debug)]
 pub(super) struct Mount {
     pub(super) source: Source,
@@ -72,7 +72,7 @@ pub(super) struct Mount {
     pub(super) words: Vec<OsString>,
 }
 
-/// `imgfetch cache`.
+/// The arguments of `imgfetch cache`.
 #[derive(Debug)]
 pub(super) struct CacheCare {
     pub(super) what: Care,
@@ -92,7 +92,7 @@ pub(super) enum Care {
     Evict(u64),
 }
 
-/// `imgfetch netselect`.
+/// The arguments of `imgfetch netselect`.
 #[derive(Debug)]
 pub(super) struct Netselect {
     pub(super) mirrors: Vec<MirrorUrl>,
@@ -440,7 +440,7 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
     })
 }
 
-/// The option's value.
+/// The value of the option that was read last, as UTF-8.
 fn text(parser: &mut lexopt::Parser) -> Result<String, UsageError> {
     Ok(parser.value()?.string()?)
 }

@@ -46,13 +46,10 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What the engine works with.
 #[derive(Debug)]
 pub struct EngineSetup {
-    /// The disk.
     pub index: Arc<Index>,
     /// From where; at least one, at most 64.
     pub mirrors: Vec<MirrorUrl>,
-    /// How.
     pub http: Arc<Http>,
-    /// What is kept.
     pub cache: Option<Arc<Cache>>,
     /// Limits of the core.
     pub config: Config,
@@ -88,9 +85,8 @@ pub struct MirrorEstimate {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The deadline has passed.
-    #[error("block {name}: not to be had within {} s; {reason}", deadline.as_secs())]
+    #[error("block {name}: not received within {} s; {reason}", deadline.as_secs())]
     Deadline {
-        /// The block.
         name: BlockName,
         /// How long was waited.
         deadline: Duration,
@@ -127,7 +123,7 @@ struct CacheLookup {
     peek: bool,
 }
 
-/// One request.
+/// A request for one block file, on its way to a thread.
 struct BlockRequest {
     ticket: Ticket,
     id: ObjectId,
@@ -281,7 +277,7 @@ impl Engine {
         }
     }
 
-    /// The disk.
+    /// The index of the served disk.
     pub fn index(&self) -> &Arc<Index> {
         &self.shared.setup.index
     }
@@ -323,7 +319,7 @@ fn watch_link(shared: &std::sync::Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         let handles = shared.lock().old_requests(shared.now(), LINK);
         if handles.iter().filter(|handle| handle.drop_if_dead()).count() > 0 {
-            log::warn!("an address of this machine is gone; its connections are given up");
+            log::warn!("this machine lost a network address; closing the connections that used it");
         }
     }
 }

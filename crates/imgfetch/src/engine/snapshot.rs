@@ -32,7 +32,6 @@ pub struct Counters {
     pub faults: u64,
     /// Blocks that came over the network.
     pub fetched_blocks: u64,
-    /// Their bytes.
     pub fetched_bytes: u64,
     /// The bytes of the disk in them.
     pub fetched_raw_bytes: u64,
@@ -44,10 +43,9 @@ pub struct Counters {
     pub hedged: u64,
 }
 
-/// One mirror.
+/// The statistics of one mirror.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct MirrorState {
-    /// Its address.
     pub url: String,
     /// `good`, `doubtful` (had wrong or missing files), `busy`, or `down`.
     pub state: &'static str,
@@ -55,9 +53,7 @@ pub struct MirrorState {
     pub failures: u32,
     /// Milliseconds since the first of them; `null` while it is up.
     pub bad_for_ms: Option<u64>,
-    /// Good answers.
     pub good: u64,
-    /// Their bytes.
     pub bytes: u64,
     /// Requests in flight.
     pub in_flight: u32,
@@ -102,9 +98,7 @@ impl MirrorState {
 /// A request in flight.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct InFlight {
-    /// The block's name.
     pub block: String,
-    /// From where.
     pub mirror: String,
     /// Milliseconds since it began.
     pub for_ms: u64,
@@ -115,7 +109,6 @@ pub struct InFlight {
 pub struct LastError {
     /// Milliseconds after the start.
     pub at_ms: u64,
-    /// What it was.
     pub text: String,
 }
 
@@ -126,7 +119,6 @@ pub struct Snapshot {
     pub uptime_ms: u64,
     /// In the order in which they were given.
     pub mirrors: Vec<MirrorState>,
-    /// What was counted.
     pub counters: Counters,
     /// Reads that wait for blocks now.
     pub reads_waiting: usize,
@@ -148,17 +140,14 @@ pub struct Snapshot {
     pub in_flight: Vec<InFlight>,
     /// Bytes of inflated blocks in RAM.
     pub ram_bytes: usize,
-    /// At most.
     pub ram_limit: usize,
     /// Blocks in the cache, as far as they are counted; `null` without a cache.
     pub cache_blocks: Option<usize>,
-    /// Their bytes.
     pub cache_bytes: Option<u64>,
     /// Whether there is no room for blocks.
     pub cache_full: Option<bool>,
     /// Blocks that the disk would not take.
     pub cache_write_errors: Option<u64>,
-    /// The newest last.
     pub last_errors: Vec<LastError>,
 }
 

@@ -30,7 +30,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// While it is down this time doubles, up to this.
 const QUIET_MAX: Duration = Duration::from_secs(600);
 
-/// Where jobs go.
+/// The queues from which the threads take jobs.
 #[derive(Clone, Default)]
 pub(super) struct JobQueues {
     pub(super) loads: Arc<Queue<CacheLookup>>,
@@ -371,7 +371,7 @@ impl EngineState {
     fn say_if_back(&mut self, setup: &EngineSetup, mirror: MirrorId, was_down: bool) {
         let is_back = was_down && !self.is_down(mirror);
         if is_back && self.told.get_mut(usize::from(mirror.0)).is_some_and(std::mem::take) {
-            log::info!("{}: answers again", url(setup, mirror));
+            log::info!("{}: the mirror answers again", url(setup, mirror));
         }
     }
 

@@ -12,7 +12,7 @@ pub struct Piece {
     pub from: usize,
     /// Where it begins in the read.
     pub at: usize,
-    /// Bytes.
+    /// Length in bytes.
     pub len: usize,
 }
 

@@ -56,7 +56,6 @@ impl Recent {
 /// When a read is given a second request beside the first.
 #[derive(Clone, Copy, Debug)]
 pub struct Hedge {
-    /// Never sooner.
     pub least: Duration,
     /// While not enough is known of a mirror.
     pub unknown: Duration,
@@ -98,7 +97,6 @@ pub struct Health {
     pub doubt: u32,
     /// When a web page last came in place of a file, and how many did that count as doubt, since the last good answer.
     pub page: Option<(Time, u32)>,
-    /// Good answers.
     pub good: u64,
     /// Bytes of good answers.
     pub bytes: u64,
@@ -149,7 +147,7 @@ impl Health {
         }
     }
 
-    /// Something small came.
+    /// Records a small answer: `bytes` received, the first after `first_byte`.
     pub(super) fn answered(&mut self, now: Time, bytes: u64, first_byte: Duration) {
         self.first_byte.add(first_byte);
         self.asked_at = self.asked_at.max(Some(now));
@@ -265,10 +263,9 @@ pub(super) fn doubled(first: Duration, failures: u32, most: Duration) -> Duratio
     first.saturating_mul(factor).min(most)
 }
 
-/// What [`choose`] says.
+/// The decision of [`choose`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// This one, now.
     Ask(MirrorId),
     /// None before then.
     WaitUntil(Time),

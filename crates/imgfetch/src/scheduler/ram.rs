@@ -78,12 +78,12 @@ impl<B: Clone> Ram<B> {
         }
     }
 
-    /// Bytes held.
+    /// Bytes of blocks in the RAM cache.
     pub fn used(&self) -> usize {
         self.used
     }
 
-    /// Bytes at most.
+    /// The RAM cache's limit in bytes.
     pub fn limit(&self) -> usize {
         self.limit
     }

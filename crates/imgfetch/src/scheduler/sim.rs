@@ -252,7 +252,6 @@ struct OnLine {
     left: f64,
     /// It stops when so much is left,
     stops: f64,
-    /// until then.
     goes_on: Time,
 }
 

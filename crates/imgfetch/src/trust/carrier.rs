@@ -20,11 +20,9 @@ use system::http::{Answer, Get, Http};
 /// A release that may be used, and what was learnt on the way.
 #[derive(Debug)]
 pub struct ChosenRelease {
-    /// The release.
     pub release: Release,
     /// Its files of the image.
     pub files: ImageFiles,
-    /// The image's index.
     pub index: Arc<Index>,
     /// How each mirror did, in their order.
     pub mirrors: Vec<MirrorStats>,
@@ -307,7 +305,7 @@ mod tests {
         assert!(chosen.mirrors[0].good && chosen.mirrors[0].first_byte.is_some());
         assert_eq!(cache.accepted_serial(&name("demo")).unwrap().map(|serial| serial.get()), Some(7));
         let error = resolve(&http, Some(&cache), request(publish(6).tree())).unwrap_err();
-        assert!(error.to_string().contains("offers release 6 where 7 was already used"), "{error}");
+        assert!(error.to_string().contains("offers release 6, but 7 was already used"), "{error}");
         let until = Instant::now() + Duration::from_secs(20);
         let answers: Vec<_> = ask_all(&http, &request(Tree::new()).mirrors, until).collect();
         assert!(matches!(answers[..], [(0, Err(Fault::Missing(404)))]), "{answers:?}");

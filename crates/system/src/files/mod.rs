@@ -27,7 +27,6 @@ pub enum FileError {
     /// Anything the system says, apart from a full file system.
     #[error("{}: can't {doing}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
         /// What was tried: `read`, `create`, ...
         doing: &'static str,
@@ -41,7 +40,6 @@ pub enum FileError {
         if *quota { ", but your quota is used up" } else { "; free some space, or choose another directory" }
     )]
     NoSpace {
-        /// The file.
         path: PathBuf,
         /// Where the file system is mounted.
         mount: PathBuf,
@@ -55,7 +53,6 @@ pub enum FileError {
     /// Another process works in the directory.
     #[error("{}: in use by process {owner}; wait until it has ended, or choose another directory", path.display())]
     Locked {
-        /// The directory.
         path: PathBuf,
         /// Its process id, or `unknown`.
         owner: String,

@@ -52,7 +52,7 @@ const SCHEMES: &[(SignatureScheme, &[&dyn SignatureVerificationAlgorithm])] = &[
     (SignatureScheme::RSA_PKCS1_SHA256, &[RSA_PKCS1_2048_8192_SHA256]),
 ];
 
-/// For `TlsConfig`.
+/// The crypto provider that every TLS connection uses.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: SUITES.to_vec(),

@@ -29,7 +29,6 @@ use crate::ext2::xattr;
 /// Keeps the positions of the layout before.
 #[derive(Debug)]
 pub struct IncrementalAllocator<'a> {
-    /// The layout before.
     pub previous: &'a PreviousLayout<'a>,
     /// What the tree's files hold.
     pub pages: &'a Pages,
@@ -413,7 +412,7 @@ impl<'a> IncrementalUpdate<'a> {
 
 /// Freed pages by what they hold. What is taken stays taken.
 struct Pool {
-    /// Ascending.
+    /// In ascending order of hashes.
     pages: Vec<(PageHash, u32)>,
     /// By the first two bytes of a hash: where those of its kind begin, and at the end how many pages there are.
     begin: Vec<u32>,

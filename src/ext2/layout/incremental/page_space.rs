@@ -23,7 +23,6 @@ pub(super) struct PageSpace {
 
 /// What a search for room needs to know.
 pub(super) struct SpaceRequest {
-    /// New pages.
     pub pages: u32,
     /// Pages to leave free.
     pub free: u64,
@@ -36,6 +35,7 @@ pub(super) struct SpaceRequest {
 }
 
 impl PageSpace {
+    /// All pages free but those of metadata.
     pub fn new(geometry: Geometry, unit: u32) -> Self {
         let mut space = PageSpace { geometry, unit, taken: vec![] };
         space.metadata();

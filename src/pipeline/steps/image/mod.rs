@@ -59,7 +59,6 @@ pub struct ImageSpec {
     pub block_size: BlockSize,
     /// Compressor of block files.
     pub codec: Codec,
-    /// Time of making.
     pub epoch: u64,
     /// Bytes free for what the system writes.
     pub free: u64,
@@ -67,7 +66,6 @@ pub struct ImageSpec {
     pub inode_size: InodeSize,
     /// Whether what is no longer used is overwritten with zeros.
     pub zero_freed: bool,
-    /// What reads it.
     pub profile: Profile,
     /// The image's index in the previous release.
     pub parent: Option<Parent>,
@@ -157,7 +155,6 @@ pub struct PreviousImage {
 /// An image in blocks, and what the next build needs of it.
 #[derive(Debug)]
 pub struct BuiltImage {
-    /// Blocks and index.
     pub split: Split,
     /// The layout, for `layout.z`; a disk that is taken as it is has none.
     pub layout: Option<Arc<LayoutMap>>,

@@ -47,7 +47,7 @@ const OTHER_SIZES: usize = 8;
 
 /// A disk of which any part can be had, in any order, from several threads at once.
 pub trait Source: Sync {
-    /// Why it can't.
+    /// Why the contents can't be read.
     type Error: Error + Send + 'static;
 
     /// Fills `raw` with the bytes from `at` on.
@@ -103,7 +103,6 @@ pub enum SplitError<E: Error + 'static> {
     )]
     Collisions {
         image: ImageName,
-        /// Block sizes tried.
         tries: usize,
         /// All that was found, in all sizes.
         found: Vec<Collision>,
@@ -113,7 +112,6 @@ pub enum SplitError<E: Error + 'static> {
 /// Blocks that have one MD5 and different contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collision {
-    /// Their name.
     pub name: BlockName,
     /// Where each content was met first, two places at least.
     pub places: Vec<BlockOrigin>,
@@ -133,9 +131,7 @@ fn join(found: &[Collision]) -> String {
 /// An image in blocks.
 #[derive(Clone, Debug)]
 pub struct Split {
-    /// Its map.
     pub index: Index,
-    /// What was done.
     pub figures: Figures,
     /// Collisions that were met and are no more, because the image was cut in another size than asked for.
     pub collisions: Vec<Collision>,
@@ -161,7 +157,6 @@ pub struct Figures {
 /// How an image is split into blocks and compressed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Who compresses.
     pub codec: Codec,
     /// Threads that hash and compress.
     pub threads: NonZeroUsize,

@@ -13,7 +13,7 @@ const ONE: &str = "\
 /// Bytes at which the second differs, by their top bit.
 const DIFFERENCES: [usize; 6] = [19, 45, 59, 83, 109, 123];
 
-/// The pair.
+/// Two blocks with one MD5 (Wang and others, 2004), for tests of collisions.
 pub(crate) fn pair() -> [Vec<u8>; 2] {
     let byte = |at: usize| u8::from_str_radix(&ONE[2 * at..2 * at + 2], 16).unwrap();
     let one: Vec<u8> = (0..128).map(byte).collect();

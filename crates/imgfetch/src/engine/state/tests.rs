@@ -207,7 +207,7 @@ fn a_read_fails_at_its_deadline_with_the_block_and_the_last_failure() {
         }
     };
     let text = result.unwrap_err().to_string();
-    let want = format!("block {}: not to be had within 60 s; last, http://", block(1).name());
+    let want = format!("block {}: not received within 60 s; last, http://", block(1).name());
     assert!(
         text.starts_with(&want) && text.ends_with(": HTTP 404: the mirror does not have the file"),
         "{text}"

@@ -67,7 +67,6 @@ impl Default for Config {
 pub enum Action {
     /// Look for the block in the cache and say [`Core::loaded`].
     Load {
-        /// The block.
         block: ObjectId,
         /// Only whether it is there: nobody wants its bytes now.
         peek: bool,
@@ -76,9 +75,7 @@ pub enum Action {
     Fetch {
         /// To be given back.
         ticket: Ticket,
-        /// The block.
         block: ObjectId,
-        /// The mirror.
         mirror: MirrorId,
         /// When to give up.
         until: Time,
@@ -92,39 +89,21 @@ pub enum Action {
         new_connection: bool,
     },
     /// Nobody wants what this request brings any more: end it.
-    Cancel {
-        /// The request.
-        ticket: Ticket,
-    },
+    Cancel { ticket: Ticket },
     /// Take no more of what this request brings before then: somebody waits for something else. In the past: go on.
-    Hold {
-        /// The request.
-        ticket: Ticket,
-        /// Until when.
-        until: Time,
-    },
+    Hold { ticket: Ticket, until: Time },
     /// Ask the mirror for anything small and say [`Core::probed`]: is it back?
     Probe {
-        /// The mirror.
         mirror: MirrorId,
         /// When to give up.
         until: Time,
     },
     /// Give the read the block that has just come.
-    Deliver {
-        /// The read.
-        read: ReadId,
-        /// The block.
-        block: ObjectId,
-    },
+    Deliver { read: ReadId, block: ObjectId },
     /// The read has all it waited for.
-    Finish {
-        /// The read.
-        read: ReadId,
-    },
+    Finish { read: ReadId },
     /// The read's time is over.
     Fail {
-        /// The read.
         read: ReadId,
         /// What it still waited for.
         block: ObjectId,
@@ -482,7 +461,7 @@ impl Core {
         self.flights.values().map(|flight| (flight.block, flight.mirror, flight.started))
     }
 
-    /// Reads that wait.
+    /// The number of reads that wait for a block.
     pub fn waiting(&self) -> usize {
         self.reads.len()
     }

@@ -24,7 +24,6 @@ pub(super) enum Purpose {
     Search,
     /// `latest`, when another mirror's was taken already: only the mirror's statistics are of interest.
     Late,
-    /// A rotation statement.
     Rotation,
     /// `mirrors.txt`, before `latest` says what it must be.
     EarlyMirrorList,
@@ -34,7 +33,6 @@ pub(super) enum Purpose {
     EarlyIndex,
     /// The prefetch list, before the release says where it is.
     EarlyList,
-    /// The prefetch list.
     List,
 }
 

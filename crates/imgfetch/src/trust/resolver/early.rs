@@ -260,7 +260,7 @@ fn searched(
 ) -> PrefetchListFetch {
     match progress {
         Progress::GaveUp(error) => {
-            ctx.warn(format!("{error}; going on without prefetch"));
+            ctx.warn(format!("{error}; continuing without prefetch"));
             PrefetchListFetch::There(None)
         }
         Progress::Going | Progress::Found => PrefetchListFetch::Search(files, search),

@@ -22,8 +22,8 @@ impl fmt::Display for Freshness {
             }
             Freshness::Unknown { serial, now, published } => write!(
                 f,
-                "latest: the clock says {}, and release {serial} is of {}: set the clock; whether there is a \
-                 newer release can't be told",
+                "latest: the clock says {}, and release {serial} is of {}: set the clock; until then \
+                 the client can't tell whether a newer release exists",
                 now.date(),
                 published.date()
             ),

@@ -116,7 +116,10 @@ impl LatestSearch {
     pub(super) fn judge(&mut self, ctx: &mut Context, bytes: &[u8]) -> Result<(), Fault> {
         let latest = Verified::<Latest>::open(bytes, &ctx.keys).map_err(not_signed)?.into_inner();
         if let Some(name) = self.question.name.as_ref().filter(|name| **name != latest.name) {
-            return Err(refused(format!("latest: is of `{}`; `{name}` was asked for", latest.name)));
+            return Err(refused(format!(
+                "latest: is of distribution `{}`; `{name}` was asked for",
+                latest.name
+            )));
         }
         match ctx.accepted_serial(&latest.name).unwrap_or(Ok(None)) {
             Ok(Some(accepted)) if latest.serial < accepted => return Err(rollback(latest.serial, accepted)),
@@ -129,10 +132,7 @@ impl LatestSearch {
         }
         let best = self.taken.as_ref().map(|taken| taken.serial);
         if let Some(newer) = best.filter(|newer| latest.serial < *newer) {
-            return Err(refused(format!(
-                "offers release {} where another mirror has {newer}",
-                latest.serial
-            )));
+            return Err(refused(format!("offers release {}, but another mirror has {newer}", latest.serial)));
         }
         match freshness(&latest, ctx.now.wall) {
             Freshness::Fresh => self.taken = Some(latest),
@@ -140,7 +140,7 @@ impl LatestSearch {
             // Nothing can be compared with a clock that is wrong.
             doubt @ Freshness::Unknown { .. } => {
                 if best != Some(latest.serial) {
-                    ctx.warn(format!("{doubt}; going on"));
+                    ctx.warn(format!("{doubt}; continuing"));
                 }
                 self.taken = Some(latest);
             }
@@ -191,7 +191,7 @@ impl LatestSearch {
             (_, _, Some(latest), _) => {
                 let (serial, date) = (latest.serial, latest.expires.date());
                 ctx.warn(format!(
-                    "latest: release {serial} has expired on {date}, and no mirror has a newer one; going on"
+                    "latest: release {serial} has expired on {date}, and no mirror has a newer one; using it"
                 ));
                 Ok(latest)
             }
@@ -204,9 +204,9 @@ impl LatestSearch {
             Ok(latest) if latest.serial >= own.serial => return (self.question, Ok(latest)),
             Ok(latest) => {
                 let (theirs, own) = (latest.serial, own.serial);
-                ctx.warn(format!("the mirrors have release {theirs}, the medium {own}; going on with that"));
+                ctx.warn(format!("the mirrors have release {theirs}, the medium has the newer release {own}; using the medium's"));
             }
-            Err(error) => ctx.warn(format!("{error}; going on with the medium, release {}", own.serial)),
+            Err(error) => ctx.warn(format!("{error}; continuing with the medium's release {}", own.serial)),
         }
         (self.question, Ok(own))
     }
@@ -215,7 +215,7 @@ impl LatestSearch {
 /// What is said of a mirror that offers a release below the one that was accepted.
 fn rollback(offered: Serial, accepted: Serial) -> Fault {
     refused(format!(
-        "offers release {offered} where {accepted} was already used; older ones are refused (to use it anyway: \
+        "offers release {offered}, but {accepted} was already used; older releases are refused (to use it anyway: \
          --release {offered})"
     ))
 }

@@ -193,9 +193,7 @@ impl Resolver {
                 Some(None) => Turn::Next(self.follow_keys(error)),
                 Some(Some(resolved)) => {
                     let (serial, date) = (resolved.release.serial, resolved.release.published.date());
-                    self.ctx.warn(format!(
-                        "{error}; going on with what the cache has: release {serial} of {date}"
-                    ));
+                    self.ctx.warn(format!("{error}; continuing with the cached release {serial} of {date}"));
                     self.prefetch_list = PrefetchListFetch::begin(&resolved.files, None);
                     Turn::Next(self.resolve(Box::new(resolved)))
                 }
@@ -322,7 +320,7 @@ impl Resolver {
             }
             Ok(_) => {}
             Err(error) => {
-                self.ctx.detail(format!("whether release {serial} was revoked can't be told: {error}"));
+                self.ctx.detail(format!("can't check whether release {serial} was revoked: {error}"));
             }
         }
         self.keep(&release, &text);
@@ -400,7 +398,7 @@ impl Resolver {
         let (name, serial) = (release.name.clone(), release.serial);
         let resolved = Box::new(Resolved { release, files, index, latest, mirrors_follow, list_follows });
         if !self.ctx.request.has_cache {
-            self.ctx.detail(format!("no cache: that release {serial} was accepted is not remembered"));
+            self.ctx.detail(format!("no cache, so release {serial} is not stored as the newest accepted"));
             return self.resolve(resolved);
         }
         self.ctx.actions.push_back(TrustAction::AcceptSerial(name, serial));

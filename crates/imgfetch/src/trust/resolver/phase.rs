@@ -71,7 +71,6 @@ pub(super) enum IndexStep {
 pub(super) enum Turn {
     /// The phase waits for an event.
     Wait(Phase),
-    /// It has changed.
     Next(Phase),
 }
 

@@ -188,7 +188,7 @@ impl FileSearch {
         self.end_round(ctx, enough)
     }
 
-    /// Time has passed.
+    /// Gives up on requests whose time is over, and asks the next mirror.
     pub(super) fn timeout(&mut self, ctx: &mut Context) -> Progress {
         let now = ctx.now.elapsed;
         match &self.step {
@@ -231,7 +231,7 @@ impl FileSearch {
             let left = self.until.saturating_sub(now).as_secs();
             let last = round.faults.last().map(|(mirror, fault)| format!("{mirror}: {fault}"));
             let (path, last) = (&self.path, last.unwrap_or_default());
-            ctx.warn(format!("{path}: no mirror has answered well yet ({last}); trying for {left} s more"));
+            ctx.warn(format!("{path}: no mirror has sent it yet ({last}); trying for {left} s more"));
         }
         self.step = Step::Pausing { until: now + self.pause };
         self.pause = (2 * self.pause).min(PAUSE_MAX);

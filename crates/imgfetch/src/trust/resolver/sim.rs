@@ -39,7 +39,7 @@ pub(in crate::trust) fn name(text: &str) -> ImageName {
 /// Files of a mirror by path.
 pub(in crate::trust) type Tree = BTreeMap<String, Vec<u8>>;
 
-/// A signing key.
+/// A key that the simulated publisher signs with.
 pub(in crate::trust) struct Key(minisign::KeyPair);
 
 impl Key {
@@ -73,7 +73,7 @@ impl Key {
     }
 }
 
-/// What to publish.
+/// A release that the simulated publisher makes.
 #[derive(Clone, Copy)]
 pub(in crate::trust) struct Publish<'a> {
     pub(in crate::trust) key: &'a Key,

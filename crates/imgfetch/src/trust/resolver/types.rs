@@ -15,11 +15,9 @@ use formats::release::{
 /// What is to be resolved, with which mirrors and keys.
 #[derive(Clone, Debug)]
 pub struct ResolveRequest {
-    /// At least one.
     pub mirrors: Vec<MirrorUrl>,
     /// The keys whose signatures are accepted.
     pub keys: TrustedKeys,
-    /// The image.
     pub image: ImageName,
     /// The distribution; `None`: whichever the mirrors have and the keys have signed.
     pub name: Option<ImageName>,
@@ -39,7 +37,7 @@ pub struct ResolveRequest {
     pub cached_name: Option<ImageName>,
 }
 
-/// The two clocks.
+/// The time since the start, which never jumps, and the time of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// Since the resolver began; never goes back.
@@ -82,7 +80,6 @@ pub type StorageError = Arc<dyn Error + Send + Sync>;
 /// A file that a mirror sent. Nothing is verified.
 #[derive(Clone, Debug)]
 pub struct MirrorAnswer {
-    /// The file.
     pub bytes: Vec<u8>,
     /// Whether it looks like a web page.
     pub web_page: bool,
@@ -92,23 +89,13 @@ pub struct MirrorAnswer {
     pub whole: Duration,
 }
 
-/// What happened.
+/// An event from outside: the carrier reports it to the resolver.
 #[derive(Debug)]
 pub enum TrustEvent {
     /// A request to a mirror is over.
-    Answer {
-        /// The request.
-        id: GetId,
-        /// What it brought.
-        result: Result<MirrorAnswer, Fault>,
-    },
+    Answer { id: GetId, result: Result<MirrorAnswer, Fault> },
     /// What [`TrustAction::Read`] asked for.
-    Stored {
-        /// The file.
-        file: StoredFile,
-        /// Its content.
-        content: StoredContent,
-    },
+    Stored { file: StoredFile, content: StoredContent },
     /// [`TrustAction::AcceptSerial`] is done, or can't be.
     SerialAccepted(Result<(), StorageError>),
 }
@@ -131,7 +118,6 @@ pub enum TrustAction {
     },
     /// Remember, synced, that this serial was accepted, and report with [`TrustEvent::SerialAccepted`].
     AcceptSerial(ImageName, Serial),
-    /// Print a warning.
     Warn(String),
     /// Print a line for `--verbose`.
     Detail(String),
@@ -153,7 +139,6 @@ pub struct MirrorGet {
     pub id: GetId,
     /// Its place in the list of mirrors.
     pub mirror: usize,
-    /// The file.
     pub path: MirrorPath,
     /// Bytes at most.
     pub limit: u64,
@@ -168,11 +153,9 @@ pub struct MirrorGet {
 /// A release that may be used.
 #[derive(Debug)]
 pub struct Resolved {
-    /// The release.
     pub release: Release,
     /// Its files of the image.
     pub files: ImageFiles,
-    /// The image's index.
     pub index: Index,
     /// The `latest` that names the release; `None` for a pinned one and for one from the cache.
     pub latest: Option<Latest>,
@@ -188,7 +171,6 @@ pub enum ResolveError {
     /// No mirror had a file that could be used.
     #[error("can't get {file} from any mirror{}{hint}", EachMirror(.faults))]
     NoMirror {
-        /// The file.
         file: String,
         /// The last failure of each.
         faults: Vec<(MirrorUrl, String)>,
@@ -197,21 +179,17 @@ pub enum ResolveError {
         /// Whether a mirror has a file that is refused, and not just none.
         refused: bool,
     },
-    /// No such image.
     #[error("release {serial} of `{name}` has no image `{image}`; it has {}", list(.has))]
     NoImage {
-        /// The distribution.
         name: ImageName,
-        /// The release.
         serial: Serial,
         /// What was asked for.
         image: ImageName,
-        /// What there is.
         has: Vec<ImageName>,
     },
     /// The publisher has revoked the release that was asked for.
     #[error(
-        "release {serial} was revoked by its publisher, as all below {min}; leave out --release for the newest"
+        "the publisher revoked release {serial} and all others below {min}; leave out --release to use the newest"
     )]
     Revoked {
         /// What was asked for.
@@ -223,11 +201,9 @@ pub enum ResolveError {
     #[error(transparent)]
     State(StorageError),
     /// The serial can't be remembered, and `--strict` wants it to be.
-    #[error("can't remember that release {serial} was accepted; without --strict it would be used anyway")]
+    #[error("can't store that release {serial} was accepted; leave out --strict to use it anyway")]
     NotRemembered {
-        /// The release.
         serial: Serial,
-        /// Why.
         #[source]
         source: StorageError,
     },

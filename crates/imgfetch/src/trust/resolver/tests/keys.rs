@@ -88,5 +88,5 @@ fn the_statements_that_were_followed_are_kept_for_when_there_is_no_network() {
 fn a_successor_may_not_offer_a_release_below_the_one_that_was_accepted() {
     let (keys, tree) = chain(1);
     let sim = Sim::new(&keys[0], vec![SimMirror::new(&tree, ms(10))]).with_cache(SimCache::accepted(8));
-    assert!(sim.run().error().contains("offers release 7 where 8 was already used"));
+    assert!(sim.run().error().contains("offers release 7, but 8 was already used"));
 }

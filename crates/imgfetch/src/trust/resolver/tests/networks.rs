@@ -86,7 +86,7 @@ fn a_login_page_in_the_way_to_all_mirrors_is_waited_for_and_one_alone_is_not() {
     let outcome = Sim::new(&key, mirrors().collect()).run();
     assert_eq!(outcome.serial(), 7);
     assert!((secs(20)..secs(23)).contains(&outcome.at), "{:?}", outcome.at);
-    outcome.assert_warned("no mirror has answered well yet (http://m1/: a web page instead of the file");
+    outcome.assert_warned("no mirror has sent it yet (http://m1/: a web page instead of the file");
     assert_eq!(outcome.warnings.len(), 2, "a line every 10 s: {:?}", outcome.warnings);
 
     let outcome = Sim::new(&key, mirrors().take(1).collect()).run();
@@ -215,7 +215,7 @@ fn without_a_network_the_release_in_the_cache_is_used_within_fifteen_seconds() {
         let outcome = sim(reply.clone(), &cache).run();
         assert_eq!(outcome.serial(), 7, "{reply:?}");
         assert!(outcome.at < secs(15), "{reply:?}: {:?}", outcome.at);
-        outcome.assert_warned("; going on with what the cache has: release 7 of 2024-10-03 23:59 UTC");
+        outcome.assert_warned("; continuing with the cached release 7 of 2024-10-03 23:59 UTC");
         let pinned = |number| {
             let sim = sim(reply.clone(), &cache);
             sim.ask(|request| request.release = Some(serial(number))).run()
@@ -245,14 +245,15 @@ fn a_medium_is_used_where_no_mirror_has_a_newer_release() {
     let dead = SimMirror::scripted(&Tree::new(), ms(5), |_, _| Reply::Fails(unreachable()));
     let outcome = Sim::new(&key, vec![dead]).with_medium(&seven).run();
     assert_eq!((outcome.serial(), outcome.at), (7, ms(5)), "mirrors are asked once");
-    outcome.assert_warned("; going on with the medium, release 7");
+    outcome.assert_warned("; continuing with the medium's release 7");
     let silent = SimMirror::scripted(&Tree::new(), ms(5), |_, _| Reply::Never);
     let outcome = Sim::new(&key, vec![silent]).with_medium(&seven).run();
     assert!(outcome.serial() == 7 && outcome.at < secs(6), "{:?}", outcome.at);
 
     let outcome = Sim::new(&key, vec![SimMirror::new(&six, ms(5))]).with_medium(&seven).run();
     assert_eq!(outcome.serial(), 7);
-    outcome.assert_warned("the mirrors have release 6, the medium 7; going on with that");
+    outcome
+        .assert_warned("the mirrors have release 6, the medium has the newer release 7; using the medium's");
     assert_eq!(outcome.asked("images/host/7/index.idx"), [], "the medium has it");
     assert_eq!(Sim::new(&key, vec![SimMirror::new(&eight, ms(5))]).with_medium(&seven).run().serial(), 8);
 

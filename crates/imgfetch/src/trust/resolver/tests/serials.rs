@@ -13,7 +13,7 @@ fn a_release_below_the_one_that_was_accepted_is_refused() {
     let outcome = sim(&[&six]).run();
     assert!(
         outcome.error().contains(
-            "offers release 6 where 7 was already used; older ones are refused (to use it anyway: --release 6)"
+            "offers release 6, but 7 was already used; older releases are refused (to use it anyway: --release 6)"
         ),
         "{}",
         outcome.error()
@@ -125,7 +125,7 @@ fn a_pinned_release_is_used_unless_it_was_revoked() {
     assert_eq!(pinned(&both(6)).serial(), 6);
     assert_eq!(
         pinned(&both(7)).error(),
-        "release 6 was revoked by its publisher, as all below 7; leave out --release for the newest"
+        "the publisher revoked release 6 and all others below 7; leave out --release to use the newest"
     );
     // One that has expired says so too, also to who is strict.
     let mut stale = six.clone();
@@ -159,7 +159,7 @@ fn who_is_strict_wants_the_serial_to_be_remembered() {
     outcome.assert_warned("the disk fails; an older release would not be noticed the next time");
     assert_eq!(
         run(true).error(),
-        "can't remember that release 7 was accepted; without --strict it would be used anyway"
+        "can't store that release 7 was accepted; leave out --strict to use it anyway"
     );
 }
 
