@@ -18,7 +18,7 @@ use formats::release::TrustedKeys;
 use imgfactory::pipeline::previous_release::PreviousRelease;
 use imgfactory::pipeline::step_runner::StepRunner;
 use imgfactory::pipeline::steps::release::commit;
-use imgfactory::pipeline::steps::split::{Options, Source, split};
+use imgfactory::pipeline::steps::split::{Options, SplitInput, split};
 use imgfactory::publish::Remote;
 use imgfactory::release::Draft;
 use imgfactory::release::SigningKey;
@@ -83,7 +83,7 @@ struct Noise {
     seeded: Seeded,
 }
 
-impl Source for Noise {
+impl SplitInput for Noise {
     type Error = Infallible;
 
     fn read(&self, at: u64, raw: &mut [u8]) -> Result<(), Infallible> {

@@ -12,7 +12,7 @@ use crate::pipeline::{self, Built, ReleaseSigner, Request};
 use crate::project::client_program;
 use crate::project::folder::{self, Project};
 use crate::project::keys::KeyFiles;
-use crate::project::preflight::{self, Purpose};
+use crate::project::preflight::{self, PreflightScope};
 use crate::recipe::lock::Lock;
 use crate::recipe::{Recipe, Size};
 use crate::repository::published::Published;
@@ -76,7 +76,7 @@ Environment:
                             [default: the date of the newest InRelease]";
 
 /// The arguments, as they are meant.
-pub(super) struct Meant {
+pub(super) struct ResolvedArgs {
     project: Project,
     pub recipe: Recipe,
     pub out: PathBuf,
@@ -94,7 +94,7 @@ pub(super) struct Meant {
     cache_limit: u64,
 }
 
-impl Meant {
+impl ResolvedArgs {
     /// Loads the project and the recipe, and checks the arguments against them.
     pub fn by(args: Common) -> Result<Self, Failure> {
         let (project, recipe) = Project::load(&args.recipe)?;
@@ -103,13 +103,13 @@ impl Meant {
         let cache = args.cache.directory()?;
         let mirrors = mirrors(&args.debian_mirror)?;
         let epoch = epoch()?;
-        preflight::require(Purpose::Build, &out, &cache)?;
+        preflight::require(PreflightScope::Build, &out, &cache)?;
         let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
         let public = KeyFiles::public_of(&key)?;
         let previous = args.previous.as_deref().map(|place| Published::open(place, 1)).transpose()?;
         let (repack, offline) = (args.repack, args.offline);
         let cache_limit = args.cache_max.unwrap_or(DEFAULT_LIMIT);
-        Ok(Meant {
+        Ok(ResolvedArgs {
             project,
             recipe,
             out,
@@ -157,7 +157,7 @@ impl Meant {
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let meant = Meant::by(args.common)?;
+    let meant = ResolvedArgs::by(args.common)?;
     let key = KeyFiles::sign_with(&meant.key)?;
     let variable = || std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into);
     let imgfetch = client_program::read(meant.imgfetch.clone().or_else(variable))?;

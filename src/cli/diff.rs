@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::tree::Tree;
+use super::tree::ReleaseTree;
 use super::{Failure, Session, print};
 use crate::pipeline::changes::{Publication, ReleaseChanges};
 use crate::publish::{Either, MirrorFiles};
@@ -82,7 +82,7 @@ fn keys(given: &[String], sides: [(&str, &Published); 2]) -> Result<TrustedKeys,
     let mut of_builds = Vec::new();
     // Keys are taken from local builds only: a mirror can't prove its own.
     for (place, _) in sides.iter().filter(|(_, side)| matches!(side, Published::Directory(_))) {
-        of_builds.extend(Tree::find(Path::new(place))?.publish.keys);
+        of_builds.extend(ReleaseTree::find(Path::new(place))?.publish.keys);
     }
     if of_builds.is_empty() {
         return Err(Failure::Usage(

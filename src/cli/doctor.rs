@@ -74,17 +74,21 @@ fn worded(checks: &[Check], quiet: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::preflight::{MissingPrerequisite, Purpose};
+    use crate::project::preflight::{MissingPrerequisite, PreflightScope};
 
     #[test]
     fn every_check_has_a_line_and_what_lacks_a_remedy() {
         let check = |name: &str, purpose, result| Check { name: name.into(), purpose, result };
         let lack = |what: &str, remedy| Err(MissingPrerequisite { what: what.into(), remedy });
         let checks = [
-            check("mmdebstrap", Purpose::Build, Ok("/usr/bin/mmdebstrap".into())),
-            check("xorriso", Purpose::Build, lack("not found", Remedy::Install("xorriso"))),
-            check("UEFI firmware", Purpose::BootUefi, lack("not found", Remedy::Install("ovmf"))),
-            check("/dev/fuse", Purpose::Mount, lack("missing", Remedy::Do("as root: modprobe fuse".into()))),
+            check("mmdebstrap", PreflightScope::Build, Ok("/usr/bin/mmdebstrap".into())),
+            check("xorriso", PreflightScope::Build, lack("not found", Remedy::Install("xorriso"))),
+            check("UEFI firmware", PreflightScope::BootUefi, lack("not found", Remedy::Install("ovmf"))),
+            check(
+                "/dev/fuse",
+                PreflightScope::Mount,
+                lack("missing", Remedy::Do("as root: modprobe fuse".into())),
+            ),
         ];
         let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
         let lacks = format!(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::publish::{host_name, new_token};
-use super::tree::Tree;
+use super::tree::ReleaseTree;
 use super::{Failure, Session, print};
 use crate::publish::gc::{self, GcError, GcJob, Policy};
 use crate::publish::{OfRemote, Target, follow};
@@ -59,12 +59,12 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     // A relative path of an output directory is fine too.
     let as_path = PathBuf::from(&args.target);
     let tree = match &args.of {
-        Some(out) => Some(Tree::find(out)?),
-        None if as_path.is_dir() => Some(Tree::find(&as_path)?),
+        Some(out) => Some(ReleaseTree::find(out)?),
+        None if as_path.is_dir() => Some(ReleaseTree::find(&as_path)?),
         None => None,
     };
     let target = if as_path.is_dir() {
-        Target::Directory(Tree::find(&as_path)?.root)
+        Target::Directory(ReleaseTree::find(&as_path)?.root)
     } else {
         args.target.parse().map_err(|error: crate::publish::BadTarget| Failure::Usage(error.to_string()))?
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::tree::Tree;
+use super::tree::ReleaseTree;
 use super::{Failure, Session, print};
 use crate::iso::offline::{BlockSelection, Disc};
 use crate::pipeline::build_record::{BuildRecord, LOGS};
@@ -44,7 +44,7 @@ enum BlocksArg {
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let record = BuildRecord::read(&args.out)?;
-    let tree = Tree::find(&args.out)?;
+    let tree = ReleaseTree::find(&args.out)?;
     let state = tree.state(&tree.keys(&[])?)?;
     let target = args.to.unwrap_or_else(|| args.out.join(format!("{}-blocks.iso", record.name)));
     let made = offline_medium::make(&OfflineMediumRequest {

@@ -29,7 +29,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Key {
+struct KeyArg {
     /// Public key of the releases: a file or base64; may be repeated [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
@@ -53,7 +53,7 @@ struct PullArgs {
     #[arg(long)]
     no_blocks: bool,
     #[command(flatten)]
-    key: Key,
+    key: KeyArg,
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ struct VerifyArgs {
     #[arg(long, conflicts_with = "sample")]
     full: bool,
     #[command(flatten)]
-    key: Key,
+    key: KeyArg,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,7 +77,7 @@ struct ListArgs {
     #[arg(value_name = "URL|DIR|TARGET")]
     tree: String,
     #[command(flatten)]
-    key: Key,
+    key: KeyArg,
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {

@@ -1,6 +1,6 @@
 //! `imgfactory plan RECIPE`.
 
-use super::build::{Common, ENVIRONMENT, Meant};
+use super::build::{Common, ENVIRONMENT, ResolvedArgs};
 use super::diff::show;
 use super::{Failure, Session};
 use crate::pipeline;
@@ -19,7 +19,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let mut meant = Meant::by(args.common)?;
+    let mut meant = ResolvedArgs::by(args.common)?;
     if meant.previous.is_none() {
         let own = Published::open(&meant.out, 1)?;
         let there = own.read(&MirrorPath::Latest, MirrorPath::Latest.limit())?.is_some();

@@ -153,7 +153,7 @@ fn files(mut args: Args, session: &Session) -> Result<Exit, Failure> {
 struct NoReads;
 
 /// What a boot was seen to read.
-struct Boot {
+struct ProfiledBoot {
     /// Blocks, in order of first request.
     blocks: Vec<PrefetchBlock>,
     /// What the clients said, by image.
@@ -161,7 +161,7 @@ struct Boot {
 }
 
 /// Boots once and returns what was read.
-fn boot(args: &Args, session: &Session) -> Result<(BuildRecord, Boot), Failure> {
+fn boot(args: &Args, session: &Session) -> Result<(BuildRecord, ProfiledBoot), Failure> {
     let token = token()?;
     let (facts, prepared) = args.machine.prepare(session, Some(&token), Screen::None)?;
     let mut templates = facts.expect.lines.clone();
@@ -199,7 +199,7 @@ fn boot(args: &Args, session: &Session) -> Result<(BuildRecord, Boot), Failure> 
         let first_read_ms = u32::try_from(millis).unwrap_or(u32::MAX);
         PrefetchBlock { phase, name, first_read_ms, reads: 1 }
     };
-    Ok((facts, Boot { blocks: noted.iter().map(ahead).collect(), reads }))
+    Ok((facts, ProfiledBoot { blocks: noted.iter().map(ahead).collect(), reads }))
 }
 
 /// The newest map of each image of the build.

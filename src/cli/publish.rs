@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::tree::{Tree, http};
+use super::tree::{ReleaseTree, http};
 use super::{Failure, Session, print};
 use crate::pipeline::build_record::RecordedTarget;
 use crate::publish::{
@@ -108,7 +108,7 @@ fn parsed(target: &RecordedTarget) -> Result<(Target, Option<MirrorUrl>), Failur
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let tree = Tree::find(&args.out)?;
+    let tree = ReleaseTree::find(&args.out)?;
     let given: Vec<RecordedTarget> = args
         .to
         .iter()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::tree::{Tree, published};
+use super::tree::{ReleaseTree, published};
 use super::{Failure, Session, print};
 use crate::pipeline::build_record::BuildRecord;
 use crate::pipeline::resign::{ResignAction, ResignError, Signing, resign};
@@ -143,7 +143,7 @@ struct SignerArgs {
 
 impl SignerArgs {
     fn sign(&self, out: &Path, action: &ResignAction, next: Option<&SigningKey>) -> Result<Exit, Failure> {
-        let tree = Tree::find(out)?;
+        let tree = ReleaseTree::find(out)?;
         let name = self.key.clone().or_else(|| Some(tree.publish.key.clone()).filter(|key| !key.is_empty()));
         let Some(name) = name else {
             return Err(Failure::Usage(format!(

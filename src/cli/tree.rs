@@ -9,17 +9,17 @@ use crate::repository::mirror::trusted;
 use crate::repository::published::Published;
 use crate::repository::targets::LocalTree;
 use formats::release::TrustedKeys;
-use system::http::{Http, Patience, Proxies};
+use system::http::{Http, Proxies, Timeouts};
 
 /// A tree and what is known of it.
-pub(super) struct Tree {
+pub(super) struct ReleaseTree {
     /// Directory with `latest`.
     pub root: PathBuf,
     /// What its build noted.
     pub publish: PublishRecord,
 }
 
-impl Tree {
+impl ReleaseTree {
     /// The tree of an output directory, or a tree by itself.
     pub fn find(dir: &Path) -> Result<Self, Failure> {
         if !dir.is_dir() {
@@ -30,10 +30,10 @@ impl Tree {
         }
         let inner = dir.join(MIRROR);
         if dir.join(FILE).is_file() && inner.is_dir() {
-            return Ok(Tree { root: inner, publish: BuildRecord::read(dir)?.publish });
+            return Ok(ReleaseTree { root: inner, publish: BuildRecord::read(dir)?.publish });
         }
         let root = if inner.join("latest").is_file() { inner } else { dir.into() };
-        Ok(Tree { root, publish: PublishRecord::default() })
+        Ok(ReleaseTree { root, publish: PublishRecord::default() })
     }
 
     /// Who may have signed it.
@@ -70,7 +70,7 @@ pub(super) fn published(
     let (published, keys) = match Published::open(Path::new(place), jobs)? {
         // Only a local build records which keys to trust.
         Published::Directory(_) => {
-            let tree = Tree::find(Path::new(place))?;
+            let tree = ReleaseTree::find(Path::new(place))?;
             let keys = tree.keys(keys)?;
             (Published::Directory(LocalTree(tree.root)), keys)
         }
@@ -85,5 +85,5 @@ pub(super) fn published(
 
 /// A client for what the public sees.
 pub(super) fn http(jobs: usize) -> Result<Http, Failure> {
-    Ok(Http::new(Proxies::from_env()?, None, jobs, Patience::default())?)
+    Ok(Http::new(Proxies::from_env()?, None, jobs, Timeouts::default())?)
 }

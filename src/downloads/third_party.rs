@@ -20,7 +20,7 @@ use crate::guests::{ServiceError, ThirdPartyFiles};
 use crate::sys::progress::{Progress, Task, Unit};
 use formats::fetch_fault::FetchFault;
 use system::files::{self, AtomicFile, FileError};
-use system::http::{BadProxy, Get, Http, Patience, Proxies};
+use system::http::{BadProxy, Get, Http, Proxies, Timeouts};
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
@@ -274,7 +274,7 @@ impl<'a> ThirdPartySources<'a> {
                 dir: dir(),
             });
         }
-        let http = Http::new(Proxies::from_env()?, None, 1, Patience::default());
+        let http = Http::new(Proxies::from_env()?, None, 1, Timeouts::default());
         let http = http.unwrap_or_else(|_| unreachable!("there are no certificates to be wrong"));
         let mut tried = Vec::new();
         for url in urls {

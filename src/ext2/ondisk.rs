@@ -3,7 +3,7 @@
 //! Names and offsets are those of e2fsprogs' `lib/ext2fs/ext2_fs.h`. All integers are little-endian. What a
 //! structure here does not name is written as zeros and ignored when read.
 
-use crate::tree::Time;
+use crate::tree::FileTime;
 
 /// A value at a fixed offset of an on-disk structure.
 trait Field: Sized {
@@ -334,7 +334,7 @@ const TIME_MIN: i64 = i32::MIN as i64;
 
 /// A time as `i_mtime` and `i_mtime_extra`. What the fields can't hold becomes the nearest time that they
 /// can: 1901 to 2310, or to 2038 and whole seconds if not `extra`.
-pub fn encode_time(time: Time, extra: bool) -> (u32, u32) {
+pub fn encode_time(time: FileTime, extra: bool) -> (u32, u32) {
     let max = if extra { TIME_MAX } else { i64::from(i32::MAX) };
     let clamped = time.secs.clamp(TIME_MIN, max);
     let nanos = if clamped == time.secs && extra { time.nanos } else { 0 };
@@ -348,9 +348,9 @@ pub fn encode_time(time: Time, extra: bool) -> (u32, u32) {
 
 /// The time that `i_mtime` and `i_mtime_extra` hold. Nanoseconds of 10^9 and more are damage that the kernel
 /// also lets pass; they are cut to 999,999,999.
-pub fn decode_time(low: u32, extra: u32) -> Time {
+pub fn decode_time(low: u32, extra: u32) -> FileTime {
     let secs = i64::from(i32::from_le_bytes(low.to_le_bytes())) + (i64::from(extra & 3) << 32);
-    Time { secs, nanos: (extra >> 2).min(999_999_999) }
+    FileTime { secs, nanos: (extra >> 2).min(999_999_999) }
 }
 
 /// A device number as `i_block[0]` and `i_block[1]`: the first if both parts are below 256, otherwise the

@@ -13,7 +13,7 @@ use super::ondisk::{
     Superblock,
 };
 use super::{FIRST_INO, ROOT_INO, shown};
-use crate::tree::{Meta, Time, Tree};
+use crate::tree::{FileTime, Meta, Tree};
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -175,7 +175,7 @@ impl<'t> ImagePlan<'t> {
     /// Metadata of a lost+found that the tree did not have.
     pub(crate) fn lost_found(&self) -> Meta {
         let secs = i64::try_from(self.demand.options.epoch).unwrap_or(i64::MAX);
-        Meta { mode: 0o700, mtime: Time { secs, nanos: 0 }, ..Meta::default() }
+        Meta { mode: 0o700, mtime: FileTime { secs, nanos: 0 }, ..Meta::default() }
     }
 
     /// The superblock's copy in `group`. Only the first has counts and the mark of a clean file system: copies are

@@ -11,7 +11,7 @@ use super::RootFiles;
 use super::config::GuestConfig;
 use super::kind::data_image_name;
 use crate::templates::{TemplateError, Templates, context};
-use crate::tree::{Content, Time, Tree, TreeError};
+use crate::tree::{Content, FileTime, Tree, TreeError};
 
 /// The script behind the units and the command `guest`.
 const SCRIPT: &str = "usr/lib/imgfactory/guest";
@@ -71,7 +71,7 @@ pub fn install_in_host(
     host: &mut Tree,
     guests: &[GuestConfig],
     templates: &Templates,
-    mtime: Time,
+    mtime: FileTime,
 ) -> Result<(), GuestError> {
     if guests.is_empty() {
         return Ok(());
@@ -244,7 +244,7 @@ mod tests {
     fn the_host_gets_units_and_a_configuration_for_each_guest() {
         let mut host = Tree::new(Meta::default());
         let guests = [guest("web", true), guest("plan9", false)];
-        install_in_host(&mut host, &guests, &Templates::built_in(), Time::default()).unwrap();
+        install_in_host(&mut host, &guests, &Templates::built_in(), FileTime::default()).unwrap();
 
         let config = text(&host, "etc/imgfactory/guests/web.cfg");
         for line in ["name = \"web\"", "type = \"pv\"", "memory = 192", "vcpus = 2"] {
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_host_without_guests_stays_as_it_was() {
         let mut host = Tree::new(Meta::default());
-        install_in_host(&mut host, &[], &Templates::built_in(), Time::default()).unwrap();
+        install_in_host(&mut host, &[], &Templates::built_in(), FileTime::default()).unwrap();
         assert_eq!(host.nodes().len(), 1);
     }
 
@@ -280,7 +280,7 @@ mod tests {
             let mut host = Tree::new(Meta::default());
             let mut one = guest("bsd", true);
             change(&mut one);
-            install_in_host(&mut host, &[one], &Templates::built_in(), Time::default())
+            install_in_host(&mut host, &[one], &Templates::built_in(), FileTime::default())
                 .unwrap_err()
                 .to_string()
         };
@@ -303,7 +303,7 @@ mod tests {
             Ok((name == "guest/xl.cfg").then(|| "memory = {{ guest.ram }}\n".to_owned()))
         });
         let error =
-            install_in_host(&mut host, &[guest("web", true)], &templates, Time::default()).unwrap_err();
+            install_in_host(&mut host, &[guest("web", true)], &templates, FileTime::default()).unwrap_err();
         assert_eq!(error.to_string(), "guest web: can't make its files from the templates");
     }
 
@@ -319,7 +319,7 @@ mod tests {
             guest("db", true),
             GuestConfig { memory_mib: 1024, data: true, ..guest("plan9", false) },
         ];
-        install_in_host(&mut host, &guests, &templates, Time::default()).unwrap();
+        install_in_host(&mut host, &guests, &templates, FileTime::default()).unwrap();
         let unit = |instance: &str| format!("usr/lib/systemd/system/imgfactory-image@{instance}.service");
         assert_eq!(text(&host, &unit("")), "[Service]\nMemoryMax=384M\n");
         for (instance, own) in [("web", false), ("db", false), ("plan9", true), ("plan9-data", true)] {
@@ -334,7 +334,7 @@ mod tests {
     fn the_built_in_units_serve_every_guest() {
         let mut host = Tree::new(Meta::default());
         let guests = [guest("web", true), GuestConfig { memory_mib: 1024, ..guest("plan9", false) }];
-        install_in_host(&mut host, &guests, &Templates::built_in(), Time::default()).unwrap();
+        install_in_host(&mut host, &guests, &Templates::built_in(), FileTime::default()).unwrap();
         let units = host.lookup(b"usr/lib/systemd/system").and_then(|dir| host.entries(dir)).unwrap();
         let units: Vec<_> = units.keys().map(|name| String::from_utf8_lossy(name)).collect();
         assert_eq!(

@@ -37,7 +37,7 @@ pub use kind::{
 };
 pub use services::{BoxError, BuildServices, Inputs, ServiceError, ThirdPartyFiles};
 
-use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
+use crate::tree::{Content, FileTime, Kind, Meta, Node, Tree, TreeError};
 
 /// Directory in a guest's image with what it starts from: Linux's `vmlinuz` and `initrd`, or another `kernel`.
 pub const BOOT: &str = "boot/imgfactory";
@@ -50,7 +50,7 @@ pub fn install_in_guest(
     guest: &mut Tree,
     kernel: Content,
     initrd: Content,
-    mtime: Time,
+    mtime: FileTime,
 ) -> Result<(), GuestError> {
     let mut files = RootFiles { tree: guest, mtime };
     files.put(&format!("{BOOT}/vmlinuz"), 0o644, kernel)?;
@@ -61,7 +61,7 @@ pub fn install_in_guest(
 /// Puts files of root's into a tree, all with one time.
 struct RootFiles<'t> {
     tree: &'t mut Tree,
-    mtime: Time,
+    mtime: FileTime,
 }
 
 impl RootFiles<'_> {

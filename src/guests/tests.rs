@@ -311,7 +311,7 @@ fn a_file_is_known_by_the_checksum_of_the_recipe_or_of_the_lock() {
 fn a_knoppix_that_is_an_ext2_is_taken_as_it_is_or_gives_its_files() {
     let mut files = Tree::new(Meta { mode: 0o755, ..Meta::default() });
     let content = Kind::File(Content::inline(b"KNOPPIX".to_vec()));
-    let meta = Meta { mode: 0o644, mtime: Time { secs: 1_000_000_000, nanos: 0 }, ..Meta::default() };
+    let meta = Meta { mode: 0o644, mtime: FileTime { secs: 1_000_000_000, nanos: 0 }, ..Meta::default() };
     files.insert(b"etc/issue", Node { meta, kind: content }).unwrap();
     let plan = ImagePlan::new(&files, &ImageOptions::new("knoppix", 0), &mut Sequential::default()).unwrap();
     let mut image = Vec::new();

@@ -168,10 +168,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tree::{Content, ContentSource, Extent, Meta, SpoolId, Time};
+    use crate::tree::{Content, ContentSource, Extent, FileTime, Meta, SpoolId};
 
     fn node(mode: u16, kind: Kind) -> Node {
-        Node { meta: Meta { mode, mtime: Time { secs: 1_700_000_000, nanos: 5 }, ..Meta::default() }, kind }
+        Node {
+            meta: Meta { mode, mtime: FileTime { secs: 1_700_000_000, nanos: 5 }, ..Meta::default() },
+            kind,
+        }
     }
 
     fn file(bytes: &[u8]) -> Kind {

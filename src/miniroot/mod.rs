@@ -20,7 +20,7 @@ pub use modules::{GROUPS, Group, Selection};
 pub use pack::{MinirootPackError, MinirootPart, PackedMiniroot, pack};
 pub use scripts::{ScriptValues, scripts};
 
-use crate::tree::{Content, Contents, Kind, Meta, Node, Time, Tree, TreeError};
+use crate::tree::{Content, Contents, FileTime, Kind, Meta, Node, Tree, TreeError};
 
 /// Why a miniroot can't be put together.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub struct File {
 
 /// What a miniroot is made of.
 #[derive(Debug)]
-pub struct Ingredients<'a> {
+pub struct MinirootInputs<'a> {
     /// Modules; their kernel is the one that has to be booted with it.
     pub modules: &'a Selection<'a>,
     pub busybox: Arc<[u8]>,
@@ -54,7 +54,7 @@ pub struct Ingredients<'a> {
     /// Everything else, `init` among it. One that is put where another is replaces it.
     pub files: Vec<File>,
     /// Time of everything in it.
-    pub mtime: Time,
+    pub mtime: FileTime,
 }
 
 /// Names under which busybox is called by other than its own shell, which finds all applets in itself, by way
@@ -70,8 +70,8 @@ const DIRECTORIES: &[(&str, u16)] =
 ///
 /// # Errors
 /// [`PlanError`].
-pub fn plan(ingredients: &Ingredients, contents: &dyn Contents) -> Result<Tree, PlanError> {
-    let Ingredients { modules, busybox, imgfetch, files, mtime } = ingredients;
+pub fn plan(ingredients: &MinirootInputs, contents: &dyn Contents) -> Result<Tree, PlanError> {
+    let MinirootInputs { modules, busybox, imgfetch, files, mtime } = ingredients;
     let meta = |mode| Meta { mode, mtime: *mtime, ..Meta::default() };
     let mut tree = Tree::new(meta(0o755));
     let mut put = |path: &str, mode, kind| tree.insert(path.as_bytes(), Node { meta: meta(mode), kind });

@@ -136,12 +136,12 @@ fn miniroot(tree: &Tree) -> Tree {
     let kernel = Kernel::find(tree, &NONE).unwrap();
     let modules = Selection::new(&kernel, []).unwrap();
     let file = |path: &str, mode, bytes: &[u8]| File { path: path.into(), mode, bytes: bytes.into() };
-    let ingredients = Ingredients {
+    let ingredients = MinirootInputs {
         modules: &modules,
         busybox: vec![7; 10_000].into(),
         imgfetch: Some(vec![9; 5_000].into()),
         files: vec![file("init", 0o755, b"#!/bin/sh\n"), file("etc/imgfactory/release.pub", 0o644, b"key")],
-        mtime: Time { secs: 1_700_000_000, nanos: 0 },
+        mtime: FileTime { secs: 1_700_000_000, nanos: 0 },
     };
     plan(&ingredients, &NONE).unwrap()
 }

@@ -12,7 +12,7 @@ use system::files::FileSystem;
 
 /// What something is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum PreflightScope {
     Build,
     /// `run` and `test`: a virtual machine.
     Boot,
@@ -24,21 +24,21 @@ pub enum Purpose {
     Judge,
 }
 
-impl Purpose {
+impl PreflightScope {
     /// Whether one can't do without it.
     pub fn is_required(self) -> bool {
-        matches!(self, Purpose::Build | Purpose::Boot)
+        matches!(self, PreflightScope::Build | PreflightScope::Boot)
     }
 }
 
-impl fmt::Display for Purpose {
+impl fmt::Display for PreflightScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Purpose::Build => "to build",
-            Purpose::Boot => "to run and test what was built",
-            Purpose::BootUefi => "to run and test with UEFI",
-            Purpose::Mount => "to mount images on this computer",
-            Purpose::Judge => "for the project's own tests",
+            PreflightScope::Build => "to build",
+            PreflightScope::Boot => "to run and test what was built",
+            PreflightScope::BootUefi => "to run and test with UEFI",
+            PreflightScope::Mount => "to mount images on this computer",
+            PreflightScope::Judge => "for the project's own tests",
         })
     }
 }
@@ -49,7 +49,7 @@ pub struct Check {
     /// The program, file or permission, as it is shown.
     pub name: String,
     /// What it is needed for.
-    pub purpose: Purpose,
+    pub purpose: PreflightScope,
     /// What was found, or what is missing.
     pub result: Result<String, MissingPrerequisite>,
 }
@@ -80,7 +80,7 @@ pub struct MissingPrerequisites(pub Vec<Check>);
 /// Runs all checks. `out` and `cache` are the directories that a build will write to.
 pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
     let mut checks = vec![
-        program("mmdebstrap", Purpose::Build),
+        program("mmdebstrap", PreflightScope::Build),
         file(
             "Debian's archive keys",
             &[
@@ -88,31 +88,31 @@ pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
                 "/usr/share/keyrings/debian-archive-keyring.pgp",
             ],
             "debian-archive-keyring",
-            Purpose::Build,
+            PreflightScope::Build,
         ),
-        program("xorriso", Purpose::Build),
+        program("xorriso", PreflightScope::Build),
     ];
     if !rustix::process::geteuid().is_root() {
-        checks.push(program("newuidmap", Purpose::Build));
+        checks.push(program("newuidmap", PreflightScope::Build));
         checks.push(Check {
             name: "user namespaces".into(),
-            purpose: Purpose::Build,
+            purpose: PreflightScope::Build,
             result: user_namespaces(),
         });
         for table in ["/etc/subuid", "/etc/subgid"] {
             let result = subordinate_ids(table);
-            checks.push(Check { name: table.into(), purpose: Purpose::Build, result });
+            checks.push(Check { name: table.into(), purpose: PreflightScope::Build, result });
         }
     }
     // A Debian tree is spooled as a tar of up to some gigabytes; the blocks made of it are about a third.
     checks.push(space("space for the cache", cache, 2 << 30));
     checks.push(space("space for the output", out, 1 << 30));
-    checks.push(program("qemu-system-x86_64", Purpose::Boot));
-    checks.push(file("UEFI firmware", &UEFI_FIRMWARE, "ovmf", Purpose::BootUefi));
-    checks.push(Check { name: "/dev/fuse".into(), purpose: Purpose::Mount, result: fuse() });
-    checks.push(program("fusermount3", Purpose::Mount));
+    checks.push(program("qemu-system-x86_64", PreflightScope::Boot));
+    checks.push(file("UEFI firmware", &UEFI_FIRMWARE, "ovmf", PreflightScope::BootUefi));
+    checks.push(Check { name: "/dev/fuse".into(), purpose: PreflightScope::Mount, result: fuse() });
+    checks.push(program("fusermount3", PreflightScope::Mount));
     for judge in ["e2fsck", "fsck.fat", "mdir", "minisign", "nginx", "sgdisk", "uml_moo"] {
-        checks.push(program(judge, Purpose::Judge));
+        checks.push(program(judge, PreflightScope::Judge));
     }
     checks
 }
@@ -121,7 +121,7 @@ pub fn look(out: &Path, cache: &Path) -> Vec<Check> {
 ///
 /// # Errors
 /// [`MissingPrerequisites`] names everything that is missing, not only the first.
-pub fn require(purpose: Purpose, out: &Path, cache: &Path) -> Result<(), MissingPrerequisites> {
+pub fn require(purpose: PreflightScope, out: &Path, cache: &Path) -> Result<(), MissingPrerequisites> {
     let missing: Vec<Check> = look(out, cache)
         .into_iter()
         .filter(|check| check.purpose == purpose && check.result.is_err())
@@ -160,7 +160,7 @@ fn worded(checks: &[Check]) -> String {
     text
 }
 
-fn program(name: &'static str, purpose: Purpose) -> Check {
+fn program(name: &'static str, purpose: PreflightScope) -> Check {
     let result = find(name).map(|path| path.display().to_string()).ok_or_else(|| MissingPrerequisite {
         what: "not found".into(),
         remedy: match package_of(name) {
@@ -171,7 +171,7 @@ fn program(name: &'static str, purpose: Purpose) -> Check {
     Check { name: name.into(), purpose, result }
 }
 
-fn file(name: &str, places: &[&str], package: &'static str, purpose: Purpose) -> Check {
+fn file(name: &str, places: &[&str], package: &'static str, purpose: PreflightScope) -> Check {
     let found = places.iter().find(|place| Path::new(place).is_file());
     let lack = || MissingPrerequisite { what: "not found".into(), remedy: Remedy::Install(package) };
     Check { name: name.into(), purpose, result: found.map(|&place| place.to_owned()).ok_or_else(lack) }
@@ -256,7 +256,7 @@ fn space(name: &str, path: &Path, least: u64) -> Check {
         ))),
         Err(error) => Err(other(error.to_string())),
     };
-    Check { name: name.into(), purpose: Purpose::Build, result }
+    Check { name: name.into(), purpose: PreflightScope::Build, result }
 }
 
 /// The default cache directory: `$XDG_CACHE_HOME/imgfactory`, else `~/.cache/imgfactory`. `None` when neither
@@ -272,7 +272,7 @@ pub fn default_cache() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn lack(name: &str, purpose: Purpose, what: &str, remedy: Remedy) -> Check {
+    fn lack(name: &str, purpose: PreflightScope, what: &str, remedy: Remedy) -> Check {
         Check { name: name.into(), purpose, result: Err(MissingPrerequisite { what: what.into(), remedy }) }
     }
 
@@ -280,10 +280,10 @@ mod tests {
     fn all_missing_prerequisites_are_in_one_message_with_one_command_that_installs_them() {
         let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
         let missing = MissingPrerequisites(vec![
-            lack("xorriso", Purpose::Build, "not found", Remedy::Install("xorriso")),
-            lack("newuidmap", Purpose::Build, "not found", Remedy::Install("uidmap")),
-            lack("newgidmap", Purpose::Build, "not found", Remedy::Install("uidmap")),
-            lack("/etc/subuid", Purpose::Build, "no range", Remedy::Do("add one".into())),
+            lack("xorriso", PreflightScope::Build, "not found", Remedy::Install("xorriso")),
+            lack("newuidmap", PreflightScope::Build, "not found", Remedy::Install("uidmap")),
+            lack("newgidmap", PreflightScope::Build, "not found", Remedy::Install("uidmap")),
+            lack("/etc/subuid", PreflightScope::Build, "no range", Remedy::Do("add one".into())),
         ]);
         assert_eq!(
             missing.to_string(),

@@ -7,7 +7,7 @@ use crate::publish::{BadTarget, FileToSend, Listed, MirrorFiles, OfRemote, Remot
 use crate::repository::mirror::WebTree;
 use crate::repository::targets::{self, LocalTree};
 use formats::release::{BadUrl, MirrorPath, MirrorUrl};
-use system::http::{BadCa, BadProxy, Http, Patience, Proxies};
+use system::http::{BadCa, BadProxy, Http, Proxies, Timeouts};
 
 /// The directory of a build's output with the tree for mirrors.
 pub const MIRROR: &str = "mirror";
@@ -50,7 +50,7 @@ impl Published {
     pub fn open(place: &Path, jobs: usize) -> Result<Self, PublishedError> {
         let text = place.to_str().unwrap_or_default();
         if text.starts_with("http://") || text.starts_with("https://") {
-            let http = Http::new(Proxies::from_env()?, None, jobs, Patience::default())?;
+            let http = Http::new(Proxies::from_env()?, None, jobs, Timeouts::default())?;
             return Ok(Published::Url(MirrorUrl::typed(text)?, Box::new(http)));
         }
         let target = match text.parse() {

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use walkdir::WalkDir;
 
 use crate::tree::{
-    Content, ContentSource, Contents, Extent, Kind, Meta, Node, NodeId, SpoolId, Time, Tree, TreeError,
+    Content, ContentSource, Contents, Extent, FileTime, Kind, Meta, Node, NodeId, SpoolId, Tree, TreeError,
 };
 use system::files::FileError;
 
@@ -66,7 +66,7 @@ pub fn read(dir: &Path) -> Result<(Tree, Directory), DirectoryError> {
             mode: u16::try_from(metadata.mode() & 0o7777).unwrap_or_default(),
             uid: metadata.uid(),
             gid: metadata.gid(),
-            mtime: Time {
+            mtime: FileTime {
                 secs: metadata.mtime(),
                 nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or_default(),
             },

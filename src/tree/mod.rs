@@ -31,7 +31,7 @@ impl NodeId {
 
 /// Time of last modification: seconds since 1970 (may be negative) and nanoseconds below 10^9.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Time {
+pub struct FileTime {
     /// Seconds since the epoch.
     pub secs: i64,
     /// Nanoseconds, 0..1_000_000_000.
@@ -47,7 +47,7 @@ pub struct Meta {
     pub uid: u32,
     pub gid: u32,
     /// Modification time; the writers use it for all of an inode's times.
-    pub mtime: Time,
+    pub mtime: FileTime,
     /// Extended attributes by full name (`security.capability`, `system.posix_acl_access` in the kernel's
     /// binary form, `user.x`), sorted.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -394,7 +394,7 @@ impl Tree {
     fn parent_of<'p>(
         &mut self,
         path: &'p [u8],
-        mtime: Time,
+        mtime: FileTime,
     ) -> Result<Option<(NodeId, &'p [u8])>, TreeError> {
         let names: Vec<&[u8]> = components(path).collect();
         for name in &names {

@@ -8,7 +8,7 @@ use std::io;
 
 use super::glob::Glob;
 use super::pyc;
-use super::{Content, Contents, Kind, Meta, Node, NodeId, Time, Tree};
+use super::{Content, Contents, FileTime, Kind, Meta, Node, NodeId, Tree};
 
 /// What a rule does with what its pattern matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ pub fn normalise(tree: &mut Tree, contents: &dyn Contents, epoch: i64) -> io::Re
 
 /// Sets every time later than `epoch` (seconds since 1970) to it.
 pub fn clamp_times(tree: &mut Tree, epoch: i64) {
-    let latest = Time { secs: epoch, nanos: 0 };
+    let latest = FileTime { secs: epoch, nanos: 0 };
     let ids: Vec<NodeId> = tree.walk().map(|(_, id)| id).collect();
     for id in ids {
         let mtime = &mut tree.node_mut(id).meta.mtime;
@@ -285,9 +285,9 @@ mod tests {
         for (before, after) in
             [((EPOCH, 1), (EPOCH, 0)), ((EPOCH + 1, 0), (EPOCH, 0)), ((EPOCH - 1, 999), (EPOCH - 1, 999))]
         {
-            tree.node_mut(id).meta.mtime = Time { secs: before.0, nanos: before.1 };
+            tree.node_mut(id).meta.mtime = FileTime { secs: before.0, nanos: before.1 };
             clamp_times(&mut tree, EPOCH);
-            assert_eq!(tree.node(id).meta.mtime, Time { secs: after.0, nanos: after.1 });
+            assert_eq!(tree.node(id).meta.mtime, FileTime { secs: after.0, nanos: after.1 });
         }
     }
 }

@@ -86,7 +86,7 @@ fn replace_start(content: &mut Content, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Meta, Node, SpoolId, Time};
+    use crate::tree::{FileTime, Meta, Node, SpoolId};
 
     #[test]
     fn hashes_become_times_and_all_else_stays() {
@@ -97,7 +97,7 @@ mod tests {
             [&magic[..], &[0; 4], &0x6a79_bee3u32.to_le_bytes(), &6u32.to_le_bytes(), b"code"].concat();
         let spools = vec![hashed.clone()];
         let mut tree = Tree::new(Meta::default());
-        let meta = Meta { mtime: Time { secs: 0x6a79_bee3, nanos: 5 }, ..Meta::default() };
+        let meta = Meta { mtime: FileTime { secs: 0x6a79_bee3, nanos: 5 }, ..Meta::default() };
         let spooled = Content {
             len: 20,
             extents: vec![Extent {

@@ -11,7 +11,7 @@ use formats::index::{BlockContents, Index};
 use formats::release::MirrorPath;
 use imgfetch::engine::{Engine, EngineSetup};
 use imgfetch::scheduler::{Backoff, Config, Hedge};
-use system::http::{Http, Patience, Proxies};
+use system::http::{Http, Proxies, Timeouts};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, faults};
 use crate::fetch_support::{Publisher, disk, stand_back};
@@ -89,10 +89,10 @@ fn under_any_script_each_read_is_right_or_an_error_in_time() {
             })
         })
         .collect();
-    let patience = Patience {
+    let patience = Timeouts {
         first_byte: Duration::from_millis(100),
         stall: Duration::from_millis(100),
-        ..Patience::default()
+        ..Timeouts::default()
     };
     let parts = EngineSetup {
         index: Arc::clone(&index),

@@ -14,7 +14,7 @@ use formats::release::{
 };
 use imgfactory::compress::Compressor;
 use imgfetch::cache::Cache;
-use system::http::{Get, Http, Patience, Proxies};
+use system::http::{Get, Http, Proxies, Timeouts};
 
 use crate::fetch_support::{self, Publisher, disk, scratch};
 use crate::fuzz;
@@ -213,10 +213,10 @@ fn fuzz_answers_of_servers() {
             let _ = stream.write_all(&answer);
         }
     });
-    let patience = Patience {
+    let patience = Timeouts {
         first_byte: Duration::from_millis(500),
         stall: Duration::from_millis(500),
-        ..Patience::default()
+        ..Timeouts::default()
     };
     let http = Http::new(Proxies::none(), None, 1, patience).unwrap();
     let seeds = [

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use imgfactory::ext2::{Align, Allocator, ImageOptions, InodeSize, Reader, Sequential};
-use imgfactory::tree::{ContentSource, Extent, Kind, Meta, SpoolId, Time, Tree};
+use imgfactory::tree::{ContentSource, Extent, FileTime, Kind, Meta, SpoolId, Tree};
 use proptest::prelude::*;
 
 use crate::support::judges::{
@@ -43,7 +43,7 @@ fn a_tree_with_everything_pleases_all_judges_in_every_layout() {
                 ImageOptions { inode_size, free: 1 << 20, ..ImageOptions::new("all", 1_700_000_000) };
             judge(&image, &everything(), &options, allocator);
             // Its times stop at 1970 and 2038, see there.
-            let keep = |time: Time| Time { secs: time.secs.clamp(0, i32::MAX.into()), ..time };
+            let keep = |time: FileTime| FileTime { secs: time.secs.clamp(0, i32::MAX.into()), ..time };
             let mut tree = with_times(&everything(), keep);
             if inode_size == InodeSize::Small {
                 tree = small_inodes(&tree);
@@ -176,7 +176,7 @@ fn the_comparison_names_each_difference() {
         ("group", |tree| at(tree, "tmp").gid = 2, &["/tmp: owner (0, 0), the tree has (0, 2)"]),
         (
             "time",
-            |tree| at(tree, "run").mtime = Time { secs: -5, nanos: 0 },
+            |tree| at(tree, "run").mtime = FileTime { secs: -5, nanos: 0 },
             &[
                 "/run: mtime (-5, 999999999), the tree has (-5, 0)",
                 "/run: atime (-5, 999999999), the tree has (-5, 0)",

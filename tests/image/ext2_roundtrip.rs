@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use imgfactory::ext2::{
     Align, Allocator, ImageOptions, ImagePlan, InodeSize, PlannedImage, Reader, Sequential, write,
 };
-use imgfactory::tree::{Kind, Meta, SpoolId, Time, Tree};
+use imgfactory::tree::{FileTime, Kind, Meta, SpoolId, Tree};
 use proptest::prelude::*;
 
 use crate::support::packed;
@@ -107,7 +107,7 @@ fn times_that_no_inode_holds_become_the_nearest() {
     ];
     for (secs, nanos, expected) in cases {
         let mut tree = Tree::new(meta(0o755, 0));
-        tree.node_mut(tree.root()).meta.mtime = Time { secs, nanos };
+        tree.node_mut(tree.root()).meta.mtime = FileTime { secs, nanos };
         let image = packed(&tree, &spools(), &options(InodeSize::Large), &mut Sequential::default());
         let there = Reader::open(&image).unwrap().tree(SpoolId(0)).unwrap();
         let time = there.node(there.root()).meta.mtime;

@@ -5,7 +5,7 @@ use imgfactory::ext2::{
     ImageOptions, ImagePlan, IncrementalAllocator, Label, LayoutError, LayoutMap, PageHash, PageMap, Pages,
     PlannedImage, PreviousLayout, Reader, Sequential,
 };
-use imgfactory::tree::{Content, Kind, Node, SpoolId, Time, Tree};
+use imgfactory::tree::{Content, FileTime, Kind, Node, SpoolId, Tree};
 use proptest::prelude::*;
 
 use crate::support;
@@ -495,7 +495,7 @@ fn apply(tree: &mut Tree, change: &Change, nth: usize) {
         }
         Change::Touch(which, secs) => {
             if let Some((_, id)) = pick(&paths, which) {
-                tree.node_mut(id).meta.mtime = Time { secs, nanos: 0 };
+                tree.node_mut(id).meta.mtime = FileTime { secs, nanos: 0 };
             }
         }
         Change::Chmod(which, mode) => {

@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use imgfactory::miniroot::{File, Ingredients, Kernel, Selection, pack, plan};
-use imgfactory::tree::{Content, Kind, Meta, Node, Time, Tree};
+use imgfactory::miniroot::{File, Kernel, MinirootInputs, Selection, pack, plan};
+use imgfactory::tree::{Content, FileTime, Kind, Meta, Node, Tree};
 
 /// Two levels of dependencies, a soft one that is an alias of two modules, and one module that nobody wants.
 const DEP: &str = "\
@@ -45,12 +45,12 @@ fn miniroot(release: &str) -> Tree {
     let none: Vec<Vec<u8>> = Vec::new();
     let kernel = Kernel::find(&host, &none).unwrap();
     let modules = Selection::new(&kernel, ["virtio-net"]).unwrap();
-    let ingredients = Ingredients {
+    let ingredients = MinirootInputs {
         modules: &modules,
         busybox: fs::read("/bin/busybox").expect("busybox-static is installed").into(),
         imgfetch: Some(b"client".to_vec().into()),
         files: vec![File { path: "init".into(), mode: 0o755, bytes: b"#!/bin/sh\n".to_vec().into() }],
-        mtime: Time { secs: 1_700_000_000, nanos: 0 },
+        mtime: FileTime { secs: 1_700_000_000, nanos: 0 },
     };
     plan(&ingredients, &none).unwrap()
 }

@@ -9,7 +9,7 @@ use imgfactory::guests::{GuestConfig, Starter, install_in_host};
 use imgfactory::miniroot::{ScriptValues, scripts};
 use imgfactory::recipe::{Cow, Virt};
 use imgfactory::templates::Templates;
-use imgfactory::tree::{Content, Kind, Meta, Node, Time, Tree};
+use imgfactory::tree::{Content, FileTime, Kind, Meta, Node, Tree};
 
 /// A guest that asks for little.
 pub fn guest(name: &str, virt: Virt, starter: Starter) -> GuestConfig {
@@ -35,7 +35,7 @@ pub fn install(guests: &[GuestConfig], room: &Path) {
         let kind = Kind::File(Content::inline(Vec::new()));
         host.insert(program.as_bytes(), Node { meta: Meta::default(), kind }).unwrap();
     }
-    install_in_host(&mut host, guests, &Templates::built_in(), Time::default()).unwrap();
+    install_in_host(&mut host, guests, &Templates::built_in(), FileTime::default()).unwrap();
     for (path, id) in host.walk() {
         let path = room.join(std::str::from_utf8(&path).unwrap());
         let node = host.node(id);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imgfactory::tree::{Content, ContentSource, Contents, Extent, Kind, Meta, Node, SpoolId, Time, Tree};
+use imgfactory::tree::{Content, ContentSource, Contents, Extent, FileTime, Kind, Meta, Node, SpoolId, Tree};
 use proptest::prelude::*;
 
 /// `user::rw-, user:4242:rw-, group::r--, mask::rw-, other::r--` as getxattr(2) gives it.
@@ -21,7 +21,7 @@ pub fn spools() -> Vec<Vec<u8>> {
 }
 
 pub fn meta(mode: u16, secs: i64) -> Meta {
-    Meta { mode, mtime: Time { secs, nanos: 0 }, ..Meta::default() }
+    Meta { mode, mtime: FileTime { secs, nanos: 0 }, ..Meta::default() }
 }
 
 pub fn xattrs(pairs: &[(&str, &[u8])]) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -101,9 +101,9 @@ pub fn everything() -> Tree {
     change(b"etc/edge60", &|meta| meta.xattrs = xattrs(&[("trusted.t", &[7; 100])]));
     change(b"etc/edge59", &|meta| meta.xattrs = xattrs(&[("trusted.t", &[7; 100])]));
     change(b"dev/null", &|meta| (meta.uid, meta.gid) = (65_536, 4_294_967_294));
-    change(b"tmp", &|meta| meta.mtime = Time { secs: 2_500_000_000, nanos: 123_456_789 });
-    change(b"run", &|meta| meta.mtime = Time { secs: -5, nanos: 999_999_999 });
-    change(b"var", &|meta| meta.mtime = Time { secs: 10_737_418_239, nanos: 1 });
+    change(b"tmp", &|meta| meta.mtime = FileTime { secs: 2_500_000_000, nanos: 123_456_789 });
+    change(b"run", &|meta| meta.mtime = FileTime { secs: -5, nanos: 999_999_999 });
+    change(b"var", &|meta| meta.mtime = FileTime { secs: 10_737_418_239, nanos: 1 });
     tree
 }
 
@@ -171,7 +171,7 @@ fn random_meta() -> impl Strategy<Value = Meta> {
         .prop_map(|(mode, uid, gid, secs, nanos, named)| {
             let xattrs =
                 named.unwrap_or_default().into_iter().map(|(name, value)| (name.into_bytes(), value));
-            Meta { mode, uid, gid, mtime: Time { secs, nanos }, xattrs: xattrs.collect() }
+            Meta { mode, uid, gid, mtime: FileTime { secs, nanos }, xattrs: xattrs.collect() }
         })
 }
 
@@ -280,11 +280,11 @@ fn describe(content: &Content, contents: &dyn Contents) -> String {
 
 /// The tree as inodes of 128 bytes hold it: whole seconds from 1901 to 2038.
 pub fn small_inodes(tree: &Tree) -> Tree {
-    with_times(tree, |time| Time { secs: time.secs.clamp(i32::MIN.into(), i32::MAX.into()), nanos: 0 })
+    with_times(tree, |time| FileTime { secs: time.secs.clamp(i32::MIN.into(), i32::MAX.into()), nanos: 0 })
 }
 
 /// The tree with every time changed.
-pub fn with_times(tree: &Tree, change: impl Fn(Time) -> Time) -> Tree {
+pub fn with_times(tree: &Tree, change: impl Fn(FileTime) -> FileTime) -> Tree {
     let mut changed = tree.clone();
     let ids: BTreeSet<_> = tree.walk().map(|(_, id)| id).collect();
     for id in ids {

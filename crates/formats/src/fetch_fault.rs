@@ -85,7 +85,7 @@ pub enum FetchFault {
 
 /// What a failure counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub enum FailureScope {
     /// The mirror: it is not used for a while.
     Mirror,
     /// The file on this mirror: another mirror is asked for it.
@@ -96,14 +96,14 @@ pub enum Blame {
 
 impl FetchFault {
     /// What it counts against.
-    pub fn blame(&self) -> Blame {
+    pub fn blame(&self) -> FailureScope {
         match self {
             FetchFault::Unreachable(_)
             | FetchFault::TimedOut(_)
             | FetchFault::Broken(_)
             | FetchFault::Protocol(_)
-            | FetchFault::Status(500..) => Blame::Mirror,
-            FetchFault::Busy { after, .. } => Blame::Busy(*after),
+            | FetchFault::Status(500..) => FailureScope::Mirror,
+            FetchFault::Busy { after, .. } => FailureScope::Busy(*after),
             FetchFault::Missing(_)
             | FetchFault::Status(_)
             | FetchFault::Redirect(_)
@@ -112,7 +112,7 @@ impl FetchFault {
             | FetchFault::TooLong { .. }
             | FetchFault::WebPage
             | FetchFault::Damaged(_)
-            | FetchFault::NotSigned(_) => Blame::File,
+            | FetchFault::NotSigned(_) => FailureScope::File,
         }
     }
 

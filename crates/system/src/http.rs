@@ -41,7 +41,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     /// For the address of a host.
     pub name: Duration,
     /// For a connection, TLS included.
@@ -52,9 +52,9 @@ pub struct Patience {
     pub stall: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
-        Patience {
+        Timeouts {
             name: Duration::from_secs(5),
             connect: Duration::from_secs(4),
             first_byte: Duration::from_secs(10),
@@ -135,7 +135,7 @@ impl Http {
         proxies: Proxies,
         ca: Option<&[u8]>,
         connections: usize,
-        patience: Patience,
+        patience: Timeouts,
     ) -> Result<Self, BadCa> {
         let config = |roots: Option<RootCerts>, connections: usize| {
             let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(tls::provider());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::output::In;
 use super::super::{Failure, Session, print};
 use crate::ext2::ReadAt;
-use crate::pipeline::steps::split::{self, Options, Source, SplitError};
+use crate::pipeline::steps::split::{self, Options, SplitError, SplitInput};
 use crate::publish::{MirrorFiles, RemoteError};
 use crate::recipe::Size;
 use crate::repository::published::Published;
@@ -43,12 +43,12 @@ pub(super) struct SplitArgs {
     #[arg(long = "image", value_name = "NAME")]
     name: ImageName,
     #[command(flatten)]
-    cut: Cut,
+    cut: SplitOptions,
 }
 
 /// How a disk is cut.
 #[derive(Debug, clap::Args)]
-pub(super) struct Cut {
+pub(super) struct SplitOptions {
     /// Serial of the release that the index is for
     #[arg(long, value_name = "N", default_value = "1", requires = "store")]
     serial: Serial,
@@ -100,11 +100,11 @@ pub(super) fn split(args: SplitArgs, session: &Session) -> Result<(), Failure> {
 }
 
 /// Cuts a disk of `len` bytes into a mirror's directory; `failed` words what its source says.
-pub(super) fn cut<S: Source>(
+pub(super) fn cut<S: SplitInput>(
     image: ImageName,
     len: u64,
     store: &Path,
-    cut: &Cut,
+    cut: &SplitOptions,
     session: &Session,
     source: &S,
     failed: impl FnOnce(S::Error) -> Failure,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::super::output::In;
 use super::super::{Failure, Session, print};
-use super::blocks::{Cut, cut};
+use super::blocks::{SplitOptions, cut};
 use crate::debian::owners::Owners;
 use crate::ext2::{
     self, Align, ImageOptions, ImagePlan, IncrementalAllocator, InodeSize, LayoutMap, PageMap, Pages,
@@ -18,7 +18,7 @@ use crate::sys::image_file::SparseFile;
 use crate::sys::progress::Unit;
 use crate::sys::spool::ContentFiles;
 use crate::tree::tar::{self, TarError};
-use crate::tree::{Contents, Time, Tree};
+use crate::tree::{Contents, FileTime, Tree};
 use crate::yaml::Scalar;
 use formats::release::MAX_LAYOUT;
 use formats::report;
@@ -57,7 +57,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
     #[command(flatten)]
-    cut: Cut,
+    cut: SplitOptions,
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -134,7 +134,7 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
     let mut tree = tree.clone();
     let plan = match &previous {
         Some(previous) => {
-            let made = Time { secs: i64::try_from(options.epoch).unwrap_or(i64::MAX), nanos: 0 };
+            let made = FileTime { secs: i64::try_from(options.epoch).unwrap_or(i64::MAX), nanos: 0 };
             keep_times(&mut tree, &pages, previous, made);
             let options = ImageOptions { epoch: previous.epoch, ..options };
             let mut stable = IncrementalAllocator { previous, pages: &pages, unit, least_run: LEAST_RUN };

@@ -13,7 +13,7 @@ use super::map::{Label, LayoutMap, Mapped, MappedEntry, MappedKind};
 use crate::ext2::blockmap::{Run, needed};
 use crate::ext2::geometry::{Geometry, InodeSize};
 use crate::ext2::pages::{PageHash, sums_of};
-use crate::tree::{Meta, Time};
+use crate::tree::{FileTime, Meta};
 
 /// First line of what the stream holds.
 const MAGIC: &[u8] = b"imgfactory-layout 2\n";
@@ -401,7 +401,7 @@ impl MapDecoder<'_> {
         let kind = self.number()?;
         let (mode, uid, gid) = (self.number_as()?, self.number_as()?, self.number_as()?);
         near.secs = near.secs.wrapping_add(self.signed()?);
-        let mtime = Time { secs: near.secs, nanos: self.number_as()? };
+        let mtime = FileTime { secs: near.secs, nanos: self.number_as()? };
         let count = self.count(2)?;
         let xattrs =
             (0..count).map(|_| Ok((self.bytes()?, self.bytes()?))).collect::<Result<_, LayoutError>>()?;

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::map::{LayoutMap, Mapped, MappedKind, PreviousLayout};
 use crate::ext2::pages::Pages;
-use crate::tree::{Kind, NodeId, Time, Tree};
+use crate::tree::{FileTime, Kind, NodeId, Tree};
 
 /// Gives files their time of the release before, if they differ from it by nothing but `made`: the time that a
 /// build gives to what no package dates (generated files, directories that packages were unpacked into). That time
 /// is the newest date of the archives used, so without this each release would change nearly every inode block.
-pub fn keep_times(tree: &mut Tree, pages: &Pages, previous: &PreviousLayout<'_>, made: Time) {
-    let mut kept: HashMap<NodeId, Time> = HashMap::new();
+pub fn keep_times(tree: &mut Tree, pages: &Pages, previous: &PreviousLayout<'_>, made: FileTime) {
+    let mut kept: HashMap<NodeId, FileTime> = HashMap::new();
     for (id, old) in previous.at_paths_of(tree) {
         let (node, old) = (tree.node(id), &previous.inodes[old]);
         if node.meta.mtime != made {

@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::ext2::ReadAt;
-use crate::tree::{Content, ContentSource, Extent, Kind, Meta, Node, NodeId, SpoolId, Time, Tree, TreeError};
+use crate::tree::{
+    Content, ContentSource, Extent, FileTime, Kind, Meta, Node, NodeId, SpoolId, Tree, TreeError,
+};
 use rock::Rock;
 
 pub use zisofs::{ZisofsError, ZisofsFile};
@@ -91,7 +93,7 @@ pub struct DirectoryRecord {
     /// First byte on the medium, and length, of each piece.
     pub pieces: Vec<(u64, u64)>,
     directory: bool,
-    time: Time,
+    time: FileTime,
     rock: Rock,
 }
 
@@ -102,7 +104,7 @@ impl DirectoryRecord {
     }
 
     /// When it was changed.
-    pub fn time(&self) -> Time {
+    pub fn time(&self) -> FileTime {
         self.time
     }
 
@@ -391,7 +393,14 @@ impl<'m> Iso<'m> {
 impl DirectoryRecord {
     fn empty() -> Self {
         let rock = Rock::default();
-        DirectoryRecord { name: vec![], at: 0, pieces: vec![], directory: true, time: Time::default(), rock }
+        DirectoryRecord {
+            name: vec![],
+            at: 0,
+            pieces: vec![],
+            directory: true,
+            time: FileTime::default(),
+            rock,
+        }
     }
 
     fn content(&self, spool: SpoolId) -> Content {
@@ -412,7 +421,7 @@ fn plain_name(name: &[u8]) -> Vec<u8> {
 }
 
 impl Rock {
-    fn meta(&self, default: u16, mtime: Time) -> Meta {
+    fn meta(&self, default: u16, mtime: FileTime) -> Meta {
         let (mode, uid, gid) = self.owner.map_or((default, 0, 0), |(mode, uid, gid)| {
             // The lowest 12 bits, so it fits.
             (u16::try_from(mode & 0o7777).unwrap_or(default), uid, gid)

@@ -2,7 +2,7 @@
 
 use formats::calendar::days_from_civil;
 
-use crate::tree::Time;
+use crate::tree::FileTime;
 
 /// Continuation areas that follow one another; more are a loop.
 const MAX_CONTINUATIONS: usize = 32;
@@ -23,7 +23,7 @@ pub(super) struct Rock {
     /// SL: a symlink's target.
     pub target: Option<Vec<u8>>,
     /// TF: when it was modified.
-    pub time: Option<Time>,
+    pub time: Option<FileTime>,
     /// ZF: bytes of the header, bits of a block, bytes of the file when unpacked.
     pub zisofs: Option<(u8, u8, u32)>,
     /// CL: the block of a directory that was moved.
@@ -148,7 +148,7 @@ fn word(field: &[u8], at: usize) -> Option<u32> {
 }
 
 /// TF's time of modification, the second of those that its flags announce.
-fn modified(field: &[u8]) -> Option<Time> {
+fn modified(field: &[u8]) -> Option<FileTime> {
     let (&flags, times) = field.split_first()?;
     if flags & 2 == 0 {
         return None;
@@ -161,20 +161,20 @@ fn modified(field: &[u8]) -> Option<Time> {
 }
 
 /// Seven bytes: years since 1900, month, day, hour, minute, second, quarters of an hour east of Greenwich.
-pub(super) fn short_time(bytes: &[u8]) -> Time {
-    let &[year, month, day, hour, minute, second, zone] = bytes else { return Time::default() };
+pub(super) fn short_time(bytes: &[u8]) -> FileTime {
+    let &[year, month, day, hour, minute, second, zone] = bytes else { return FileTime::default() };
     let days = days_from_civil(1900 + i64::from(year), month.into(), day.into());
     let secs = days * 86_400 + i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
-    Time { secs: secs - i64::from(i8::from_le_bytes([zone])) * 900, nanos: 0 }
+    FileTime { secs: secs - i64::from(i8::from_le_bytes([zone])) * 900, nanos: 0 }
 }
 
 /// Sixteen digits `YYYYMMDDHHMMSScc`, and the zone.
-fn long_time(bytes: &[u8]) -> Option<Time> {
+fn long_time(bytes: &[u8]) -> Option<FileTime> {
     let number = |from: usize, to: usize| std::str::from_utf8(bytes.get(from..to)?).ok()?.parse::<i64>().ok();
     let days = days_from_civil(number(0, 4)?, number(4, 6)?, number(6, 8)?);
     let secs = days * 86_400 + number(8, 10)? * 3600 + number(10, 12)? * 60 + number(12, 14)?;
     let nanos = u32::try_from(number(14, 16)?).ok()? * 10_000_000;
-    Some(Time { secs: secs - i64::from(i8::from_le_bytes([bytes[16]])) * 900, nanos })
+    Some(FileTime { secs: secs - i64::from(i8::from_le_bytes([bytes[16]])) * 900, nanos })
 }
 
 #[cfg(test)]
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(short_time(&[124, 2, 29, 12, 0, 1, 4]).secs, 1_709_204_401);
         assert_eq!(long_time(b"2024x229120001500"), None);
         let long = [b"2024022912000150".as_slice(), &[252]].concat();
-        assert_eq!(long_time(&long), Some(Time { secs: 1_709_211_601, nanos: 500_000_000 }));
+        assert_eq!(long_time(&long), Some(FileTime { secs: 1_709_211_601, nanos: 500_000_000 }));
     }
 
     #[test]

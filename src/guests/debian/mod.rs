@@ -4,7 +4,7 @@ use super::kind::{FileToLock, GuestBuilder, GuestContents, GuestTree, Starter};
 use super::services::{BoxError, BuildServices, Inputs, ServiceError, ThirdPartyFiles};
 use crate::ext2::Profile;
 use crate::recipe::{Debian, Guest, HostName};
-use crate::tree::{Content, Kind, Meta, Node, Time, Tree, TreeError};
+use crate::tree::{Content, FileTime, Kind, Meta, Node, Tree, TreeError};
 
 impl GuestBuilder for Debian {
     fn starter(&self) -> Starter {
@@ -47,7 +47,7 @@ pub fn tree(
     services: &mut dyn BuildServices,
 ) -> Result<GuestTree, ServiceError> {
     let mut made = services.debian_tree(image, debian)?;
-    let time = Time { secs: made.newest, nanos: 0 };
+    let time = FileTime { secs: made.newest, nanos: 0 };
     set_hostname(&mut made.tree, hostname, time)
         .map_err(|source| ServiceError::new(HostNameError { image: image.to_owned(), source }))?;
     Ok(GuestTree {
@@ -67,7 +67,7 @@ struct HostNameError {
     source: TreeError,
 }
 
-fn set_hostname(tree: &mut Tree, name: &HostName, mtime: Time) -> Result<(), TreeError> {
+fn set_hostname(tree: &mut Tree, name: &HostName, mtime: FileTime) -> Result<(), TreeError> {
     let hosts = format!(
         "127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"

@@ -14,7 +14,7 @@ use crate::guests::services::{
 use crate::guests::third_party::{CachedFile, copy_limited};
 use crate::recipe::{Cow, Devices, Guest, NetBsd};
 use crate::tree::tar::{self, TarError};
-use crate::tree::{Content, Kind, Meta, Time, Tree};
+use crate::tree::{Content, FileTime, Kind, Meta, Tree};
 use formats::digest::Sha256;
 
 /// A kernel of more than this is refused.
@@ -106,7 +106,7 @@ impl GuestBuilder for NetBsd {
             kernel: Content::inline(kernel),
             makedev: makedev.as_deref(),
             ssh_keys: &ssh_keys,
-            time: Time { secs: newest, nanos: 0 },
+            time: FileTime { secs: newest, nanos: 0 },
         };
         configure(&mut tree, services.contents(), &config)?;
         let profile = Profile::NetBsd;

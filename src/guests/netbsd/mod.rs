@@ -19,7 +19,7 @@ use std::io;
 use crate::foreign::elf::{self, ElfError, ElfKernel};
 use crate::recipe::{NetBsd, Virt};
 use crate::tree::names;
-use crate::tree::{Content, Contents, Kind, Meta, Node, NodeId, Time, Tree, TreeError};
+use crate::tree::{Content, Contents, FileTime, Kind, Meta, Node, NodeId, Tree, TreeError};
 use mtree::{MtreeEntry, MtreeError};
 
 pub use devices::MAKEDEV;
@@ -112,7 +112,7 @@ pub struct NetBsdConfig<'a> {
     /// Keys of who may log in, as lines.
     pub ssh_keys: &'a str,
     /// The date of what is generated.
-    pub time: Time,
+    pub time: FileTime,
 }
 
 /// Makes unpacked sets a system.
@@ -213,7 +213,7 @@ fn apply(
     spec: &str,
     entry: &MtreeEntry,
     makes: bool,
-    time: Time,
+    time: FileTime,
 ) -> Result<(), NetBsdError> {
     let kind = entry.word("type").unwrap_or_default();
     let id = match tree.lookup(&entry.path) {
@@ -245,7 +245,7 @@ fn apply(
     Ok(())
 }
 
-fn directory(tree: &mut Tree, path: &[u8], mode: u16, mtime: Time) -> Result<NodeId, TreeError> {
+fn directory(tree: &mut Tree, path: &[u8], mode: u16, mtime: FileTime) -> Result<NodeId, TreeError> {
     let meta = Meta { mode, mtime, ..Meta::default() };
     tree.insert(path, Node { meta, kind: Kind::Directory(BTreeMap::new()) })
 }

@@ -58,7 +58,7 @@ fn config<'a>(recipe: &'a NetBsd, makedev: Option<&'a [u8]>) -> NetBsdConfig<'a>
         kernel: Content::inline(b"kernel".to_vec()),
         makedev,
         ssh_keys: "",
-        time: Time { secs: 7, nanos: 0 },
+        time: FileTime { secs: 7, nanos: 0 },
     }
 }
 

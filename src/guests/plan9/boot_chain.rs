@@ -9,7 +9,7 @@ use crate::tree::{ContentSource, Kind, Tree};
 
 /// How a medium boots, in names of files that are on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
+pub struct BootChain {
     /// What the firmware loads.
     pub program: String,
     /// How it does so.
@@ -25,7 +25,7 @@ const LOADER_AT: usize = 3;
 ///
 /// # Errors
 /// [`Plan9Error`].
-pub fn chain(medium: &dyn ReadAt, tree: &Tree) -> Result<Chain, Plan9Error> {
+pub fn chain(medium: &dyn ReadAt, tree: &Tree) -> Result<BootChain, Plan9Error> {
     let boot = Iso::open(medium)?.boot()?.filter(|boot| boot.media < 4).ok_or(Plan9Error::NoBoot)?;
     let program = file_at(tree, boot.at).ok_or(Plan9Error::NoBoot)?;
     let mut head = [0; LOADER_AT + 12];
@@ -37,7 +37,7 @@ pub fn chain(medium: &dyn ReadAt, tree: &Tree) -> Result<Chain, Plan9Error> {
     // Any other program has its own code there.
     let numbered = boot.media == 0 && u64::from(word(2)) == BLOCK;
     let loader = numbered.then(|| file_at(tree, u64::from(word(0)) * BLOCK)).flatten();
-    Ok(Chain { program, boot, loader })
+    Ok(BootChain { program, boot, loader })
 }
 
 /// The file whose bytes begin at a place of the medium.
@@ -55,8 +55,8 @@ fn file_at(tree: &Tree, place: u64) -> Option<String> {
 }
 
 /// Arguments for xorriso, as mkisofs, by which what is made of a directory with the same files boots in the same way.
-pub fn arguments(chain: &Chain) -> Vec<String> {
-    let Chain { program, boot, .. } = chain;
+pub fn arguments(chain: &BootChain) -> Vec<String> {
+    let BootChain { program, boot, .. } = chain;
     let mut args = vec!["-b".to_owned(), program.clone()];
     if boot.media == 0 {
         args.extend(["-no-emul-boot".into(), "-boot-load-size".into(), boot.sectors.max(1).to_string()]);
@@ -70,7 +70,7 @@ pub fn arguments(chain: &Chain) -> Vec<String> {
 ///
 /// # Errors
 /// [`Plan9Error`].
-pub fn relocated(medium: &dyn ReadAt, chain: &Chain) -> Result<Patches, Plan9Error> {
+pub fn relocated(medium: &dyn ReadAt, chain: &BootChain) -> Result<Patches, Plan9Error> {
     let Some(loader) = &chain.loader else { return Ok(Patches::new()) };
     let iso = Iso::open(medium)?;
     let find = |path: &str| -> Result<_, Plan9Error> {

@@ -16,7 +16,7 @@ use crate::ext2::{InodeSize, Profile};
 use crate::foreign::iso9660::Iso9660Error;
 use crate::recipe::{DiskFormat, Flavour, Guest, Plan9};
 
-pub use boot_chain::{Chain, arguments, chain, relocated};
+pub use boot_chain::{BootChain, arguments, chain, relocated};
 pub use settings::patches;
 
 /// Bytes of a block of the ISO.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Chain, Plan9Error, Plan9Fault, arguments, chain, patches, relocated};
+use super::{BootChain, Plan9Error, Plan9Fault, arguments, chain, patches, relocated};
 use crate::foreign::fat::Patches;
 use crate::foreign::iso9660::Iso;
 use crate::guests::kind::newest;
@@ -53,12 +53,12 @@ fn refuse_special_files(tree: &Tree) -> Result<(), Plan9Fault> {
 }
 
 /// A digest of all that the new medium depends on beside the old one.
-fn key(tree: &Tree, chain: &Chain, services: &dyn BuildServices) -> Result<Sha256, BoxError> {
+fn key(tree: &Tree, chain: &BootChain, services: &dyn BuildServices) -> Result<Sha256, BoxError> {
     let dump = dump::dump(tree, services.contents())?;
     Ok(Sha256::of(format!("{VERSION} {chain:?}\n{dump}").as_bytes()))
 }
 
-fn xorriso<'t>(tree: &'t Tree, chain: &Chain, newest: i64, log: String) -> ProgramRun<'t> {
+fn xorriso<'t>(tree: &'t Tree, chain: &BootChain, newest: i64, log: String) -> ProgramRun<'t> {
     let mut args = Argument::texts(["-no_rc", "-as", "mkisofs", "-quiet", "-V", "PLAN9", "-o"]);
     // Absolute, or xorriso takes what is below /dev for a drive.
     args.push(Argument::Scratch { before: "stdio:", path: NEW_ISO });

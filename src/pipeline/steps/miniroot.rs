@@ -7,7 +7,7 @@ use crate::debian::boot_tools::{BootTools, BootToolsError};
 use crate::guests::{self, GuestError};
 use crate::iso::xen::{self, XenError};
 use crate::miniroot::{
-    self, File, Ingredients, Kernel, KernelError, MinirootPackError, PlanError, ScriptValues, Selection,
+    self, File, Kernel, KernelError, MinirootInputs, MinirootPackError, PlanError, ScriptValues, Selection,
 };
 use crate::pipeline::Request;
 use crate::pipeline::step_cache::{MINIROOTS, StepCache};
@@ -90,7 +90,7 @@ pub fn make(
         file("etc/imgfactory/mirrors", mirrors),
     ];
     files.extend(scripts(request, systems.epoch, HOST_IMAGE, None)?);
-    let ingredients = Ingredients {
+    let ingredients = MinirootInputs {
         modules: &modules,
         busybox: busybox(systems)?,
         imgfetch: Some(request.imgfetch.into()),
@@ -162,7 +162,7 @@ fn make_for_guest(
         .map_err(|source| MinirootError::Kernel { system: name.into(), source })?;
     let mtime = tree.node(kernel.vmlinuz).meta.mtime;
     let files = scripts(request, mtime.secs, name, Some(GUEST_DISK))?;
-    let ingredients = Ingredients { modules: &modules, busybox, imgfetch: None, files, mtime };
+    let ingredients = MinirootInputs { modules: &modules, busybox, imgfetch: None, files, mtime };
     let initrd = pack(step, cache, name, &ingredients, &systems.spools)?;
     Ok((file_content(tree, kernel.vmlinuz).clone(), initrd))
 }
@@ -194,7 +194,7 @@ fn pack(
     step: StartedStep<'_>,
     cache: &StepCache<'_>,
     system: &str,
-    ingredients: &Ingredients<'_>,
+    ingredients: &MinirootInputs<'_>,
     contents: &dyn Contents,
 ) -> Result<Vec<u8>, MinirootError> {
     let tree = miniroot::plan(ingredients, contents)

@@ -21,7 +21,7 @@ use crate::project::overlay::LoadOverlayError;
 use crate::recipe::{self, Guest, HOST_IMAGE, HostSystem};
 use crate::sys::spool::ContentFiles;
 use crate::tree::overlay::OverlayError;
-use crate::tree::{Meta, Time, Tree};
+use crate::tree::{FileTime, Meta, Tree};
 use formats::names::{BadName, ImageName};
 use system::files::FileError;
 
@@ -61,8 +61,8 @@ impl Systems {
     }
 
     /// The date of all that is made of the trees, as a node has it.
-    pub fn time(&self) -> Time {
-        Time { secs: self.epoch, nanos: 0 }
+    pub fn time(&self) -> FileTime {
+        FileTime { secs: self.epoch, nanos: 0 }
     }
 }
 
@@ -244,7 +244,7 @@ fn system(name: ImageName, made: GuestTree, image: recipe::FileSystemOptions) ->
 
 /// A guest's second disk.
 fn data_disk(guest: &Guest, disk: DataDisk, epoch: i64) -> Result<SystemTree, BadName> {
-    let mtime = Time { secs: epoch, nanos: 0 };
+    let mtime = FileTime { secs: epoch, nanos: 0 };
     Ok(SystemTree {
         name: guests::kind::data_image_name(guest.name.as_str()).parse()?,
         tree: Tree::new(Meta { mode: 0o777, mtime, ..Meta::default() }),

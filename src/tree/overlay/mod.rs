@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::glob::Glob;
-use super::{Content, Contents, Kind, Meta, Node, NodeId, Time, Tree, TreeError};
+use super::{Content, Contents, FileTime, Kind, Meta, Node, NodeId, Tree, TreeError};
 use crate::yaml::Findings;
 use crate::yaml::findings::{Located, did_you_mean};
 
@@ -95,7 +95,7 @@ impl Overlay {
     pub fn apply(&self, tree: &mut Tree, contents: &dyn Contents, epoch: i64) -> Result<(), OverlayError> {
         let mut findings = Findings::new(&self.rules.name, &self.rules.text);
         self.remove(tree, &mut findings);
-        let mtime = Time { secs: epoch, nanos: 0 };
+        let mtime = FileTime { secs: epoch, nanos: 0 };
         for entry in &self.entries {
             self.put(tree, entry, mtime)?;
         }
@@ -119,7 +119,7 @@ impl Overlay {
         }
     }
 
-    fn put(&self, tree: &mut Tree, entry: &OverlayEntry, mtime: Time) -> Result<(), OverlayError> {
+    fn put(&self, tree: &mut Tree, entry: &OverlayEntry, mtime: FileTime) -> Result<(), OverlayError> {
         let (name, shown) = (&self.name, || String::from_utf8_lossy(&entry.path).into_owned());
         let circle = || OverlayError::Circle { name: name.clone(), path: shown() };
         let path = tree.real_path(&entry.path).ok_or_else(circle)?;
@@ -161,7 +161,7 @@ fn follow(
     pattern: &Located<String>,
     rule: &PathRule,
     names: &OwnerIds,
-    mtime: Time,
+    mtime: FileTime,
     findings: &mut Findings,
 ) {
     if let Some(make) = &rule.make
@@ -215,7 +215,7 @@ fn follow(
 }
 
 /// Puts something new into the tree; a directory may be there already.
-fn made(tree: &mut Tree, path: &[u8], make: Make, mtime: Time) -> Result<(), String> {
+fn made(tree: &mut Tree, path: &[u8], make: Make, mtime: FileTime) -> Result<(), String> {
     let path = tree.real_path(path).ok_or("symbolic links of the tree lead in a circle on the way to it")?;
     let there = tree.lookup(&path);
     if there.is_some_and(|there| make == Make::Directory && tree.entries(there).is_some()) {

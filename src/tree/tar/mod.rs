@@ -14,11 +14,11 @@ use std::fmt;
 use std::io::{self, Read, Seek};
 
 use super::{
-    Content, ContentSource, Extent, Kind, Meta, Node, NodeId, SpoolId, Time, Tree, TreeError, names,
+    Content, ContentSource, Extent, FileTime, Kind, Meta, Node, NodeId, SpoolId, Tree, TreeError, names,
 };
 use acl::AclNames;
 use blocks::{BLOCK, TarBlocks, number, padding, signed};
-use pax::Records;
+use pax::PaxRecords;
 
 /// Longest name: the kernel's PATH_MAX, with the final NUL.
 const NAME_LIMIT: u64 = 4096;
@@ -155,7 +155,7 @@ pub fn read_onto(tree: Tree, archive: impl Read + Seek, spool: SpoolId) -> Resul
         blocks: blocks.map_err(|error| TarError { entry: None, at: 0, problem: Problem::Read(error) })?,
         spool,
         tree,
-        global: Records::default(),
+        global: PaxRecords::default(),
         names: AclNames::default(),
         acls: Vec::new(),
     };
@@ -169,7 +169,7 @@ struct TarReader<R> {
     spool: SpoolId,
     tree: Tree,
     /// PAX records of `g` headers.
-    global: Records,
+    global: PaxRecords,
     names: AclNames,
     /// ACLs as text until /etc/passwd and /etc/group have come by.
     acls: Vec<PendingAcl>,
@@ -186,7 +186,7 @@ struct PendingAcl {
 /// A member's own header, with what the extended headers before it say.
 struct Member {
     header: tar::Header,
-    records: Records,
+    records: PaxRecords,
     path: Vec<u8>,
     link: Vec<u8>,
     /// Bytes stored in the archive.
@@ -286,7 +286,7 @@ impl<R: Read + Seek> TarReader<R> {
         Ok(())
     }
 
-    fn meta(&self, header: &tar::Header, records: &Records) -> Result<Meta, TarError> {
+    fn meta(&self, header: &tar::Header, records: &PaxRecords) -> Result<Meta, TarError> {
         let old = header.as_old();
         let id = |field, given: Option<u64>, bytes: &[u8]| {
             let id = given.map_or_else(|| self.field(field, bytes), Ok)?;
@@ -299,7 +299,7 @@ impl<R: Read + Seek> TarReader<R> {
                 let value = secs.to_string();
                 let secs = i64::try_from(secs);
                 let secs = secs.map_err(|_| self.blocks.error(Problem::Field { field: "mtime", value }))?;
-                Time { secs, nanos: 0 }
+                FileTime { secs, nanos: 0 }
             }
         };
         Ok(Meta {

@@ -7,17 +7,17 @@
 use std::collections::BTreeMap;
 
 use super::Problem;
-use crate::tree::Time;
+use crate::tree::FileTime;
 
 /// What one extended header says, or the global ones before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Records {
+pub(super) struct PaxRecords {
     pub path: Option<Vec<u8>>,
     pub linkpath: Option<Vec<u8>>,
     pub size: Option<u64>,
     pub uid: Option<u64>,
     pub gid: Option<u64>,
-    pub mtime: Option<Time>,
+    pub mtime: Option<FileTime>,
     /// `SCHILY.xattr.NAME`, by name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// `SCHILY.acl.access` as text.
@@ -44,7 +44,7 @@ pub(super) struct Sparse {
     pub mapped: bool,
 }
 
-impl Records {
+impl PaxRecords {
     /// Applies the records in `bytes`, each `LENGTH KEY=VALUE\n` where LENGTH counts all of that. An empty
     /// value takes an earlier one back.
     pub fn apply(&mut self, mut bytes: &[u8]) -> Result<(), Problem> {
@@ -137,7 +137,7 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// `[-]SECONDS[.FRACTION]`; digits beyond nanoseconds are cut off.
-fn time(text: &[u8]) -> Option<Time> {
+fn time(text: &[u8]) -> Option<FileTime> {
     let (negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),
         None => (false, text),
@@ -154,10 +154,10 @@ fn time(text: &[u8]) -> Option<Time> {
         }
     }
     Some(match (negative, nanos) {
-        (false, _) => Time { secs, nanos },
-        (true, 0) => Time { secs: -secs, nanos },
+        (false, _) => FileTime { secs, nanos },
+        (true, 0) => FileTime { secs: -secs, nanos },
         // -1.25 is 0.75 after -2.
-        (true, _) => Time { secs: -secs - 1, nanos: 1_000_000_000 - nanos },
+        (true, _) => FileTime { secs: -secs - 1, nanos: 1_000_000_000 - nanos },
     })
 }
 
@@ -198,8 +198,8 @@ mod tests {
         out
     }
 
-    fn parsed(records: &[(&str, &[u8])]) -> Result<Records, Problem> {
-        let mut parsed = Records::default();
+    fn parsed(records: &[(&str, &[u8])]) -> Result<PaxRecords, Problem> {
+        let mut parsed = PaxRecords::default();
         let bytes: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value)).collect();
         parsed.apply(&bytes).map(|()| parsed)
     }
@@ -223,7 +223,7 @@ mod tests {
             (b"7.", 7, 0),
         ];
         for (text, secs, nanos) in cases {
-            assert_eq!(time(text), Some(Time { secs, nanos }), "{}", String::from_utf8_lossy(text));
+            assert_eq!(time(text), Some(FileTime { secs, nanos }), "{}", String::from_utf8_lossy(text));
         }
         for text in [&b""[..], b"x", b"1.x", b"--1", b"99999999999999999999"] {
             assert_eq!(time(text), None, "{}", String::from_utf8_lossy(text));
@@ -250,7 +250,7 @@ mod tests {
             (b"9 uid=-1\n", "PAX record `uid`: `-1` can't be its value"),
             (b"11 mtime=x\n", "PAX record `mtime`: `x` can't be its value"),
         ] {
-            assert_eq!(Records::default().apply(bytes).unwrap_err().to_string(), message);
+            assert_eq!(PaxRecords::default().apply(bytes).unwrap_err().to_string(), message);
         }
     }
 }

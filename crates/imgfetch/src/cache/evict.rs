@@ -19,7 +19,7 @@ const LOOK_EVERY: u64 = 8 << 20;
 
 /// What lies in `blk`, as far as it is known. Before [`Cache::scan`] that is only what we put there.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct CacheInventory {
     max: Option<u64>,
     pub(super) used: u64,
     clock: i64,
@@ -32,9 +32,9 @@ pub(super) struct Shelf {
     scanned: bool,
 }
 
-impl Shelf {
+impl CacheInventory {
     pub(super) fn new(max: Option<u64>) -> Self {
-        Shelf {
+        CacheInventory {
             max,
             used: 0,
             clock: 0,
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_longest_unused_go_first_and_the_boot_last() {
-        let mut shelf = Shelf::new(Some(100));
+        let mut shelf = CacheInventory::new(Some(100));
         for n in 1..=5 {
             shelf.used(name(n), 10);
         }

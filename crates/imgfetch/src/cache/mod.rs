@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use evict::Shelf;
+use evict::CacheInventory;
 use formats::block::{Block, BlockDamage as Damage, BlockName, FetchedFile as Fetched, Object};
 pub use maintenance::{Checked, ImageStats, Stats};
 use system::files::{FileError, create_dir_all, read_at_most, write_atomic};
@@ -66,7 +66,7 @@ pub struct Cache {
     root: PathBuf,
     /// A mirror's tree that is looked into when a block is not here.
     medium: Option<PathBuf>,
-    shelf: Mutex<Shelf>,
+    shelf: Mutex<CacheInventory>,
     // Held, shared, for as long as we live.
     _lock: Option<File>,
     count: AtomicU64,
@@ -108,7 +108,7 @@ impl Cache {
         Ok(Cache {
             root: root.into(),
             medium: None,
-            shelf: Mutex::new(Shelf::new(max)),
+            shelf: Mutex::new(CacheInventory::new(max)),
             _lock: lock,
             count: AtomicU64::new(0),
             full: AtomicBool::new(false),
@@ -253,7 +253,7 @@ impl Cache {
         &self.root
     }
 
-    fn shelf(&self) -> std::sync::MutexGuard<'_, Shelf> {
+    fn shelf(&self) -> std::sync::MutexGuard<'_, CacheInventory> {
         // Its counts are whole after every statement.
         self.shelf.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

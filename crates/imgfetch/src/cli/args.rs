@@ -13,21 +13,21 @@ use formats::release::MirrorUrl;
 #[derive(Debug)]
 pub(super) enum Command {
     Mount(Mount),
-    Cat(Source),
+    Cat(SourceArgs),
     Status {
         sockets: Vec<PathBuf>,
         form: Form,
         watch: bool,
     },
     Netselect(Netselect),
-    Cache(CacheCare),
+    Cache(CacheMaintenance),
     /// Something to print: help, version.
     Text(String),
 }
 
 /// Where an image comes from; common to all commands that read one.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct SourceArgs {
     pub(super) mirrors: Vec<MirrorUrl>,
     pub(super) mirrors_file: Option<PathBuf>,
     /// File names, or keys in base64.
@@ -58,7 +58,7 @@ pub(super) struct Source {
 /// The arguments of `imgfetch mount`.
 #[derive(Debug)]
 pub(super) struct Mount {
-    pub(super) source: Source,
+    pub(super) source: SourceArgs,
     pub(super) mountpoint: PathBuf,
     pub(super) status: Option<PathBuf>,
     pub(super) no_status: bool,
@@ -74,14 +74,14 @@ pub(super) struct Mount {
 
 /// The arguments of `imgfetch cache`.
 #[derive(Debug)]
-pub(super) struct CacheCare {
-    pub(super) what: Care,
+pub(super) struct CacheMaintenance {
+    pub(super) what: MaintenanceCommand,
     pub(super) root: PathBuf,
 }
 
 /// What to do with a cache.
 #[derive(Debug)]
-pub(super) enum Care {
+pub(super) enum MaintenanceCommand {
     Fsck,
     Stats {
         json: bool,
@@ -272,19 +272,19 @@ fn cache(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
     let mut words = words.into_iter();
     let what = words.next().unwrap_or_default();
     let what = match (what.to_string_lossy().as_ref(), image) {
-        ("fsck", None) => Care::Fsck,
-        ("stats", None) => Care::Stats { json },
-        ("pin", Some(image)) => Care::Pin(image),
+        ("fsck", None) => MaintenanceCommand::Fsck,
+        ("stats", None) => MaintenanceCommand::Stats { json },
+        ("pin", Some(image)) => MaintenanceCommand::Pin(image),
         ("pin", None) => return Err(UsageError::Missing("--image NAME")),
-        ("unpin", None) => Care::Unpin,
-        ("evict", None) => Care::Evict(keep),
+        ("unpin", None) => MaintenanceCommand::Unpin,
+        ("evict", None) => MaintenanceCommand::Evict(keep),
         (other, _) => {
             let text = format!("`{other}`: use fsck, stats, pin, unpin or evict");
             return Err(UsageError::Value { option: "cache", text });
         }
     };
     let root = words.next().map(PathBuf::from).ok_or(UsageError::Missing("DIR"))?;
-    Ok(Command::Cache(CacheCare { what, root }))
+    Ok(Command::Cache(CacheMaintenance { what, root }))
 }
 
 fn netselect(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
@@ -389,7 +389,7 @@ fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
     Ok(raw)
 }
 
-fn source(raw: Raw) -> Result<Source, UsageError> {
+fn source(raw: Raw) -> Result<SourceArgs, UsageError> {
     let mirrors = raw.mirrors.iter().map(|url| MirrorUrl::typed(url));
     let mirrors = mirrors.collect::<Result<_, _>>().map_err(|error| value("--mirror", &error))?;
     if raw.mirrors.is_empty() && raw.mirrors_file.is_none() {
@@ -416,7 +416,7 @@ fn source(raw: Raw) -> Result<Source, UsageError> {
         None => Some(MINUTE).filter(|_| !raw.root_daemon),
     };
     let start_within = raw.start_within.map(|text| duration("--start-within", &text)).transpose()?;
-    Ok(Source {
+    Ok(SourceArgs {
         mirrors,
         mirrors_file: raw.mirrors_file,
         keys: raw.keys,

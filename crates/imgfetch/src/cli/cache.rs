@@ -3,25 +3,25 @@
 use std::io::{IsTerminal, Write};
 
 use super::Failure;
-use super::args::{CacheCare, Care};
+use super::args::{CacheMaintenance, MaintenanceCommand};
 use crate::cache::{Cache, Stats};
 use formats::report::Exit;
 
-pub(super) fn run(args: &CacheCare) -> Result<Exit, Failure> {
+pub(super) fn run(args: &CacheMaintenance) -> Result<Exit, Failure> {
     if !args.root.join("VERSION").exists() {
         return Err(format!("{}: not a cache directory", args.root.display()).into());
     }
     let cache = Cache::open(&args.root, None)?;
     match &args.what {
-        Care::Stats { json: true } => println!("{}", serde_json::to_string(&cache.stats())?),
-        Care::Stats { json: false } => print!("{}", shown(&cache.stats())),
-        Care::Pin(image) => println!("{} blocks are pinned", cache.pin(Some(image))?),
-        Care::Unpin => println!("{} blocks are pinned", cache.pin(None)?),
-        Care::Evict(keep) => {
+        MaintenanceCommand::Stats { json: true } => println!("{}", serde_json::to_string(&cache.stats())?),
+        MaintenanceCommand::Stats { json: false } => print!("{}", shown(&cache.stats())),
+        MaintenanceCommand::Pin(image) => println!("{} blocks are pinned", cache.pin(Some(image))?),
+        MaintenanceCommand::Unpin => println!("{} blocks are pinned", cache.pin(None)?),
+        MaintenanceCommand::Evict(keep) => {
             let (blocks, bytes) = cache.evict(*keep);
             println!("{blocks} blocks removed, {bytes} bytes");
         }
-        Care::Fsck => {
+        MaintenanceCommand::Fsck => {
             let terminal = std::io::stderr().is_terminal();
             let found = cache.fsck(|number| {
                 if terminal && number % 64 == 0 {

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 
 use super::Failure;
-use super::args::Source;
+use super::args::SourceArgs;
 use super::source::Opened;
 use crate::engine::ReadError;
 
-pub(super) fn run(source: &Source) -> Result<(), Failure> {
+pub(super) fn run(source: &SourceArgs) -> Result<(), Failure> {
     let opened = Opened::open(source)?;
     let chosen = opened.choose()?;
     // What is read next is asked for here.

@@ -23,7 +23,7 @@ use formats::report::Exit;
 use system::files::{create_dir_all, write_atomic};
 
 /// What wakes the main thread.
-enum Event {
+enum MountEvent {
     /// A signal wants us to end.
     End,
     /// The disk was unmounted.
@@ -53,14 +53,14 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
     if args.record.is_some() {
         engine.record();
     }
-    let woken = Arc::<Queue<Event>>::default();
+    let woken = Arc::<Queue<MountEvent>>::default();
     let (events, unmounted) = (Arc::clone(&woken), Arc::clone(&woken));
-    let ended = move || unmounted.put(Event::Unmounted);
+    let ended = move || unmounted.put(MountEvent::Unmounted);
     let reading = args.record_reads.as_ref().map(|_| Arc::<Mutex<Reading>>::default());
     let mounted = mount(Arc::clone(&engine), &mountpoint, args.allow_other, reading.clone(), ended)?;
     lock(&stage).serve(&chosen, &engine);
     daemon::signals(args.root_daemon, move || {
-        events.put(Event::End);
+        events.put(MountEvent::End);
     })?;
     log::info!(
         "{}: release {} of {}, image {}",
@@ -148,7 +148,7 @@ fn is_told(second: u64) -> bool {
 
 /// Until the disk is unmounted. A signal unmounts it, if it is not in use; without a network, what waits for a read is
 /// let go of first.
-fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: &Recording<'_>) {
+fn wait(woken: &Queue<MountEvent>, mounted: &Mounted, engine: &Engine, recording: &Recording<'_>) {
     let mut is_ending = false;
     loop {
         let pause = if is_ending { Some(TRY_EVERY) } else { recording.pause() };
@@ -157,8 +157,8 @@ fn wait(woken: &Queue<Event>, mounted: &Mounted, engine: &Engine, recording: &Re
             None => woken.take(),
         };
         let ended = match event {
-            Some(Event::Unmounted) => true,
-            Some(Event::End) => match mounted.unmount() {
+            Some(MountEvent::Unmounted) => true,
+            Some(MountEvent::End) => match mounted.unmount() {
                 Ok(()) => true,
                 Err(error) => {
                     is_ending = engine.wait_no_longer(LAST_WAIT);

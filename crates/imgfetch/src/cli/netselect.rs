@@ -12,7 +12,7 @@ use super::source::{self, SourceError};
 use crate::engine::millis;
 use crate::trust::ask_all;
 use formats::release::{Latest, Verified};
-use system::http::{Http, Patience, Proxies};
+use system::http::{Http, Proxies, Timeouts};
 
 /// One line of the ranking.
 #[derive(Serialize)]
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     let keys = if args.keys.is_empty() { None } else { Some(source::keys(&args.keys)?) };
     let mirrors = source::mirrors(&args.mirrors, args.mirrors_file.as_deref())?;
     let proxies = Proxies::from_env().map_err(SourceError::from)?;
-    let http = Arc::new(Http::new(proxies, None, 2, Patience::default())?);
+    let http = Arc::new(Http::new(proxies, None, 2, Timeouts::default())?);
     let until = Instant::now() + args.budget;
     let mut lines: Vec<(Option<Duration>, RankingLine)> = mirrors
         .iter()

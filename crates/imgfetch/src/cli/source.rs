@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Failure;
-use super::args::Source;
+use super::args::SourceArgs;
 use crate::cache::{Cache, CacheError};
 use crate::engine::{Engine, EngineSetup, MirrorEstimate};
 use crate::scheduler::{Config, MirrorId};
 use crate::trust::{ChosenRelease, MirrorStats, ResolveRequest, resolve};
 use formats::release::{BadKey, BadUrl, MirrorUrl, TrustedKeys};
 use system::files::{FileError, read_at_most};
-use system::http::{BadCa, BadProxy, Http, Patience, Proxies};
+use system::http::{BadCa, BadProxy, Http, Proxies, Timeouts};
 
 /// Files of options are not longer than this.
 const MAX_FILE: u64 = 1 << 20;
@@ -56,7 +56,7 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn open(source: &Source) -> Result<Self, Failure> {
+    pub(super) fn open(source: &SourceArgs) -> Result<Self, Failure> {
         let proxies = match source.proxy.as_deref() {
             Some("none") => Proxies::none(),
             Some(proxy) => Proxies::only(proxy, "--proxy").map_err(SourceError::from)?,
@@ -64,7 +64,7 @@ impl Opened {
         };
         let ca = source.ca.as_ref().map(|path| read_at_most(path, 16 * MAX_FILE)).transpose()?;
         let http =
-            Http::new(proxies, ca.as_deref(), source.connections, Patience::default()).map_err(|error| {
+            Http::new(proxies, ca.as_deref(), source.connections, Timeouts::default()).map_err(|error| {
                 SourceError::Ca { path: source.ca.clone().unwrap_or_default(), source: error }
             })?;
         // Later the working directory is another one.

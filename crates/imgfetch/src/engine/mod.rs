@@ -28,7 +28,7 @@ use crate::scheduler::{
 };
 use crate::threads::{Queue, start};
 use formats::block::{Block, BlockName, FetchedFile as Fetched, Object};
-use formats::fetch_fault::Blame;
+use formats::fetch_fault::FailureScope;
 use formats::fetch_fault::FetchFault as Fault;
 use formats::index::Index;
 use formats::release::{MAX_LATEST, MirrorPath, MirrorUrl};
@@ -78,7 +78,7 @@ pub struct MirrorEstimate {
     /// Bytes a second, when it sent enough to tell.
     pub rate: Option<u64>,
     /// What it did wrong.
-    pub blame: Option<Blame>,
+    pub blame: Option<FailureScope>,
 }
 
 /// Why a read failed.

@@ -8,8 +8,8 @@ use super::recorded::RecordedReads;
 use super::snapshot::{Counters, InFlight, LastError, MirrorState, Snapshot, millis};
 use super::{BlockRequest, CacheLookup, EngineSetup, Probe, ReadError, Reply};
 use crate::scheduler::{
-    Action, Arrived, Core, LastFault, LookupResult, MirrorId, ObjectId, Piece, Ram, ReadAhead,
-    ReadAheadGuess, ReadId, Ticket, Time,
+    Arrived, BlockScheduler, LastFault, LookupResult, MirrorId, ObjectId, Piece, Ram, ReadAhead,
+    ReadAheadGuess, ReadId, SchedulerAction, Ticket, Time,
 };
 use crate::threads::Queue;
 use formats::block::{Block, BlockName};
@@ -68,7 +68,7 @@ impl std::fmt::Debug for PendingRead {
 /// nothing is handed out any more.
 #[derive(Debug)]
 pub(super) struct EngineState {
-    core: Core,
+    core: BlockScheduler,
     ram: Ram<Arc<Block>>,
     /// Whether what RAM drops is kept elsewhere: there is a cache that takes blocks.
     keeps: bool,
@@ -98,7 +98,7 @@ pub(super) struct EngineState {
 
 impl EngineState {
     pub(super) fn new(setup: &EngineSetup, jobs: JobQueues) -> Self {
-        let mut core = Core::new(setup.config, setup.mirrors.len());
+        let mut core = BlockScheduler::new(setup.config, setup.mirrors.len());
         let objects = setup.index.objects();
         let total: u64 = objects.iter().map(|object| u64::from(object.file_len)).sum();
         let typical = total / (objects.len() as u64).max(1);
@@ -418,7 +418,7 @@ impl EngineState {
         let mut done = Vec::new();
         while let Some(action) = self.core.poll(now) {
             match action {
-                Action::Deliver { read, block } => {
+                SchedulerAction::Deliver { read, block } => {
                     let pending = self.pending.get_mut(&read);
                     if let (Some(pending), Some((id, bytes))) = (pending, &ready)
                         && *id == block
@@ -428,12 +428,12 @@ impl EngineState {
                         of_block.for_each(|piece| copy(piece, bytes, out));
                     }
                 }
-                Action::Finish { read } => {
+                SchedulerAction::Finish { read } => {
                     if let Some(PendingRead { out, reply, .. }) = self.pending.remove(&read) {
                         done.push((reply, Ok(out)));
                     }
                 }
-                Action::Fail { read, block, last } => {
+                SchedulerAction::Fail { read, block, last } => {
                     let error = self.read_failed(setup, now, block, last);
                     if let Some(PendingRead { reply, .. }) = self.pending.remove(&read) {
                         done.push((reply, Err(error)));
@@ -445,11 +445,20 @@ impl EngineState {
         done
     }
 
-    fn hand_out(&mut self, now: Time, action: Action) {
+    fn hand_out(&mut self, now: Time, action: SchedulerAction) {
         let Some(jobs) = &self.jobs else { return };
         match action {
-            Action::Load { block, peek } => jobs.loads.put(CacheLookup { id: block, peek }),
-            Action::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection } => {
+            SchedulerAction::Load { block, peek } => jobs.loads.put(CacheLookup { id: block, peek }),
+            SchedulerAction::Fetch {
+                ticket,
+                block,
+                mirror,
+                until,
+                fresh,
+                prefetch,
+                listed,
+                new_connection,
+            } => {
                 self.counters.requests += 1;
                 let handle = Arc::new(RequestHandle::default());
                 self.handles.insert(ticket, (now, Arc::clone(&handle)));
@@ -466,18 +475,20 @@ impl EngineState {
                 };
                 jobs.requests.put(request);
             }
-            Action::Cancel { ticket } => {
+            SchedulerAction::Cancel { ticket } => {
                 if let Some((_, handle)) = self.handles.get(&ticket) {
                     handle.end();
                 }
             }
-            Action::Hold { ticket, until } => {
+            SchedulerAction::Hold { ticket, until } => {
                 if let Some((_, handle)) = self.handles.get(&ticket) {
                     handle.hold_up(until.saturating_sub(now));
                 }
             }
-            Action::Probe { mirror, until } => jobs.probes.put(Probe { mirror, until }),
-            Action::Deliver { .. } | Action::Finish { .. } | Action::Fail { .. } => {}
+            SchedulerAction::Probe { mirror, until } => jobs.probes.put(Probe { mirror, until }),
+            SchedulerAction::Deliver { .. }
+            | SchedulerAction::Finish { .. }
+            | SchedulerAction::Fail { .. } => {}
         }
     }
 

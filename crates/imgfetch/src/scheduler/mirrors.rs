@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Blame, MirrorId, Time};
+use super::{FailureScope, MirrorId, Time};
 
 /// How long a mirror rests after failures.
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +180,7 @@ impl Health {
     pub(super) fn lost_race(&mut self, now: Time, started: Time, backoff: &Backoff) {
         self.lost += 1;
         if self.lost >= LOST {
-            self.failed(now, started, Blame::Mirror, backoff);
+            self.failed(now, started, FailureScope::Mirror, backoff);
         }
     }
 
@@ -202,17 +202,17 @@ impl Health {
     }
 
     /// A request that began at `started` failed.
-    pub(super) fn failed(&mut self, now: Time, started: Time, blame: Blame, backoff: &Backoff) {
+    pub(super) fn failed(&mut self, now: Time, started: Time, blame: FailureScope, backoff: &Backoff) {
         match blame {
-            Blame::File => self.doubt = (self.doubt + 1).min(MOST_DOUBT),
-            Blame::Busy(after) => {
+            FailureScope::File => self.doubt = (self.doubt + 1).min(MOST_DOUBT),
+            FailureScope::Busy(after) => {
                 let pause = after.unwrap_or(2 * backoff.short_max).min(backoff.busy_max);
                 self.earliest = self.earliest.max(now + pause);
                 self.backoff_until = self.backoff_until.max(now + pause);
             }
             // Requests that were in flight together fail together: that is one failure.
-            Blame::Mirror if self.failed_at.is_some_and(|at| started < at) && self.failures > 0 => {}
-            Blame::Mirror => {
+            FailureScope::Mirror if self.failed_at.is_some_and(|at| started < at) && self.failures > 0 => {}
+            FailureScope::Mirror => {
                 if self.failures == 0 {
                     self.bad_since = Some(now);
                 }
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(choose(&mirrors, 0b11, at(1)), Choice::NoneLeft);
 
         // One dead: the other one, and still the other one when the rest is over.
-        mirrors[0].failed(at(1), at(0), Blame::Mirror, &backoff);
+        mirrors[0].failed(at(1), at(0), FailureScope::Mirror, &backoff);
         assert_eq!(choose(&mirrors, 0, at(1)), Choice::Ask(MirrorId(1)));
         assert_eq!(choose(&mirrors, 0, at(100)), Choice::Ask(MirrorId(1)));
         // Alone, it is asked again after the short rest.
@@ -332,7 +332,7 @@ mod tests {
         mirrors[0].succeeded(1);
         assert_eq!(choose(&mirrors, 0, at(101)), Choice::Ask(MirrorId(0)));
         // A file that it does not have: the other one is preferred, until the first has made up for it.
-        mirrors[0].failed(at(101), at(101), Blame::File, &backoff);
+        mirrors[0].failed(at(101), at(101), FailureScope::File, &backoff);
         assert_eq!(choose(&mirrors, 0, at(101)), Choice::Ask(MirrorId(1)));
         mirrors[0].succeeded(1);
         assert_eq!(choose(&mirrors, 0, at(101)), Choice::Ask(MirrorId(0)));
@@ -343,11 +343,11 @@ mod tests {
         let backoff = Backoff::default();
         let mut mirror = Health::default();
         for _ in 0..4 {
-            mirror.failed(at(5), at(1), Blame::Mirror, &backoff);
+            mirror.failed(at(5), at(1), FailureScope::Mirror, &backoff);
         }
         assert_eq!((mirror.failures, mirror.earliest), (1, at(5) + backoff.short));
         for n in 0..40 {
-            mirror.failed(at(10 + n), at(10 + n), Blame::Mirror, &backoff);
+            mirror.failed(at(10 + n), at(10 + n), FailureScope::Mirror, &backoff);
         }
         assert_eq!(mirror.earliest, at(49) + backoff.short_max);
         assert_eq!(mirror.backoff_until, at(49) + backoff.long_max);
@@ -358,7 +358,7 @@ mod tests {
         let backoff = Backoff::default();
         for (after, until) in [(Some(3), 3), (Some(86_400), 10), (None, 2)] {
             let mut mirror = Health::default();
-            mirror.failed(at(0), at(0), Blame::Busy(after.map(Duration::from_secs)), &backoff);
+            mirror.failed(at(0), at(0), FailureScope::Busy(after.map(Duration::from_secs)), &backoff);
             assert_eq!(choose(&[mirror], 0, at(0)), Choice::WaitUntil(at(until)), "{after:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! Which block next, from which mirror, when to try again and when to give up. Pure: time is an argument, and
 //! nothing here opens a socket or a file, so every schedule is tested by simulation (`sim`).
 //!
-//! [`Core`] is the state machine, and says there how it is to be called and what it promises. The threads around it are
+//! [`BlockScheduler`] is the state machine, and says there how it is to be called and what it promises. The threads around it are
 //! `crate::engine`. The core knows blocks by number and never sees a byte of them.
 
 mod read_ahead;
@@ -17,9 +17,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub use self::core::{Action, Arrived, Config, Core, LastFault, LookupResult, SPARE};
+pub use self::core::{Arrived, BlockScheduler, Config, LastFault, LookupResult, SPARE, SchedulerAction};
 pub use extent::{Piece, pieces};
-pub use formats::fetch_fault::{Blame, FetchFault as Fault, Wait};
+pub use formats::fetch_fault::{FailureScope, FetchFault as Fault, Wait};
 pub use mirrors::{Backoff, Health, Hedge, Recent};
 pub use ram::Ram;
 pub use read_ahead::{ReadAhead, ReadAheadGuess};

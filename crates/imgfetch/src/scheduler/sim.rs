@@ -43,7 +43,7 @@ pub(super) enum End {
 }
 
 pub(super) struct Sim {
-    pub(super) core: Core,
+    pub(super) core: BlockScheduler,
     config: Config,
     now: Time,
     events: BTreeMap<(Time, u64), Event>,
@@ -69,7 +69,7 @@ pub(super) struct Sim {
 impl Sim {
     pub(super) fn new(config: Config, scripts: Vec<Vec<Reply>>) -> Self {
         Sim {
-            core: Core::new(config, scripts.len()),
+            core: BlockScheduler::new(config, scripts.len()),
             config,
             now: Time::ZERO,
             events: BTreeMap::new(),
@@ -146,9 +146,9 @@ impl Sim {
         }
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: SchedulerAction) {
         match action {
-            Action::Load { block, peek } => {
+            SchedulerAction::Load { block, peek } => {
                 self.loads.push((self.now, block.0, peek));
                 let (found, delay) = match self.cache.get(&block.0).unwrap_or(&Cached::No(0)) {
                     Cached::Yes(delay) => (LookupResult::Hit, *delay),
@@ -157,7 +157,7 @@ impl Sim {
                 };
                 self.at(self.now + ms(delay), Event::Loaded(block, peek, found));
             }
-            Action::Fetch { ticket, block, mirror, until, fresh, prefetch, .. } => {
+            SchedulerAction::Fetch { ticket, block, mirror, until, fresh, prefetch, .. } => {
                 let others = self.in_flight.values().filter(|other| **other == block).count();
                 let read = self.reads.values().any(|(_, missing)| missing.contains(&block));
                 assert!(others == 0 || others == 1 && read, "{block:?} is in flight {others} times already");
@@ -184,14 +184,14 @@ impl Sim {
                     if end > until { (until, Err(Fault::TimedOut(Wait::Whole))) } else { (end, result) };
                 self.at(end, Event::Fetched(ticket, result));
             }
-            Action::Cancel { ticket } => {
+            SchedulerAction::Cancel { ticket } => {
                 self.cancelled += 1;
                 if let Some(line) = &mut self.line {
                     line.under_way.retain(|one| one.ticket != ticket);
                 }
                 self.at(self.now, Event::Fetched(ticket, Err(refused())));
             }
-            Action::Hold { ticket, until } => {
+            SchedulerAction::Hold { ticket, until } => {
                 // One that is never heard of again may still be held up.
                 let Some(&block) = self.in_flight.get(&ticket) else { return };
                 let is_read = self.reads.values().any(|(_, missing)| missing.contains(&block));
@@ -202,7 +202,7 @@ impl Sim {
                     line.hold(self.now, ticket, until);
                 }
             }
-            Action::Probe { mirror, until } => {
+            SchedulerAction::Probe { mirror, until } => {
                 let (result, delay) = match self.script(mirror) {
                     Reply::Good(delay) => (Ok(ms(delay)), delay),
                     Reply::Faulty(fault, delay) => (Err(fault), delay),
@@ -210,16 +210,16 @@ impl Sim {
                 };
                 self.at(until.min(self.now.saturating_add(ms(delay))), Event::Probed(mirror, result));
             }
-            Action::Deliver { read, block } => {
+            SchedulerAction::Deliver { read, block } => {
                 let (_, missing) = self.reads.get_mut(&read).expect("delivered to a read that is over");
                 assert!(missing.remove(&block), "delivered twice");
             }
-            Action::Finish { read } => {
+            SchedulerAction::Finish { read } => {
                 let (began, missing) = self.reads.remove(&read).expect("finished once");
                 assert!(missing.is_empty(), "finished without {missing:?}");
                 self.ends.push((began, self.now, End::Whole));
             }
-            Action::Fail { read, block, last } => {
+            SchedulerAction::Fail { read, block, last } => {
                 let (began, missing) = self.reads.remove(&read).expect("failed once");
                 assert!(missing.contains(&block));
                 self.ends.push((began, self.now, End::Failed(block, last)));

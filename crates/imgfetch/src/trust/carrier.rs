@@ -252,7 +252,7 @@ mod tests {
     use super::super::resolver::sim::{Key, Publish, Tree, name};
     use super::*;
     use system::files::Scratch;
-    use system::http::{Patience, Proxies};
+    use system::http::{Proxies, Timeouts};
 
     /// Sends the files of a tree, one connection a request, until the test ends.
     fn serve(tree: Tree) -> MirrorUrl {
@@ -282,7 +282,7 @@ mod tests {
         let wall = clock::now().0;
         let publish =
             |serial| Publish { published: wall - 60, expires: wall + 3600, ..Publish::new(&key, serial) };
-        let http = Arc::new(Http::new(Proxies::none(), None, 4, Patience::default()).unwrap());
+        let http = Arc::new(Http::new(Proxies::none(), None, 4, Timeouts::default()).unwrap());
         let dir = Scratch::directory(std::env::temp_dir()).unwrap();
         let cache = Arc::new(Cache::open(dir.path(), None).unwrap());
         let request = |tree: Tree| ResolveRequest {

@@ -58,15 +58,15 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
         cipher_suites: SUITES.to_vec(),
         kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
         signature_verification_algorithms: WebPkiSupportedAlgorithms { all: SIGNATURES, mapping: SCHEMES },
-        secure_random: &Kernel,
-        key_provider: &Kernel,
+        secure_random: &KernelRandom,
+        key_provider: &KernelRandom,
     })
 }
 
 #[derive(Debug)]
-struct Kernel;
+struct KernelRandom;
 
-impl SecureRandom for Kernel {
+impl SecureRandom for KernelRandom {
     fn fill(&self, mut buffer: &mut [u8]) -> Result<(), GetRandomFailed> {
         while !buffer.is_empty() {
             let got = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty());
@@ -80,7 +80,7 @@ impl SecureRandom for Kernel {
     }
 }
 
-impl KeyProvider for Kernel {
+impl KeyProvider for KernelRandom {
     fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
         Err(rustls::Error::General("no client certificates".into()))
     }

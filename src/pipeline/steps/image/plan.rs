@@ -11,10 +11,10 @@ use crate::ext2::{
     self, Align, ImagePlan, ImagePlanError, IncrementalAllocator, LayoutMap, PageMap, Pages, PlaceError,
     PreviousLayout, Sequential, WriteError,
 };
-use crate::pipeline::steps::split::{self, Known, Source};
+use crate::pipeline::steps::split::{self, Known, SplitInput};
 use crate::repository::store::Store;
 use crate::sys::progress::{Progress, Unit};
-use crate::tree::{Contents, Kind, Meta, Node, Time, Tree};
+use crate::tree::{Contents, FileTime, Kind, Meta, Node, Tree};
 use formats::digest::Sha256;
 use formats::index::{BlockContents, Header};
 use formats::names::{BlockSize, UnixTime};
@@ -23,7 +23,8 @@ use formats::names::{BlockSize, UnixTime};
 fn digest(tree: &Tree, pages: &Pages) -> Sha256 {
     let mut sum = sha2::Sha256::new();
     for (path, id) in tree.walk() {
-        let Node { meta: Meta { mode, uid, gid, mtime: Time { secs, nanos }, xattrs }, kind } = tree.node(id);
+        let Node { meta: Meta { mode, uid, gid, mtime: FileTime { secs, nanos }, xattrs }, kind } =
+            tree.node(id);
         sum.update((path.len() as u64).to_le_bytes());
         sum.update(&path);
         // Hard links are one node under several names.
@@ -97,7 +98,7 @@ impl<'a> PreparedImage<'a> {
         drop(task);
         let mut tree = tree.clone();
         if let Some(previous) = previous {
-            let made = Time { secs: i64::try_from(spec.epoch).unwrap_or(i64::MAX), nanos: 0 };
+            let made = FileTime { secs: i64::try_from(spec.epoch).unwrap_or(i64::MAX), nanos: 0 };
             ext2::keep_times(&mut tree, &pages, previous, made);
         }
         Ok(PreparedImage { tree, pages, before })
@@ -244,7 +245,7 @@ impl<'a> Rendered<'a> {
     }
 }
 
-impl Source for Rendered<'_> {
+impl SplitInput for Rendered<'_> {
     type Error = WriteError;
 
     fn read(&self, at: u64, raw: &mut [u8]) -> Result<(), WriteError> {

@@ -46,7 +46,7 @@ use formats::names::{BlockSize, ImageName};
 const OTHER_SIZES: usize = 8;
 
 /// A disk of which any part can be had, in any order, from several threads at once.
-pub trait Source: Sync {
+pub trait SplitInput: Sync {
     /// Why the contents can't be read.
     type Error: Error + Send + 'static;
 
@@ -62,7 +62,7 @@ pub trait Source: Sync {
     }
 }
 
-impl<R: ReadAt + Sync> Source for R {
+impl<R: ReadAt + Sync> SplitInput for R {
     type Error = io::Error;
 
     fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
@@ -132,14 +132,14 @@ fn join(found: &[Collision]) -> String {
 #[derive(Clone, Debug)]
 pub struct Split {
     pub index: Index,
-    pub figures: Figures,
+    pub figures: SplitStatistics,
     /// Collisions that were met and are no more, because the image was cut in another size than asked for.
     pub collisions: Vec<Collision>,
 }
 
 /// Blocks by what became of them; they add up to the blocks of the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct SplitStatistics {
     /// Blocks of zeros, for which there is nothing to store.
     pub zero: u64,
     /// Blocks that are those of the release before, proved so by the layout: nobody had their bytes.
@@ -174,7 +174,7 @@ impl Options {
 ///
 /// # Errors
 /// [`SplitError`]. What was written by then stays in the store; the next build finds it.
-pub fn split<S: Source>(
+pub fn split<S: SplitInput>(
     header: &Header,
     options: Options,
     store: &mut Store,
@@ -238,7 +238,7 @@ struct Seen {
 }
 
 /// What the threads share.
-struct Shared<'a, S: Source> {
+struct SplitState<'a, S: SplitInput> {
     header: &'a Header,
     source: &'a S,
     store: &'a Store,
@@ -257,7 +257,7 @@ struct Room {
 
 /// What a block of the disk turned out to be.
 #[derive(Clone, Copy)]
-enum Place {
+enum BlockPlacement {
     Zero,
     Made(BlockName),
     Carried(Object),
@@ -265,12 +265,12 @@ enum Place {
 
 /// The image cut in one size.
 struct Attempt {
-    blocks: Vec<Place>,
+    blocks: Vec<BlockPlacement>,
     seen: HashMap<BlockName, Seen>,
 }
 
 impl Attempt {
-    fn run<S: Source>(
+    fn run<S: SplitInput>(
         header: &Header,
         options: Options,
         store: &Store,
@@ -283,7 +283,7 @@ impl Attempt {
             source: IndexFault::Size { size, block_size },
         })?;
         let (seen, collided) = (Mutex::default(), AtomicBool::new(false));
-        let shared = Shared { header, source, store, task, seen, collided };
+        let shared = SplitState { header, source, store, task, seen, collided };
         let room = || Room { raw: Vec::new(), compressor: Compressor::new(options.codec) };
         let blocks = each(count as usize, options.threads, room, |room, number| {
             shared.place(u32::try_from(number).expect("at most `count`"), room)
@@ -316,7 +316,7 @@ impl Attempt {
 
     /// Puts the index together. There are no collisions.
     fn finish(self, header: Header) -> Result<Split, IndexFault> {
-        let mut figures = Figures::default();
+        let mut figures = SplitStatistics::default();
         for seen in self.seen.values() {
             match seen.offered {
                 Some(Offered::Written(object)) => {
@@ -329,9 +329,9 @@ impl Attempt {
         let mut made = 0;
         for place in &self.blocks {
             match place {
-                Place::Zero => figures.zero += 1,
-                Place::Carried(_) => figures.carried += 1,
-                Place::Made(_) => made += 1,
+                BlockPlacement::Zero => figures.zero += 1,
+                BlockPlacement::Carried(_) => figures.carried += 1,
+                BlockPlacement::Made(_) => made += 1,
             }
         }
         figures.repeated = made - self.seen.len() as u64;
@@ -348,36 +348,36 @@ impl Attempt {
         let index = Index::assemble(
             header,
             self.blocks.iter().map(|place| match place {
-                Place::Zero => None,
-                Place::Made(name) => Some(object(name)),
-                Place::Carried(object) => Some(*object),
+                BlockPlacement::Zero => None,
+                BlockPlacement::Made(name) => Some(object(name)),
+                BlockPlacement::Carried(object) => Some(*object),
             }),
         )?;
         Ok(Split { index, figures, collisions: Vec::new() })
     }
 }
 
-impl<S: Source> Shared<'_, S> {
+impl<S: SplitInput> SplitState<'_, S> {
     /// Puts one block of the disk where it belongs.
-    fn place(&self, number: u32, room: &mut Room) -> Result<Place, SplitError<S::Error>> {
+    fn place(&self, number: u32, room: &mut Room) -> Result<BlockPlacement, SplitError<S::Error>> {
         let Room { raw, compressor } = room;
         let size = self.header.block_size;
         let at = u64::from(number) * u64::from(size.get());
         let len = (self.header.size - at).min(size.get().into());
         let place = match self.source.known(number, size) {
-            Known::Zeros => Place::Zero,
-            Known::Object(object) => Place::Carried(object),
+            Known::Zeros => BlockPlacement::Zero,
+            Known::Object(object) => BlockPlacement::Carried(object),
             Known::Nothing => {
                 raw.resize(usize::try_from(len).expect("at most a block"), 0);
                 self.source.read(at, raw).map_err(SplitError::Image)?;
                 if is_zero(raw) {
-                    Place::Zero
+                    BlockPlacement::Zero
                 } else {
                     let block = Block::seal(std::mem::take(raw));
                     self.store(&block, number, compressor).map_err(SplitError::Store)?;
                     let name = block.name();
                     *raw = block.into_bytes();
-                    Place::Made(name)
+                    BlockPlacement::Made(name)
                 }
             }
         };

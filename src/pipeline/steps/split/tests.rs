@@ -115,7 +115,7 @@ fn zeros_cost_nothing_and_repeats_are_stored_once() {
     let mut bench = Bench::new();
     let disk = disk(&[0, 5, 5, 7, 8, 5, 0, 0], 4096);
     let Split { index, figures, collisions } = bench.split("host", &disk);
-    let want = Figures {
+    let want = SplitStatistics {
         zero: 3,
         carried: 0,
         repeated: 2,
@@ -153,7 +153,7 @@ struct Slow {
     every: u64,
 }
 
-impl Source for Slow {
+impl SplitInput for Slow {
     type Error = io::Error;
 
     fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
@@ -296,7 +296,7 @@ struct Numbers {
     read: AtomicU32,
 }
 
-impl Source for Numbers {
+impl SplitInput for Numbers {
     type Error = io::Error;
 
     fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
@@ -331,7 +331,7 @@ struct Update<'a> {
     disk: &'a Vec<u8>,
 }
 
-impl Source for Update<'_> {
+impl SplitInput for Update<'_> {
     type Error = io::Error;
 
     fn read(&self, at: u64, raw: &mut [u8]) -> io::Result<()> {
@@ -356,7 +356,7 @@ fn what_is_known_is_carried_over_without_its_bytes() {
     let source = Update { index: &old, disk: &new };
     let header = header("host", 16 * K, new.len());
     let split = split(&header, bench.options, &mut bench.store, &Silent, &source).unwrap();
-    let Figures { zero, carried, written, .. } = split.figures;
+    let SplitStatistics { zero, carried, written, .. } = split.figures;
     assert_eq!((zero, carried, written), (1, 2, 1));
     assert_eq!(read_disk(bench.dir.path(), &split.index.to_text()), disk(&[1, 5, 0, 4], 0));
 }

@@ -8,7 +8,7 @@ use formats::block::Object;
 use formats::fetch_fault::Wait;
 use formats::index::{Header, Index};
 use formats::names::{BlockSize, Serial, UnixTime};
-use system::http::{Http, Patience, Proxies};
+use system::http::{Http, Proxies, Timeouts};
 
 const SIZE: u32 = 4096;
 
@@ -45,7 +45,7 @@ impl World {
         let setup = EngineSetup {
             index: Arc::new(Index::assemble(header, objects.collect::<Vec<_>>()).unwrap()),
             mirrors: vec!["http://a/".parse().unwrap(), "http://b/".parse().unwrap()],
-            http: Arc::new(Http::new(Proxies::none(), None, 1, Patience::default()).unwrap()),
+            http: Arc::new(Http::new(Proxies::none(), None, 1, Timeouts::default()).unwrap()),
             cache: None,
             config: crate::scheduler::Config { loaders: 0, ..Default::default() },
             ram: ram_blocks * SIZE as usize,
@@ -229,7 +229,7 @@ fn a_mirror_that_stays_down_is_written_about_ever_less_often_and_when_it_is_back
     for second in 0..4000 {
         let before = world.state.quiet[0];
         // So that it is down.
-        world.state.core.warn_of(mirror, formats::fetch_fault::Blame::Mirror);
+        world.state.core.warn_of(mirror, formats::fetch_fault::FailureScope::Mirror);
         world.state.remember_fault(&world.setup, ms(second * 1000), mirror, None, &refused());
         if world.state.quiet[0] != before {
             lines.push(second);
@@ -286,7 +286,7 @@ fn reads_end_soon_only_when_no_mirror_is_up() {
     assert!(!world.state.wait_no_longer(ms(2000)));
     assert_eq!(world.state.core.deadline(), Some(ms(60_000)));
     for mirror in [0, 1] {
-        world.state.core.warn_of(MirrorId(mirror), formats::fetch_fault::Blame::Mirror);
+        world.state.core.warn_of(MirrorId(mirror), formats::fetch_fault::FailureScope::Mirror);
     }
     assert!(world.state.wait_no_longer(ms(2000)));
     assert_eq!(world.state.core.deadline(), Some(ms(2000)));

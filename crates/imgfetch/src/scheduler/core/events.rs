@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Action, Arrived, Core, HEDGES, LookupResult, WorkStep};
+use super::{Arrived, BlockScheduler, HEDGES, LookupResult, SchedulerAction, WorkStep};
 use crate::scheduler::mirrors::{doubled, forgive_portal};
 use crate::scheduler::{MirrorId, ObjectId, ReadId, Ticket, Time};
-use formats::fetch_fault::Blame;
+use formats::fetch_fault::FailureScope;
 use formats::fetch_fault::FetchFault as Fault;
 
-impl Core {
+impl BlockScheduler {
     /// The look into the cache has ended. After [`LookupResult::Hit`] for a block that somebody reads, the shell
-    /// serves the [`Action::Deliver`]s that follow from it.
+    /// serves the [`SchedulerAction::Deliver`]s that follow from it.
     pub fn loaded(&mut self, now: Time, block: ObjectId, peek: bool, found: LookupResult) {
         self.loading.retain(|&(other, _)| other != block);
         let Some(work) = self.work.get_mut(&block) else { return };
@@ -98,7 +98,7 @@ impl Core {
                     flight.started,
                     &self.config.backoff,
                 );
-                self.outputs.push_back(Action::Cancel { ticket });
+                self.outputs.push_back(SchedulerAction::Cancel { ticket });
             }
         }
     }
@@ -140,7 +140,7 @@ impl Core {
         match result {
             Ok(first_byte) => health.answered(now, 0, first_byte),
             // Whatever it said, it is there again.
-            Err(fault) if fault.blame() == Blame::File => health.succeeded(0),
+            Err(fault) if fault.blame() == FailureScope::File => health.succeeded(0),
             Err(fault) => health.failed(now, now, fault.blame(), &self.config.backoff),
         }
     }
@@ -163,10 +163,10 @@ impl Core {
         for id in self.forget(block) {
             let Some(read) = self.reads.get_mut(&id) else { continue };
             read.missing.retain(|&other| other != block);
-            self.outputs.push_back(Action::Deliver { read: id, block });
+            self.outputs.push_back(SchedulerAction::Deliver { read: id, block });
             if read.missing.is_empty() {
                 self.reads.remove(&id);
-                self.outputs.push_back(Action::Finish { read: id });
+                self.outputs.push_back(SchedulerAction::Finish { read: id });
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Core};
+use super::{BlockScheduler, SchedulerAction};
 use crate::scheduler::{ObjectId, Time};
 
 /// How long a block takes when nothing is known of the line.
@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// No request is held up for more than this in all, nor for more than an eighth of the time that it has.
 const IN_ALL: Duration = Duration::from_secs(3);
 
-impl Core {
+impl BlockScheduler {
     /// A block that somebody reads has just been asked for.
     pub(super) fn make_room(&mut self, now: Time) {
         let until = (self.hold_until.max(now) + self.one_block()).min(now + LONGEST);
@@ -31,7 +31,7 @@ impl Core {
             }
             flight.held += more;
             flight.held_until = until;
-            self.outputs.push_back(Action::Hold { ticket, until });
+            self.outputs.push_back(SchedulerAction::Hold { ticket, until });
         }
     }
 
@@ -67,7 +67,7 @@ impl Core {
             if flight.held_until > now && which(flight.block) {
                 flight.held -= flight.held_until - now;
                 flight.held_until = now;
-                self.outputs.push_back(Action::Hold { ticket, until: now });
+                self.outputs.push_back(SchedulerAction::Hold { ticket, until: now });
             }
         }
     }

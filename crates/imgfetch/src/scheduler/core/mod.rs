@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::concurrency::ConcurrencyController;
-use super::{Backoff, Blame, Fault, Health, Hedge, MirrorId, ObjectId, ReadId, Ticket, Time};
+use super::{Backoff, FailureScope, Fault, Health, Hedge, MirrorId, ObjectId, ReadId, Ticket, Time};
 
 /// Limits of the core.
 #[derive(Clone, Copy, Debug)]
@@ -64,14 +64,14 @@ impl Default for Config {
 
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Look for the block in the cache and say [`Core::loaded`].
+pub enum SchedulerAction {
+    /// Look for the block in the cache and say [`BlockScheduler::loaded`].
     Load {
         block: ObjectId,
         /// Only whether it is there: nobody wants its bytes now.
         peek: bool,
     },
-    /// Ask the mirror for the block and say [`Core::fetched`], at `until` at the latest.
+    /// Ask the mirror for the block and say [`BlockScheduler::fetched`], at `until` at the latest.
     Fetch {
         /// To be given back.
         ticket: Ticket,
@@ -92,7 +92,7 @@ pub enum Action {
     Cancel { ticket: Ticket },
     /// Take no more of what this request brings before then: somebody waits for something else. In the past: go on.
     Hold { ticket: Ticket, until: Time },
-    /// Ask the mirror for anything small and say [`Core::probed`]: is it back?
+    /// Ask the mirror for anything small and say [`BlockScheduler::probed`]: is it back?
     Probe {
         mirror: MirrorId,
         /// When to give up.
@@ -193,26 +193,26 @@ impl Flight {
 ///
 /// # Contract
 /// Every call that has a `now` is given the time since whatever moment the caller chose; it never goes back. After a call
-/// that reports or changes something ([`Core::read`], [`Core::touched`], [`Core::loaded`], [`Core::fetched`],
-/// [`Core::probed`], [`Core::prefetch`], [`Core::read_on`], [`Core::read_ahead`], [`Core::hold_prefetch`],
-/// [`Core::limit_unread`], [`Core::set_deadline`], [`Core::dropped`]), and whenever [`Core::next_wakeup`] has come:
+/// that reports or changes something ([`BlockScheduler::read`], [`BlockScheduler::touched`], [`BlockScheduler::loaded`], [`BlockScheduler::fetched`],
+/// [`BlockScheduler::probed`], [`BlockScheduler::prefetch`], [`BlockScheduler::read_on`], [`BlockScheduler::read_ahead`], [`BlockScheduler::hold_prefetch`],
+/// [`BlockScheduler::limit_unread`], [`BlockScheduler::set_deadline`], [`BlockScheduler::dropped`]), and whenever [`BlockScheduler::next_wakeup`] has come:
 ///
-/// 1. call [`Core::poll`] until it gives `None`, and carry out each action in this order;
-/// 2. then wait for the next event, but no longer than until [`Core::next_wakeup`], which is to be asked for again each
+/// 1. call [`BlockScheduler::poll`] until it gives `None`, and carry out each action in this order;
+/// 2. then wait for the next event, but no longer than until [`BlockScheduler::next_wakeup`], which is to be asked for again each
 ///    time; `None` there means: until the next event.
 ///
-/// Several reports may come between two drains. What an action asks for is reported once: [`Action::Load`] by
-/// [`Core::loaded`], [`Action::Fetch`] by [`Core::fetched`] with its ticket, a cancelled one too, [`Action::Probe`] by
-/// [`Core::probed`]. A report that is late, or never comes, costs time and no more: the core writes the request off. After
+/// Several reports may come between two drains. What an action asks for is reported once: [`SchedulerAction::Load`] by
+/// [`BlockScheduler::loaded`], [`SchedulerAction::Fetch`] by [`BlockScheduler::fetched`] with its ticket, a cancelled one too, [`SchedulerAction::Probe`] by
+/// [`BlockScheduler::probed`]. A report that is late, or never comes, costs time and no more: the core writes the request off. After
 /// `Ok` or [`LookupResult::Hit`] the block's bytes must be at hand until the drain that follows is over, as
-/// [`Action::Deliver`] wants them.
+/// [`SchedulerAction::Deliver`] wants them.
 ///
 /// # Promises
 /// Whatever mirrors and the cache do: a block has at most one request in flight, or two when a read waits for it and the
-/// first takes too long; a demand read starts before any prefetch; each read gets exactly one [`Action::Finish`] or
-/// [`Action::Fail`], by its deadline if there is one; before its `Finish` each of its blocks was delivered once.
+/// first takes too long; a demand read starts before any prefetch; each read gets exactly one [`SchedulerAction::Finish`] or
+/// [`SchedulerAction::Fail`], by its deadline if there is one; before its `Finish` each of its blocks was delivered once.
 #[derive(Debug)]
-pub struct Core {
+pub struct BlockScheduler {
     config: Config,
     mirrors: Vec<Health>,
     work: HashMap<ObjectId, Work>,
@@ -247,7 +247,7 @@ pub struct Core {
     /// Looks into the cache under way, and when each began. No more than there are loaders.
     loading: Vec<(ObjectId, Time)>,
     flights: BTreeMap<Ticket, Flight>,
-    outputs: VecDeque<Action>,
+    outputs: VecDeque<SchedulerAction>,
     next: u64,
     polled_at: Time,
 }
@@ -277,11 +277,11 @@ fn keep_last<T>(queue: &mut VecDeque<T>) {
     queue.drain(..queue.len().saturating_sub(READ_AHEAD));
 }
 
-impl Core {
+impl BlockScheduler {
     /// A core for the given number of mirrors, at most [`MirrorId::MAX`] + 1.
     pub fn new(config: Config, mirrors: usize) -> Self {
         let mirrors = mirrors.min(usize::from(MirrorId::MAX.0) + 1);
-        Core {
+        BlockScheduler {
             config,
             mirrors: vec![Health::default(); mirrors],
             work: HashMap::new(),
@@ -329,7 +329,7 @@ impl Core {
     }
 
     /// This mirror has failed before there was a core.
-    pub fn warn_of(&mut self, mirror: MirrorId, blame: Blame) {
+    pub fn warn_of(&mut self, mirror: MirrorId, blame: FailureScope) {
         let backoff = self.config.backoff;
         if let Some(health) = self.mirrors.get_mut(usize::from(mirror.0)) {
             health.failed(Time::ZERO, Time::ZERO, blame, &backoff);

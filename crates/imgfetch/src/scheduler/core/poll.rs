@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Action, Core, Flight, SPARE, Work, WorkStep};
+use super::{BlockScheduler, Flight, SPARE, SchedulerAction, Work, WorkStep};
 use crate::scheduler::mirrors::{Choice, choose};
 use crate::scheduler::{Health, LastFault, MirrorId, ObjectId, Ticket, Time};
 use formats::fetch_fault::FetchFault as Fault;
@@ -18,9 +18,9 @@ const WARM: Duration = Duration::from_secs(30);
 /// For so long after a read that nobody foresaw another one is reckoned with.
 const ALERT: Duration = Duration::from_secs(2);
 
-impl Core {
-    /// The next thing to do now; `None` until something happens or [`Core::next_wakeup`] comes.
-    pub fn poll(&mut self, now: Time) -> Option<Action> {
+impl BlockScheduler {
+    /// The next thing to do now; `None` until something happens or [`BlockScheduler::next_wakeup`] comes.
+    pub fn poll(&mut self, now: Time) -> Option<SchedulerAction> {
         self.polled_at = now;
         if self.outputs.is_empty() {
             self.expire(now);
@@ -92,7 +92,7 @@ impl Core {
         }
         // A read that is not finished misses something.
         if let Some((block, last)) = reason {
-            self.outputs.push_back(Action::Fail { read: id, block, last });
+            self.outputs.push_back(SchedulerAction::Fail { read: id, block, last });
         }
     }
 
@@ -100,14 +100,14 @@ impl Core {
         self.loading.iter().any(|&(other, _)| other == block)
     }
 
-    fn load(&mut self, now: Time, block: ObjectId, peek: bool) -> Action {
+    fn load(&mut self, now: Time, block: ObjectId, peek: bool) -> SchedulerAction {
         // An earlier look for it may be stuck.
         self.loading.retain(|&(other, _)| other != block);
         self.loading.push((block, now));
-        Action::Load { block, peek }
+        SchedulerAction::Load { block, peek }
     }
 
-    fn start_load(&mut self, now: Time) -> Option<Action> {
+    fn start_load(&mut self, now: Time) -> Option<SchedulerAction> {
         let mut at = 0;
         while let Some(&block) = self.demanded.get(at) {
             let is_loading = self.is_loading(block);
@@ -135,7 +135,7 @@ impl Core {
     }
 
     /// What is read before what is only fetched ahead, for which no more than `most` requests are in flight.
-    fn start_fetch(&mut self, now: Time, most: usize) -> Option<Action> {
+    fn start_fetch(&mut self, now: Time, most: usize) -> Option<SchedulerAction> {
         if self.flights.len() >= self.config.connections + SPARE {
             return None;
         }
@@ -207,7 +207,13 @@ impl Core {
         self.work.get(&block).is_some_and(|work| work.not_before <= self.polled_at)
     }
 
-    fn fetch(&mut self, now: Time, block: ObjectId, mirror: MirrorId, new_connection: bool) -> Action {
+    fn fetch(
+        &mut self,
+        now: Time,
+        block: ObjectId,
+        mirror: MirrorId,
+        new_connection: bool,
+    ) -> SchedulerAction {
         self.next += 1;
         let ticket = Ticket(self.next);
         let until = now + self.config.attempt;
@@ -236,7 +242,7 @@ impl Core {
         if !prefetch {
             self.make_room(now);
         }
-        Action::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection }
+        SchedulerAction::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection }
     }
 
     /// A request that somebody waits for and that takes too long, its block, and when that is: the time from
@@ -256,7 +262,7 @@ impl Core {
 
     /// A second request for a read whose first one takes too long: to the next mirror, or, when there is none, to
     /// the same one over a new connection.
-    fn start_hedge(&mut self, now: Time) -> Option<Action> {
+    fn start_hedge(&mut self, now: Time) -> Option<SchedulerAction> {
         if self.hedges < 10 || self.flights.len() >= self.config.connections + SPARE {
             return None;
         }
@@ -282,7 +288,7 @@ impl Core {
 
     /// A mirror that failed is looked at again when its rest is over, so that reads need not find out. So is the
     /// second best from time to time while there is work for the best.
-    fn start_probe(&mut self, now: Time) -> Option<Action> {
+    fn start_probe(&mut self, now: Time) -> Option<SchedulerAction> {
         let until = now + self.config.attempt;
         let due = |mirror: &Health| mirror.wants_probe() && mirror.backoff_until <= now;
         let back = (0..).zip(&self.mirrors).find(|(_, mirror)| due(mirror)).map(|(id, _)| MirrorId(id));
@@ -290,7 +296,7 @@ impl Core {
         let mirror = &mut self.mirrors[usize::from(id.0)];
         mirror.probing = true;
         mirror.asked_at = Some(now);
-        Some(Action::Probe { mirror: id, until })
+        Some(SchedulerAction::Probe { mirror: id, until })
     }
 
     fn to_warm(&self, now: Time) -> Option<MirrorId> {
@@ -305,7 +311,7 @@ impl Core {
     }
 
     /// Loads what is read next into RAM, whatever the network does. One who looks is left for reads.
-    fn start_next(&mut self, now: Time) -> Option<Action> {
+    fn start_next(&mut self, now: Time) -> Option<SchedulerAction> {
         let is_read = |block| self.work.get(block).is_some_and(|work| !work.readers.is_empty());
         let unread = self.loading.iter().filter(|(block, _)| !is_read(block)).count();
         let free = self.loading.len() < self.config.loaders && unread < self.config.loaders.max(2) - 1;
@@ -323,7 +329,7 @@ impl Core {
         None
     }
 
-    fn start_prefetch(&mut self, now: Time, most: usize) -> Option<Action> {
+    fn start_prefetch(&mut self, now: Time, most: usize) -> Option<SchedulerAction> {
         while self.may_prefetch(most) && self.work.len() < 2 * self.config.connections {
             let listed = self.read_ahead.is_empty();
             let queue = if listed { &mut self.prefetch_list } else { &mut self.read_ahead };
@@ -350,7 +356,7 @@ impl Core {
         None
     }
 
-    /// When [`Core::poll`], which has just said `None`, is to be asked again even if nothing happens. May have
+    /// When [`BlockScheduler::poll`], which has just said `None`, is to be asked again even if nothing happens. May have
     /// passed meanwhile.
     pub fn next_wakeup(&self) -> Option<Time> {
         let reads = self.first_deadline();

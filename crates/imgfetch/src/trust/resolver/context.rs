@@ -37,7 +37,7 @@ pub(super) enum Purpose {
 }
 
 #[derive(Debug)]
-struct InFlight {
+struct TrackedRequest {
     id: GetId,
     mirror: usize,
     purpose: Purpose,
@@ -51,7 +51,7 @@ pub(super) struct Context {
     pub(super) keys: TrustedKeys,
     pub(super) now: Now,
     pub(super) stats: Vec<MirrorStats>,
-    in_flight: Vec<InFlight>,
+    in_flight: Vec<TrackedRequest>,
     /// `None`: it is being read.
     stored: Vec<(StoredFile, Option<StoredContent>)>,
     pub(super) actions: VecDeque<TrustAction>,
@@ -110,7 +110,7 @@ impl Context {
         self.next_id += 1;
         let id = GetId(self.next_id);
         let until = get.until.max(self.now.elapsed + LEAST);
-        self.in_flight.push(InFlight { id, mirror: get.mirror, purpose, write_off: until + GRACE });
+        self.in_flight.push(TrackedRequest { id, mirror: get.mirror, purpose, write_off: until + GRACE });
         self.actions.push_back(TrustAction::Get(MirrorGet { id, until, ..get }));
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::types::MirrorAnswer;
-use formats::fetch_fault::Blame;
+use formats::fetch_fault::FailureScope;
 
 /// How a mirror did while the release was resolved.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +15,7 @@ pub struct MirrorStats {
     /// Whether its last answer was what it ought to be.
     pub good: bool,
     /// What its last failure counts against.
-    pub blame: Option<Blame>,
+    pub blame: Option<FailureScope>,
 }
 
 impl MirrorStats {
@@ -31,7 +31,7 @@ impl MirrorStats {
         }
     }
 
-    pub(super) fn failed(&mut self, blame: Blame) {
+    pub(super) fn failed(&mut self, blame: FailureScope) {
         self.good = false;
         self.blame = Some(blame);
     }
@@ -65,7 +65,7 @@ mod tests {
     fn the_near_come_first_and_the_failed_last() {
         let ms = Duration::from_millis;
         let good = |time| MirrorStats { first_byte: Some(ms(time)), good: true, ..MirrorStats::default() };
-        let failed = MirrorStats { blame: Some(Blame::Mirror), ..MirrorStats::default() };
+        let failed = MirrorStats { blame: Some(FailureScope::Mirror), ..MirrorStats::default() };
         let stats = [failed.clone(), good(80), MirrorStats::default(), good(20), failed, good(50)];
         assert_eq!(order(&stats, true), [3, 5, 1, 2, 0, 4]);
         assert_eq!(order(&stats, false), [1, 2, 3, 5, 0, 4], "without netselect as they are listed");

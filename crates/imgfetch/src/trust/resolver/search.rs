@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::context::{Context, Purpose, get};
 use super::types::{MirrorGet, ResolveError};
-use formats::fetch_fault::{Blame, FetchFault as Fault};
+use formats::fetch_fault::{FailureScope, FetchFault as Fault};
 use formats::release::{MirrorPath, MirrorUrl};
 
 /// Between two rounds through all mirrors; doubled each time, [`PAUSE_MAX`] at most.
@@ -20,7 +20,7 @@ const OFFLINE: Duration = Duration::from_secs(10);
 
 /// What came of asking each mirror once.
 #[derive(Debug, Default)]
-struct Round {
+struct SearchRound {
     faults: Vec<(MirrorUrl, String)>,
     /// Whether asking again may help.
     hope: bool,
@@ -32,9 +32,9 @@ struct Round {
     pages: usize,
 }
 
-impl Round {
+impl SearchRound {
     fn failed(&mut self, url: Option<&MirrorUrl>, fault: &Fault) {
-        self.hope |= fault.blame() != Blame::File;
+        self.hope |= fault.blame() != FailureScope::File;
         self.wrong |= fault.is_wrong_bytes();
         self.refused |= fault.is_wrong_bytes() && *fault != Fault::WebPage;
         self.pages += usize::from(*fault == Fault::WebPage);
@@ -49,7 +49,7 @@ impl Round {
 }
 
 #[derive(Debug)]
-enum Step {
+enum SearchStep {
     OneByOne {
         order: Vec<usize>,
         asked: usize,
@@ -86,8 +86,8 @@ pub(super) struct FileSearch {
     fresh: bool,
     pause: Duration,
     news_at: Option<Duration>,
-    round: Round,
-    step: Step,
+    round: SearchRound,
+    step: SearchStep,
 }
 
 impl FileSearch {
@@ -109,8 +109,8 @@ impl FileSearch {
             began,
             pause: PAUSE,
             news_at: None,
-            round: Round::default(),
-            step: Step::Pausing { until: began },
+            round: SearchRound::default(),
+            step: SearchStep::Pausing { until: began },
         };
         search.begin_round(ctx);
         search
@@ -121,14 +121,14 @@ impl FileSearch {
     }
 
     fn begin_round(&mut self, ctx: &mut Context) {
-        self.round = Round::default();
+        self.round = SearchRound::default();
         let mirrors = ctx.request.mirrors.len();
         if self.path != MirrorPath::Latest || !ctx.request.netselect || mirrors < 2 {
-            self.step = Step::OneByOne { order: ctx.order(), asked: 0 };
+            self.step = SearchStep::OneByOne { order: ctx.order(), asked: 0 };
             self.ask_next(ctx);
             return;
         }
-        self.step = Step::AllAtOnce { began: ctx.now.elapsed, unanswered: mirrors, good: None };
+        self.step = SearchStep::AllAtOnce { began: ctx.now.elapsed, unanswered: mirrors, good: None };
         for mirror in 0..mirrors {
             self.ask(ctx, mirror, true);
         }
@@ -143,7 +143,7 @@ impl FileSearch {
     /// Whether there is another mirror to ask in this round.
     fn ask_next(&mut self, ctx: &mut Context) -> bool {
         let late = ctx.now.elapsed >= self.until;
-        let Step::OneByOne { order, asked } = &mut self.step else { return false };
+        let SearchStep::OneByOne { order, asked } = &mut self.step else { return false };
         let Some(&mirror) = order.get(*asked).filter(|_| !late || *asked == 0) else { return false };
         *asked += 1;
         self.ask(ctx, mirror, self.fresh);
@@ -152,7 +152,9 @@ impl FileSearch {
 
     /// A good answer has come.
     pub(super) fn good(&mut self, ctx: &Context) -> Progress {
-        let Step::AllAtOnce { began, unanswered, good } = &mut self.step else { return Progress::Found };
+        let SearchStep::AllAtOnce { began, unanswered, good } = &mut self.step else {
+            return Progress::Found;
+        };
         *unanswered -= 1;
         let now = ctx.now.elapsed;
         let more = (now.saturating_sub(*began) / 2).clamp(ALIKE, 20 * ALIKE);
@@ -170,7 +172,7 @@ impl FileSearch {
     ) -> Progress {
         self.round.failed(ctx.request.mirrors.get(mirror), fault);
         match &mut self.step {
-            Step::AllAtOnce { unanswered, good, .. } => {
+            SearchStep::AllAtOnce { unanswered, good, .. } => {
                 *unanswered -= 1;
                 match good {
                     Some(until) if *unanswered == 0 || *until <= ctx.now.elapsed => return Progress::Found,
@@ -178,12 +180,12 @@ impl FileSearch {
                     _ => return Progress::Going,
                 }
             }
-            Step::OneByOne { .. } => {
+            SearchStep::OneByOne { .. } => {
                 if self.ask_next(ctx) {
                     return Progress::Going;
                 }
             }
-            Step::Pausing { .. } => return Progress::Going,
+            SearchStep::Pausing { .. } => return Progress::Going,
         }
         self.end_round(ctx, enough)
     }
@@ -192,8 +194,8 @@ impl FileSearch {
     pub(super) fn timeout(&mut self, ctx: &mut Context) -> Progress {
         let now = ctx.now.elapsed;
         match &self.step {
-            Step::AllAtOnce { good: Some(until), .. } if *until <= now => Progress::Found,
-            Step::Pausing { until } if *until <= now => {
+            SearchStep::AllAtOnce { good: Some(until), .. } if *until <= now => Progress::Found,
+            SearchStep::Pausing { until } if *until <= now => {
                 self.begin_round(ctx);
                 Progress::Going
             }
@@ -204,9 +206,9 @@ impl FileSearch {
     /// When [`FileSearch::timeout`] is to be called.
     pub(super) fn next_timeout(&self) -> Option<Duration> {
         match &self.step {
-            Step::OneByOne { .. } => None,
-            Step::AllAtOnce { good, .. } => *good,
-            Step::Pausing { until } => Some(*until),
+            SearchStep::OneByOne { .. } => None,
+            SearchStep::AllAtOnce { good, .. } => *good,
+            SearchStep::Pausing { until } => Some(*until),
         }
     }
 
@@ -222,7 +224,7 @@ impl FileSearch {
                 true => "; is the network up, and is the address of the mirror right?",
                 false => "",
             };
-            let Round { faults, refused, .. } = round;
+            let SearchRound { faults, refused, .. } = round;
             let file = self.path.to_string();
             return Progress::GaveUp(ResolveError::NoMirror { file, faults, hint, refused });
         }
@@ -233,7 +235,7 @@ impl FileSearch {
             let (path, last) = (&self.path, last.unwrap_or_default());
             ctx.warn(format!("{path}: no mirror has sent it yet ({last}); trying for {left} s more"));
         }
-        self.step = Step::Pausing { until: now + self.pause };
+        self.step = SearchStep::Pausing { until: now + self.pause };
         self.pause = (2 * self.pause).min(PAUSE_MAX);
         Progress::Going
     }

@@ -13,14 +13,14 @@ const STATEMENT: Duration = Duration::from_secs(10);
 
 /// Keys, and those of them whose statement was looked for.
 #[derive(Debug)]
-struct Chain {
+struct KeyChain {
     keys: TrustedKeys,
     asked: Vec<KeyId>,
 }
 
-impl Chain {
+impl KeyChain {
     fn of(keys: &TrustedKeys) -> Self {
-        Chain { keys: keys.clone(), asked: Vec::new() }
+        KeyChain { keys: keys.clone(), asked: Vec::new() }
     }
 
     /// The key whose statement is to be looked for next; [`MAX_HOPS`] in all.
@@ -52,7 +52,7 @@ impl Chain {
 /// Asks mirrors for rotation statements. Those that are followed are saved, for when there are no mirrors.
 #[derive(Debug)]
 pub(super) struct Succession {
-    chain: Chain,
+    chain: KeyChain,
     /// The key whose statement is looked for, and the mirrors that were asked for it.
     current: Option<KeyId>,
     mirrors_asked: usize,
@@ -62,7 +62,7 @@ pub(super) struct Succession {
 
 impl Succession {
     pub(super) fn begin(ctx: &mut Context, error: ResolveError) -> Self {
-        let mut chain = Chain::of(&ctx.keys);
+        let mut chain = KeyChain::of(&ctx.keys);
         let current = chain.next_key();
         let mut succession = Succession { chain, current, mirrors_asked: 0, error };
         succession.ask(ctx);
@@ -126,7 +126,7 @@ impl Succession {
 /// The trusted keys and their successors, by the statements in the cache; `None` inside when they have none, outside
 /// while they are being read.
 pub(super) fn kept_successors(ctx: &mut Context) -> Option<Option<TrustedKeys>> {
-    let mut chain = Chain::of(&ctx.keys);
+    let mut chain = KeyChain::of(&ctx.keys);
     let name = ctx.request.name.clone();
     while let Some(id) = chain.next_key() {
         if let Some(bytes) = ctx.stored_bytes(StoredFile::Keys(id))? {
