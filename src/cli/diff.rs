@@ -19,13 +19,16 @@ there is compared; @SERIAL selects another one.
 
 Example: imgfactory diff http://mirror.example/demo/@41 out/demo")]
 pub(super) struct Args {
+    /// The old release
     #[arg(value_name = "DIR|URL[@SERIAL]")]
     old: String,
+    /// The new release
     #[arg(value_name = "DIR|URL[@SERIAL]")]
     new: String,
     /// Public key of the releases: a file or base64; may be repeated [default: the build's]
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
+    /// Print the differences as JSON
     #[arg(long)]
     json: bool,
 }

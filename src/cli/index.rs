@@ -23,9 +23,13 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Show an index: sizes, shares, and where its blocks are used
-    Dump { index: PathBuf },
+    Dump {
+        /// The index (index.idx)
+        index: PathBuf,
+    },
     /// Convert an index to a plain block list, the format of 2005
     Export {
+        /// The index (index.idx)
         index: PathBuf,
         /// File to write the list to [default: standard output]
         #[arg(short, long, value_name = "FILE")]

@@ -35,7 +35,7 @@ pub(super) struct Args {
     fits: Option<Disc>,
 }
 
-/// The values of `--with-blocks`.
+/// `--with-blocks`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum BlocksArg {
     All,

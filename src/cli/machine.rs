@@ -45,6 +45,7 @@ pub(super) struct MachineArgs {
     /// Processor model, in QEMU's terms; qemu64,+svm,+npt offers virtualisation to HVM guests [default: QEMU's]
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
+    /// Model of the network card
     #[arg(long, value_name = "MODEL", default_value = "virtio")]
     nic: NicArg,
     /// How QEMU runs the machine: tcg works everywhere but is slow; auto is kvm if this computer has it
@@ -58,7 +59,7 @@ pub(super) struct MachineArgs {
     options: Vec<String>,
 }
 
-/// The values of `--medium`.
+/// `--medium`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum MediumArg {
     Cdrom,
@@ -66,7 +67,7 @@ enum MediumArg {
     Usb,
 }
 
-/// The values of `--nic`.
+/// `--nic`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum NicArg {
     Virtio,
@@ -74,7 +75,7 @@ enum NicArg {
     None,
 }
 
-/// The values of `--accel`.
+/// `--accel`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum AccelArg {
     Auto,

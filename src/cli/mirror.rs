@@ -65,6 +65,7 @@ struct VerifyArgs {
     /// Share of the blocks to read, evenly spread [default: 100% of a directory, 5% of other mirrors]
     #[arg(long, value_name = "N%")]
     sample: Option<String>,
+    /// Read all blocks
     #[arg(long, conflicts_with = "sample")]
     full: bool,
     #[command(flatten)]

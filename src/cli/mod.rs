@@ -61,7 +61,7 @@ struct Global {
     color: When,
 }
 
-/// The values of `--color`.
+/// `--color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum When {
     Auto,

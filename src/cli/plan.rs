@@ -14,6 +14,7 @@ use formats::report::Exit;
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
+    /// Print the plan as JSON
     #[arg(long)]
     json: bool,
 }

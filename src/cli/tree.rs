@@ -48,7 +48,7 @@ impl ReleaseTree {
         Ok(trusted(keys)?)
     }
 
-    /// The newest release of the tree, verified with `keys`.
+    /// Its newest release.
     pub fn state(&self, keys: &TrustedKeys) -> Result<ReleaseState, Failure> {
         let state = read_state(&LocalTree(self.root.clone()), keys)?;
         state.ok_or_else(|| {

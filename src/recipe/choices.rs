@@ -5,6 +5,7 @@ use crate::yaml::shape::choice;
 choice! {
     /// What `publish` does with the other targets when one fails.
     pub enum OnFailure as "what to do after a failure" {
+        /// Publish to them.
         Continue = "continue",
         /// Do not start those that have not started.
         Stop = "stop",
@@ -16,6 +17,7 @@ choice! {
         Extract = "extract",
         /// Only the recipe's packages.
         Custom = "custom",
+        /// Essential packages.
         Essential = "essential",
         /// Essential packages and apt.
         Apt = "apt",
@@ -35,6 +37,7 @@ choice! {
 
     /// A processor family.
     pub enum Architecture as "an architecture that can be built" {
+        /// 64-bit PC.
         Amd64 = "amd64",
     }
 
@@ -58,7 +61,9 @@ choice! {
 
     /// When a guest is started.
     pub enum Start as "a start" {
+        /// With the host.
         Boot = "boot",
+        /// By hand.
         Demand = "demand",
     }
 
@@ -66,6 +71,7 @@ choice! {
     pub enum GuestNetwork as "a network of a guest" {
         /// Through a bridge on the host's network interface; it gets its own address from the DHCP server there.
         Bridge = "bridge",
+        /// No network.
         None = "none",
     }
 
@@ -91,7 +97,9 @@ choice! {
 
     /// NetBSD's name of a processor family.
     pub enum BsdArchitecture as "an architecture that can be a guest" {
+        /// 64-bit PC.
         Amd64 = "amd64",
+        /// 32-bit PC.
         I386 = "i386",
     }
 
@@ -109,6 +117,7 @@ choice! {
     pub enum Flavour as "a Plan 9" {
         /// Bell Labs' fourth edition with patches.
         Legacy = "9legacy",
+        /// The fork 9front.
         Front = "9front",
     }
 
@@ -116,6 +125,7 @@ choice! {
     pub enum ConsoleDevice as "a console" {
         /// On the first serial line.
         Serial = "serial",
+        /// On a screen.
         Vga = "vga",
     }
 
@@ -123,7 +133,9 @@ choice! {
     pub enum DiskFormat as "a disk format" {
         /// Raw: the sectors of the disk, one after another.
         Raw = "raw",
+        /// QEMU's qcow2.
         Qcow2 = "qcow2",
+        /// VMware's vmdk.
         Vmdk = "vmdk",
     }
 

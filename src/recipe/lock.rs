@@ -35,6 +35,7 @@ pub enum LockError {
     Line {
         /// Its number, from 1.
         line: usize,
+        /// Its first characters.
         text: String,
     },
     /// One URL with two sums.

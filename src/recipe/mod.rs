@@ -38,6 +38,7 @@ pub trait ProjectFiles {
 /// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProjectFile {
+    /// No regular file.
     Missing,
     /// A file that may not be executed.
     Plain,

@@ -48,6 +48,7 @@ section! {
 
     /// The system that the machine boots.
     pub struct RawHost as "Host" one of "host" { debian, knoppix } {
+        /// A Debian system.
         debian: RawDebian,
         /// A KNOPPIX medium or its compressed file system, whose files become the host's.
         knoppix: RawKnoppix,
@@ -65,6 +66,7 @@ section! {
         suite: Suite,
         /// The packages that are always installed (mmdebstrap's variant). Default: minbase.
         variant: Variant,
+        /// Default: main.
         components: List<Component>,
         /// Default, and so far the only one: amd64.
         architecture: Architecture,

@@ -47,6 +47,7 @@ pub struct Recipe {
     pub machine: Machine,
     /// What `test` waits for.
     pub expect: Expect,
+    /// Where releases go.
     pub publish: Publish,
 }
 
@@ -66,6 +67,7 @@ impl Host {
 /// Where the contents of a system come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostSystem {
+    /// A system of Debian packages.
     Debian(Debian),
     /// KNOPPIX, as a tree; with the Debian system that GRUB and busybox are taken from.
     Knoppix(Knoppix, Box<Debian>),
@@ -98,7 +100,9 @@ pub struct Debian {
     pub suite: Suite,
     /// What goes in to begin with.
     pub variant: Variant,
+    /// At least one.
     pub components: Vec<Component>,
+    /// The processor that its packages are for.
     pub architecture: Architecture,
     /// Archives beside that of `suite`.
     pub sources: Vec<DebianSource>,
@@ -115,6 +119,7 @@ pub struct Debian {
 pub struct DebianSource {
     pub suite: Suite,
     pub origin: ArchiveLocation,
+    /// At least one.
     pub components: Vec<Component>,
 }
 
@@ -123,6 +128,7 @@ pub struct DebianSource {
 pub enum ArchiveLocation {
     /// On the mirror that the build is told to use.
     Archive(Archive),
+    /// At a URL.
     Uri(MirrorUrl),
 }
 
@@ -166,6 +172,7 @@ pub struct Xen {
 pub struct Blocks {
     /// Raw bytes of a block.
     pub size: BlockSize,
+    /// What compresses them.
     pub codec: Codec,
 }
 
@@ -181,6 +188,7 @@ pub struct Machine {
 /// What `test` waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expect {
+    /// How long a boot may take.
     pub timeout: Duration,
     /// Templates of what must appear on the console; they may use `token`.
     pub lines: Vec<Line>,

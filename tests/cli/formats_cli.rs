@@ -148,8 +148,8 @@ fn an_index_is_shown_or_refused_with_its_line() {
     fs::write(dir.path().join("index.idx"), "imgfactory-index 2\n").unwrap();
     let (code, _, err) = said(&imgfactory(dir.path(), "index dump index.idx"));
     assert_eq!((code, err.as_str()), {
-        let said = "error: index.idx\n  caused by: index.idx:1: version 2 is not supported; this program knows \
-                    version 1. A newer one may read it\n";
+        let said = "error: index.idx\n  caused by: index.idx:1: version 2 is not supported; this program supports \
+                    version 1; a newer program may read it\n";
         (Some(1), said)
     });
 }

@@ -66,6 +66,7 @@ pub(super) struct SplitOptions {
 signature; imgfetch and `imgfactory mirror verify` do that."
 )]
 pub(super) struct JoinArgs {
+    /// The index (index.idx)
     index: PathBuf,
     /// Mirror that has the blocks: a directory or URL
     #[arg(long, value_name = "DIR|URL")]

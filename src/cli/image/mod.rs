@@ -24,6 +24,7 @@ pub(super) struct Args {
 enum Command {
     /// List a directory of an image
     Ls {
+        /// The image file
         image: PathBuf,
         /// Path in the image; a symbolic link is shown, not followed
         #[arg(default_value = "/")]
@@ -31,18 +32,23 @@ enum Command {
     },
     /// Print the contents of a file in an image
     Cat {
+        /// The image file
         image: PathBuf,
         /// Path of the file in the image
         path: PathBuf,
     },
     /// Print all metadata of a file in an image
     Stat {
+        /// The image file
         image: PathBuf,
         /// Path in the image; a symbolic link is shown, not followed
         path: PathBuf,
     },
     /// Print all metadata of an image: superblock, groups, inodes, directories
-    Dump { image: PathBuf },
+    Dump {
+        /// The image file
+        image: PathBuf,
+    },
     /// Create an image, or its blocks, from a tar archive or a directory
     #[command(
         after_help = "The same input gives the same image. The superblock's time is SOURCE_DATE_EPOCH if it is set, \

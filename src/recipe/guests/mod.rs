@@ -31,6 +31,7 @@ section! {
     pub struct RawGuest as "Guest" one of "guest" { debian, netbsd, plan9, disk, knoppix } {
         /// Name of the guest and of its image.
         name (required): ImageName,
+        /// A Debian system.
         debian: RawDebian,
         /// A NetBSD system, made from the sets of a release.
         netbsd: RawNetBsd,
@@ -74,6 +75,7 @@ pub struct Guest {
     pub kind: GuestKind,
     /// Overlays, in the order in which they are applied; none for a disk that is taken as it is.
     pub overlays: Vec<OverlayName>,
+    /// Its host name.
     pub hostname: HostName,
     /// Its file system, if we make one.
     pub image: FileSystemOptions,
@@ -89,6 +91,7 @@ pub struct Guest {
     pub vcpus: u32,
     /// What is appended to its kernel's command line; may be empty.
     pub cmdline: Line,
+    /// When it starts.
     pub start: Start,
     /// Templates of what must appear on the console when the machine boots with Xen; they may use `token`.
     pub expect: Vec<Line>,
@@ -198,12 +201,15 @@ macro_rules! kinds {
 }
 
 kinds! {
+    /// Debian packages.
     Debian(Debian) = debian, RawDebian;
     /// A NetBSD release's sets.
     NetBsd(NetBsd) = netbsd, RawNetBsd;
     /// A Plan 9 ISO.
     Plan9(Plan9) = plan9, RawPlan9;
+    /// A disk.
     Disk(DiskGuest) = disk, RawDisk;
+    /// KNOPPIX.
     Knoppix(Knoppix) = knoppix, RawKnoppix;
 }
 

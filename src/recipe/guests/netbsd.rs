@@ -25,6 +25,7 @@ section! {
     pub struct RawNetBsd as "NetBsd" {
         /// The release, such as 10.1.
         version (required): BsdVersion,
+        /// Default: amd64.
         architecture: BsdArchitecture,
         /// URLs of directories that have `NetBSD-VERSION/ARCHITECTURE/binary/sets/`. Default: NetBSD's own CDN,
         /// then its archive of old releases.
@@ -40,16 +41,20 @@ section! {
     }
 }
 
-/// A guest that is made from NetBSD's release sets.
+/// A NetBSD system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetBsd {
+    /// The release, such as `10.1`.
     pub version: BsdVersion,
+    /// The processor that its sets are for.
     pub architecture: BsdArchitecture,
     /// Mirrors of releases, in the order in which they are tried; at least one.
     pub mirrors: Vec<MirrorUrl>,
     /// The sets, in the order in which they are unpacked; `base` and `etc` are among them.
     pub sets: Vec<SetName>,
+    /// The kernel file below `binary/kernel`.
     pub kernel: KernelName,
+    /// The device nodes below `/dev`.
     pub devices: Devices,
     /// Files with keys for root's authorized_keys; they exist.
     pub ssh_keys: Vec<ProjectPath>,

@@ -30,9 +30,11 @@ section! {
 /// A Plan 9 system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan9 {
+    /// The distribution of Plan 9.
     pub flavour: Flavour,
     /// Where its ISO is fetched from, or a disk that it is installed on.
     pub source: ThirdPartySource,
+    /// The console that it uses.
     pub console: ConsoleDevice,
     /// Bytes of a second disk; 0 for none.
     pub data: u64,

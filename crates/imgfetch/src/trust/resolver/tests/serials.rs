@@ -103,7 +103,7 @@ fn what_is_signed_by_another_key_or_of_another_name_is_refused() {
         sim.ask(|request| request.name = Some(name(text))).run()
     };
     assert_eq!(named("demo").serial(), 7);
-    assert!(named("other").error().contains("latest: is of `demo`; `other` was asked for"));
+    assert!(named("other").error().contains("latest: is of distribution `demo`; `other` was asked for"));
     let guest =
         Sim::new(&key, vec![SimMirror::new(&ours, ms(10))]).ask(|request| request.image = name("guest"));
     assert_eq!(guest.run().error(), "release 7 of `demo` has no image `guest`; it has `host`");
@@ -134,7 +134,7 @@ fn a_pinned_release_is_used_unless_it_was_revoked() {
     stale.extend(old.tree());
     let sim = Sim::new(&key, vec![SimMirror::new(&stale, ms(10))]);
     let strict = sim.ask(|request| (request.release, request.strict) = (Some(serial(6)), true)).run();
-    assert!(strict.error().starts_with("release 6 was revoked"));
+    assert!(strict.error().starts_with("the publisher revoked release 6"));
     // Without a `latest` it is not known.
     let mut without = six.clone();
     without.remove("latest");
