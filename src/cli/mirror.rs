@@ -9,8 +9,9 @@ use crate::publish::{MirrorFiles, ReleaseState, read_state};
 use crate::repository::mirror::{MirrorDefect, Pull, Verify, pull, standing, verify};
 use crate::repository::published::Published;
 use crate::sys::progress::Unit;
-use formats::release::{Latest, MirrorPath, MirrorUrl, TrustedKeys};
+use formats::release::{Latest, MirrorPath, TrustedKeys};
 use formats::report::{Exit, counted, size};
+use formats::url::MirrorUrl;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -18,8 +18,9 @@ use crate::publish::{
 use crate::repository::mirror::{CheckedTree, Expected, WebTree, prove};
 use crate::repository::targets::{self, LocalTree, WallClock};
 use crate::sys::progress::Unit;
-use formats::release::{MirrorPath, MirrorUrl, TrustedKeys};
+use formats::release::{MirrorPath, TrustedKeys};
 use formats::report::{Exit, counted, elapsed, size};
+use formats::url::MirrorUrl;
 use system::files::{AtomicFile, DirLock, FileError, read_at_most};
 
 /// File in the output directory with the lease token and the measured rates.

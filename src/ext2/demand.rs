@@ -127,7 +127,7 @@ pub enum DemandError {
         len: u64,
     },
     /// Extents that overlap, descend or go beyond the end.
-    #[error("{path}: the extent at byte {at} overlaps the one before or goes beyond the file's {len} bytes")]
+    #[error("{path}: the extent at byte {at} overlaps the previous one or ends after the file's {len} bytes")]
     Extents {
         /// Path of the file.
         path: String,
@@ -154,7 +154,7 @@ pub enum DemandError {
     },
     /// lost+found has to be a directory.
     #[error(
-        "/lost+found: must be a directory, as e2fsck puts into it what it finds; remove or rename this file"
+        "/lost+found: must be a directory, because e2fsck stores recovered files in it; remove or rename this file"
     )]
     LostFound,
     /// More inodes than 32 bits count.

@@ -70,7 +70,7 @@ pub enum CloopError {
         to: u64,
     },
     /// Packed in a way that is not known here.
-    #[error("block {block} is compressed by {how}; supported are zlib, xz and none")]
+    #[error("block {block}: compression method {how} is not supported; supported are zlib, xz and none")]
     Packing { block: u32, how: &'static str },
     /// A block that can't be unpacked.
     #[error("block {block} at byte {at} is damaged")]

@@ -72,7 +72,7 @@ pub enum PublishError {
     #[error("{target}: another publisher took over the lease; run this command again")]
     TakenOver { target: String },
     /// We slept too long.
-    #[error("{target}: this program was suspended until its lease had expired; run it again")]
+    #[error("{target}: this command was suspended until its lease had expired; run it again")]
     Lapsed { target: String },
     /// The plan can't be.
     #[error("{target}: {source}")]

@@ -54,10 +54,14 @@ pub enum GcError {
     #[error("{target}: can't find out which files are in use, so nothing was removed")]
     State { target: String, source: ReleaseStateError },
     /// The list of marked files is damaged.
-    #[error("{target}: .imgfactory/tombstones is damaged; remove it, and the grace periods start again")]
+    #[error(
+        "{target}: .imgfactory/tombstones is damaged; remove this file; all grace periods then start again"
+    )]
     Tombstones { target: String, source: formats::text::At<super::tombstones::TombstoneFault> },
     /// Our lease expired, or another program took over.
-    #[error("{0}: this `gc` was suspended until its lease had expired, or another took over; run it again")]
+    #[error(
+        "{0}: this command was suspended until its lease had expired, or another took over the lease; run it again"
+    )]
     Lapsed(String),
     #[error(transparent)]
     Remote(#[from] RemoteError),

@@ -53,10 +53,10 @@ pub enum KeyError {
     #[error("key {0}: the secret part is not on this computer")]
     NotHere(KeyId),
     /// Who was to sign did not.
-    #[error("key {key}: the signing command gave no signature")]
+    #[error("key {key}: the signing command returned no signature")]
     Elsewhere { key: KeyId, source: Box<dyn std::error::Error + Send + Sync> },
     /// What was signed elsewhere is not what was asked for.
-    #[error("key {key}: the signing command returned a signature that does not fit")]
+    #[error("key {key}: the signing command returned a wrong signature")]
     Unfit { key: KeyId, source: Box<Untrusted> },
     /// The trusted comment is another.
     #[error("key {key}: the signature has the trusted comment `{found}` instead of `{want}`")]

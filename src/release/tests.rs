@@ -1,6 +1,7 @@
 use formats::digest::Digest;
 use formats::digest::Sha256;
 use formats::release::*;
+use formats::url::MirrorUrl;
 use proptest::prelude::*;
 
 use super::*;

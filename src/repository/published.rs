@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::publish::{BadTarget, FileToSend, Listed, MirrorFiles, OfRemote, Remote, RemoteError, Target};
 use crate::repository::mirror::WebTree;
 use crate::repository::targets::{self, LocalTree};
-use formats::release::{BadUrl, MirrorPath, MirrorUrl};
+use formats::release::MirrorPath;
+use formats::url::{BadUrl, MirrorUrl};
 use system::http::{BadCa, BadProxy, Http, Proxies, Timeouts};
 
 /// The directory of a build's output with the tree for mirrors.

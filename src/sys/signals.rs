@@ -40,9 +40,11 @@ fn end(signal: c_int, signals: &mut Signals) -> ! {
     let deadline = Instant::now() + GRACE;
     // Children may have something of their own to remove.
     let mut left = process::signal_all(Signal::TERM);
+    let mut twice = "";
     while left > 0 && Instant::now() < deadline {
         // A second signal means: do not wait.
         if signals.pending().next().is_some() {
+            twice = " twice, so running programs were killed";
             break;
         }
         thread::sleep(Duration::from_millis(20));
@@ -57,6 +59,6 @@ fn end(signal: c_int, signals: &mut Signals) -> ! {
         SIGHUP => "the terminal was closed",
         _ => "terminated",
     };
-    eprintln!("{name}: unfinished files were removed; the next run continues from what is complete");
+    eprintln!("{name}{twice}: unfinished files were removed; the next run continues from what is complete");
     std::process::exit(128 + signal)
 }

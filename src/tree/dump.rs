@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 
+use formats::digest::hex;
 use sha2::{Digest, Sha256};
 
 use super::{Content, Contents, Kind, NodeId, Tree};
@@ -77,11 +78,4 @@ fn digest(content: &Content, contents: &dyn Contents) -> io::Result<String> {
         at += len as u64;
     }
     Ok(hex(&sha.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

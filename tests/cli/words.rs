@@ -29,7 +29,7 @@ fn assert_golden(name: &str, found: &str) {
     );
 }
 
-/// Words that help does not use. docs/glossary.md has the words to use instead.
+/// Words that help and messages do not use. docs/glossary.md has the words to use instead.
 const RIDDLES: [&str; 7] =
     ["nobody", "somebody", "whoever", "anew", "of others", "the release before", "what lacks"];
 
@@ -159,10 +159,17 @@ impl Messages {
 }
 
 /// Functions whose texts people read, by the last two names of their paths.
-const CALLS: [&str; 6] =
-    ["Failure::Usage", "Failure::Failed", "RemoteError::new", "Wrong::new", "FileError::new", "Remedy::Do"];
-/// Methods whose texts people read: of progress, of a recipe's errors.
-const METHODS: [&str; 4] = ["say", "start", "add", "add_with_help"];
+const CALLS: [&str; 7] = [
+    "Failure::Usage",
+    "Failure::Failed",
+    "RemoteError::new",
+    "Wrong::new",
+    "FileError::new",
+    "Remedy::Do",
+    "refused",
+];
+/// Methods whose texts people read: of progress, of a recipe's errors, of the client's choice of a release.
+const METHODS: [&str; 6] = ["say", "start", "add", "add_with_help", "warn", "detail"];
 const MACROS: [&str; 6] = ["error", "warn", "info", "debug", "detail", "eprintln"];
 
 fn last(path: &syn::Path, names: usize) -> String {
@@ -314,5 +321,6 @@ fn every_error_and_progress_line_is_on_one_page() {
         }
     }
     assert!(page.lines().count() > 500, "only {} lines", page.lines().count());
+    assert_plain(&page);
     assert_golden("messages.txt", &page);
 }

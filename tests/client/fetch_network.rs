@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use formats::release::{Mirror, MirrorUrl, Reads};
+use formats::release::{Mirror, Reads};
+use formats::url::MirrorUrl;
 
 use crate::fetch_support::fault_server::{Act, FaultServer, blackhole, refused};
 use crate::fetch_support::network::{Line, Link, Network};

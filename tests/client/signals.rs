@@ -139,11 +139,10 @@ fn a_second_signal_does_not_wait_for_a_child_that_will_not_end() {
     let mut worker = Worker::start("echo yes > asked");
     worker.signal(Signal::INT);
     worker.eventually("the child was asked", |worker| worker.read("asked") == "yes\n");
-    let asked = Instant::now();
     worker.signal(Signal::INT);
     let (status, said) = worker.end();
     assert_eq!(status.code(), Some(130), "{said}");
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(said.starts_with("interrupted twice, so running programs were killed: "), "{said}");
     assert_eq!(worker.left(), [""; 0]);
     worker.assert_children_end();
 }

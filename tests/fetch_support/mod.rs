@@ -235,7 +235,7 @@ pub fn cat(mirrors: &[&str], key: &str, words: &[&str]) -> Cat {
 pub struct Mount {
     pub mountpoint: PathBuf,
     pub socket: PathBuf,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Mount {
@@ -259,7 +259,7 @@ impl Mount {
         if !output.success() {
             return Err(Output { status: output, stdout: Vec::new(), stderr: log });
         }
-        Ok(Mount { mountpoint, socket, _scratch: scratch })
+        Ok(Mount { mountpoint, socket, scratch })
     }
 
     pub fn disk(&self) -> PathBuf {
@@ -270,6 +270,11 @@ impl Mount {
         let output = imgfetch().args(["status", "--socket"]).arg(&self.socket).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What the client has printed so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.scratch.path().join("log")).unwrap()
     }
 
     pub fn pid(&self) -> i32 {

@@ -9,9 +9,9 @@ use formats::block::{Block, Codec, FetchedFile, Object};
 use formats::index::Index;
 use formats::names::ImageName;
 use formats::release::{
-    Dlahead, Document, Latest, MirrorPath, MirrorUrl, Mirrors, Reads, Release, Successors, TrustedKeys,
-    Verified,
+    Dlahead, Document, Latest, MirrorPath, Mirrors, Reads, Release, Successors, TrustedKeys, Verified,
 };
+use formats::url::MirrorUrl;
 use imgfactory::compress::Compressor;
 use imgfetch::cache::Cache;
 use system::http::{Get, Http, Proxies, Timeouts};

@@ -153,7 +153,7 @@ fn each_damage_has_its_name() {
     other[136] = 0x40;
     assert_eq!(
         unpacked(other).unwrap_err().to_string(),
-        "block 0 is compressed by lzo; supported are zlib, xz and none"
+        "block 0: compression method lzo is not supported; supported are zlib, xz and none"
     );
     // A block that unpacks to something shorter: the second half of a disk of half blocks.
     let mut short = packed(&disk(2), Form::First("V2.0"));

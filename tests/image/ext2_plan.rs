@@ -44,10 +44,10 @@ fn what_ext2_cannot_hold_is_refused_with_its_path() {
         ("/big: 2196873666561 bytes; a file may have 2196873666560", |tree| {
             put(tree, "big", sparse(2_196_873_666_561, &[]));
         }),
-        ("/f: the extent at byte 5 overlaps the one before or goes beyond the file's 20 bytes", |tree| {
+        ("/f: the extent at byte 5 overlaps the previous one or ends after the file's 20 bytes", |tree| {
             put(tree, "f", sparse(20, &[(0, 6), (5, 6)]));
         }),
-        ("/f: the extent at byte 15 overlaps the one before or goes beyond the file's 20 bytes", |tree| {
+        ("/f: the extent at byte 15 overlaps the previous one or ends after the file's 20 bytes", |tree| {
             put(tree, "f", sparse(20, &[(0, 6), (15, 6)]));
         }),
         (
@@ -64,7 +64,7 @@ fn what_ext2_cannot_hold_is_refused_with_its_path() {
             }
         }),
         (
-            "/lost+found: must be a directory, as e2fsck puts into it what it finds; remove or rename this file",
+            "/lost+found: must be a directory, because e2fsck stores recovered files in it; remove or rename this file",
             |tree| {
                 put(tree, "lost+found", file(b""));
             },

@@ -134,9 +134,13 @@ fn the_reader_names_each_damage() {
                 good.len()
             ),
         ),
-        (4096, le(0), "group 0: refers to block 0, which is outside".into()),
-        (4096 + 8, le(u32::MAX), "group 0: refers to block 4294967295, which is outside".into()),
-        (4096 + 8, le(100_000), "group 0: refers to block 100000, which is outside".into()),
+        (4096, le(0), "group 0: refers to block 0, which is outside the file system".into()),
+        (
+            4096 + 8,
+            le(u32::MAX),
+            "group 0: refers to block 4294967295, which is outside the file system".into(),
+        ),
+        (4096 + 8, le(100_000), "group 0: refers to block 100000, which is outside the file system".into()),
         (
             places.inode("etc/passwd", "i_mode"),
             vec![0, 0],
@@ -160,12 +164,12 @@ fn the_reader_names_each_damage() {
         (
             places.inode("etc/passwd", "i_block"),
             le(1_000_000),
-            format!("inode {passwd}: refers to block 1000000, which is outside"),
+            format!("inode {passwd}: refers to block 1000000, which is outside the file system"),
         ),
         (
             places.inode("usr/large", "i_block") + 48,
             le(1_000_000),
-            format!("inode {large}: refers to block 1000000, which is outside"),
+            format!("inode {large}: refers to block 1000000, which is outside the file system"),
         ),
         (
             places.inode("usr/large", "i_size_high"),
@@ -245,7 +249,7 @@ fn the_reader_names_each_damage() {
         (
             places.inode("etc/passwd", "i_file_acl"),
             le(1_000_000),
-            format!("inode {passwd}: refers to block 1000000, which is outside"),
+            format!("inode {passwd}: refers to block 1000000, which is outside the file system"),
         ),
     ];
     for (offset, bytes, expected) in cases {

@@ -262,13 +262,13 @@ fn a_key_signs_where_it_is_and_each_wrong_signature_is_refused() {
         (
             &signer,
             format!("echo x >> {}/text; {}", home.path().display(), minisign("")),
-            "does not fit".into(),
+            "is wrong: the file was changed".into(),
         ),
         (
             &signer,
             "echo no token >&2; exit 3".into(),
             format!(
-                "key {id}: the signing command gave no signature\n  caused by: sh: exit status 3; its last lines:\n    no token"
+                "key {id}: the signing command returned no signature\n  caused by: sh: exit status 3; its last lines:\n    no token"
             ),
         ),
         (

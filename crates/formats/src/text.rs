@@ -78,7 +78,7 @@ pub enum TextFault {
         want: &'static str,
     },
     /// Something follows the last line.
-    #[error("the file goes on after its `end` line")]
+    #[error("more lines follow the `end` line")]
     AfterEnd,
     /// A byte that no canonical text has: a control character (CR too) or not ASCII.
     #[error("byte {byte:#04x} in the line; only printable ASCII may be there")]

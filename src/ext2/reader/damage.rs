@@ -78,7 +78,7 @@ pub enum ImageDamage {
         have: u64,
     },
     /// A block number that the file system does not have.
-    #[error("refers to block {block}, which is outside")]
+    #[error("refers to block {block}, which is outside the file system")]
     BlockOutside { block: u32 },
     /// An inode number that the file system does not have.
     #[error("the file system has no inode {ino}")]

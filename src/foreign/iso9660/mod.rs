@@ -49,7 +49,7 @@ pub enum Iso9660Error {
     #[error("{path}: beyond the end of the medium, which was cut off")]
     Outside { path: String },
     /// A directory in itself.
-    #[error("{path}: directories lead in a circle, or are deeper than {MAX_DEPTH}")]
+    #[error("{path}: directories form a loop, or are nested more than {MAX_DEPTH} deep")]
     Circle { path: String },
     /// A directory with two names, from which a small medium would have many files.
     #[error("{path}: another path leads to this directory too")]

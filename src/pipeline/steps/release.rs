@@ -12,7 +12,8 @@ use crate::release::{Draft, SigningKey};
 use crate::repository::commit::commit_release;
 use crate::repository::store::Store;
 use formats::digest::Sha256;
-use formats::release::{Mirror, MirrorUrl, Upload};
+use formats::release::{Mirror, Upload};
+use formats::url::MirrorUrl;
 
 /// The release, unsigned. `target` is the output directory with the prefetch lists.
 ///

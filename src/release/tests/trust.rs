@@ -54,7 +54,7 @@ fn each_fault_of_a_signature_has_its_words() {
     let other = SigningKey::generate().unwrap();
     let other_file = String::from_utf8(other.sign(&latest()).unwrap()).unwrap();
     let changed =
-        format!("latest: the signature of key {id} does not fit: the file was changed after it was signed");
+        format!("latest: the signature of key {id} is wrong: the file was changed after it was signed");
     let not_signed = "latest: not signed: no `end` line with the four lines of a minisign signature after it";
     let no_signature = "latest: the four lines after `end` are not a minisign signature";
     let old_kind =

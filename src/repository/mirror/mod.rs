@@ -18,7 +18,8 @@ use crate::repository::targets::{LocalTree, parallel};
 use formats::block::{Block, BlockName, FetchedFile, Inflated, Object};
 use formats::digest::Digest;
 use formats::fetch_fault::FetchFault;
-use formats::release::{ImageFiles, MirrorPath, MirrorUrl, TrustedKeys};
+use formats::release::{ImageFiles, MirrorPath, TrustedKeys};
+use formats::url::MirrorUrl;
 use system::http::{Get, Http};
 
 /// Time limit for one file.

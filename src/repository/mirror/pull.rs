@@ -52,7 +52,7 @@ pub enum PullError {
     State { place: String, source: ReleaseStateError },
     /// The directory has a later release.
     #[error(
-        "{dir}: has release {ours}, {url} only the older {theirs}; an older release never replaces a newer one"
+        "{dir}: has release {ours}; {url} has only the older {theirs}; an older release never replaces a newer one"
     )]
     Older { dir: String, ours: Serial, url: String, theirs: Serial },
     /// A file came damaged.

@@ -8,7 +8,8 @@ use crate::publish::{
     Listed, MirrorFiles, ReleaseState, ReleaseStateError, RemoteError, block_item, read_latest, read_state,
 };
 use formats::names::{Serial, UnixTime};
-use formats::release::{MirrorPath, MirrorUrl, TrustedKeys};
+use formats::release::{MirrorPath, TrustedKeys};
+use formats::url::MirrorUrl;
 use system::clock;
 use system::http::Http;
 

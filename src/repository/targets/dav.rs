@@ -37,7 +37,7 @@ impl Dav {
                 Some(format!("Basic {}", base64(format!("{user}:{password}").as_bytes())))
             }
             (None, None, None) => None,
-            _ => return Err(RemoteError::new(url, format!("{USER} and {PASSWORD} belong together"))),
+            _ => return Err(RemoteError::new(url, format!("set both {USER} and {PASSWORD}, or neither"))),
         };
         let dav = Dav { url: url.into(), wire: Wire::new(jobs), authorization, making: Mutex::new(()) };
         Ok(Objects::new(dav, jobs))

@@ -72,7 +72,7 @@ pub enum OverlayError {
         path: String,
     },
     /// Links in the tree lead in a circle.
-    #[error("{name}/{path}: symbolic links of the tree lead in a circle on the way to it")]
+    #[error("{name}/{path}: symbolic links of the tree form a loop on the way to it")]
     Circle {
         name: String,
         /// The path in it.
@@ -216,7 +216,7 @@ fn follow(
 
 /// Puts something new into the tree; a directory may be there already.
 fn made(tree: &mut Tree, path: &[u8], make: Make, mtime: FileTime) -> Result<(), String> {
-    let path = tree.real_path(path).ok_or("symbolic links of the tree lead in a circle on the way to it")?;
+    let path = tree.real_path(path).ok_or("symbolic links of the tree form a loop on the way to it")?;
     let there = tree.lookup(&path);
     if there.is_some_and(|there| make == Make::Directory && tree.entries(there).is_some()) {
         return Ok(());

@@ -185,6 +185,6 @@ fn what_does_not_fit_the_tree_is_an_error_with_its_path() {
         overlay(vec![file("ring/x", "", false)], "").apply(&mut tree, &Vec::new(), EPOCH).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "overlays/x/ring/x: symbolic links of the tree lead in a circle on the way to it"
+        "overlays/x/ring/x: symbolic links of the tree form a loop on the way to it"
     );
 }

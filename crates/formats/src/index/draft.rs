@@ -29,10 +29,10 @@ pub enum IndexFault {
     /// The parent does not come before.
     #[error("parent {parent} of serial {serial}: a parent has a lower serial")]
     Parent { parent: Serial, serial: Serial },
-    #[error("object {id}: block {name} is object {other} already")]
+    #[error("object {id}: object {other} already has block {name}")]
     DuplicateName { id: u32, other: u32, name: BlockName },
     /// One content under two names, which a digest can't have.
-    #[error("object {id}: SHA-256 {sha256} is block {other} already; one content has one MD5")]
+    #[error("object {id}: block {other}, which has another MD5, already has SHA-256 {sha256}")]
     DuplicateProof {
         id: u32,
         /// Name of the first.
@@ -66,7 +66,7 @@ pub enum IndexFault {
         want: u32,
     },
     /// Blocks with two targets.
-    #[error("the map goes back to block {found} from block {want}")]
+    #[error("a map line starts at block {found} instead of {want}")]
     Overlap {
         /// Where the line starts.
         found: u32,
@@ -77,7 +77,7 @@ pub enum IndexFault {
     #[error("a map line of 0 blocks")]
     EmptyRun,
     /// More blocks than the disk has.
-    #[error("the map goes past the end: block {first} and {count} in all; the disk has {blocks}")]
+    #[error("the map line at block {first} with {count} blocks ends after the disk, which has {blocks}")]
     PastEnd {
         /// First block of the line.
         first: u32,
@@ -89,7 +89,7 @@ pub enum IndexFault {
     /// Not `-`, a number, or a number and `+`.
     #[error("target `{}`: must be `-`, an object's number, or a number and `+`", clip(found))]
     Target { found: String },
-    #[error("object {id}: there are {objects}, from 0")]
+    #[error("object {id} does not exist: the index has {objects} objects, numbered from 0")]
     NoSuchObject { id: u64, objects: usize },
     /// Objects are numbered as they are first used.
     #[error("object {id} is used before object {want}; objects are numbered by first use")]

@@ -70,8 +70,8 @@ fn each_damage_has_its_line_and_its_words() {
         ("netbsd", "netb\u{e9}d", "2: byte 0xc3 in the line; only printable ASCII may be there"),
         ("end 4 8\n", "end 4 8", "18: the line has no end: the file is cut short"),
         ("end 4 8\n", "", "18: the file is cut short: no `end` line"),
-        ("end 4 8\n", "end 4 8\n\n", "19: the file goes on after its `end` line"),
-        ("end 4 8\n", "end 4 8\nx", "19: the file goes on after its `end` line"),
+        ("end 4 8\n", "end 4 8\n\n", "19: more lines follow the `end` line"),
+        ("end 4 8\n", "end 4 8\nx", "19: more lines follow the `end` line"),
         ("netbsd", &"n".repeat(300), "2: the line is longer than 256 bytes"),
         // The header.
         ("imgfactory-index 1", "imgfactory-index 2", {
@@ -142,22 +142,30 @@ fn each_damage_has_its_line_and_its_words() {
         ("4096 277", "4096 8", "9: object 0: a file of 8 bytes; for 4096 raw bytes it has 9 to 4110"),
         ("4096 4110", "4096 4111", "11: object 2: a file of 4111 bytes; for 4096 raw bytes it has 9 to 4110"),
         ("0cc175b9c0f1b6a831c399e269772661", EC87, {
-            "10: object 1: block ec87a838931d4d5d2e94a04644788a55 is object 0 already"
+            "10: object 1: object 0 already has block ec87a838931d4d5d2e94a04644788a55"
         }),
         ("ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb", SHA0, {
-            "10: object 1: SHA-256 8a39d2abd3999ab73c34db2476849cddf303ce389b35826850f9a700589b4a90 is block \
-             ec87a838931d4d5d2e94a04644788a55 already; one content has one MD5"
+            "10: object 1: block ec87a838931d4d5d2e94a04644788a55, which has another MD5, already has SHA-256 \
+             8a39d2abd3999ab73c34db2476849cddf303ce389b35826850f9a700589b4a90"
         }),
         // The map.
         ("map 2 2 0", "map 3 1 0", "14: the map continues at block 3; block 2 has no target"),
-        ("map 2 2 0", "map 1 3 0", "14: the map goes back to block 1 from block 2"),
+        ("map 2 2 0", "map 1 3 0", "14: a map line starts at block 1 instead of 2"),
         ("map 2 2 0", "map 2 0 0", "14: a map line of 0 blocks"),
-        ("map 7 1 3", "map 7 2 3", "17: the map goes past the end: block 7 and 2 in all; the disk has 8"),
+        (
+            "map 7 1 3",
+            "map 7 2 3",
+            "17: the map line at block 7 with 2 blocks ends after the disk, which has 8",
+        ),
         ("map 7 1 3", "map 7 4294967295 3", {
-            "17: the map goes past the end: block 7 and 4294967295 in all; the disk has 8"
+            "17: the map line at block 7 with 4294967295 blocks ends after the disk, which has 8"
         }),
-        ("map 7 1 3", "map 7 1 4", "17: object 4: there are 4, from 0"),
-        ("map 4 2 1+", "map 4 2 4294967295+", "15: object 4294967296: there are 4, from 0"),
+        ("map 7 1 3", "map 7 1 4", "17: object 4 does not exist: the index has 4 objects, numbered from 0"),
+        (
+            "map 4 2 1+",
+            "map 4 2 4294967295+",
+            "15: object 4294967296 does not exist: the index has 4 objects, numbered from 0",
+        ),
         ("map 2 2 0", "map 2 2 1", "14: object 1 is used before object 0; objects are numbered by first use"),
         ("map 2 2 0", "map 2 2 x", "14: target `x`: must be `-`, an object's number, or a number and `+`"),
         ("map 2 2 0", "map 2 2 00", "14: target `00`: must be `-`, an object's number, or a number and `+`"),
@@ -232,14 +240,14 @@ fn assembling_says_what_does_not_fit() {
     let full = Some(object(1, 1, 4096));
     for (list, said) in [
         (vec![full; 7], "the map ends at block 7; the disk has 8"),
-        (vec![full; 9], "the map goes past the end: block 8 and 1 in all; the disk has 8"),
+        (vec![full; 9], "the map line at block 8 with 1 blocks ends after the disk, which has 8"),
         (vec![full; 8], "block 7 has 100 bytes; object 0 has 4096"),
         (vec![full, Some(object(1, 2, 4096))], {
-            "object 1: block 01010101010101010101010101010101 is object 0 already"
+            "object 1: object 0 already has block 01010101010101010101010101010101"
         }),
         (vec![full, Some(object(2, 1, 4096))], {
-            "object 1: SHA-256 0101010101010101010101010101010101010101010101010101010101010101 is block \
-             01010101010101010101010101010101 already; one content has one MD5"
+            "object 1: block 01010101010101010101010101010101, which has another MD5, already has SHA-256 \
+             0101010101010101010101010101010101010101010101010101010101010101"
         }),
     ] {
         assert_eq!(blocks(&list).unwrap_err(), said);

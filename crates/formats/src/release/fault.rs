@@ -1,9 +1,10 @@
 //! What can be wrong with the texts of this room once their signature is right.
 
-use super::{BadPath, BadUrl, MirrorPath};
+use super::{BadPath, MirrorPath};
 use crate::block::BlockName;
 use crate::names::{ImageName, Serial, UnixTime, clip};
 use crate::text::TextFault;
+use crate::url::BadUrl;
 
 /// What is wrong with a line.
 #[derive(Debug, thiserror::Error)]

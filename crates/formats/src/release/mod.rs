@@ -27,8 +27,6 @@ pub use signed::{BadKey, Document, DocumentError, KeyId, TrustedKeys, Verified, 
 pub use successors::{MAX_HOPS, Successors};
 pub use upload::{Put, Upload};
 
-pub use crate::url::{BadUrl, MirrorUrl};
-
 use crate::digest::{Digest, Sha256};
 
 /// Longest line of these texts, LF included. The longest that can be valid is an `image` line of some 270 bytes.

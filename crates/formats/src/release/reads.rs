@@ -144,7 +144,7 @@ mod tests {
                 "reads:4: pages: `4294967286` is not a number: digits, without sign or leading zeros, at most \
                  4294967285",
             ),
-            (format!("{head}end\n1 1\n"), "reads:5: the file goes on after its `end` line"),
+            (format!("{head}end\n1 1\n"), "reads:5: more lines follow the `end` line"),
         ] {
             assert_eq!(Reads::decode(text.as_bytes()).unwrap_err().to_string(), said, "{text}");
         }

@@ -183,7 +183,7 @@ pub enum DocumentError {
         trusted: String,
     },
     /// The text, or the signature's comment, is not what was signed.
-    #[error("{file}: the signature of key {key} does not fit: the file was changed after it was signed")]
+    #[error("{file}: the signature of key {key} is wrong: the file was changed after it was signed")]
     BadSignature {
         file: &'static str,
         /// The key that the signature names.

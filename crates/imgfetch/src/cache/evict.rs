@@ -145,7 +145,7 @@ impl Cache {
         }
         if !fits && !freed && scanned && !self.full.swap(true, Ordering::Relaxed) {
             log::warn!(
-                "{}: more than {HIGH} % full with other files; no more blocks are kept until there is space",
+                "{}: other files fill more than {HIGH} % of the file system; no more blocks are stored until there is space",
                 self.root.display()
             );
         } else if fits {

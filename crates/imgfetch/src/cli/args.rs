@@ -8,7 +8,7 @@ use lexopt::prelude::*;
 
 use crate::status::Form;
 use formats::names::{ImageName, Serial};
-use formats::release::MirrorUrl;
+use formats::url::MirrorUrl;
 
 #[derive(Debug)]
 pub(super) enum Command {

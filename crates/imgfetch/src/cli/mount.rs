@@ -166,7 +166,7 @@ fn wait(woken: &Queue<MountEvent>, mounted: &Mounted, engine: &Engine, recording
                         true => format!("no mirror answers, so reads fail after {} s", LAST_WAIT.as_secs()),
                         false => "still serving it".into(),
                     };
-                    log::warn!("can't end: the disk can't be unmounted: {error}; {next}");
+                    log::warn!("can't stop: the disk can't be unmounted: {error}; {next}");
                     false
                 }
             },

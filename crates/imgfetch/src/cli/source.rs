@@ -11,7 +11,8 @@ use crate::cache::{Cache, CacheError};
 use crate::engine::{Engine, EngineSetup, MirrorEstimate};
 use crate::scheduler::{Config, MirrorId};
 use crate::trust::{ChosenRelease, MirrorStats, ResolveRequest, resolve};
-use formats::release::{BadKey, BadUrl, MirrorUrl, TrustedKeys};
+use formats::release::{BadKey, TrustedKeys};
+use formats::url::{BadUrl, MirrorUrl};
 use system::files::{FileError, read_at_most};
 use system::http::{BadCa, BadProxy, Http, Proxies, Timeouts};
 

@@ -31,7 +31,8 @@ use formats::block::{Block, BlockName, FetchedFile as Fetched, Object};
 use formats::fetch_fault::FailureScope;
 use formats::fetch_fault::FetchFault as Fault;
 use formats::index::Index;
-use formats::release::{MAX_LATEST, MirrorPath, MirrorUrl};
+use formats::release::{MAX_LATEST, MirrorPath};
+use formats::url::MirrorUrl;
 use system::http::{Get, Http, RequestHandle};
 
 /// Bytes that may wait to be written to the cache. What comes when there are more is served and not kept.

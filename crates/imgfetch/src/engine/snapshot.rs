@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::scheduler::{Health, Time};
-use formats::release::MirrorUrl;
+use formats::url::MirrorUrl;
 
 /// Everything that was counted since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -15,7 +15,7 @@ use crate::threads::Queue;
 use formats::block::{Block, BlockName};
 use formats::fetch_fault::FetchFault as Fault;
 use formats::index::BlockContents as Target;
-use formats::release::MirrorUrl;
+use formats::url::MirrorUrl;
 use system::http::RequestHandle;
 
 /// A block that has just come.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::context::{Context, Purpose, get};
 use super::types::{MirrorGet, ResolveError};
 use formats::fetch_fault::{FailureScope, FetchFault as Fault};
-use formats::release::{MirrorPath, MirrorUrl};
+use formats::release::MirrorPath;
+use formats::url::MirrorUrl;
 
 /// Between two rounds through all mirrors; doubled each time, [`PAUSE_MAX`] at most.
 const PAUSE: Duration = Duration::from_millis(200);

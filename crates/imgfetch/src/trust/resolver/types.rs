@@ -8,9 +8,8 @@ use std::time::Duration;
 use formats::fetch_fault::FetchFault as Fault;
 use formats::index::Index;
 use formats::names::{ImageName, Serial, UnixTime};
-use formats::release::{
-    Dlahead, ImageFiles, KeyId, Latest, MirrorPath, MirrorUrl, Mirrors, Release, TrustedKeys,
-};
+use formats::release::{Dlahead, ImageFiles, KeyId, Latest, MirrorPath, Mirrors, Release, TrustedKeys};
+use formats::url::MirrorUrl;
 
 /// What is to be resolved, with which mirrors and keys.
 #[derive(Clone, Debug)]
