@@ -2,7 +2,8 @@
 
 use minijinja::Value;
 
-use super::kind::{Starter, builder};
+use super::builder;
+use super::kind::Starter;
 use crate::recipe::{Cow, Guest, GuestNetwork, Start, Virt};
 use crate::templates::context;
 

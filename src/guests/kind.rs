@@ -1,11 +1,11 @@
-//! The seam between the pipeline and the kinds of guests, and the table of kinds.
+//! The seam between the pipeline and the kinds of guests.
 
 use std::path::PathBuf;
 
 use super::services::{BoxError, BuildServices, Inputs, ThirdPartyFiles};
 use crate::ext2::{InodeSize, Profile};
 use crate::foreign::sums::Sum;
-use crate::recipe::{Guest, GuestKind};
+use crate::recipe::Guest;
 use crate::tree::Tree;
 
 /// A kind of guest: how its image is made, and what starts it. What the recipe may say of it is in
@@ -47,17 +47,6 @@ pub trait GuestBuilder {
     /// An empty second disk, the image `NAME-data`.
     fn data_disk(&self) -> Option<DataDisk> {
         None
-    }
-}
-
-/// The kinds, a line each.
-pub fn builder(kind: &GuestKind) -> &dyn GuestBuilder {
-    match kind {
-        GuestKind::Debian(debian) => debian,
-        GuestKind::NetBsd(netbsd) => netbsd,
-        GuestKind::Plan9(plan9) => plan9,
-        GuestKind::Disk(disk) => disk,
-        GuestKind::Knoppix(knoppix) => knoppix,
     }
 }
 

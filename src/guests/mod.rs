@@ -16,7 +16,7 @@
 //! | [`knoppix`] | the file system of a medium, as it is or as a tree |
 //! | [`disk`] | a disk as it is |
 //!
-//! A new kind is such a folder and a line in [`kind::builder`]; and in the recipe its section, a file in
+//! A new kind is such a folder and two lines here, its module and that in [`builder`]; and in the recipe its section, a file in
 //! `src/recipe/guests/` with a line in the table of its `mod.rs`.
 
 pub mod config;
@@ -32,12 +32,22 @@ pub mod third_party;
 
 pub use config::GuestConfig;
 pub use host::{GuestError, install_in_host};
-pub use kind::{
-    DataDisk, DiskContents, FileToLock, GuestBuilder, GuestContents, GuestTree, Starter, builder,
-};
+pub use kind::{DataDisk, DiskContents, FileToLock, GuestBuilder, GuestContents, GuestTree, Starter};
 pub use services::{BoxError, BuildServices, Inputs, ServiceError, ThirdPartyFiles};
 
+use crate::recipe::GuestKind;
 use crate::tree::{Content, FileTime, Kind, Meta, Node, Tree, TreeError};
+
+/// The kinds, a line each.
+pub fn builder(kind: &GuestKind) -> &dyn GuestBuilder {
+    match kind {
+        GuestKind::Debian(debian) => debian,
+        GuestKind::NetBsd(netbsd) => netbsd,
+        GuestKind::Plan9(plan9) => plan9,
+        GuestKind::Disk(disk) => disk,
+        GuestKind::Knoppix(knoppix) => knoppix,
+    }
+}
 
 /// Directory in a guest's image with what it starts from: Linux's `vmlinuz` and `initrd`, or another `kernel`.
 pub const BOOT: &str = "boot/imgfactory";

@@ -209,7 +209,11 @@ fn a_newer_release_is_fetched_on_top_and_an_older_one_is_not() {
     server.put(world.publisher.publish(6, &[("host", &disk(9 * 4096, 9))]));
     let found = world.cat(&server.url(), &medium, &[]);
     world.assert_right(&found);
-    assert!(found.errors().contains("the mirrors have release 6, the medium has the newer release 7"), "{}", found.errors());
+    assert!(
+        found.errors().contains("the mirrors have release 6, the medium has the newer release 7"),
+        "{}",
+        found.errors()
+    );
 }
 
 #[test]
