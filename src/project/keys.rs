@@ -209,7 +209,7 @@ impl KeyFiles {
                 format!("untrusted comment: key\n{}\n", text.trim())
             }
         } else if let Some(command) = source.strip_prefix("command:") {
-            let output = Tool::new("sh").args(["-c", command]).limit(COMMAND_LIMIT).output();
+            let output = Tool::new("sh").users_own().args(["-c", command]).limit(COMMAND_LIMIT).output();
             let output = output.map_err(|source| KeysError::Command { command: command.into(), source })?;
             String::from_utf8_lossy(&output).into_owned()
         } else {
@@ -255,8 +255,8 @@ fn signed_by(words: &str, source: &str) -> Result<SigningKey, KeysError> {
     let public = public.ok_or(KeysError::SignKeys { path, keys })?;
     let command = command.to_owned();
     let sign = move |text: &[u8], comment: &str| {
-        let tool = Tool::new("sh").args(["-c", &command]).env(COMMENT_VARIABLE, comment).input(text);
-        tool.limit(COMMAND_LIMIT).output().map_err(Into::into)
+        let tool = Tool::new("sh").users_own().args(["-c", &command]).env(COMMENT_VARIABLE, comment);
+        tool.input(text).limit(COMMAND_LIMIT).output().map_err(Into::into)
     };
     Ok(SigningKey::elsewhere(public, Box::new(sign)).expect("it was read as a public key"))
 }

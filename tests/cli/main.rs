@@ -11,5 +11,6 @@ mod formats_cli;
 mod guest_script;
 mod miniroot_scripts;
 mod schema;
+mod secrets;
 mod shell;
 mod words;

@@ -190,6 +190,10 @@ fn root_and_an_ordinary_user_make_the_same_tree() {
     let output = Command::new("setpriv")
         .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "mmdebstrap"])
         .args(plan.arguments(MmdebstrapMode::Unshare, files.path()))
+        .env_clear()
+        .envs(
+            std::env::vars().filter(|(name, _)| *name == *"PATH" || name.to_lowercase().ends_with("_proxy")),
+        )
         .envs(plan.environment())
         .env("USER", user)
         .env("HOME", "/nonexistent")

@@ -33,6 +33,13 @@ pub struct Rsync {
     ssh: Option<SharedSsh>,
 }
 
+/// What ssh reads of the environment: its agent, and how it asks for a password.
+const OF_SSH: [&str; 3] = ["SSH_", "DISPLAY", "WAYLAND_DISPLAY"];
+
+fn ssh() -> Tool {
+    Tool::new("ssh").pass_env(&OF_SSH)
+}
+
 /// One ssh connection for all runs of rsync: without it each of them would set up a connection again.
 #[derive(Debug)]
 struct SharedSsh {
@@ -49,7 +56,7 @@ impl SharedSsh {
         if std::env::var_os("RSYNC_RSH").is_some() {
             return None;
         }
-        let config = Tool::new("ssh").args(["-G", "--", host]).output().ok()?;
+        let config = ssh().args(["-G", "--", host]).output().ok()?;
         let chosen = String::from_utf8_lossy(&config)
             .lines()
             .any(|line| line.strip_prefix("controlpath ").is_some_and(|path| path != "none"));
@@ -77,7 +84,7 @@ impl SharedSsh {
 impl Drop for SharedSsh {
     fn drop(&mut self) {
         // Without any connection there is none to be ended.
-        let _ = Tool::new("ssh").args(self.options()).args(["-q", "-O", "exit", "--", &self.host]).output();
+        let _ = ssh().args(self.options()).args(["-q", "-O", "exit", "--", &self.host]).output();
     }
 }
 
@@ -90,7 +97,11 @@ impl Rsync {
     /// rsync with what all runs have in common: no metadata but lengths, whole files, plain numbers.
     fn tool(&self) -> Tool {
         // A name in a list is never a pattern, and the other side's shell never sees it.
-        let tool = Tool::new("rsync").args(["--timeout=120", "--no-human-readable", "--protect-args"]);
+        let tool = Tool::new("rsync").pass_env(&OF_SSH).pass_env(&["RSYNC_"]).args([
+            "--timeout=120",
+            "--no-human-readable",
+            "--protect-args",
+        ]);
         // Without it each of rsync's small questions to a daemon waits 40 ms for a delayed ACK.
         match &self.ssh {
             Some(ssh) => tool.env("RSYNC_RSH", format!("ssh {}", ssh.options().join(" "))),

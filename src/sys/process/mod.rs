@@ -2,7 +2,7 @@
 //!
 //! A [`Tool`] runs in a process group of its own, so that one signal reaches all that it started. It has no
 //! terminal: its input is empty unless given, what it prints goes to a log, and of a failure the last lines
-//! are shown. [`find`] and [`package_of`] tell where a program is and which Debian package has it.
+//! are shown. Of our environment it gets [`ENVIRONMENT`] and nothing else: keys and passwords stay with us. [`find`] and [`package_of`] tell where a program is and which Debian package has it.
 
 mod find;
 mod running;
@@ -122,6 +122,31 @@ enum ProcessOutput {
     Ours,
 }
 
+/// The variables that every program gets. A proxy's URL may have a password: without it no package is fetched.
+const ENVIRONMENT: [&str; 21] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "LANG",
+    "LANGUAGE",
+    "APT_CONFIG",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
 /// A program to be run, with its arguments.
 #[derive(Debug)]
 #[must_use = "a tool does nothing until run"]
@@ -141,9 +166,13 @@ impl Tool {
     pub fn new(program: &str) -> Self {
         let path = find(program);
         let found = path.is_some();
+        let mut command = Command::new(path.unwrap_or_else(|| program.into()));
+        command.env_clear();
+        let wanted = |name: &str| ENVIRONMENT.contains(&name) || name.starts_with("LC_");
+        command.envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(wanted)));
         Tool {
             program: program.to_owned(),
-            command: Command::new(path.unwrap_or_else(|| program.into())),
+            command,
             found,
             log: None,
             output: ProcessOutput::Log,
@@ -171,9 +200,17 @@ impl Tool {
         self
     }
 
-    /// Takes a variable out of its environment.
-    pub fn env_remove(mut self, name: &str) -> Self {
-        self.command.env_remove(name);
+    /// Gives it also those of our variables whose names begin with one of these.
+    pub fn pass_env(mut self, prefixes: &[&str]) -> Self {
+        let wanted = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        self.command.envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(wanted)));
+        self
+    }
+
+    /// Gives it our whole environment but for our own variables, which may be keys: for a command that the user wrote.
+    pub fn users_own(mut self) -> Self {
+        let ours = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(b"IMGFACTORY_");
+        self.command.envs(std::env::vars_os().filter(|(name, _)| !ours(name)));
         self
     }
 
