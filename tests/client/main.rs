@@ -14,5 +14,6 @@ mod fetch_network;
 mod fetch_nginx;
 mod fetch_static;
 mod fetch_storm;
+mod hostile_cache;
 mod offline;
 mod signals;

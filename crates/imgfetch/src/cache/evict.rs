@@ -2,7 +2,6 @@
 //! not used for the longest time first, those of the boot last.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -85,16 +84,19 @@ impl Cache {
     /// Counts what earlier runs left. May take a while on a slow disk; the cache works meanwhile.
     pub fn scan(&self) {
         self.protect(self.pins());
+        let now = system::clock::now().0;
         for first in 0..=255_u8 {
-            let Ok(entries) = fs::read_dir(self.root.join(format!("blk/{first:02x}"))) else { continue };
-            for entry in entries.flatten() {
-                let name = entry.file_name().to_str().and_then(|text| text.parse::<BlockName>().ok());
-                let (Some(name), Ok(found)) = (name, entry.metadata()) else { continue };
-                let age =
-                    found.modified().ok().and_then(|at| at.elapsed().ok()).map_or(0, |age| age.as_secs());
+            let dir = format!("blk/{first:02x}");
+            let Ok(entries) = self.dir.names(&dir) else { continue };
+            for entry in entries {
+                let name = entry.to_str().and_then(|text| text.parse::<BlockName>().ok());
+                let found = self.dir.regular(Path::new(&dir).join(&entry));
+                let (Some(name), Some(found)) = (name, found) else { continue };
+                let age = now.saturating_sub(found.st_mtime.max(0).cast_unsigned());
                 let mut shelf = self.shelf();
                 if !shelf.blocks.contains_key(&name) {
-                    shelf.put(name, -i64::try_from(age).unwrap_or(i64::MAX), found.len());
+                    let len = found.st_size.max(0).cast_unsigned();
+                    shelf.put(name, -i64::try_from(age).unwrap_or(i64::MAX), len);
                 }
             }
         }
@@ -127,7 +129,7 @@ impl Cache {
             shelf.unlooked += len;
             if shelf.unlooked >= LOOK_EVERY {
                 shelf.unlooked = 0;
-                if let Some((used, total)) = occupied(&self.root)
+                if let Some((used, total)) = occupied(self.root())
                     && used + len > total / 100 * HIGH
                 {
                     fits = false;
@@ -146,7 +148,7 @@ impl Cache {
         if !fits && !freed && scanned && !self.full.swap(true, Ordering::Relaxed) {
             log::warn!(
                 "{}: other files fill more than {HIGH} % of the file system; no more blocks are stored until there is space",
-                self.root.display()
+                self.root().display()
             );
         } else if fits {
             self.full.store(false, Ordering::Relaxed);

@@ -1,17 +1,16 @@
 //! Looking after a cache: what is in it, whether it is whole, what stays and what goes.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Cache, Loaded};
+use super::{Cache, Loaded, SCRATCH};
 use formats::block::BlockName;
 use formats::index::Index;
 use formats::names::{ImageName, Serial};
-use system::files::{FileError, read_at_most, write_atomic};
+use system::files::FileError;
 
 /// Names of blocks that a person pinned, one a line.
 const PINS: &str = "state/pins";
@@ -60,14 +59,11 @@ pub struct Checked {
 impl Cache {
     /// Maps that are kept, with the distribution's name.
     fn maps(&self) -> Vec<(ImageName, Index)> {
-        let names = fs::read_dir(self.root.join("state")).into_iter().flatten().flatten();
         let mut maps = Vec::new();
-        for dir in names.filter(|entry| entry.path().is_dir()) {
-            let Some(name) = parsed::<ImageName>(&dir.path()) else { continue };
-            for file in fs::read_dir(dir.path()).into_iter().flatten().flatten() {
-                let path = file.path();
-                let image = path.extension().is_some_and(|extension| extension == "idx");
-                let image = image.then(|| path.file_stem()?.to_str()?.parse().ok()).flatten();
+        for dir in self.dir.names("state").into_iter().flatten() {
+            let Some(name) = dir.to_str().and_then(|text| text.parse::<ImageName>().ok()) else { continue };
+            for file in self.dir.names(format!("state/{name}")).into_iter().flatten() {
+                let image = file.to_str().and_then(|text| text.strip_suffix(".idx")?.parse().ok());
                 let text = image.and_then(|image| self.saved_index(&name, &image));
                 maps.extend(text.and_then(|text| Some((name.clone(), Index::decode(&text[..]).ok()?))));
             }
@@ -75,19 +71,20 @@ impl Cache {
         maps
     }
 
-    /// Files below `blk`: blocks with their length, and all else.
+    /// Files below `blk`: blocks with their length, and all else, links among them.
     fn files(&self) -> (Vec<(BlockName, u64)>, Vec<PathBuf>) {
         let (mut blocks, mut strange) = (Vec::new(), Vec::new());
-        for dir in fs::read_dir(self.root.join("blk")).into_iter().flatten().flatten() {
-            let Ok(entries) = fs::read_dir(dir.path()) else {
-                strange.push(dir.path());
+        for dir in self.dir.names("blk").into_iter().flatten() {
+            let dir = Path::new("blk").join(dir);
+            let Ok(entries) = self.dir.names(&dir) else {
+                strange.push(dir);
                 continue;
             };
-            for entry in entries.flatten() {
-                let path = entry.path();
-                let found = entry.metadata().ok().filter(fs::Metadata::is_file);
-                match (parsed::<BlockName>(&path).filter(|name| self.path(*name) == path), found) {
-                    (Some(name), Some(found)) => blocks.push((name, found.len())),
+            for entry in entries {
+                let path = dir.join(&entry);
+                let name = entry.to_str().and_then(|text| text.parse::<BlockName>().ok());
+                match (name.filter(|name| Path::new(&name.path()) == path), self.dir.regular(&path)) {
+                    (Some(name), Some(found)) => blocks.push((name, found.st_size.max(0).cast_unsigned())),
                     _ => strange.push(path),
                 }
             }
@@ -120,7 +117,7 @@ impl Cache {
         let (blocks, strange) = self.files();
         let mut checked = Checked::default();
         for path in strange {
-            checked.stray += usize::from(fs::remove_file(&path).is_ok());
+            checked.stray += usize::from(self.dir.remove(&path).is_ok());
         }
         let maps = self.maps();
         let objects: std::collections::HashMap<BlockName, _> =
@@ -139,7 +136,7 @@ impl Cache {
 
     /// Blocks that a person pinned.
     pub fn pins(&self) -> HashSet<BlockName> {
-        let text = read_at_most(self.root.join(PINS), MAX_PINS).unwrap_or_default();
+        let text = self.dir.read(PINS, MAX_PINS).unwrap_or_default();
         String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse().ok()).collect()
     }
 
@@ -148,9 +145,8 @@ impl Cache {
     /// # Errors
     /// `NotFound` when no map of that image is kept; what the system says.
     pub fn pin(&self, image: Option<&ImageName>) -> Result<usize, FileError> {
-        let path = self.root.join(PINS);
         let Some(image) = image else {
-            write_atomic(&path, b"")?;
+            self.dir.replace(SCRATCH, PINS, b"")?;
             return Ok(0);
         };
         let maps: Vec<_> = self.maps();
@@ -161,12 +157,12 @@ impl Cache {
                 io::ErrorKind::NotFound,
                 format!("no image `{image}` was used with this cache"),
             );
-            return Err(FileError::new(&self.root, "pin in", source));
+            return Err(FileError::new(self.root(), "pin in", source));
         }
         let mut pins = self.pins();
         pins.extend(objects.iter().filter(|object| self.has(object)).map(|object| object.name));
         let text: String = pins.iter().map(|name| format!("{name}\n")).collect();
-        write_atomic(&path, text.as_bytes())?;
+        self.dir.replace(SCRATCH, PINS, text.as_bytes())?;
         Ok(pins.len())
     }
 
@@ -182,8 +178,4 @@ impl Cache {
         victims.iter().for_each(|name| self.remove(*name));
         (victims.len(), before - self.shelf().used)
     }
-}
-
-fn parsed<T: std::str::FromStr>(path: &Path) -> Option<T> {
-    path.file_name()?.to_str()?.parse().ok()
 }

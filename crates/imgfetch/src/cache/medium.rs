@@ -3,18 +3,19 @@
 //! Nothing there is believed either: blocks are compared with the signed index as everywhere, and what a caller
 //! gets from [`Cache::on_medium`] it verifies like an answer of a mirror.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use super::{Cache, Loaded, read_file};
-use formats::block::{BlockName, FetchedFile as Fetched, Object};
+use super::{Cache, Loaded};
+use formats::block::{FetchedFile as Fetched, Object};
 use formats::release::MirrorPath;
-use system::files::read_at_most;
+use system::files::{ConfinedDir, FileError};
 
 impl Cache {
     /// With a mirror's tree below, which is read where the cache itself has nothing, and never written.
     #[must_use]
     pub fn over(self, medium: &Path) -> Self {
-        Cache { medium: Some(medium.into()), ..self }
+        Cache { medium: Some(ConfinedDir::new(medium)), ..self }
     }
 
     /// Whether there is a medium below.
@@ -24,17 +25,17 @@ impl Cache {
 
     /// A file of the medium that is no block, of `limit` bytes at most, whatever it holds.
     pub fn on_medium(&self, path: &MirrorPath, limit: u64) -> Option<Vec<u8>> {
-        read_at_most(self.medium.as_ref()?.join(path.to_string()), limit).ok()
-    }
-
-    pub(super) fn medium_path(&self, name: BlockName) -> Option<PathBuf> {
-        Some(self.medium.as_ref()?.join(name.path()))
+        self.medium.as_ref()?.read(&path.to_string(), limit).ok()
     }
 
     /// Loads and verifies a block of the medium. It is not copied: the medium stays where it is.
     pub(super) fn load_from_medium(&self, object: &Object) -> Loaded {
-        let Some(path) = self.medium_path(object.name) else { return Loaded::Miss };
-        let Some(bytes) = read_file(&path, object.file_len) else { return Loaded::Miss };
+        let Some(medium) = &self.medium else { return Loaded::Miss };
+        let bytes = match medium.read(&object.name.path(), u64::from(object.file_len)) {
+            Ok(bytes) => bytes,
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => vec![],
+            Err(_) => return Loaded::Miss,
+        };
         match Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify()) {
             Ok(block) => Loaded::Hit(block),
             Err(damage) => Loaded::Damaged(damage),

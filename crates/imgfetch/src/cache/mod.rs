@@ -5,6 +5,9 @@
 //! VERSION  lock  blk/<xx>/<md5>  tmp/  state/<name>.serial  state/<name>/<image>.idx
 //! ```
 //!
+//! Others may have prepared the directory, or the stick that it is on: every file in it is opened by
+//! [`ConfinedDir`], which follows no link.
+//!
 //! There is no database, and blocks are not synced: every load checks the SHA-256 from the signed index, and
 //! what does not fit is removed. So it does not matter who else writes there, or where a crash cut. Several
 //! clients may share a cache; `lock` is held shared by each, and exclusively only to sweep `tmp/`.
@@ -16,23 +19,26 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 
 use evict::CacheInventory;
 use formats::block::{Block, BlockDamage as Damage, BlockName, FetchedFile as Fetched, Object};
 pub use maintenance::{Checked, ImageStats, Stats};
-use system::files::{FileError, create_dir_all, read_at_most, write_atomic};
+use system::files::{ConfinedDir, FileError};
 
 /// What `VERSION` says.
 const VERSION: &str = "imgfactory-cache 1\n";
+/// The file that has it.
+const VERSION_FILE: &str = "VERSION";
+/// Where files are written before they get their names.
+const SCRATCH: &str = "tmp";
 /// After an error of the disk, nothing is written for this long.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -63,9 +69,9 @@ pub enum Loaded {
 /// The cache. Threads share it.
 #[derive(Debug)]
 pub struct Cache {
-    root: PathBuf,
+    dir: ConfinedDir,
     /// A mirror's tree that is looked into when a block is not here.
-    medium: Option<PathBuf>,
+    medium: Option<ConfinedDir>,
     shelf: Mutex<CacheInventory>,
     // Held, shared, for as long as we live.
     _lock: Option<File>,
@@ -90,23 +96,23 @@ impl Cache {
     /// # Errors
     /// [`CacheError`].
     pub fn open(root: &Path, max: Option<u64>) -> Result<Self, CacheError> {
-        let version = root.join("VERSION");
-        let lock = match Self::prepare(root, &version) {
-            Ok(lock) => Some(lock),
-            Err(CacheError::File(FileError::Io { source, .. }))
-                if source.kind() == io::ErrorKind::ReadOnlyFilesystem && version.exists() =>
+        let dir = ConfinedDir::new(root);
+        let lock = match Self::prepare(&dir) {
+            Ok(lock) => lock,
+            Err(FileError::Io { source, .. })
+                if source.kind() == io::ErrorKind::ReadOnlyFilesystem && dir.exists(VERSION_FILE) =>
             {
                 None
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
-        let found = read_at_most(&version, 256)?;
+        let found = dir.read(VERSION_FILE, 256)?;
         if found != VERSION.as_bytes() {
             let found = String::from_utf8_lossy(&found).lines().next().unwrap_or_default().to_owned();
             return Err(CacheError::Version { path: root.into(), found: formats::names::clip(&found) });
         }
         Ok(Cache {
-            root: root.into(),
+            dir,
             medium: None,
             shelf: Mutex::new(CacheInventory::new(max)),
             _lock: lock,
@@ -116,37 +122,32 @@ impl Cache {
         })
     }
 
-    /// Makes what is missing, takes the lock, and removes what a crash left in `tmp`.
-    fn prepare(root: &Path, version: &Path) -> Result<File, CacheError> {
-        for dir in ["blk", "tmp", "state"] {
-            create_dir_all(root.join(dir))?;
+    /// Makes what is missing, takes the lock, and removes what a crash left in `tmp`. Where the file system has no
+    /// locks, nothing is removed.
+    fn prepare(dir: &ConfinedDir) -> Result<Option<File>, FileError> {
+        for name in ["blk", SCRATCH, "state"] {
+            dir.create_dir(name)?;
         }
-        if !version.exists() {
-            write_atomic(version, VERSION.as_bytes())?;
+        if !dir.exists(VERSION_FILE) {
+            dir.replace(SCRATCH, VERSION_FILE, VERSION.as_bytes())?;
         }
-        let path = root.join("lock");
-        let failed = |doing| move |error: io::Error| FileError::new(&root.join("lock"), doing, error);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let lock = options.map_err(failed("open"))?;
+        let lock = dir.lock_file("lock")?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let tmp = root.join("tmp");
-            for entry in fs::read_dir(&tmp).map_err(|error| FileError::new(&tmp, "read", error))?.flatten() {
+            for name in dir.names(SCRATCH).into_iter().flatten() {
                 // One that stays does no harm: names are not used twice.
-                let _ = fs::remove_file(entry.path());
+                let _ = dir.remove(Path::new(SCRATCH).join(name));
             }
         }
-        flock(&lock, FlockOperation::LockShared).map_err(|errno| failed("lock")(errno.into()))?;
-        Ok(lock)
-    }
-
-    fn path(&self, name: BlockName) -> PathBuf {
-        self.root.join(name.path())
+        Ok(flock(&lock, FlockOperation::NonBlockingLockShared).is_ok().then_some(lock))
     }
 
     /// Loads and verifies a block. Never an error: what can't be read is not there.
     pub fn load(&self, object: &Object) -> Loaded {
-        let Some(bytes) = read_file(&self.path(object.name), object.file_len) else {
-            return self.load_from_medium(object);
+        // A file of another length is damaged, and goes.
+        let bytes = match self.dir.read(&object.name.path(), u64::from(object.file_len)) {
+            Ok(bytes) => bytes,
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => vec![],
+            Err(_) => return self.load_from_medium(object),
         };
         match Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify()) {
             Ok(block) => {
@@ -165,16 +166,16 @@ impl Cache {
 
     /// Whether a file of the right length is there. Its contents are not looked at.
     pub fn has(&self, object: &Object) -> bool {
-        let there = |path: &Path| {
-            let found = fs::symlink_metadata(path);
-            found.is_ok_and(|found| found.is_file() && found.len() == u64::from(object.file_len))
+        let there = |dir: &ConfinedDir| {
+            let found = dir.regular(object.name.path());
+            found.is_some_and(|found| found.st_size == i64::from(object.file_len))
         };
-        there(&self.path(object.name)) || self.medium_path(object.name).is_some_and(|path| there(&path))
+        there(&self.dir) || self.medium.as_ref().is_some_and(there)
     }
 
     fn remove(&self, name: BlockName) {
         // Where it can't be removed it is found damaged again, and fetched again.
-        let _ = fs::remove_file(self.path(name));
+        let _ = self.dir.remove(name.path());
         self.shelf().removed(name);
     }
 
@@ -200,7 +201,7 @@ impl Cache {
                 writing.errors += 1;
                 writing.paused_until = Some(Instant::now() + PAUSE);
                 if !std::mem::replace(&mut writing.warned, true) {
-                    let root = self.root.display();
+                    let root = self.root().display();
                     log::warn!("{root}: can't keep blocks: {error}; continuing without the cache");
                 }
                 false
@@ -210,37 +211,37 @@ impl Cache {
 
     fn write(&self, name: BlockName, file: &[u8]) -> io::Result<()> {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.root.join(format!("tmp/{}-{count}", std::process::id()));
-        let target = self.path(name);
-        let written = self.write_new(&temporary, file).and_then(|()| match fs::rename(&temporary, &target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(target.parent().unwrap_or(&self.root))?;
-                fs::rename(&temporary, &target)
-            }
-            renamed => renamed,
-        });
+        let temporary = format!("{SCRATCH}/{}-{count}", std::process::id());
+        let target = name.path();
+        let written =
+            self.write_new(&temporary, file).and_then(|()| match self.dir.rename(&temporary, &target) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let (parent, _) = target.rsplit_once('/').unwrap_or((".", ""));
+                    self.dir.create_dir(parent)?;
+                    self.dir.rename(&temporary, &target)
+                }
+                renamed => renamed,
+            });
         if written.is_err() {
-            let _ = fs::remove_file(&temporary);
+            let _ = self.dir.remove(&temporary);
         }
         written
     }
 
-    fn write_new(&self, path: &Path, file: &[u8]) -> io::Result<()> {
-        let create = || OpenOptions::new().write(true).create_new(true).open(path);
-        let mut out = match create() {
+    fn write_new(&self, name: &str, file: &[u8]) -> io::Result<()> {
+        match self.dir.create_new(name, file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Somebody removed the cache under us.
-                fs::create_dir_all(self.root.join("tmp"))?;
-                create()?
+                // The cache was removed while we use it.
+                self.dir.create_dir(SCRATCH)?;
+                self.dir.create_new(name, file).map(drop)
             }
             // A client of our number, in another chroot or before a crash.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.count.fetch_add(1 << 32, Ordering::Relaxed);
-                return Err(error);
+                Err(error)
             }
-            created => created?,
-        };
-        out.write_all(file)
+            created => created.map(drop),
+        }
     }
 
     /// Blocks that could not be kept.
@@ -250,7 +251,7 @@ impl Cache {
 
     /// The directory of the cache.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.dir.path()
     }
 
     fn shelf(&self) -> std::sync::MutexGuard<'_, CacheInventory> {
@@ -261,19 +262,4 @@ impl Cache {
     fn writing(&self) -> std::sync::MutexGuard<'_, Writing> {
         self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-/// A regular file of exactly `len` bytes. Nothing else is opened in a way that could block: the cache may be on
-/// a stick that somebody else prepared.
-fn read_file(path: &Path, len: u32) -> Option<Vec<u8>> {
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).ok()?;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    let found = file.metadata().ok()?;
-    if !found.is_file() {
-        return None;
-    }
-    // A file of another length is read too, up to one byte more: it is damaged, and the caller removes it.
-    let mut bytes = Vec::with_capacity(len as usize + 1);
-    file.take(u64::from(len) + 1).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }

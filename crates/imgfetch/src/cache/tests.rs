@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::AtomicUsize;
 
@@ -65,11 +66,11 @@ fn damage_of_any_kind_is_seen_and_removed() {
     for (what, bytes) in cases {
         cache.store(object.name, &bytes);
         assert!(matches!(cache.load(&object), Loaded::Damaged(_)), "{what}");
-        assert!(!cache.path(object.name).exists(), "{what}");
+        assert!(!cache.root().join(object.name.path()).exists(), "{what}");
         assert!(matches!(cache.load(&object), Loaded::Miss), "{what}");
     }
     // Things that are no files are left alone, and nothing blocks.
-    let path = cache.path(other.name);
+    let path = cache.root().join(other.name.path());
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
     assert!(matches!(cache.load(&other), Loaded::Miss));
@@ -180,11 +181,11 @@ fn what_is_not_here_is_read_from_the_medium_below_and_nothing_is_written_there()
     };
     put(&object.name.path(), &file);
     assert!(is_hit(&cache.load(&object)) && cache.has(&object));
-    assert!(!cache.path(object.name).exists(), "it is not copied");
+    assert!(!cache.root().join(object.name.path()).exists(), "it is not copied");
     // Damaged here, whole there.
     cache.store(object.name, b"damaged");
     assert!(is_hit(&cache.load(&object)));
-    assert!(!cache.path(object.name).exists(), "what was damaged is gone");
+    assert!(!cache.root().join(object.name.path()).exists(), "what was damaged is gone");
     // Damaged there, whole here; and only damaged there.
     put(&object.name.path(), b"damaged");
     assert!(matches!(cache.load(&object), Loaded::Damaged(_)));

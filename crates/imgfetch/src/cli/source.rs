@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::Failure;
 use super::args::SourceArgs;
-use crate::cache::{Cache, CacheError};
+use crate::cache::Cache;
 use crate::engine::{Engine, EngineSetup, MirrorEstimate};
 use crate::scheduler::{Config, MirrorId};
 use crate::trust::{ChosenRelease, MirrorStats, ResolveRequest, resolve};
@@ -71,10 +71,9 @@ impl Opened {
         // Later the working directory is another one.
         let root = source.cache.as_ref().map(std::path::absolute).transpose()?;
         let mut cache = match root.map(|root| Cache::open(&root, source.cache_max)).transpose() {
-            // A disk that fails is no reason not to boot, unless what it remembers is wanted.
-            Err(CacheError::File(error))
-                if error.is_of_the_disk() && !source.strict && source.medium.is_none() =>
-            {
+            // Whatever is wrong with the disk or with what somebody has put on it is no reason not to boot, unless what it
+            // remembers is wanted.
+            Err(error) if !source.strict && source.medium.is_none() => {
                 let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
                 log::warn!("{error}{cause}; continuing without a cache");
                 None

@@ -5,6 +5,7 @@
 //! what a `kill -9` left behind is recognised by the lock, which no process holds, and [`sweep`] removes it.
 
 mod atomic;
+mod confined;
 mod lock;
 mod temporary;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use atomic::AtomicFile;
+pub use confined::ConfinedDir;
 pub use lock::DirLock;
 pub use temporary::{Ending, PREFIX, Scratch, sweep};
 

@@ -151,3 +151,43 @@ fn no_more_is_read_than_was_allowed() {
         format!("error: {}: can't read\n  caused by: it is larger than 10 B", path.display())
     );
 }
+
+#[test]
+fn a_confined_directory_follows_no_link_and_reads_only_files_of_the_size_allowed() {
+    let scratch = Scratch::directory(std::env::temp_dir()).unwrap();
+    let (root, outside) = (scratch.path().join("root"), scratch.path().join("outside"));
+    fs::create_dir_all(outside.join("dir")).unwrap();
+    fs::write(outside.join("file"), "theirs").unwrap();
+    let dir = ConfinedDir::new(&root);
+    dir.create_dir("a/b").unwrap();
+    dir.create_new("a/b/x", b"ours").unwrap();
+    dir.create_dir("tmp").unwrap();
+    dir.replace("tmp", "a/b/x", b"ours").unwrap();
+    assert_eq!(dir.read("a/b/x", 4).unwrap(), b"ours");
+    assert_eq!(dir.names("tmp").unwrap(), [""; 0], "nothing is left there");
+    std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+    std::os::unix::fs::symlink(outside.join("file"), root.join("a/file")).unwrap();
+    std::os::unix::fs::symlink("b", root.join("a/inside")).unwrap();
+    for name in ["link/file", "a/file", "a/inside/x", "../outside/file", "/etc/hostname"] {
+        assert!(dir.read(name, 100).is_err() && dir.regular(name).is_none(), "{name}");
+    }
+    let said = dir.read("link/file", 100).unwrap_err();
+    assert_eq!(formats::report::report(&said).lines().count(), 2, "{said}");
+    assert!(formats::report::report(&said).ends_with("links are not followed there"), "{said}");
+    assert!(dir.create_dir("link/new").is_err() && dir.create_new("link/new", b"").is_err());
+    assert!(dir.remove("link/file").is_err() && dir.rename("a/b/x", "link/x").is_err());
+    assert!(dir.replace("link", "a/b/y", b"y").is_err());
+    assert!(dir.names("link").is_err());
+    // Of a link the link goes.
+    dir.remove("link").unwrap();
+    assert_eq!(fs::read(outside.join("file")).unwrap(), b"theirs");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 2);
+    // A hole is not read to its end.
+    File::create(root.join("hole")).unwrap().set_len(1 << 40).unwrap();
+    let kind = |error: FileError| match error {
+        FileError::Io { source, .. } => source.kind(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(kind(dir.read("hole", 100).unwrap_err()), io::ErrorKind::FileTooLarge);
+    assert_eq!(kind(dir.read_text("hole", 1 << 41).unwrap_err()), io::ErrorKind::InvalidData);
+}

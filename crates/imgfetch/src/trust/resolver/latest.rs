@@ -84,6 +84,8 @@ pub(super) struct LatestSearch {
     expired: Option<Latest>,
     /// The serial that was accepted before can't be read.
     unreadable: Option<StorageError>,
+    /// Whether the user knows that.
+    warned: bool,
     /// Answers that came before it was read which serial was accepted: mirror, answer, distribution.
     unjudged: Vec<(usize, MirrorAnswer, ImageName)>,
 }
@@ -103,6 +105,7 @@ impl LatestSearch {
             taken: None,
             expired: None,
             unreadable: None,
+            warned: false,
             unjudged: Vec::new(),
         }
     }
@@ -124,10 +127,18 @@ impl LatestSearch {
         match ctx.accepted_serial(&latest.name).unwrap_or(Ok(None)) {
             Ok(Some(accepted)) if latest.serial < accepted => return Err(rollback(latest.serial, accepted)),
             Ok(_) => {}
-            Err(error) => {
+            Err(error) if self.question.strict => {
                 let text = error.to_string();
                 self.unreadable = Some(error);
                 return Err(refused(text));
+            }
+            // A disk that fails must not keep a machine from booting.
+            Err(error) => {
+                if !std::mem::replace(&mut self.warned, true) {
+                    ctx.warn(format!(
+                        "{error}; an older release would not be noticed (--strict refuses to go on)"
+                    ));
+                }
             }
         }
         let best = self.taken.as_ref().map(|taken| taken.serial);

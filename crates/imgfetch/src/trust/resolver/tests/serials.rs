@@ -164,10 +164,16 @@ fn who_is_strict_wants_the_serial_to_be_remembered() {
 }
 
 #[test]
-fn where_it_can_not_be_read_what_was_accepted_nothing_is() {
+fn where_it_can_not_be_read_what_was_accepted_only_strict_refuses_to_boot() {
     let key = Key::new();
     let tree = Publish::new(&key, 7).tree();
-    let cache = SimCache { unreadable: true, ..SimCache::default() };
-    let outcome = Sim::new(&key, vec![SimMirror::new(&tree, ms(10))]).with_cache(cache).run();
-    assert_eq!(outcome.error(), "the disk fails");
+    let run = |strict| {
+        let cache = SimCache { unreadable: true, ..SimCache::default() };
+        let sim = Sim::new(&key, vec![SimMirror::new(&tree, ms(10))]).with_cache(cache);
+        sim.ask(|request| request.strict = strict).run()
+    };
+    let outcome = run(false);
+    assert_eq!(outcome.serial(), 7);
+    outcome.assert_warned("the disk fails; an older release would not be noticed");
+    assert_eq!(run(true).error(), "the disk fails");
 }
