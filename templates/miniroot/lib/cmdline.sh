@@ -40,7 +40,7 @@ set_option() {
   case $1 in
     mirror=* | fuse_uri=*) set_mirrors ;;
     release=*)
-      is_number "$value" 1 4294967295 || wrong "allowed is the number of a release, from 1"
+      is_number "$value" 1 9223372036854775807 || wrong "allowed is the number of a release, from 1"
       opt_release=$value
       ;;
     netselect) opt_netselect=yes ;;
@@ -138,7 +138,8 @@ END
 # is_number TEXT LEAST MOST
 is_number() {
   case $1 in '' | 0?* | *[!0-9]*) return 1 ;; esac
-  [ "${#1}" -le 10 ] && [ "$1" -ge "$2" ] && [ "$1" -le "$3" ]
+  # The shell refuses numbers above 2^63-1 with a message.
+  [ "${#1}" -le 19 ] && [ "$1" -ge "$2" ] 2>/dev/null && [ "$1" -le "$3" ]
 }
 
 # is_time TEXT: 90s, 5m, or seconds; up to a day.

@@ -212,7 +212,7 @@ impl ConfinedDir {
     /// [`FileError`]; what was there before stays.
     pub fn replace(&self, scratch: &str, name: &str, bytes: &[u8]) -> Result<(), FileError> {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let pid = rustix::process::getpid().as_raw_nonzero();
+        let pid = std::process::id();
         let temporary = format!("{scratch}/{pid}-s{count}");
         let put = || {
             let _ = self.remove(&temporary);
