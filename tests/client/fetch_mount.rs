@@ -226,6 +226,27 @@ fn without_a_deadline_a_read_waits_for_the_network_and_whoever_wants_to_leave_ca
     until("ended", || !proc.exists());
 }
 
+/// It takes the client some seconds to know that no mirror answers, and the signal came before.
+#[test]
+fn a_signal_in_the_first_seconds_of_an_outage_ends_the_client_too() {
+    let world = world();
+    let server = FaultServer::honest(world.tree.clone());
+    let mount = world.mount(&server, &["--no-prefetch"]);
+    let proc = PathBuf::from(format!("/proc/{}", mount.pid()));
+    server.script(|_, _| Act::Late(Duration::from_secs(3600)));
+    let disk = mount.disk();
+    let waiting = thread::spawn(move || read_at(&disk, 150 * 4096, 4096));
+    until("it waits", || mount.status()["reads_waiting"].as_u64() > Some(0));
+    mount.kill("-TERM");
+    until("the client noticed the signal", || {
+        mount.log().contains("can't stop: the disk can't be unmounted")
+    });
+    assert!(mount.log().contains("still serving it"), "{}", mount.log());
+    let error = waiting.join().unwrap().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()), "{error}");
+    until("ended", || !proc.exists());
+}
+
 #[test]
 fn the_roots_daemon_waits_too_and_its_disk_can_be_unmounted_by_force() {
     let world = world();

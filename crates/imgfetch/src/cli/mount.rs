@@ -150,8 +150,11 @@ fn is_told(second: u64) -> bool {
 /// let go of first.
 fn wait(woken: &Queue<MountEvent>, mounted: &Mounted, engine: &Engine, recording: &Recording<'_>) {
     let mut is_ending = false;
+    // Until when a signal that came is remembered: it takes some seconds of an outage to know that no mirror answers.
+    let mut asked_until: Option<Instant> = None;
     loop {
-        let pause = if is_ending { Some(TRY_EVERY) } else { recording.pause() };
+        let is_asked = asked_until.is_some_and(|until| Instant::now() < until);
+        let pause = if is_ending || is_asked { Some(TRY_EVERY) } else { recording.pause() };
         let event = match pause {
             Some(pause) => woken.take_until(Instant::now() + pause),
             None => woken.take(),
@@ -162,6 +165,7 @@ fn wait(woken: &Queue<MountEvent>, mounted: &Mounted, engine: &Engine, recording
                 Ok(()) => true,
                 Err(error) => {
                     is_ending = engine.wait_no_longer(LAST_WAIT);
+                    asked_until = Some(Instant::now() + REMEMBERED);
                     let next = match is_ending {
                         true => format!("no mirror answers, so reads fail after {} s", LAST_WAIT.as_secs()),
                         false => "still serving it".into(),
@@ -173,6 +177,10 @@ fn wait(woken: &Queue<MountEvent>, mounted: &Mounted, engine: &Engine, recording
             None if pause.is_none() => true,
             None => {
                 recording.save();
+                if is_asked && !is_ending && engine.wait_no_longer(LAST_WAIT) {
+                    is_ending = true;
+                    log::warn!("no mirror answers, so reads fail after {} s", LAST_WAIT.as_secs());
+                }
                 is_ending && mounted.unmount().is_ok()
             }
         };
@@ -184,6 +192,8 @@ fn wait(woken: &Queue<MountEvent>, mounted: &Mounted, engine: &Engine, recording
 
 /// How long reads wait without a network when we are to end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+/// How long a signal is remembered that came while the disk was in use and a mirror seemed to be up.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// How often it is tried then to unmount.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
