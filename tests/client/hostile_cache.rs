@@ -115,6 +115,7 @@ fn a_prepared_cache_changes_nothing_outside_and_keeps_no_machine_from_booting() 
         "state/demo.serial",
         "state/demo",
         "state/demo/release",
+        "state/demo/latest",
         "state/demo/host.idx",
     ];
     fs::create_dir_all(outside.join("folder")).unwrap();

@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::{Cache, SCRATCH};
 use formats::index::MAX_FILE;
 use formats::names::{ImageName, Serial};
-use formats::release::{Document, KeyId, Release, Successors};
+use formats::release::{Document, KeyId, Latest, Release, Successors};
 use system::files::FileError;
 
 fn serial_file(name: &ImageName) -> String {
@@ -17,6 +17,10 @@ fn serial_file(name: &ImageName) -> String {
 
 fn release_file(name: &ImageName) -> String {
     format!("state/{name}/release")
+}
+
+fn latest_file(name: &ImageName) -> String {
+    format!("state/{name}/latest")
 }
 
 fn index_file(name: &ImageName, image: &ImageName) -> String {
@@ -50,15 +54,15 @@ impl Cache {
         }
     }
 
-    /// Remembers an accepted serial on the disk itself, unless a higher one is there.
+    /// Remembers an accepted serial on the disk itself, unless a higher one is there. With `restart` in its place too.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn accept_serial(&self, name: &ImageName, serial: Serial) -> Result<(), FileError> {
+    pub fn accept_serial(&self, name: &ImageName, serial: Serial, restart: bool) -> Result<(), FileError> {
         // Two clients that share the cache must not write the lower one last.
         let lock = self.dir.lock_file("state/lock")?;
         lock_for_a_while(&lock);
-        if self.accepted_serial(name)? >= Some(serial) {
+        if !restart && self.accepted_serial(name)? >= Some(serial) {
             return Ok(());
         }
         self.dir.replace(SCRATCH, &serial_file(name), format!("{serial}\n").as_bytes())
@@ -88,6 +92,23 @@ impl Cache {
         }
         self.dir.create_dir(&format!("state/{name}"))?;
         self.dir.replace(SCRATCH, &release_file(name), text)
+    }
+
+    /// The newest `latest` that was accepted, with its signature, whatever it is: the caller verifies it.
+    pub fn saved_latest(&self, name: &ImageName) -> Option<Vec<u8>> {
+        self.dir.read_text(&latest_file(name), Latest::LIMIT).ok()
+    }
+
+    /// Keeps a `latest`: what it revokes stays revoked, and another release of its serial is noticed.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn save_latest(&self, name: &ImageName, text: &[u8]) -> Result<(), FileError> {
+        if self.saved_latest(name).as_deref() == Some(text) {
+            return Ok(());
+        }
+        self.dir.create_dir(&format!("state/{name}"))?;
+        self.dir.replace(SCRATCH, &latest_file(name), text)
     }
 
     /// The index kept for an image, whatever it is: the caller compares its SHA-256.

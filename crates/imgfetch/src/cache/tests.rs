@@ -144,7 +144,7 @@ fn serials_only_go_up_and_nonsense_is_not_taken_for_none() {
     let serial = |n| Serial::new(n).unwrap();
     assert_eq!(cache.accepted_serial(&name).unwrap(), None);
     for (given, kept) in [(41, 41), (43, 43), (42, 43)] {
-        cache.accept_serial(&name, serial(given)).unwrap();
+        cache.accept_serial(&name, serial(given), false).unwrap();
         assert_eq!(cache.accepted_serial(&name).unwrap(), Some(serial(kept)));
     }
     for text in ["", "x\n", "43", "043\n", "0\n", "99999999999999999999\n"] {

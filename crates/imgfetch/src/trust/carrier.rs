@@ -134,8 +134,8 @@ impl Carrier {
                         log::warn!("{error}; {without}");
                     }
                 }
-                TrustAction::AcceptSerial(name, serial) => {
-                    let accept = |cache: &Arc<Cache>| cache.accept_serial(&name, serial);
+                TrustAction::AcceptSerial { name, serial, restart } => {
+                    let accept = |cache: &Arc<Cache>| cache.accept_serial(&name, serial, restart);
                     let result = self.cache.as_ref().map_or(Ok(()), accept).map_err(storage_error);
                     self.events.put(TrustEvent::SerialAccepted(result));
                 }
@@ -192,6 +192,7 @@ impl Carrier {
             }
             StoredFile::Medium(path) => cache.on_medium(path, path.limit()),
             StoredFile::Release(name) => cache.saved_release(name),
+            StoredFile::Latest(name) => cache.saved_latest(name),
             StoredFile::Index(name, image) => cache.saved_index(name, image),
             StoredFile::Keys(id) => cache.saved_keys(*id),
         };
@@ -202,6 +203,7 @@ impl Carrier {
 fn save(cache: &Cache, file: &StoredFile, bytes: &[u8]) -> Result<(), FileError> {
     match file {
         StoredFile::Release(name) => cache.save_release(name, bytes),
+        StoredFile::Latest(name) => cache.save_latest(name, bytes),
         StoredFile::Index(name, image) => cache.save_index(name, image, bytes),
         StoredFile::Keys(id) => cache.save_keys(*id, bytes),
         // A medium is never written, and a serial is accepted.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mirror_stats::{MirrorStats, order};
+use super::succession::kept_successors;
 use super::types::{
     GetId, MirrorAnswer, MirrorGet, Now, ResolveRequest, StorageError, StoredContent, StoredFile, TrustAction,
 };
 use formats::fetch_fault::{FetchFault as Fault, Wait};
 use formats::names::{ImageName, Serial};
-use formats::release::{MirrorPath, TrustedKeys};
+use formats::release::{DocumentError, Latest, MirrorPath, TrustedKeys, Verified};
 
 /// A request that is not answered so long after its end is taken for failed.
 const GRACE: Duration = Duration::from_millis(500);
@@ -44,6 +45,40 @@ struct TrackedRequest {
     write_off: Duration,
 }
 
+/// What a cache remembers of a distribution.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    /// The highest serial that was accepted.
+    pub(super) serial: Option<Serial>,
+    /// The newest `latest` that was accepted, signed by a key that is trusted now.
+    pub(super) latest: Option<Latest>,
+}
+
+impl Memory {
+    /// Releases below it were revoked.
+    pub(super) fn min_serial(&self) -> Option<Serial> {
+        self.latest.as_ref().map(|latest| latest.min_serial)
+    }
+
+    /// Two releases of one serial, both signed: the publisher's key makes both, or a thief has it.
+    pub(super) fn contradicts(&self, latest: &Latest) -> Option<String> {
+        let known = self.latest.as_ref().filter(|known| known.serial == latest.serial)?;
+        (known.release != latest.release).then(|| {
+            format!(
+                "release {} has SHA-256 {}, but a release {} with SHA-256 {} was accepted before; one of them is forged, \
+                 or the publisher signed two: ask the publisher which one is right",
+                latest.serial, latest.release.sha256, known.serial, known.release.sha256
+            )
+        })
+    }
+
+    /// Whether `latest` says something that is not remembered yet.
+    fn is_older_than(&self, latest: &Latest) -> bool {
+        let order = |latest: &Latest| (latest.serial, latest.min_serial, latest.published);
+        self.latest.as_ref().is_none_or(|known| order(known) < order(latest))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) request: ResolveRequest,
@@ -55,6 +90,8 @@ pub(super) struct Context {
     /// `None`: it is being read.
     stored: Vec<(StoredFile, Option<StoredContent>)>,
     pub(super) actions: VecDeque<TrustAction>,
+    /// What is remembered is of a key that is no longer trusted: the serial that is accepted now replaces it.
+    pub(super) restart: bool,
     next_id: u64,
 }
 
@@ -68,6 +105,7 @@ impl Context {
             in_flight: Vec::new(),
             stored: Vec::new(),
             actions: VecDeque::new(),
+            restart: false,
             next_id: 0,
         }
     }
@@ -212,17 +250,47 @@ impl Context {
         }
     }
 
-    /// The highest serial of the distribution that was accepted before; the outer `None`: it is being read.
-    pub(super) fn accepted_serial(
-        &mut self,
-        name: &ImageName,
-    ) -> Option<Result<Option<Serial>, StorageError>> {
+    /// What the cache remembers of the distribution; the outer `None`: it is being read.
+    pub(super) fn memory(&mut self, name: &ImageName) -> Option<Result<Memory, StorageError>> {
         if !self.request.has_cache {
-            return Some(Ok(None));
+            return Some(Ok(Memory::default()));
         }
-        match self.stored(StoredFile::Serial(name.clone()))? {
-            StoredContent::Serial(serial) => Some(serial),
-            StoredContent::Bytes(_) => Some(Ok(None)),
+        let serial = match self.stored(StoredFile::Serial(name.clone()))? {
+            StoredContent::Serial(Ok(serial)) => serial,
+            StoredContent::Serial(Err(error)) => return Some(Err(error)),
+            StoredContent::Bytes(_) => None,
+        };
+        let Some(text) = self.stored_bytes(StoredFile::Latest(name.clone()))? else {
+            return Some(Ok(Memory { serial, latest: None }));
+        };
+        let latest = match Verified::<Latest>::open(&text, &self.keys) {
+            Err(DocumentError::UnknownKey { .. }) => match kept_successors(self)? {
+                Some(keys) => Verified::<Latest>::open(&text, &keys),
+                None => Verified::<Latest>::open(&text, &self.keys),
+            },
+            opened => opened,
+        };
+        Some(Ok(match latest {
+            Ok(latest) => {
+                let latest = Some(latest.into_inner()).filter(|latest| latest.name == *name);
+                Memory { serial, latest }
+            }
+            // Made with a key that is no longer trusted: a thief's serial must not lock out the new key.
+            Err(DocumentError::UnknownKey { .. }) => {
+                self.restart = true;
+                Memory::default()
+            }
+            Err(_) => Memory { serial, latest: None },
+        }))
+    }
+
+    /// Remembers a `latest` that was accepted.
+    pub(super) fn remember(&mut self, latest: &Latest, text: &[u8]) {
+        if let Some(Ok(memory)) = self.memory(&latest.name)
+            && memory.is_older_than(latest)
+        {
+            let without = "what it revokes would not be known without a mirror";
+            self.save(StoredFile::Latest(latest.name.clone()), text, without);
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::context::{Context, Purpose, not_signed, refused};
+use super::context::{Context, Memory, Purpose, not_signed, refused};
 use super::freshness::{Freshness, freshness};
 use super::search::FileSearch;
 use super::types::{MirrorAnswer, ResolveError, StorageError, StoredFile};
@@ -32,22 +32,40 @@ pub(super) struct LatestQuestion {
     until: Duration,
     /// It is to say whether this release was revoked; `None`: which release is the newest.
     pub(super) pinned: Option<PinnedRelease>,
+    /// What the cache remembers as revoked, if a release is pinned.
+    pub(super) revoked_below: Option<Serial>,
 }
 
 impl LatestQuestion {
     pub(super) fn newest(ctx: &Context) -> Self {
         let name = ctx.request.name.clone();
-        LatestQuestion { name, strict: ctx.request.strict, until: ctx.until(), pinned: None }
+        LatestQuestion {
+            name,
+            strict: ctx.request.strict,
+            until: ctx.until(),
+            pinned: None,
+            revoked_below: None,
+        }
     }
 
     /// Whether the release was revoked. One that may be stale can still say so.
     pub(super) fn revocation(ctx: &Context, pinned: PinnedRelease) -> Self {
         let until = ctx.until().min(ctx.now.elapsed + REVOCATION);
-        LatestQuestion { name: Some(pinned.release.name.clone()), strict: false, until, pinned: Some(pinned) }
+        LatestQuestion {
+            name: Some(pinned.release.name.clone()),
+            strict: false,
+            until,
+            pinned: Some(pinned),
+            revoked_below: None,
+        }
     }
 
     /// The `latest` of the medium, if it may be used. However old: there is no other. The outer `None`: it is being read.
-    pub(super) fn of_medium(&self, ctx: &mut Context) -> Option<Option<Latest>> {
+    pub(super) fn of_medium(&mut self, ctx: &mut Context) -> Option<Option<Latest>> {
+        if let Some(pinned) = &self.pinned {
+            let memory = ctx.memory(&pinned.release.name)?;
+            self.revoked_below = memory.ok().and_then(|memory| memory.min_serial());
+        }
         let Some(text) = ctx.stored_bytes(StoredFile::Medium(MirrorPath::Latest))? else {
             return Some(None);
         };
@@ -58,9 +76,13 @@ impl LatestQuestion {
                 return Some(None);
             }
         };
-        let Ok(accepted) = ctx.accepted_serial(&latest.name)? else { return Some(None) };
+        let Ok(memory) = ctx.memory(&latest.name)? else { return Some(None) };
+        if let Some(text) = memory.contradicts(&latest) {
+            ctx.warn(format!("medium: {text}; not used"));
+            return Some(None);
+        }
         let other = self.name.as_ref().is_some_and(|name| *name != latest.name);
-        if other || accepted > Some(latest.serial) {
+        if other || memory.serial > Some(latest.serial) {
             ctx.warn(format!("medium: release {} of `{}`; not used", latest.serial, latest.name));
             return Some(None);
         }
@@ -79,9 +101,9 @@ pub(super) struct LatestSearch {
     pub(super) search: FileSearch,
     of_medium: Option<Latest>,
     /// The last one that was taken.
-    taken: Option<Latest>,
+    taken: Option<(Latest, Vec<u8>)>,
     /// The highest of those that have expired.
-    expired: Option<Latest>,
+    expired: Option<(Latest, Vec<u8>)>,
     /// The serial that was accepted before can't be read.
     unreadable: Option<StorageError>,
     /// Whether the user knows that.
@@ -124,9 +146,15 @@ impl LatestSearch {
                 latest.name
             )));
         }
-        match ctx.accepted_serial(&latest.name).unwrap_or(Ok(None)) {
-            Ok(Some(accepted)) if latest.serial < accepted => return Err(rollback(latest.serial, accepted)),
-            Ok(_) => {}
+        match ctx.memory(&latest.name).unwrap_or_else(|| Ok(Memory::default())) {
+            Ok(memory) => {
+                if let Some(accepted) = memory.serial.filter(|accepted| latest.serial < *accepted) {
+                    return Err(rollback(latest.serial, accepted));
+                }
+                if let Some(text) = memory.contradicts(&latest) {
+                    return Err(refused(text));
+                }
+            }
             Err(error) if self.question.strict => {
                 let text = error.to_string();
                 self.unreadable = Some(error);
@@ -141,23 +169,23 @@ impl LatestSearch {
                 }
             }
         }
-        let best = self.taken.as_ref().map(|taken| taken.serial);
+        let best = self.taken.as_ref().map(|(taken, _)| taken.serial);
         if let Some(newer) = best.filter(|newer| latest.serial < *newer) {
             return Err(refused(format!("offers release {}, but another mirror has {newer}", latest.serial)));
         }
         match freshness(&latest, ctx.now.wall) {
-            Freshness::Fresh => self.taken = Some(latest),
+            Freshness::Fresh => self.taken = Some((latest, bytes.to_vec())),
             doubt if self.question.strict => return Err(refused(format!("{doubt}; refused (--strict)"))),
             // Nothing can be compared with a clock that is wrong.
             doubt @ Freshness::Unknown { .. } => {
                 if best != Some(latest.serial) {
                     ctx.warn(format!("{doubt}; continuing"));
                 }
-                self.taken = Some(latest);
+                self.taken = Some((latest, bytes.to_vec()));
             }
             doubt @ Freshness::Expired { .. } => {
-                if self.expired.as_ref().is_none_or(|known| known.serial < latest.serial) {
-                    self.expired = Some(latest);
+                if self.expired.as_ref().is_none_or(|(known, _)| known.serial < latest.serial) {
+                    self.expired = Some((latest, bytes.to_vec()));
                 }
                 return Err(refused(doubt.to_string()));
             }
@@ -174,7 +202,7 @@ impl LatestSearch {
     ) -> Option<Result<MirrorAnswer, Fault>> {
         let Ok(sent) = &answer else { return Some(answer) };
         let Ok(latest) = Verified::<Latest>::open(&sent.bytes, &ctx.keys) else { return Some(answer) };
-        if ctx.accepted_serial(&latest.name).is_some() {
+        if ctx.memory(&latest.name).is_some() {
             return Some(answer);
         }
         let name = latest.into_inner().name;
@@ -184,7 +212,7 @@ impl LatestSearch {
 
     /// An answer that was put off and can be judged now.
     pub(super) fn take_put_off(&mut self, ctx: &mut Context) -> Option<(usize, MirrorAnswer)> {
-        let known = |(_, _, name): &(_, _, ImageName)| ctx.accepted_serial(name).is_some();
+        let known = |(_, _, name): &(_, _, ImageName)| ctx.memory(name).is_some();
         let place = self.unjudged.iter().position(known)?;
         let (mirror, answer, _) = self.unjudged.remove(place);
         Some((mirror, answer))
@@ -198,8 +226,12 @@ impl LatestSearch {
     ) -> (LatestQuestion, Result<Latest, ResolveError>) {
         ctx.retire_search();
         let found = match (error, self.taken, self.expired, self.unreadable) {
-            (None, Some(latest), ..) => Ok(latest),
-            (_, _, Some(latest), _) => {
+            (None, Some((latest, text)), ..) => {
+                ctx.remember(&latest, &text);
+                Ok(latest)
+            }
+            (_, _, Some((latest, text)), _) => {
+                ctx.remember(&latest, &text);
                 let (serial, date) = (latest.serial, latest.expires.date());
                 ctx.warn(format!(
                     "latest: release {serial} has expired on {date}, and no mirror has a newer one; using it"

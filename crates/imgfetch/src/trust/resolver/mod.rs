@@ -212,7 +212,7 @@ impl Resolver {
         }
     }
 
-    fn medium_latest(&mut self, question: LatestQuestion) -> Turn {
+    fn medium_latest(&mut self, mut question: LatestQuestion) -> Turn {
         match question.of_medium(&mut self.ctx) {
             None => Turn::Wait(Phase::MediumLatest(question)),
             Some(of_medium) => {
@@ -254,7 +254,7 @@ impl Resolver {
         };
         let (question, found) = latest.conclude(&mut self.ctx, error);
         match (question.pinned, found) {
-            (Some(pinned), found) => self.not_revoked(pinned, found),
+            (Some(pinned), found) => self.not_revoked(pinned, question.revoked_below, found),
             (None, Err(error)) => self.no_release(error),
             (None, Ok(latest)) => {
                 self.mirror_list.expect(&mut self.ctx, &latest);
@@ -310,10 +310,19 @@ impl Resolver {
         Phase::MediumLatest(LatestQuestion::revocation(&self.ctx, pinned))
     }
 
-    /// The pinned release is used, unless the newest `latest` says that it must not be. Without one it is not known.
-    fn not_revoked(&mut self, pinned: PinnedRelease, latest: Result<Latest, ResolveError>) -> Phase {
+    /// The pinned release is used, unless the newest `latest` says that it must not be, or one that was accepted before.
+    /// Without both it is not known.
+    fn not_revoked(
+        &mut self,
+        pinned: PinnedRelease,
+        revoked_below: Option<Serial>,
+        latest: Result<Latest, ResolveError>,
+    ) -> Phase {
         let PinnedRelease { release, text } = pinned;
         let serial = release.serial;
+        if let Some(min) = revoked_below.filter(|min| serial < *min) {
+            return self.fail(ResolveError::Revoked { serial, min });
+        }
         match latest {
             Ok(latest) if serial < latest.min_serial => {
                 return self.fail(ResolveError::Revoked { serial, min: latest.min_serial });
@@ -401,7 +410,7 @@ impl Resolver {
             self.ctx.detail(format!("no cache, so release {serial} is not stored as the newest accepted"));
             return self.resolve(resolved);
         }
-        self.ctx.actions.push_back(TrustAction::AcceptSerial(name, serial));
+        self.ctx.actions.push_back(TrustAction::AcceptSerial { name, serial, restart: self.ctx.restart });
         Phase::Remember(resolved)
     }
 

@@ -22,12 +22,13 @@ pub(super) fn from_cache(ctx: &mut Context) -> Option<Option<Resolved>> {
             release.into_inner()
         }
     };
-    let Ok(accepted) = ctx.accepted_serial(&name)? else { return Some(None) };
+    let Ok(memory) = ctx.memory(&name)? else { return Some(None) };
     let expected = match ctx.request.release {
         Some(serial) => release.serial == serial,
         // An older one under the name: it was pinned, or somebody wrote into the cache.
-        None => Some(release.serial) >= accepted && !ctx.request.strict,
+        None => Some(release.serial) >= memory.serial && !ctx.request.strict,
     };
+    let expected = expected && memory.min_serial().is_none_or(|min| release.serial >= min);
     let Some(files) = release.image(&ctx.request.image).cloned() else { return Some(None) };
     if release.name != name || !expected {
         return Some(None);

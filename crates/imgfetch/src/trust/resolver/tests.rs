@@ -1,6 +1,7 @@
 //! The resolver under simulation.
 
 mod keys;
+mod memory;
 mod networks;
 mod properties;
 mod serials;

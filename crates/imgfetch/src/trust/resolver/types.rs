@@ -58,6 +58,8 @@ pub enum StoredFile {
     Serial(ImageName),
     /// The text of the release of this distribution that was used last.
     Release(ImageName),
+    /// The newest `latest` of this distribution that was accepted.
+    Latest(ImageName),
     /// The index of an image: distribution, image.
     Index(ImageName, ImageName),
     /// The rotation statement of this key.
@@ -116,7 +118,12 @@ pub enum TrustAction {
         without: &'static str,
     },
     /// Remember, synced, that this serial was accepted, and report with [`TrustEvent::SerialAccepted`].
-    AcceptSerial(ImageName, Serial),
+    AcceptSerial {
+        name: ImageName,
+        serial: Serial,
+        /// Also in place of a higher one.
+        restart: bool,
+    },
     Warn(String),
     /// Print a line for `--verbose`.
     Detail(String),
