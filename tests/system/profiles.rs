@@ -76,5 +76,5 @@ fn bios_disk_boots_xen_the_host_and_its_guest_and_what_they_read_is_laid_out_tog
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(said.contains(" paths first: "), "{said}");
+    assert!(said.contains("+ file order "), "{said}");
 }
