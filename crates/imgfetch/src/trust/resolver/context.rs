@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mirror_stats::{MirrorStats, order};
-use super::succession::kept_successors;
+use super::succession::open_kept;
 use super::types::{
     GetId, MirrorAnswer, MirrorGet, Now, ResolveRequest, StorageError, StoredContent, StoredFile, TrustAction,
 };
@@ -52,6 +52,8 @@ pub(super) struct Memory {
     pub(super) serial: Option<Serial>,
     /// The newest `latest` that was accepted, signed by a key that is trusted now.
     pub(super) latest: Option<Latest>,
+    /// There was a `latest`, signed by a key that is not trusted: the serial that is accepted now replaces what is there.
+    pub(super) restart: bool,
 }
 
 impl Memory {
@@ -90,8 +92,8 @@ pub(super) struct Context {
     /// `None`: it is being read.
     stored: Vec<(StoredFile, Option<StoredContent>)>,
     pub(super) actions: VecDeque<TrustAction>,
-    /// What is remembered is of a key that is no longer trusted: the serial that is accepted now replaces it.
-    pub(super) restart: bool,
+    /// What the cache remembers of this distribution, once it is read and verified with [`Context::keys`].
+    memory: Option<(ImageName, Memory)>,
     next_id: u64,
 }
 
@@ -105,7 +107,7 @@ impl Context {
             in_flight: Vec::new(),
             stored: Vec::new(),
             actions: VecDeque::new(),
-            restart: false,
+            memory: None,
             next_id: 0,
         }
     }
@@ -255,33 +257,34 @@ impl Context {
         if !self.request.has_cache {
             return Some(Ok(Memory::default()));
         }
+        if let Some((_, memory)) = self.memory.as_ref().filter(|(of, _)| of == name) {
+            return Some(Ok(memory.clone()));
+        }
         let serial = match self.stored(StoredFile::Serial(name.clone()))? {
             StoredContent::Serial(Ok(serial)) => serial,
             StoredContent::Serial(Err(error)) => return Some(Err(error)),
             StoredContent::Bytes(_) => None,
         };
-        let Some(text) = self.stored_bytes(StoredFile::Latest(name.clone()))? else {
-            return Some(Ok(Memory { serial, latest: None }));
+        let latest = match self.stored_bytes(StoredFile::Latest(name.clone()))? {
+            Some(text) => Some(open_kept::<Latest>(self, &text)?),
+            None => None,
         };
-        let latest = match Verified::<Latest>::open(&text, &self.keys) {
-            Err(DocumentError::UnknownKey { .. }) => match kept_successors(self)? {
-                Some(keys) => Verified::<Latest>::open(&text, &keys),
-                None => Verified::<Latest>::open(&text, &self.keys),
-            },
-            opened => opened,
-        };
-        Some(Ok(match latest {
-            Ok(latest) => {
-                let latest = Some(latest.into_inner()).filter(|latest| latest.name == *name);
-                Memory { serial, latest }
-            }
+        let memory = match latest {
             // Made with a key that is no longer trusted: a thief's serial must not lock out the new key.
-            Err(DocumentError::UnknownKey { .. }) => {
-                self.restart = true;
-                Memory::default()
+            Some(Err(DocumentError::UnknownKey { .. })) => Memory { restart: true, ..Memory::default() },
+            latest => {
+                let latest = latest.and_then(Result::ok).map(Verified::into_inner);
+                Memory { serial, latest: latest.filter(|latest| latest.name == *name), restart: false }
             }
-            Err(_) => Memory { serial, latest: None },
-        }))
+        };
+        self.memory = Some((name.clone(), memory.clone()));
+        Some(Ok(memory))
+    }
+
+    /// From here on these keys are trusted.
+    pub(super) fn trust(&mut self, keys: TrustedKeys) {
+        self.keys = keys;
+        self.memory = None;
     }
 
     /// Remembers a `latest` that was accepted.

@@ -31,7 +31,7 @@ use formats::index::Index;
 use formats::names::Serial;
 use formats::release::{ImageFiles, Latest, MirrorPath, Release, Verified};
 
-use context::{Context, Purpose, not_signed, overdue};
+use context::{Context, Memory, Purpose, not_signed, overdue};
 use early::{EarlyFile, MirrorListFetch, PrefetchListFetch};
 use latest::{LatestQuestion, LatestSearch, PinnedRelease, nothing};
 pub use mirror_stats::MirrorStats;
@@ -201,7 +201,7 @@ impl Resolver {
             Phase::Succession(succession) if succession.is_over() => {
                 Turn::Next(match succession.conclude(&self.ctx) {
                     Ok(keys) => {
-                        self.ctx.keys = keys;
+                        self.ctx.trust(keys);
                         self.followed = true;
                         self.begin()
                     }
@@ -410,7 +410,8 @@ impl Resolver {
             self.ctx.detail(format!("no cache, so release {serial} is not stored as the newest accepted"));
             return self.resolve(resolved);
         }
-        self.ctx.actions.push_back(TrustAction::AcceptSerial { name, serial, restart: self.ctx.restart });
+        let restart = matches!(self.ctx.memory(&name), Some(Ok(Memory { restart: true, .. })));
+        self.ctx.actions.push_back(TrustAction::AcceptSerial { name, serial, restart });
         Phase::Remember(resolved)
     }
 

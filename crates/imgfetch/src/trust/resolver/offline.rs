@@ -1,9 +1,9 @@
 //! The release that was used last, from the cache, when no mirror can be reached.
 
 use super::context::Context;
-use super::succession::kept_successors;
+use super::succession::open_kept;
 use super::types::{Resolved, StoredFile};
-use formats::release::{Release, Verified};
+use formats::release::Release;
 
 /// The release in the cache, if it may be used: signed, of the distribution asked for, and the one asked for; or, where
 /// none is pinned, not below the highest that was accepted, and not with `--strict`. `None` outside: it is being read.
@@ -13,15 +13,8 @@ pub(super) fn from_cache(ctx: &mut Context) -> Option<Option<Resolved>> {
         return Some(None);
     };
     let Some(text) = ctx.stored_bytes(StoredFile::Release(name.clone()))? else { return Some(None) };
-    let release = match Verified::<Release>::open(&text, &ctx.keys) {
-        Ok(release) => release.into_inner(),
-        Err(_) => {
-            let keys = kept_successors(ctx)?;
-            let opened = keys.and_then(|keys| Verified::<Release>::open(&text, &keys).ok());
-            let Some(release) = opened else { return Some(None) };
-            release.into_inner()
-        }
-    };
+    let Ok(release) = open_kept::<Release>(ctx, &text)? else { return Some(None) };
+    let release = release.into_inner();
     let Ok(memory) = ctx.memory(&name)? else { return Some(None) };
     let expected = match ctx.request.release {
         Some(serial) => release.serial == serial,

@@ -6,7 +6,9 @@ use super::context::{Context, Purpose, get, not_signed, refused};
 use super::types::{MirrorAnswer, ResolveError, StoredFile};
 use formats::fetch_fault::FetchFault as Fault;
 use formats::names::ImageName;
-use formats::release::{KeyId, MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
+use formats::release::{
+    Document, DocumentError, KeyId, MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified,
+};
 
 /// A mirror is asked for a statement for so long.
 const STATEMENT: Duration = Duration::from_secs(10);
@@ -123,9 +125,24 @@ impl Succession {
     }
 }
 
+/// Opens a text of the cache that was signed by a trusted key, or by one of their successors by the statements in the
+/// cache; the outer `None`: these are being read.
+pub(super) fn open_kept<D: Document>(
+    ctx: &mut Context,
+    text: &[u8],
+) -> Option<Result<Verified<D>, DocumentError>> {
+    match Verified::open(text, &ctx.keys) {
+        Err(unknown @ DocumentError::UnknownKey { .. }) => Some(match kept_successors(ctx)? {
+            Some(keys) => Verified::open(text, &keys),
+            None => Err(unknown),
+        }),
+        opened => Some(opened),
+    }
+}
+
 /// The trusted keys and their successors, by the statements in the cache; `None` inside when they have none, outside
 /// while they are being read.
-pub(super) fn kept_successors(ctx: &mut Context) -> Option<Option<TrustedKeys>> {
+fn kept_successors(ctx: &mut Context) -> Option<Option<TrustedKeys>> {
     let mut chain = KeyChain::of(&ctx.keys);
     let name = ctx.request.name.clone();
     while let Some(id) = chain.next_key() {

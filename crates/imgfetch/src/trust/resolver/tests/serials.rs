@@ -145,35 +145,31 @@ fn a_pinned_release_is_used_unless_it_was_revoked() {
     assert!(pinned(&liar).error().contains("has serial 5 instead of 6"));
 }
 
-#[test]
-fn who_is_strict_wants_the_serial_to_be_remembered() {
+/// Release 7 with a cache of which something does not work.
+fn with_a_failing(cache: &SimCache, strict: bool) -> Outcome {
     let key = Key::new();
     let tree = Publish::new(&key, 7).tree();
-    let run = |strict| {
-        let cache = SimCache { full: true, ..SimCache::default() };
-        let sim = Sim::new(&key, vec![SimMirror::new(&tree, ms(10))]).with_cache(cache);
-        sim.ask(|request| request.strict = strict).run()
-    };
-    let outcome = run(false);
+    let sim = Sim::new(&key, vec![SimMirror::new(&tree, ms(10))]).with_cache(cache.clone());
+    sim.ask(|request| request.strict = strict).run()
+}
+
+#[test]
+fn who_is_strict_wants_the_serial_to_be_remembered() {
+    let cache = SimCache { full: true, ..SimCache::default() };
+    let outcome = with_a_failing(&cache, false);
     assert_eq!(outcome.serial(), 7);
     outcome.assert_warned("the disk fails; an older release would not be noticed the next time");
     assert_eq!(
-        run(true).error(),
+        with_a_failing(&cache, true).error(),
         "can't store that release 7 was accepted; leave out --strict to use it anyway"
     );
 }
 
 #[test]
 fn where_it_can_not_be_read_what_was_accepted_only_strict_refuses_to_boot() {
-    let key = Key::new();
-    let tree = Publish::new(&key, 7).tree();
-    let run = |strict| {
-        let cache = SimCache { unreadable: true, ..SimCache::default() };
-        let sim = Sim::new(&key, vec![SimMirror::new(&tree, ms(10))]).with_cache(cache);
-        sim.ask(|request| request.strict = strict).run()
-    };
-    let outcome = run(false);
+    let cache = SimCache { unreadable: true, ..SimCache::default() };
+    let outcome = with_a_failing(&cache, false);
     assert_eq!(outcome.serial(), 7);
     outcome.assert_warned("the disk fails; an older release would not be noticed");
-    assert_eq!(run(true).error(), "the disk fails");
+    assert_eq!(with_a_failing(&cache, true).error(), "the disk fails");
 }
