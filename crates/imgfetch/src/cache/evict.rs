@@ -93,25 +93,25 @@ impl Cache {
                 let found = self.dir.regular(Path::new(&dir).join(&entry));
                 let (Some(name), Some(found)) = (name, found) else { continue };
                 let age = now.saturating_sub(found.st_mtime.max(0).cast_unsigned());
-                let mut shelf = self.shelf();
-                if !shelf.blocks.contains_key(&name) {
+                let mut inventory = self.inventory();
+                if !inventory.blocks.contains_key(&name) {
                     let len = found.st_size.max(0).cast_unsigned();
-                    shelf.put(name, -i64::try_from(age).unwrap_or(i64::MAX), len);
+                    inventory.put(name, -i64::try_from(age).unwrap_or(i64::MAX), len);
                 }
             }
         }
-        self.shelf().scanned = true;
+        self.inventory().scanned = true;
     }
 
     /// These go last: a boot reads them.
     pub fn protect(&self, names: impl IntoIterator<Item = BlockName>) {
-        self.shelf().protected.extend(names);
+        self.inventory().protected.extend(names);
     }
 
     /// Blocks and bytes in it, as far as they are counted.
     pub fn contents(&self) -> (usize, u64) {
-        let shelf = self.shelf();
-        (shelf.blocks.len(), shelf.used)
+        let inventory = self.inventory();
+        (inventory.blocks.len(), inventory.used)
     }
 
     /// Whether there is no room for blocks, though none of ours could make any.
@@ -122,23 +122,23 @@ impl Cache {
     /// Makes room for `len` bytes if there is not enough; whether there is now.
     pub(super) fn make_room(&self, len: u64) -> bool {
         let (victims, fits, scanned) = {
-            let mut shelf = self.shelf();
-            let allowed = shelf.max.map(|max| (shelf.used, max));
+            let mut inventory = self.inventory();
+            let allowed = inventory.max.map(|max| (inventory.used, max));
             let mut fits = allowed.is_none_or(|(used, max)| used + len <= max / 100 * HIGH);
             let mut excess = allowed.filter(|_| !fits).map(|(used, max)| above(used + len, max));
-            shelf.unlooked += len;
-            if shelf.unlooked >= LOOK_EVERY {
-                shelf.unlooked = 0;
+            inventory.unlooked += len;
+            if inventory.unlooked >= LOOK_EVERY {
+                inventory.unlooked = 0;
                 if let Some((used, total)) = occupied(self.root())
                     && used + len > total / 100 * HIGH
                 {
                     fits = false;
                     excess = excess.max(Some(above(used + len, total)));
                     // Look again at once: others may have filled it.
-                    shelf.unlooked = LOOK_EVERY;
+                    inventory.unlooked = LOOK_EVERY;
                 }
             }
-            (excess.map(|excess| shelf.victims(excess)).unwrap_or_default(), fits, shelf.scanned)
+            (excess.map(|excess| inventory.victims(excess)).unwrap_or_default(), fits, inventory.scanned)
         };
         let mut freed = false;
         for name in victims {
@@ -181,19 +181,19 @@ mod tests {
 
     #[test]
     fn the_longest_unused_go_first_and_the_boot_last() {
-        let mut shelf = CacheInventory::new(Some(100));
+        let mut inventory = CacheInventory::new(Some(100));
         for n in 1..=5 {
-            shelf.used(name(n), 10);
+            inventory.used(name(n), 10);
         }
-        shelf.used(name(1), 10);
-        shelf.put(name(9), -1000, 10);
-        assert_eq!(shelf.used, 60);
-        assert_eq!(shelf.victims(25), [9, 2, 3].map(name));
-        shelf.protected.extend([name(2), name(9)]);
-        assert_eq!(shelf.victims(41), [3, 4, 5, 1, 9].map(name));
-        assert_eq!(shelf.victims(0), []);
-        shelf.removed(name(3));
-        shelf.removed(name(3));
-        assert_eq!(shelf.used, 50);
+        inventory.used(name(1), 10);
+        inventory.put(name(9), -1000, 10);
+        assert_eq!(inventory.used, 60);
+        assert_eq!(inventory.victims(25), [9, 2, 3].map(name));
+        inventory.protected.extend([name(2), name(9)]);
+        assert_eq!(inventory.victims(41), [3, 4, 5, 1, 9].map(name));
+        assert_eq!(inventory.victims(0), []);
+        inventory.removed(name(3));
+        inventory.removed(name(3));
+        assert_eq!(inventory.used, 50);
     }
 }

@@ -172,10 +172,10 @@ impl Cache {
         self.scan();
         self.protect(self.pins());
         let (victims, before) = {
-            let shelf = self.shelf();
-            (shelf.victims(shelf.used.saturating_sub(keep)), shelf.used)
+            let inventory = self.inventory();
+            (inventory.victims(inventory.used.saturating_sub(keep)), inventory.used)
         };
         victims.iter().for_each(|name| self.remove(*name));
-        (victims.len(), before - self.shelf().used)
+        (victims.len(), before - self.inventory().used)
     }
 }

@@ -3,13 +3,12 @@
 //! Nothing there is believed either: blocks are compared with the signed index as everywhere, and what a caller
 //! gets from [`Cache::on_medium`] it verifies like an answer of a mirror.
 
-use std::io;
 use std::path::Path;
 
-use super::{Cache, Loaded};
-use formats::block::{FetchedFile as Fetched, Object};
+use super::{Cache, Loaded, load_from};
+use formats::block::Object;
 use formats::release::MirrorPath;
-use system::files::{ConfinedDir, FileError};
+use system::files::ConfinedDir;
 
 impl Cache {
     /// With a mirror's tree below, which is read where the cache itself has nothing, and never written.
@@ -30,15 +29,6 @@ impl Cache {
 
     /// Loads and verifies a block of the medium. It is not copied: the medium stays where it is.
     pub(super) fn load_from_medium(&self, object: &Object) -> Loaded {
-        let Some(medium) = &self.medium else { return Loaded::Miss };
-        let bytes = match medium.read(&object.name.path(), u64::from(object.file_len)) {
-            Ok(bytes) => bytes,
-            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => vec![],
-            Err(_) => return Loaded::Miss,
-        };
-        match Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify()) {
-            Ok(block) => Loaded::Hit(block),
-            Err(damage) => Loaded::Damaged(damage),
-        }
+        self.medium.as_ref().map_or(Loaded::Miss, |medium| load_from(medium, object))
     }
 }

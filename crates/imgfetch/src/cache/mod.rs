@@ -72,7 +72,7 @@ pub struct Cache {
     dir: ConfinedDir,
     /// A mirror's tree that is looked into when a block is not here.
     medium: Option<ConfinedDir>,
-    shelf: Mutex<CacheInventory>,
+    inventory: Mutex<CacheInventory>,
     // Held, shared, for as long as we live.
     _lock: Option<File>,
     count: AtomicU64,
@@ -114,7 +114,7 @@ impl Cache {
         Ok(Cache {
             dir,
             medium: None,
-            shelf: Mutex::new(CacheInventory::new(max)),
+            inventory: Mutex::new(CacheInventory::new(max)),
             _lock: lock,
             count: AtomicU64::new(0),
             full: AtomicBool::new(false),
@@ -143,18 +143,13 @@ impl Cache {
 
     /// Loads and verifies a block. Never an error: what can't be read is not there.
     pub fn load(&self, object: &Object) -> Loaded {
-        // A file of another length is damaged, and goes.
-        let bytes = match self.dir.read(&object.name.path(), u64::from(object.file_len)) {
-            Ok(bytes) => bytes,
-            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => vec![],
-            Err(_) => return self.load_from_medium(object),
-        };
-        match Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify()) {
-            Ok(block) => {
-                self.shelf().used(object.name, u64::from(object.file_len));
+        match load_from(&self.dir, object) {
+            Loaded::Hit(block) => {
+                self.inventory().used(object.name, u64::from(object.file_len));
                 Loaded::Hit(block)
             }
-            Err(damage) => {
+            Loaded::Miss => self.load_from_medium(object),
+            Loaded::Damaged(damage) => {
                 self.remove(object.name);
                 match self.load_from_medium(object) {
                     Loaded::Hit(block) => Loaded::Hit(block),
@@ -176,7 +171,7 @@ impl Cache {
     fn remove(&self, name: BlockName) {
         // Where it can't be removed it is found damaged again, and fetched again.
         let _ = self.dir.remove(name.path());
-        self.shelf().removed(name);
+        self.inventory().removed(name);
     }
 
     /// Keeps the file of a block, if there is room. A disk that fails is written to again after a pause, and
@@ -191,7 +186,7 @@ impl Cache {
         }
         match self.write(name, file) {
             Ok(()) => {
-                self.shelf().used(name, len);
+                self.inventory().used(name, len);
                 let mut writing = self.writing();
                 writing.paused_until = None;
                 true
@@ -254,12 +249,26 @@ impl Cache {
         self.dir.path()
     }
 
-    fn shelf(&self) -> std::sync::MutexGuard<'_, CacheInventory> {
+    fn inventory(&self) -> std::sync::MutexGuard<'_, CacheInventory> {
         // Its counts are whole after every statement.
-        self.shelf.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inventory.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn writing(&self) -> std::sync::MutexGuard<'_, Writing> {
         self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Loads and verifies a block of a directory. A file of another length is damaged.
+fn load_from(dir: &ConfinedDir, object: &Object) -> Loaded {
+    let (path, want) = (object.name.path(), object.file_len);
+    let loaded = match dir.read(&path, u64::from(want)) {
+        Ok(bytes) => Fetched::new(*object, bytes).inflate().and_then(|inflated| inflated.verify()),
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => {
+            let found = dir.regular(&path).map_or(0, |found| found.st_size.max(0).cast_unsigned());
+            Err(Damage::FileLength { name: object.name, found, want })
+        }
+        Err(_) => return Loaded::Miss,
+    };
+    loaded.map_or_else(Loaded::Damaged, Loaded::Hit)
 }

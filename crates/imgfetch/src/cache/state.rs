@@ -87,11 +87,7 @@ impl Cache {
     /// # Errors
     /// [`FileError`].
     pub fn save_release(&self, name: &ImageName, text: &[u8]) -> Result<(), FileError> {
-        if self.saved_release(name).as_deref() == Some(text) {
-            return Ok(());
-        }
-        self.dir.create_dir(&format!("state/{name}"))?;
-        self.dir.replace(SCRATCH, &release_file(name), text)
+        self.keep(name, &release_file(name), self.saved_release(name), text)
     }
 
     /// The newest `latest` that was accepted, with its signature, whatever it is: the caller verifies it.
@@ -104,11 +100,7 @@ impl Cache {
     /// # Errors
     /// [`FileError`].
     pub fn save_latest(&self, name: &ImageName, text: &[u8]) -> Result<(), FileError> {
-        if self.saved_latest(name).as_deref() == Some(text) {
-            return Ok(());
-        }
-        self.dir.create_dir(&format!("state/{name}"))?;
-        self.dir.replace(SCRATCH, &latest_file(name), text)
+        self.keep(name, &latest_file(name), self.saved_latest(name), text)
     }
 
     /// The index kept for an image, whatever it is: the caller compares its SHA-256.
@@ -121,8 +113,7 @@ impl Cache {
     /// # Errors
     /// [`FileError`].
     pub fn save_index(&self, name: &ImageName, image: &ImageName, text: &[u8]) -> Result<(), FileError> {
-        self.dir.create_dir(&format!("state/{name}"))?;
-        self.dir.replace(SCRATCH, &index_file(name, image), text)
+        self.keep(name, &index_file(name, image), None, text)
     }
 
     /// What a key said about its successors, whatever it is: the caller verifies it.
@@ -136,6 +127,21 @@ impl Cache {
     /// [`FileError`].
     pub fn save_keys(&self, key: KeyId, text: &[u8]) -> Result<(), FileError> {
         self.dir.replace(SCRATCH, &keys_file(key), text)
+    }
+
+    /// Puts a file into the directory of a distribution, unless it is `there` already.
+    fn keep(
+        &self,
+        name: &ImageName,
+        file: &str,
+        there: Option<Vec<u8>>,
+        text: &[u8],
+    ) -> Result<(), FileError> {
+        if there.as_deref() == Some(text) {
+            return Ok(());
+        }
+        self.dir.create_dir(&format!("state/{name}"))?;
+        self.dir.replace(SCRATCH, file, text)
     }
 }
 

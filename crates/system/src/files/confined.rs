@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 
-use super::FileError;
-use formats::report;
+use super::{FileError, within};
 
 /// A directory below which no link is followed. Names are relative to it, with `/` between their parts.
 #[derive(Clone, Debug)]
@@ -76,7 +75,14 @@ impl ConfinedDir {
     /// # Errors
     /// [`FileError::Io`]; kind `FileTooLarge` when there is more, `InvalidInput` when it is not a regular file.
     pub fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, FileError> {
-        self.read_regular(name, limit, |_| true).map_err(|error| self.failed(name, "read", error))
+        let read = || {
+            let (file, len) = self.open_regular(name, limit)?;
+            let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1);
+            file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+            within(bytes.len() as u64, limit)?;
+            Ok(bytes)
+        };
+        read().map_err(|error| self.failed(name, "read", error))
     }
 
     /// Reads a text of at most `limit` bytes. A hole in the file, which costs whoever made it nothing, ends the reading:
@@ -85,36 +91,34 @@ impl ConfinedDir {
     /// # Errors
     /// As [`ConfinedDir::read`]; kind `InvalidData` when there is a NUL in it.
     pub fn read_text(&self, name: &str, limit: u64) -> Result<Vec<u8>, FileError> {
-        let is_text = |part: &[u8]| !part.contains(&0);
-        self.read_regular(name, limit, is_text).map_err(|error| self.failed(name, "read", error))
+        let read = || {
+            let (file, _) = self.open_regular(name, limit)?;
+            let mut bytes = Vec::new();
+            loop {
+                let before = bytes.len();
+                if (&file).take(PART).read_to_end(&mut bytes)? == 0 {
+                    return Ok(bytes);
+                }
+                // A file that grows meanwhile is too large as well.
+                within(bytes.len() as u64, limit)?;
+                if bytes[before..].contains(&0) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a text"));
+                }
+            }
+        };
+        read().map_err(|error| self.failed(name, "read", error))
     }
 
-    fn read_regular(&self, name: &str, limit: u64, right: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    /// A regular file of at most `limit` bytes, and how many it has.
+    fn open_regular(&self, name: &str, limit: u64) -> io::Result<(File, u64)> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = File::from(self.open(name.as_ref(), flags, Mode::empty())?);
         let found = file.metadata()?;
         if !found.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
-        let mut bytes = Vec::new();
-        // A file that grows meanwhile is too large as well.
-        if found.len() <= limit {
-            let mut rest = file.take(limit.saturating_add(1));
-            loop {
-                let before = bytes.len();
-                if (&mut rest).take(PART).read_to_end(&mut bytes)? == 0 {
-                    break;
-                }
-                if !right(&bytes[before..]) {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a text"));
-                }
-            }
-        }
-        if found.len().max(bytes.len() as u64) > limit {
-            let text = format!("it is larger than {}", report::size(limit));
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-        }
-        Ok(bytes)
+        within(found.len(), limit)?;
+        Ok((file, found.len()))
     }
 
     /// What is there under the name, if it is a regular file.

@@ -156,11 +156,17 @@ pub fn read_at_most(path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>, FileE
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > limit {
-        let text = format!("it is larger than {}", report::size(limit));
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, text)));
-    }
+    within(bytes.len() as u64, limit).map_err(failed)?;
     Ok(bytes)
+}
+
+/// Kind `FileTooLarge` for more than `limit` bytes.
+fn within(len: u64, limit: u64) -> io::Result<()> {
+    if len <= limit {
+        return Ok(());
+    }
+    let text = format!("it is larger than {}", report::size(limit));
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, text))
 }
 
 /// Makes a directory and its parents.
