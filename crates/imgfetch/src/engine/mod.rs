@@ -24,7 +24,7 @@ use state::{ArrivedBlock, EngineState, FinishedReads, JobQueues};
 
 use crate::cache::{Cache, Loaded};
 use crate::scheduler::{
-    Arrived, Config, LookupResult, MirrorId, ObjectId, Piece, SPARE, Ticket, Time, pieces,
+    Arrived, BlockFetch, Config, LookupResult, MirrorId, ObjectId, Piece, SPARE, Time, pieces,
 };
 use crate::threads::{Queue, start};
 use formats::block::{Block, BlockName, FetchedFile as Fetched, Object};
@@ -126,14 +126,7 @@ struct CacheLookup {
 
 /// A request for one block file, on its way to a thread.
 struct BlockRequest {
-    ticket: Ticket,
-    id: ObjectId,
-    mirror: MirrorId,
-    until: Time,
-    fresh: bool,
-    prefetch: bool,
-    listed: bool,
-    new_connection: bool,
+    fetch: BlockFetch,
     handle: Arc<RequestHandle>,
 }
 
@@ -434,7 +427,7 @@ impl Shared {
     }
 
     fn request(&self, job: BlockRequest) {
-        let Some(object) = self.object(job.id) else { return };
+        let Some(object) = self.object(job.fetch.block) else { return };
         let (kept, result) = match self.fetch(&job, object) {
             Ok((block, file, first_byte)) => {
                 let arrived = Arrived { bytes: file.len() as u64, first_byte };
@@ -442,7 +435,7 @@ impl Shared {
             }
             Err(fault) => (None, Err(fault)),
         };
-        let ready = result.as_ref().ok().map(|(_, block)| (job.id, Arc::clone(block)));
+        let ready = result.as_ref().ok().map(|(_, block)| (job.fetch.block, Arc::clone(block)));
         let mut state = self.lock();
         let arrived = result.map(|(arrived, _)| arrived);
         state.fetched(&self.setup, self.now(), &job, arrived, ready.as_ref());
@@ -454,13 +447,13 @@ impl Shared {
 
     /// One request, and what it brought proved.
     fn fetch(&self, job: &BlockRequest, object: &Object) -> Result<(Block, Vec<u8>, Duration), Fault> {
-        let Some(mirror) = self.setup.mirrors.get(usize::from(job.mirror.0)) else {
+        let BlockFetch { mirror, until, fresh, new_connection, .. } = job.fetch;
+        let Some(mirror) = self.setup.mirrors.get(usize::from(mirror.0)) else {
             return Err(Fault::Unreachable("no such mirror".into()));
         };
         let url = format!("{mirror}{}", MirrorPath::Block(object.name));
         let len = u64::from(object.file_len);
-        let until = self.start + job.until;
-        let BlockRequest { fresh, new_connection, .. } = *job;
+        let until = self.start + until;
         let get = Get {
             len: Some(len),
             fresh,

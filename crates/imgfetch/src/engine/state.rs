@@ -322,16 +322,16 @@ impl EngineState {
         result: Result<Arrived, Fault>,
         ready: Option<&ArrivedBlock>,
     ) {
-        self.handles.remove(&job.ticket);
+        self.handles.remove(&job.fetch.ticket);
         match &result {
             Ok(Arrived { bytes, .. }) => {
                 self.counters.fetched_blocks += 1;
                 self.counters.fetched_bytes += bytes;
-                let raw = setup.index.object(job.id).map_or(0, |object| object.raw_len);
+                let raw = setup.index.object(job.fetch.block).map_or(0, |object| object.raw_len);
                 self.counters.fetched_raw_bytes += u64::from(raw);
-                self.counters.prefetched_blocks += u64::from(job.prefetch);
+                self.counters.prefetched_blocks += u64::from(job.fetch.prefetch);
                 // What may be read much later lies in the cache, and does not drive out what is read now.
-                let later = job.prefetch && job.listed && self.keeps;
+                let later = job.fetch.prefetch && job.fetch.listed && self.keeps;
                 if !later || self.ram.has_room(raw as usize) {
                     self.keep_in_ram(ready);
                 }
@@ -339,13 +339,13 @@ impl EngineState {
             Err(_) if job.handle.is_over() => {}
             Err(fault) => {
                 self.counters.faults += 1;
-                let name = setup.index.object(job.id).map(|object| object.name);
-                self.remember_fault(setup, now, job.mirror, name, fault);
+                let name = setup.index.object(job.fetch.block).map(|object| object.name);
+                self.remember_fault(setup, now, job.fetch.mirror, name, fault);
             }
         }
-        let was_down = self.is_down(job.mirror);
-        self.core.fetched(now, job.ticket, result);
-        self.say_if_back(setup, job.mirror, was_down);
+        let was_down = self.is_down(job.fetch.mirror);
+        self.core.fetched(now, job.fetch.ticket, result);
+        self.say_if_back(setup, job.fetch.mirror, was_down);
     }
 
     pub(super) fn probed(
@@ -449,31 +449,11 @@ impl EngineState {
         let Some(jobs) = &self.jobs else { return };
         match action {
             SchedulerAction::Load { block, peek } => jobs.loads.put(CacheLookup { id: block, peek }),
-            SchedulerAction::Fetch {
-                ticket,
-                block,
-                mirror,
-                until,
-                fresh,
-                prefetch,
-                listed,
-                new_connection,
-            } => {
+            SchedulerAction::Fetch(fetch) => {
                 self.counters.requests += 1;
                 let handle = Arc::new(RequestHandle::default());
-                self.handles.insert(ticket, (now, Arc::clone(&handle)));
-                let request = BlockRequest {
-                    ticket,
-                    id: block,
-                    mirror,
-                    until,
-                    fresh,
-                    prefetch,
-                    listed,
-                    new_connection,
-                    handle,
-                };
-                jobs.requests.put(request);
+                self.handles.insert(fetch.ticket, (now, Arc::clone(&handle)));
+                jobs.requests.put(BlockRequest { fetch, handle });
             }
             SchedulerAction::Cancel { ticket } => {
                 if let Some((_, handle)) = self.handles.get(&ticket) {

@@ -17,7 +17,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub use self::core::{Arrived, BlockScheduler, Config, LastFault, LookupResult, SPARE, SchedulerAction};
+pub use self::core::{
+    Arrived, BlockFetch, BlockScheduler, Config, LastFault, LookupResult, SPARE, SchedulerAction,
+};
 pub use extent::{Piece, pieces};
 pub use formats::fetch_fault::{FailureScope, FetchFault as Fault, Wait};
 pub use mirrors::{Backoff, Health, Hedge, Recent};

@@ -157,7 +157,7 @@ impl Sim {
                 };
                 self.at(self.now + ms(delay), Event::Loaded(block, peek, found));
             }
-            SchedulerAction::Fetch { ticket, block, mirror, until, fresh, prefetch, .. } => {
+            SchedulerAction::Fetch(BlockFetch { ticket, block, mirror, until, fresh, prefetch, .. }) => {
                 let others = self.in_flight.values().filter(|other| **other == block).count();
                 let read = self.reads.values().any(|(_, missing)| missing.contains(&block));
                 assert!(others == 0 || others == 1 && read, "{block:?} is in flight {others} times already");

@@ -86,7 +86,7 @@ impl World {
 
     /// The request has brought its block.
     fn arrives(&mut self, at: u64, request: &BlockRequest, number: u8) -> Results {
-        let arrived = (request.id, block(number));
+        let arrived = (request.fetch.block, block(number));
         let bytes = Arrived { bytes: 100, first_byte: ms(5) };
         self.state.fetched(&self.setup, ms(at), request, Ok(bytes), Some(&arrived));
         self.step(at, Some(arrived))
@@ -144,7 +144,7 @@ fn what_ram_has_is_answered_at_once_and_nothing_is_asked_for() {
     let both = world.pieces(0, 2 * SIZE);
     assert!(world.state.ram_hit(&world.setup, ms(12), 0, &both).is_none());
     world.begin(12, 0, 2 * SIZE);
-    let rest: Vec<_> = world.requests().iter().map(|request| request.id).collect();
+    let rest: Vec<_> = world.requests().iter().map(|request| request.fetch.block).collect();
     assert_eq!(rest, [world.id(2)]);
     assert_eq!(world.counters().ram_hits, 2);
 }
@@ -161,7 +161,7 @@ fn a_block_that_is_listed_for_later_does_not_drive_out_what_is_read_now() {
         world.state.prefetch(list);
         world.step(10, None);
         let request = world.requests().remove(0);
-        assert!(request.prefetch && request.listed);
+        assert!(request.fetch.prefetch && request.fetch.listed);
         world.arrives(20, &request, 2);
         assert_eq!(
             (world.has_in_ram(2), world.has_in_ram(1)),
@@ -352,7 +352,7 @@ fn every_reply_is_given_back_with_its_read() {
     assert!(world.state.begin_read(&world.setup, ms(0), 0, pieces, reply).is_empty());
     world.step(0, None);
     let request = world.requests().remove(0);
-    let arrived = (request.id, block(1));
+    let arrived = (request.fetch.block, block(1));
     let bytes = Arrived { bytes: 100, first_byte: ms(5) };
     world.state.fetched(&world.setup, ms(5), &request, Ok(bytes), Some(&arrived));
     let mut finished = world.state.step(&world.setup, ms(5), Some(arrived));

@@ -72,22 +72,7 @@ pub enum SchedulerAction {
         peek: bool,
     },
     /// Ask the mirror for the block and say [`BlockScheduler::fetched`], at `until` at the latest.
-    Fetch {
-        /// To be given back.
-        ticket: Ticket,
-        block: ObjectId,
-        mirror: MirrorId,
-        /// When to give up.
-        until: Time,
-        /// Past caches on the way: wrong bytes came before.
-        fresh: bool,
-        /// Whether nobody waits for it yet.
-        prefetch: bool,
-        /// Whether it is the prefetch list that names it: it may be long until it is read.
-        listed: bool,
-        /// Not over a connection that was used before: the mirror has not answered on one of those.
-        new_connection: bool,
-    },
+    Fetch(BlockFetch),
     /// Nobody wants what this request brings any more: end it.
     Cancel { ticket: Ticket },
     /// Take no more of what this request brings before then: somebody waits for something else. In the past: go on.
@@ -110,6 +95,25 @@ pub enum SchedulerAction {
         /// The last fault in fetching it; `None` when no answer came at all.
         last: LastFault,
     },
+}
+
+/// A request for a block file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockFetch {
+    /// To be given back.
+    pub ticket: Ticket,
+    pub block: ObjectId,
+    pub mirror: MirrorId,
+    /// When to give up.
+    pub until: Time,
+    /// Past caches on the way: wrong bytes came before.
+    pub fresh: bool,
+    /// Whether nobody waits for it yet.
+    pub prefetch: bool,
+    /// Whether it is the prefetch list that names it: it may be long until it is read.
+    pub listed: bool,
+    /// Not over a connection that was used before: the mirror has not answered on one of those.
+    pub new_connection: bool,
 }
 
 /// The last fault in fetching a block, and whose it was.

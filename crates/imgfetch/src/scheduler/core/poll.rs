@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{BlockScheduler, Flight, SPARE, SchedulerAction, Work, WorkStep};
+use super::{BlockFetch, BlockScheduler, Flight, SPARE, SchedulerAction, Work, WorkStep};
 use crate::scheduler::mirrors::{Choice, choose};
 use crate::scheduler::{Health, LastFault, MirrorId, ObjectId, Ticket, Time};
 use formats::fetch_fault::FetchFault as Fault;
@@ -242,7 +242,16 @@ impl BlockScheduler {
         if !prefetch {
             self.make_room(now);
         }
-        SchedulerAction::Fetch { ticket, block, mirror, until, fresh, prefetch, listed, new_connection }
+        SchedulerAction::Fetch(BlockFetch {
+            ticket,
+            block,
+            mirror,
+            until,
+            fresh,
+            prefetch,
+            listed,
+            new_connection,
+        })
     }
 
     /// A request that somebody waits for and that takes too long, its block, and when that is: the time from
