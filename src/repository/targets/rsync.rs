@@ -33,8 +33,8 @@ pub struct Rsync {
     ssh: Option<SharedSsh>,
 }
 
-/// What ssh reads of the environment: its agent, and how it asks for a password.
-const OF_SSH: [&str; 3] = ["SSH_", "DISPLAY", "WAYLAND_DISPLAY"];
+/// What ssh reads of the environment: its agent, how it asks for a password, Kerberos tickets.
+const OF_SSH: [&str; 5] = ["SSH_", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "KRB5"];
 
 fn ssh() -> Tool {
     Tool::new("ssh").pass_env(&OF_SSH)
