@@ -64,7 +64,7 @@ pub enum ResignError {
     /// It is not what it should be.
     #[error("release {to}: can't be verified")]
     Untrusted { to: Serial, source: Untrusted },
-    #[error("release {to}: revoked, as are all below {min}; clients would refuse its contents")]
+    #[error("release {to}: revoked, as are all below {min}; a rollback must not bring it back")]
     Revoked {
         to: Serial,
         /// What `latest` says.

@@ -164,7 +164,7 @@ impl LatestSearch {
             Err(error) => {
                 if !std::mem::replace(&mut self.warned, true) {
                     ctx.warn(format!(
-                        "{error}; an older release would not be noticed (--strict refuses to go on)"
+                        "{error}; an older release would not be noticed (with --strict the client stops instead)"
                     ));
                 }
             }
