@@ -79,6 +79,9 @@ pub enum FetchFault {
     /// Other bytes than the signed ones, in a file that is not a block.
     #[error("{0}")]
     NotSigned(String),
+    /// The file is signed by a key that is not trusted, which may be the publisher's next.
+    #[error("{0}")]
+    UnknownKey(String),
     #[error("not HTTP: {0}")]
     Protocol(String),
 }
@@ -112,7 +115,8 @@ impl FetchFault {
             | FetchFault::TooLong { .. }
             | FetchFault::WebPage
             | FetchFault::Damaged(_)
-            | FetchFault::NotSigned(_) => FailureScope::File,
+            | FetchFault::NotSigned(_)
+            | FetchFault::UnknownKey(_) => FailureScope::File,
         }
     }
 
@@ -123,6 +127,7 @@ impl FetchFault {
             self,
             FetchFault::Damaged(_)
                 | FetchFault::NotSigned(_)
+                | FetchFault::UnknownKey(_)
                 | FetchFault::WebPage
                 | FetchFault::Length { .. }
                 | FetchFault::TooLong { .. }

@@ -9,7 +9,7 @@ use super::succession::open_kept;
 use super::types::{
     GetId, MirrorAnswer, MirrorGet, Now, ResolveRequest, StorageError, StoredContent, StoredFile, TrustAction,
 };
-use formats::fetch_fault::{FetchFault as Fault, Wait};
+use formats::fetch_fault::{FailureScope, FetchFault as Fault, Wait};
 use formats::names::{ImageName, Serial};
 use formats::release::{DocumentError, Latest, MirrorPath, TrustedKeys, Verified};
 
@@ -86,6 +86,8 @@ pub(super) struct Context {
     pub(super) request: ResolveRequest,
     /// Those of the request, and their successors once they are followed.
     pub(super) keys: TrustedKeys,
+    /// Successors were looked for.
+    pub(super) followed: bool,
     pub(super) now: Now,
     pub(super) stats: Vec<MirrorStats>,
     in_flight: Vec<TrackedRequest>,
@@ -101,6 +103,7 @@ impl Context {
     pub(super) fn new(request: ResolveRequest, now: Now) -> Self {
         Context {
             keys: request.keys.clone(),
+            followed: false,
             stats: vec![MirrorStats::default(); request.mirrors.len()],
             request,
             now,
@@ -227,6 +230,17 @@ impl Context {
         fault
     }
 
+    /// A mirror sent no rotation statement; most keys have none, so only a mirror that does not work is the worse for it.
+    pub(super) fn statement_missing(&mut self, mirror: usize, path: &MirrorPath, fault: Fault) {
+        match (fault.blame(), self.request.mirrors.get(mirror)) {
+            (FailureScope::File, Some(url)) => {
+                let text = format!("{url}: {path}: {fault}");
+                self.detail(text);
+            }
+            _ => drop(self.failed(mirror, path, fault)),
+        }
+    }
+
     /// What is stored; `None`: it is being read, and the resolver is to be asked again when it is there.
     fn stored(&mut self, file: StoredFile) -> Option<StoredContent> {
         if let Some((_, content)) = self.stored.iter().find(|(known, _)| *known == file) {
@@ -321,8 +335,12 @@ pub(super) fn get(mirror: usize, path: MirrorPath, until: Duration) -> MirrorGet
     MirrorGet { id: GetId(0), mirror, path, limit, len: None, fresh: false, until }
 }
 
-pub(super) fn not_signed(error: formats::release::DocumentError) -> Fault {
-    Fault::NotSigned(error.to_string())
+pub(super) fn not_signed(error: DocumentError) -> Fault {
+    let text = error.to_string();
+    match error {
+        DocumentError::UnknownKey { .. } => Fault::UnknownKey(text),
+        _ => Fault::NotSigned(text),
+    }
 }
 
 pub(super) fn refused(text: String) -> Fault {

@@ -31,6 +31,11 @@ impl MirrorStats {
         }
     }
 
+    /// Whether it answered the last request, be it with a file that can't be used.
+    pub(super) fn answers(&self) -> bool {
+        matches!(self.blame, None | Some(FailureScope::File))
+    }
+
     pub(super) fn failed(&mut self, blame: FailureScope) {
         self.good = false;
         self.blame = Some(blame);
@@ -39,13 +44,19 @@ impl MirrorStats {
 
 /// Places of the mirrors in the order in which they are asked. By speed: those that answered well, the fastest first,
 /// then those that have not answered yet, then those that failed. Otherwise as they are listed, those that failed last.
+/// Of those that failed, one that answered comes before one that did not.
 pub(super) fn order(stats: &[MirrorStats], by_speed: bool) -> Vec<usize> {
     let rank = |place: usize| {
         let MirrorStats { first_byte, good, blame, .. } = &stats[place];
+        let failure = match blame {
+            None => 0,
+            Some(FailureScope::File) => 1,
+            Some(FailureScope::Busy(_) | FailureScope::Mirror) => 2,
+        };
         if by_speed {
-            (!good, blame.is_some(), first_byte.filter(|_| *good).unwrap_or(Duration::MAX))
+            (!good, failure, first_byte.filter(|_| *good).unwrap_or(Duration::MAX))
         } else {
-            (false, blame.is_some(), Duration::ZERO)
+            (false, failure, Duration::ZERO)
         }
     };
     let mut order: Vec<usize> = Vec::new();
@@ -66,9 +77,10 @@ mod tests {
         let ms = Duration::from_millis;
         let good = |time| MirrorStats { first_byte: Some(ms(time)), good: true, ..MirrorStats::default() };
         let failed = MirrorStats { blame: Some(FailureScope::Mirror), ..MirrorStats::default() };
-        let stats = [failed.clone(), good(80), MirrorStats::default(), good(20), failed, good(50)];
-        assert_eq!(order(&stats, true), [3, 5, 1, 2, 0, 4]);
-        assert_eq!(order(&stats, false), [1, 2, 3, 5, 0, 4], "without netselect as they are listed");
+        let refused = MirrorStats { blame: Some(FailureScope::File), ..MirrorStats::default() };
+        let stats = [failed.clone(), good(80), MirrorStats::default(), good(20), failed, good(50), refused];
+        assert_eq!(order(&stats, true), [3, 5, 1, 2, 6, 0, 4]);
+        assert_eq!(order(&stats, false), [1, 2, 3, 5, 6, 0, 4], "without netselect as they are listed");
     }
 
     #[test]

@@ -74,8 +74,6 @@ pub use types::{
 pub struct Resolver {
     ctx: Context,
     phase: Phase,
-    /// The keys were followed to their successors.
-    followed: bool,
     mirror_list: MirrorListFetch,
     prefetch_list: PrefetchListFetch,
 }
@@ -86,7 +84,6 @@ impl Resolver {
         let mut resolver = Resolver {
             ctx: Context::new(request, now),
             phase: Phase::Over,
-            followed: false,
             mirror_list: MirrorListFetch::default(),
             prefetch_list: PrefetchListFetch::default(),
         };
@@ -199,10 +196,16 @@ impl Resolver {
                 }
             },
             Phase::Succession(succession) if succession.is_over() => {
+                self.ctx.followed = true;
                 Turn::Next(match succession.conclude(&self.ctx) {
                     Ok(keys) => {
                         self.ctx.trust(keys);
-                        self.followed = true;
+                        self.begin()
+                    }
+                    // Other mirrors may still come to send what the trusted keys have signed.
+                    Err(ResolveError::NoMirror { hope: true, .. })
+                        if self.ctx.now.elapsed < self.ctx.until() =>
+                    {
                         self.begin()
                     }
                     Err(error) => self.fail(error),
@@ -444,7 +447,7 @@ impl Resolver {
 
     /// Perhaps the publisher has another key by now, and the one that we know says so.
     fn follow_keys(&mut self, error: ResolveError) -> Phase {
-        if self.followed || !matches!(error, ResolveError::NoMirror { .. }) {
+        if self.ctx.followed || !matches!(error, ResolveError::NoMirror { .. }) {
             return self.fail(error);
         }
         Phase::Succession(Box::new(Succession::begin(&mut self.ctx, error)))

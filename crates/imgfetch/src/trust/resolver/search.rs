@@ -29,6 +29,8 @@ struct SearchRound {
     wrong: bool,
     /// Whether a mirror has something that is refused.
     refused: bool,
+    /// Whether that is signed by a key that is not trusted.
+    unknown_key: bool,
     /// Mirrors in whose place a web page answered.
     pages: usize,
 }
@@ -38,6 +40,7 @@ impl SearchRound {
         self.hope |= fault.blame() != FailureScope::File;
         self.wrong |= fault.is_wrong_bytes();
         self.refused |= fault.is_wrong_bytes() && *fault != Fault::WebPage;
+        self.unknown_key |= matches!(fault, Fault::UnknownKey(_));
         self.pages += usize::from(*fault == Fault::WebPage);
         self.faults.extend(url.map(|url| (url.clone(), fault.to_string())));
     }
@@ -220,14 +223,12 @@ impl FileSearch {
         let may_help = round.hope || round.is_behind_a_page();
         let first = matches!(self.path, MirrorPath::Latest | MirrorPath::Release(_));
         let offline = first && ctx.request.cached_name.is_some() && now - self.began > OFFLINE;
-        if !may_help || enough || offline || now + self.pause >= self.until {
-            let hint = match round.hope {
-                true => "; is the network up, and is the address of the mirror right?",
-                false => "",
-            };
-            let SearchRound { faults, refused, .. } = round;
+        // While other mirrors keep silent, there is time to look for a successor of the key.
+        let follow = first && round.unknown_key && !ctx.followed;
+        if !may_help || enough || offline || follow || now + self.pause >= self.until {
+            let SearchRound { faults, refused, hope, .. } = round;
             let file = self.path.to_string();
-            return Progress::GaveUp(ResolveError::NoMirror { file, faults, hint, refused });
+            return Progress::GaveUp(ResolveError::NoMirror { file, faults, hope, refused });
         }
         if self.news_at.is_none_or(|at| now - at >= NEWS) {
             self.news_at = Some(now);

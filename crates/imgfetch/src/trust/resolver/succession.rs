@@ -1,8 +1,10 @@
 //! Key rotation: the keys that the trusted keys name as their successors, from one rotation statement to the next.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::context::{Context, Purpose, get, not_signed, refused};
+use super::mirror_stats::MirrorStats;
 use super::types::{MirrorAnswer, ResolveError, StoredFile};
 use formats::fetch_fault::FetchFault as Fault;
 use formats::names::ImageName;
@@ -12,6 +14,8 @@ use formats::release::{
 
 /// A mirror is asked for a statement for so long.
 const STATEMENT: Duration = Duration::from_secs(10);
+/// One that did not answer the last request is asked for so long.
+const STATEMENT_AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// Keys, and those of them whose statement was looked for.
 #[derive(Debug)]
@@ -55,18 +59,18 @@ impl KeyChain {
 #[derive(Debug)]
 pub(super) struct Succession {
     chain: KeyChain,
-    /// The key whose statement is looked for, and the mirrors that were asked for it.
+    /// The key whose statement is looked for, and the mirrors that are still to be asked for it.
     current: Option<KeyId>,
-    mirrors_asked: usize,
+    mirrors: VecDeque<usize>,
     /// Why the release could not be resolved with the keys as they are.
     pub(super) error: ResolveError,
 }
 
 impl Succession {
     pub(super) fn begin(ctx: &mut Context, error: ResolveError) -> Self {
-        let mut chain = KeyChain::of(&ctx.keys);
-        let current = chain.next_key();
-        let mut succession = Succession { chain, current, mirrors_asked: 0, error };
+        let chain = KeyChain::of(&ctx.keys);
+        let mut succession = Succession { chain, current: None, mirrors: VecDeque::new(), error };
+        succession.next_key(ctx);
         succession.ask(ctx);
         succession
     }
@@ -74,22 +78,23 @@ impl Succession {
     /// Asks the next mirror, or for the statement of the next key.
     fn ask(&mut self, ctx: &mut Context) {
         while let Some(id) = self.current {
-            let mirror = self.mirrors_asked;
-            let until = ctx.until().min(ctx.now.elapsed + STATEMENT);
-            if until <= ctx.now.elapsed {
+            if ctx.until() <= ctx.now.elapsed {
                 self.current = None;
-            } else if mirror < ctx.request.mirrors.len() {
-                self.mirrors_asked += 1;
+            } else if let Some(mirror) = self.mirrors.pop_front() {
+                let works = ctx.stats.get(mirror).is_none_or(MirrorStats::answers);
+                let patience = if works { STATEMENT } else { STATEMENT_AFTER_FAILURE };
+                let until = ctx.share(ctx.until()).min(ctx.now.elapsed + patience);
                 return ctx.get(Purpose::Rotation, get(mirror, MirrorPath::Keys(id), until));
             } else {
-                self.next_key();
+                self.next_key(ctx);
             }
         }
     }
 
-    fn next_key(&mut self) {
+    /// Mirrors that failed are asked last: one that keeps silent uses up the time of the others.
+    fn next_key(&mut self, ctx: &Context) {
         self.current = self.chain.next_key();
-        self.mirrors_asked = 0;
+        self.mirrors = ctx.order().into();
     }
 
     pub(super) fn answered(&mut self, ctx: &mut Context, mirror: usize, answer: Result<MirrorAnswer, Fault>) {
@@ -103,14 +108,9 @@ impl Succession {
             Ok(bytes) => {
                 let without = "without a network releases of the new key can't be used";
                 ctx.save(StoredFile::Keys(id), &bytes, without);
-                self.next_key();
+                self.next_key(ctx);
             }
-            Err(fault) => {
-                if let Some(url) = ctx.request.mirrors.get(mirror) {
-                    let text = format!("{url}: {}: {fault}", MirrorPath::Keys(id));
-                    ctx.detail(text);
-                }
-            }
+            Err(fault) => ctx.statement_missing(mirror, &MirrorPath::Keys(id), fault),
         }
         self.ask(ctx);
     }

@@ -175,13 +175,13 @@ pub struct Resolved {
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// No mirror had a file that could be used.
-    #[error("can't get {file} from any mirror{}{hint}", EachMirror(.faults))]
+    #[error("can't get {file} from any mirror{}{}", EachMirror(.faults), hint(*.hope))]
     NoMirror {
         file: String,
         /// The last failure of each.
         faults: Vec<(MirrorUrl, String)>,
-        /// What the user can do.
-        hint: &'static str,
+        /// Whether a mirror may have it later.
+        hope: bool,
         /// Whether a mirror has a file that is refused, and not just none.
         refused: bool,
     },
@@ -213,6 +213,13 @@ pub enum ResolveError {
         #[source]
         source: StorageError,
     },
+}
+
+fn hint(hope: bool) -> &'static str {
+    match hope {
+        true => "; is the network up, and is the address of the mirror right?",
+        false => "",
+    }
 }
 
 struct EachMirror<'a>(&'a [(MirrorUrl, String)]);

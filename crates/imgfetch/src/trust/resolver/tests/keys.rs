@@ -90,3 +90,35 @@ fn a_successor_may_not_offer_a_release_below_the_one_that_was_accepted() {
     let sim = Sim::new(&keys[0], vec![SimMirror::new(&tree, ms(10))]).with_cache(SimCache::accepted(8));
     assert!(sim.run().error().contains("offers release 7, but 8 was already used"));
 }
+
+#[test]
+fn silent_mirrors_do_not_use_up_the_time_to_follow_keys() {
+    let (keys, tree) = chain(6);
+    let silent = || SimMirror::scripted(&tree, ms(5), |_, _| Reply::Never);
+    let silent_on_keys = SimMirror::scripted(&tree, ms(5), |path, _| match path {
+        MirrorPath::Keys(_) => Reply::Never,
+        _ => Reply::File,
+    });
+    let good = || SimMirror::new(&tree, ms(100));
+    for (mirrors, within) in [(vec![silent(), silent(), good()], 40), (vec![silent_on_keys, good()], 25)] {
+        let places = mirrors.len() - 1;
+        let outcome = Sim::new(&keys[0], mirrors).run();
+        assert_eq!(outcome.serial(), 7);
+        assert!(outcome.at < secs(within), "{:?}", outcome.at);
+        let asked = outcome.gets.iter().filter(|get| get.2.starts_with("keys/") && get.1 < places);
+        assert!(asked.count() <= 2 * places, "{:?}", outcome.gets);
+    }
+}
+
+#[test]
+fn a_mirror_of_an_unknown_key_does_not_end_the_search_on_mirrors_that_are_away() {
+    let [key, stranger] = [Key::new(), Key::new()];
+    let strange = SimMirror::new(&Publish::new(&stranger, 10).tree(), ms(10));
+    let late = SimMirror::scripted(&Publish::new(&key, 7).tree(), ms(10), |_, at| match at < secs(40) {
+        true => Reply::Fails(unreachable()),
+        false => Reply::File,
+    });
+    let outcome = Sim::new(&key, vec![strange, late]).run();
+    assert_eq!(outcome.serial(), 7);
+    assert!(outcome.at < secs(45), "{:?}", outcome.at);
+}
