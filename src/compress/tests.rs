@@ -103,8 +103,8 @@ fn each_damage_has_its_name() {
     let cases: [(Object, Vec<u8>, String); 12] = [
         (good, file[..end - 1].to_vec(), format!("the file has {} bytes; the index says {end}", end - 1)),
         (good, vec![], format!("the file has 0 bytes; the index says {end}")),
-        (as_long(&file[..end - 1]), file[..end - 1].to_vec(), "the zlib stream is cut short".into()),
-        (as_long(&[]), vec![], "the zlib stream is cut short".into()),
+        (as_long(&file[..end - 1]), file[..end - 1].to_vec(), "the zlib stream is truncated".into()),
+        (as_long(&[]), vec![], "the zlib stream is truncated".into()),
         (as_long(&trailing), trailing, "2 bytes follow the end of the zlib stream".into()),
         (good, changed(0), "not a zlib stream, or damaged inside".into()),
         (good, changed(end - 1), "the zlib checksum at its end is wrong".into()),

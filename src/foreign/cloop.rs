@@ -48,7 +48,7 @@ pub enum CloopError {
         block_size: u32,
         blocks: u32,
     },
-    #[error("cut off: the file has {found} bytes instead of {want}")]
+    #[error("truncated: the file has {found} bytes instead of {want}")]
     Truncated {
         /// Bytes it must have.
         want: u64,

@@ -36,7 +36,7 @@ pub enum ElfError {
     #[error("for a processor that is not a PC's (e_machine {0})")]
     Machine(u16),
     /// It ends before what its header names.
-    #[error("cut off, or its headers are damaged")]
+    #[error("truncated, or its headers are damaged")]
     Damaged,
 }
 

@@ -47,7 +47,7 @@ pub enum GcError {
         /// Seconds until its lease expires.
         left: u64,
     },
-    /// There is nothing.
+    /// The target holds no release.
     #[error("{0}: contains no release")]
     Empty(String),
     /// It is unknown which files are in use.

@@ -113,7 +113,7 @@ impl<'a> HeldLease<'a> {
     /// Removes the lease from the target, if it is still ours there.
     ///
     /// # Errors
-    /// The target failed.
+    /// The target could not remove the lease.
     pub fn give_back(&mut self) -> Result<(), RemoteError> {
         let found = read_lease(self.remote, Control::Publishing)?;
         if found.is_some_and(|found| found.token == self.lease.token) {

@@ -133,7 +133,7 @@ mod tests {
         for (from, to, said) in [
             ("0a1b", "../x", "flag:2: `../x` is not a token"),
             ("cirunner.example", "a b", "flag:3: `a b` is not a host"),
-            ("end\n", "", "flag:6: the file is cut short: no `end` line"),
+            ("end\n", "", "flag:6: the file is truncated: no `end` line"),
             (
                 "flag 1",
                 "flag 2",

@@ -87,7 +87,7 @@ mod tests {
                 "tombstones:3: `blk/ec/ec87a838931d4d5d2e94a04644788a55` is listed twice"
             }),
             ("end 2", "end 3", "tombstones:4: `end 3`: there are 2 lines"),
-            ("end 2\n", "", "tombstones:4: the file is cut short: no `end` line"),
+            ("end 2\n", "", "tombstones:4: the file is truncated: no `end` line"),
         ] {
             let error = Tombstones::decode(text.replace(from, to).as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), said);

@@ -35,7 +35,7 @@ pub enum LockError {
     Line {
         /// Its number, from 1.
         line: usize,
-        /// Its first characters.
+        /// The first characters of the line.
         text: String,
     },
     /// One URL with two sums.

@@ -43,7 +43,7 @@ pub struct BadTarget {
 const KINDS: &str = "a directory that begins with / or ./, user@host:path (rsync over ssh), rsync://host/module/path, \
                      http(s)://host/path (WebDAV), or s3://bucket/prefix?endpoint=URL&region=NAME&style=path|host";
 
-/// For one word.
+/// What the user can write in place of a target that is a single word.
 const DOTTED: &str = "for a directory here write ./ before it; there are also user@host:path (rsync over ssh), \
                       rsync://host/module/path, http(s)://host/path (WebDAV) and s3://bucket/prefix";
 

@@ -1,4 +1,4 @@
-//! The recipe as it is meant: checked, with every default in place. [`Recipe::parse`](super::Recipe::parse) is
+//! The checked recipe: every value has its type, every default is filled in. [`Recipe::parse`](super::Recipe::parse) is
 //! the way in.
 
 use std::time::Duration;
@@ -41,13 +41,13 @@ pub struct Recipe {
     pub boot: Boot,
     /// Systems beside the host, each with a name of its own, none of them `host`.
     pub guests: Vec<Guest>,
-    /// How images are cut into block files.
+    /// How images are split into block files.
     pub blocks: Blocks,
-    /// The smallest machine that this is for.
+    /// The smallest machine on which the system runs.
     pub machine: Machine,
     /// What `test` waits for.
     pub expect: Expect,
-    /// Where releases go.
+    /// The targets of `publish`, and how long releases are kept.
     pub publish: Publish,
 }
 
@@ -98,9 +98,9 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Debian {
     pub suite: Suite,
-    /// What goes in to begin with.
+    /// The set of packages that mmdebstrap starts from.
     pub variant: Variant,
-    /// At least one.
+    /// Components of the archive, at least one.
     pub components: Vec<Component>,
     /// The processor that its packages are for.
     pub architecture: Architecture,
@@ -119,7 +119,7 @@ pub struct Debian {
 pub struct DebianSource {
     pub suite: Suite,
     pub origin: ArchiveLocation,
-    /// At least one.
+    /// Components of the archive, at least one.
     pub components: Vec<Component>,
 }
 
@@ -167,12 +167,12 @@ pub struct Xen {
     pub cmdline: Line,
 }
 
-/// How images are cut into block files.
+/// How images are split into block files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
     /// Raw bytes of a block.
     pub size: BlockSize,
-    /// What compresses them.
+    /// The codec of the block files.
     pub codec: Codec,
 }
 
@@ -203,11 +203,11 @@ pub struct Publish {
     pub on_failure: OnFailure,
     /// How long blocks stay at least.
     pub retain: u64,
-    /// How long `latest` is fresh.
+    /// How long clients accept `latest` as fresh, in seconds.
     pub fresh: u64,
     /// How many of the newest releases stay whatever their age; at least 1.
     pub keep: u32,
-    /// Between condemning a file and removing it.
+    /// How long a condemned file stays before it is removed, in seconds.
     pub grace: u64,
     /// Releases that stay for ever.
     pub pin: Vec<u32>,

@@ -382,7 +382,7 @@ fn a_prefetch_list_is_checked_like_an_index() {
     assert_eq!((list.entries.len(), list.entries[0].name), (3, first));
     let other = DLAHEAD.replace("image: host", "image: guest");
     assert_eq!(with(&other).open_dlahead(other.as_bytes()).unwrap_err().to_string(), {
-        "images/host/42/dlahead: is of `guest` instead of `host`"
+        "images/host/42/dlahead: belongs to `guest`; `host` was expected"
     });
     let damaged = DLAHEAD.replace("boot ec", "boot xx");
     assert_eq!(with(&damaged).open_dlahead(damaged.as_bytes()).unwrap_err().to_string(), {
@@ -426,6 +426,6 @@ fn a_fault_has_its_source_but_once() {
     let error: At<ReleaseTextFault> = Latest::decode_text(b"x").unwrap_err();
     assert_eq!(
         formats::report::report(&error),
-        "error: latest:1: the line has no end: the file is cut short"
+        "error: latest:1: the line has no end: the file is truncated"
     );
 }

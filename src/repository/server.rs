@@ -72,7 +72,6 @@ impl ServerCounters {
     }
 
     fn reads(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<ImageName, Vec<u8>>>> {
-        // As above.
         self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

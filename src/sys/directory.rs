@@ -62,7 +62,7 @@ pub fn read(dir: &Path) -> Result<(Tree, Directory), DirectoryError> {
         }
         let kind = found.kind(path, &metadata).map_err(failed)?;
         let meta = Meta {
-            // Twelve bits.
+            // The mask leaves twelve bits, which always fit.
             mode: u16::try_from(metadata.mode() & 0o7777).unwrap_or_default(),
             uid: metadata.uid(),
             gid: metadata.gid(),

@@ -93,7 +93,7 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Opens it.
+    /// Opens the image file for reading.
     ///
     /// # Errors
     /// [`FileError`].

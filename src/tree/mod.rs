@@ -217,7 +217,7 @@ pub enum TreeError {
         path: String,
         name: String,
     },
-    /// Nothing is there.
+    /// The tree has no file of this path.
     #[error("{path}: no such file in the tree")]
     Missing {
         /// The path asked for.

@@ -68,7 +68,7 @@ pub struct Timeline {
 /// What a line means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsoleEvent {
-    /// Nothing to us.
+    /// A line that is no milestone of the boot.
     Nothing,
     /// Something was reached for the first time.
     Reached(String),

@@ -38,7 +38,7 @@ pub trait Scalar: Sized {
     /// What it is, with its article: `a size`.
     const KIND: &str;
 
-    /// Reads it.
+    /// Reads the value at this place of the YAML document.
     ///
     /// # Errors
     /// What is wrong, and what would be right.

@@ -147,7 +147,7 @@ fn each_damage_has_its_name() {
     assert_eq!(said, format!("damaged index: it places block 0 from byte {first} to byte 0"));
     assert_eq!(changed(first, &[0xff; 2]), format!("block 0 at byte {first} is damaged"));
     let said = unpacked(good[..good.len() - 1].to_vec()).unwrap_err().to_string();
-    assert_eq!(said, format!("cut off: the file has {} bytes instead of {}", good.len() - 1, good.len()));
+    assert_eq!(said, format!("truncated: the file has {} bytes instead of {}", good.len() - 1, good.len()));
 
     let mut other = packed(&disk(2), Form::First("V4.0"));
     other[136] = 0x40;

@@ -130,7 +130,7 @@ fn the_reader_names_each_damage() {
             sb(0x04),
             le(u32::MAX),
             format!(
-                "superblock: the file system has 17592186040320 bytes, the image {}: it was cut off",
+                "superblock: the file system has 17592186040320 bytes, the image {}: it is truncated",
                 good.len()
             ),
         ),
@@ -264,7 +264,7 @@ fn the_reader_names_each_damage() {
         (
             good.len() - 1,
             format!(
-                "superblock: the file system has {} bytes, the image {}: it was cut off",
+                "superblock: the file system has {} bytes, the image {}: it is truncated",
                 good.len(),
                 good.len() - 1
             ),

@@ -84,13 +84,13 @@ fn a_second_build_with_nothing_new_leaves_all_but_latest_as_it_was() {
     assert_success("why", &out);
     let why = String::from_utf8_lossy(&out.stdout);
     for step in
-        ["tree kit", "tree host", "tree guest", "miniroot", "miniroot of guest", "image host", "image guest"]
+        ["boot tools", "tree host", "tree guest", "miniroot", "miniroot of guest", "image host", "image guest"]
     {
         assert!(why.contains(&format!("{step}: nothing changed;")), "{step} was done again:\n{why}");
     }
     let out = imgfactory(&["why", "image", "ghost"]).current_dir(project).output().unwrap();
     assert_eq!(out.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("no step `image ghost`; the build has `tree kit`"));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("no step `image ghost`; the build has `boot tools`"));
 }
 
 #[test]
@@ -127,6 +127,7 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         lock: &Default::default(),
         offline: true,
         previous: None,
+        last_signed: LastSigned::default(),
         repack: false,
         public: &public,
         imgfetch: &imgfetch,

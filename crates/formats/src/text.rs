@@ -69,10 +69,10 @@ pub enum TextFault {
         limit: usize,
     },
     /// The file stops inside a line.
-    #[error("the line has no end: the file is cut short")]
+    #[error("the line has no end: the file is truncated")]
     NoLineEnd,
     /// The file stops before its last line.
-    #[error("the file is cut short: no `{want}` line")]
+    #[error("the file is truncated: no `{want}` line")]
     MissingEnd {
         /// First word of the line that ought to be last.
         want: &'static str,
@@ -114,7 +114,7 @@ pub enum TextFault {
         clip(found)
     )]
     Number { what: &'static str, found: String, max: u64 },
-    /// Not hex digits.
+    /// The word has other characters than hexadecimal digits.
     #[error(transparent)]
     Hex(#[from] BadHex),
     #[error(transparent)]
@@ -198,7 +198,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line; `want` is the first word of the line without which the file is cut short.
+    /// The next line; `want` is the first word of the line without which the file is truncated.
     pub fn need(&mut self, want: &'static str) -> Result<&str, TextFault> {
         self.next_line()?.ok_or(TextFault::MissingEnd { want })
     }

@@ -70,7 +70,7 @@ pub enum ImageDamage {
         right: String,
     },
     /// The image ends before the file system does.
-    #[error("the file system has {wanted} bytes, the image {have}: it was cut off")]
+    #[error("the file system has {wanted} bytes, the image {have}: it is truncated")]
     Truncated {
         /// Length of the file system.
         wanted: u64,

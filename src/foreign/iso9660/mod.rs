@@ -46,7 +46,7 @@ pub enum Iso9660Error {
     #[error("{path}: damaged directory at byte {at}: {what}")]
     Record { path: String, at: u64, what: &'static str },
     /// A file that lies outside.
-    #[error("{path}: beyond the end of the medium, which was cut off")]
+    #[error("{path}: beyond the end of the medium, which is truncated")]
     Outside { path: String },
     /// A directory in itself.
     #[error("{path}: directories form a loop, or are nested more than {MAX_DEPTH} deep")]

@@ -50,7 +50,7 @@ pub enum ZisofsError {
 }
 
 impl ZisofsFile {
-    /// Unpacks the file.
+    /// Decompresses the file, block by block.
     ///
     /// # Errors
     /// [`ZisofsError`].

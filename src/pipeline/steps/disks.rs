@@ -25,7 +25,7 @@ impl GuestDisk {
         self.contents.len.next_multiple_of(SECTOR)
     }
 
-    /// Opens it.
+    /// Opens the disk image for reading.
     ///
     /// # Errors
     /// When its file can't be opened.

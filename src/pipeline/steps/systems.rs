@@ -142,7 +142,7 @@ fn kit(
     services: &mut GuestServices<'_>,
     runner: &mut StepRunner,
 ) -> Result<PackageTree, SystemError> {
-    let step = runner.start("tree kit");
+    let step = runner.start("boot tools");
     let plan = services.plan_tree("kit", &boot_tools::set(host.boot_tools(), &Grub::images()))?;
     step.run(tree::inputs(&plan), |run| {
         let made = services.set_tree("kit", &plan, run.key())?;

@@ -172,14 +172,14 @@ fn each_link_of_the_chain_is_checked_by_the_one_above() {
         "releases/43.txt: has serial 42 instead of 43"
     });
     assert_eq!(named(Latest { name: name("other"), ..latest.clone() }), {
-        "releases/42.txt: is of `xenoppix` instead of `other`"
+        "releases/42.txt: belongs to `xenoppix`; `other` was expected"
     });
     let other = Latest { name: name("other"), ..latest };
     let error = other.open_mirrors(&mirrors, &keys).unwrap_err();
-    assert_eq!(error.to_string(), "mirrors.txt: is of `xenoppix` instead of `other`");
+    assert_eq!(error.to_string(), "mirrors.txt: belongs to `xenoppix`; `other` was expected");
     for (wrong, said) in [
         (ImageFiles { name: name("guest"), ..host.clone() }, {
-            "images/guest/41/index.idx: is of `host` instead of `guest`"
+            "images/guest/41/index.idx: belongs to `host`; `guest` was expected"
         }),
         (
             ImageFiles { index: Stored { serial: serial(40), ..host.index }, ..host.clone() },

@@ -238,7 +238,7 @@ pub enum KeyArgError {
     /// It can't be read.
     #[error(transparent)]
     File(#[from] system::files::FileError),
-    /// It is none.
+    /// The place is not a mirror.
     #[error("{place}")]
     Key { place: String, source: formats::release::BadKey },
 }

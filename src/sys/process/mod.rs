@@ -290,7 +290,7 @@ impl Tool {
         Ok(printed)
     }
 
-    /// Starts it.
+    /// Starts the program; the caller waits for it.
     ///
     /// # Errors
     /// [`ToolError::Missing`], [`ToolError::Start`], [`ToolError::Log`].

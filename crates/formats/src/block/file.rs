@@ -74,7 +74,7 @@ pub enum BlockDamage {
     #[error("block {name}: the zlib checksum at its end is wrong")]
     Checksum { name: BlockName },
     /// The stream stops before its end.
-    #[error("block {name}: the zlib stream is cut short")]
+    #[error("block {name}: the zlib stream is truncated")]
     MissingEnd { name: BlockName },
     /// The stream ends before the last byte of the file.
     #[error("block {name}: {extra} bytes follow the end of the zlib stream")]

@@ -21,7 +21,7 @@ pub enum PlainFault {
     /// More blocks than a disk may have.
     #[error("more than {MAX_BLOCKS} blocks")]
     TooMany,
-    /// Nothing in it.
+    /// The list is empty.
     #[error("contains no block")]
     Empty,
 }

@@ -137,7 +137,7 @@ mod tests {
         let head = "imgfactory-reads 1\nimage: host\nserial: 1\n";
         for (text, said) in [
             (String::new(), "reads:1: begins with ``; a file of this kind begins with `imgfactory-reads 1`"),
-            (format!("{head}10 2\n"), "reads:5: the file is cut short: no `end` line"),
+            (format!("{head}10 2\n"), "reads:5: the file is truncated: no `end` line"),
             (format!("{head}10\nend\n"), "reads:4: `10` instead of `<first page> <pages>`"),
             (
                 format!("{head}10 4294967286\nend\n"),

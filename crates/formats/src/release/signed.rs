@@ -213,7 +213,7 @@ pub enum DocumentError {
         want: Sha256,
     },
     /// For another distribution or another image.
-    #[error("{file}: is of `{found}` instead of `{want}`")]
+    #[error("{file}: belongs to `{found}`; `{want}` was expected")]
     OtherName {
         file: String,
         found: ImageName,

@@ -35,7 +35,7 @@ pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     let mut lines: Vec<(Option<Duration>, RankingLine)> = mirrors
         .iter()
         .map(|mirror| {
-            let fault = Some("no answer in time".into());
+            let fault = Some("the mirror did not answer in time".into());
             let mirror = mirror.to_string();
             (None, RankingLine { mirror, first_ms: None, again_ms: None, serial: None, fault })
         })

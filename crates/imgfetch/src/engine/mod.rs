@@ -137,7 +137,7 @@ struct Probe {
 }
 
 impl Engine {
-    /// Starts the threads.
+    /// Starts the threads that fetch blocks and answer reads.
     ///
     /// # Errors
     /// When the system has no more threads.

@@ -267,7 +267,7 @@ pub(super) fn doubled(first: Duration, failures: u32, most: Duration) -> Duratio
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Ask(MirrorId),
-    /// None before then.
+    /// No mirror may be asked before this time.
     WaitUntil(Time),
     /// None before a request ends: those left take no more at once.
     Full,

@@ -81,9 +81,13 @@ impl LatestQuestion {
             ctx.warn(format!("medium: {text}; not used"));
             return Some(None);
         }
-        let other = self.name.as_ref().is_some_and(|name| *name != latest.name);
-        if other || memory.serial > Some(latest.serial) {
-            ctx.warn(format!("medium: release {} of `{}`; not used", latest.serial, latest.name));
+        if let Some(name) = self.name.as_ref().filter(|name| **name != latest.name) {
+            ctx.warn(format!("medium: {}; not used", other_name(&latest.name, name)));
+            return Some(None);
+        }
+        if let Some(accepted) = memory.serial.filter(|accepted| *accepted > latest.serial) {
+            let serial = latest.serial;
+            ctx.warn(format!("medium: has release {serial}, but {accepted} was already used; not used"));
             return Some(None);
         }
         if self.strict && freshness(&latest, ctx.now.wall) != Freshness::Fresh {
@@ -141,10 +145,7 @@ impl LatestSearch {
     pub(super) fn judge(&mut self, ctx: &mut Context, bytes: &[u8]) -> Result<(), Fault> {
         let latest = Verified::<Latest>::open(bytes, &ctx.keys).map_err(not_signed)?.into_inner();
         if let Some(name) = self.question.name.as_ref().filter(|name| **name != latest.name) {
-            return Err(refused(format!(
-                "latest: is of distribution `{}`; `{name}` was asked for",
-                latest.name
-            )));
+            return Err(refused(format!("latest: {}", other_name(&latest.name, name))));
         }
         match ctx.memory(&latest.name).unwrap_or_else(|| Ok(Memory::default())) {
             Ok(memory) => {
@@ -253,6 +254,10 @@ impl LatestSearch {
         }
         (self.question, Ok(own))
     }
+}
+
+fn other_name(found: &ImageName, asked: &ImageName) -> String {
+    format!("is of distribution `{found}`; `{asked}` was asked for")
 }
 
 /// What is said of a mirror that offers a release below the one that was accepted.

@@ -262,8 +262,8 @@ fn a_medium_is_used_where_no_mirror_has_a_newer_release() {
     let other = Publish { name: "other", ..Publish::new(&key, 9) }.tree();
     for (medium, warning) in [
         (&stranger, "medium: latest: signed by key"),
-        (&other, "medium: release 9 of `other`; not used"),
-        (&seven, "medium: release 7 of `demo`; not used"),
+        (&other, "medium: is of distribution `other`; `demo` was asked for; not used"),
+        (&seven, "medium: has release 7, but 8 was already used; not used"),
     ] {
         let sim = Sim::new(&key, vec![SimMirror::new(&eight, ms(5))]).with_cache(SimCache::accepted(8));
         let outcome = sim.with_medium(medium).ask(|request| request.name = Some(name("demo"))).run();
