@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::doctor::CacheArg;
+use super::tree::FloorArgs;
 use super::{Failure, Session, print};
 use crate::debian::{ArchiveMirrors, MmdebstrapMode};
 use crate::downloads::apt;
 use crate::pipeline::build_record::StepRecord;
+use crate::pipeline::last_signed::LastSigned;
 use crate::pipeline::step_cache::DEFAULT_LIMIT;
 use crate::pipeline::{self, Built, ReleaseSigner, Request};
 use crate::project::client_program;
@@ -50,6 +52,8 @@ pub(super) struct Common {
     /// are read, but no blocks [default: mirror/ in the output directory]
     #[arg(long, value_name = "DIR|URL")]
     previous: Option<PathBuf>,
+    #[command(flatten)]
+    floor: FloorArgs,
     /// Ignore the previous release's layouts and make fresh ones: a large upload, but no dead space
     #[arg(long)]
     repack: bool,
@@ -89,6 +93,7 @@ pub(super) struct ResolvedArgs {
     lock: Lock,
     imgfetch: Option<PathBuf>,
     pub previous: Option<Published>,
+    last_signed: LastSigned,
     repack: bool,
     offline: bool,
     cache_limit: u64,
@@ -107,6 +112,7 @@ impl ResolvedArgs {
         let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
         let public = KeyFiles::public_of(&key)?;
         let previous = args.previous.as_deref().map(|place| Published::open(place, 1)).transpose()?;
+        let last_signed = args.floor.last_signed(&out)?;
         let (repack, offline) = (args.repack, args.offline);
         let cache_limit = args.cache_max.unwrap_or(DEFAULT_LIMIT);
         Ok(ResolvedArgs {
@@ -122,6 +128,7 @@ impl ResolvedArgs {
             lock,
             imgfetch: args.imgfetch,
             previous,
+            last_signed,
             repack,
             offline,
             cache_limit,
@@ -147,6 +154,7 @@ impl ResolvedArgs {
             lock: &self.lock,
             offline: self.offline,
             previous: self.previous.as_ref(),
+            last_signed: self.last_signed.clone(),
             repack: self.repack,
             public: &self.public,
             imgfetch,

@@ -12,6 +12,7 @@ use crate::sys::progress::Unit;
 use formats::release::{Latest, MirrorPath, TrustedKeys};
 use formats::report::{Exit, counted, size};
 use formats::url::MirrorUrl;
+use system::clock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -100,6 +101,13 @@ fn run_pull(args: &PullArgs, session: &Session) -> Result<Exit, Failure> {
         Box::new(move |n| task.advance(n))
     };
     let done = pull(&job, &told)?;
+    if done.expires < clock::now() {
+        session.progress.say(&format!(
+            "{name}: `latest` of release {} expired on {}; the publisher has stopped, or the mirror withholds a newer one",
+            done.serial,
+            done.expires.date()
+        ));
+    }
     print(&format!(
         "{}: release {}: {} fetched, {} bytes\n",
         args.dir.display(),

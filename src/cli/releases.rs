@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::tree::{ReleaseTree, published};
+use super::tree::{FloorArgs, ReleaseTree, published, serial};
 use super::{Failure, Session, print};
 use crate::pipeline::build_record::BuildRecord;
 use crate::pipeline::resign::{ResignAction, ResignError, Signing, resign};
@@ -139,10 +139,18 @@ struct SignerArgs {
     /// Time until `latest` expires, e.g. 7d or 36h [default: the build's, or 7d]
     #[arg(long, value_name = "TIME")]
     fresh: Option<String>,
+    #[command(flatten)]
+    floor: FloorArgs,
 }
 
 impl SignerArgs {
-    fn sign(&self, out: &Path, action: &ResignAction, next: Option<&SigningKey>) -> Result<Exit, Failure> {
+    fn sign(
+        &self,
+        out: &Path,
+        action: &ResignAction,
+        next: Option<&SigningKey>,
+        session: &Session,
+    ) -> Result<Exit, Failure> {
         let tree = ReleaseTree::find(out)?;
         let name = self.key.clone().or_else(|| Some(tree.publish.key.clone()).filter(|key| !key.is_empty()));
         let Some(name) = name else {
@@ -170,6 +178,8 @@ impl SignerArgs {
             key: &key,
             next,
             earlier: earlier.as_ref(),
+            last_signed: &self.floor.last_signed(out)?,
+            progress: session.progress.as_ref(),
             now: clock::now(),
             retain: tree.publish.retain,
             fresh,
@@ -186,21 +196,17 @@ impl SignerArgs {
     }
 }
 
-fn serial(option: &str, number: u64) -> Result<Serial, Failure> {
-    Serial::new(number).ok_or_else(|| Failure::Usage(format!("{option} {number}: serials begin at 1")))
-}
-
-pub(super) fn rollback(args: RollbackArgs, _: &Session) -> Result<Exit, Failure> {
+pub(super) fn rollback(args: RollbackArgs, session: &Session) -> Result<Exit, Failure> {
     let to = serial("--to", args.to)?;
-    args.signer.sign(&args.out, &ResignAction::Rollback { to, revoke: args.revoke }, None)
+    args.signer.sign(&args.out, &ResignAction::Rollback { to, revoke: args.revoke }, None, session)
 }
 
-pub(super) fn refresh(args: RefreshArgs, _: &Session) -> Result<Exit, Failure> {
+pub(super) fn refresh(args: RefreshArgs, session: &Session) -> Result<Exit, Failure> {
     let min = args.min_serial.map(|min| serial("--min-serial", min)).transpose()?;
-    args.signer.sign(&args.out, &ResignAction::Refresh { min }, None)
+    args.signer.sign(&args.out, &ResignAction::Refresh { min }, None, session)
 }
 
-pub(super) fn rotate(args: RotateArgs, _: &Session) -> Result<Exit, Failure> {
+pub(super) fn rotate(args: RotateArgs, session: &Session) -> Result<Exit, Failure> {
     let next = KeyFiles::sign_with(&args.to)?;
     // The build's note of whose it is: first that both are to be believed, then that the new one signs. So what is cut
     // between them can be done again.
@@ -212,7 +218,7 @@ pub(super) fn rotate(args: RotateArgs, _: &Session) -> Result<Exit, Failure> {
         record.publish.keys.insert(0, next.public_base64());
         record.write(&args.out)?;
     }
-    let result = args.signer.sign(&args.out, &ResignAction::Rotate, Some(&next));
+    let result = args.signer.sign(&args.out, &ResignAction::Rotate, Some(&next), session);
     let why = match &result {
         Err(Failure::Failed(error)) => error.downcast_ref::<ResignError>(),
         _ => None,

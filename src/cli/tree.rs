@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::pipeline::build_record::{BuildRecord, FILE, MIRROR, PublishRecord};
+use crate::pipeline::last_signed::LastSigned;
 use crate::publish::{ReleaseState, follow, read_state};
 use crate::repository::mirror::trusted;
 use crate::repository::published::Published;
 use crate::repository::targets::LocalTree;
+use formats::names::Serial;
 use formats::release::TrustedKeys;
 use system::http::{Http, Proxies, Timeouts};
 
@@ -48,7 +50,7 @@ impl ReleaseTree {
         Ok(trusted(keys)?)
     }
 
-    /// Its newest release.
+    /// The newest release of the mirror.
     pub fn state(&self, keys: &TrustedKeys) -> Result<ReleaseState, Failure> {
         let state = read_state(&LocalTree(self.root.clone()), keys)?;
         state.ok_or_else(|| {
@@ -81,6 +83,31 @@ pub(super) fn published(
     };
     let keys = follow(&published, &keys);
     Ok((published, keys))
+}
+
+/// What says which release is the newest, beside the mirror.
+#[derive(Debug, clap::Args)]
+pub(super) struct FloorArgs {
+    /// File that remembers the newest release that was signed, so that a mirror that withholds releases is noticed. Keep
+    /// it where no mirror can change it, e.g. in the recipe's repository
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Go on from this release or a later one, even if `latest` has expired or the state file has a later one
+    #[arg(long, value_name = "SERIAL")]
+    floor: Option<u64>,
+}
+
+impl FloorArgs {
+    /// For the output directory, or bare mirror tree, `out`.
+    pub fn last_signed(&self, out: &Path) -> Result<LastSigned, Failure> {
+        let lowest = self.floor.map(|floor| serial("--floor", floor)).transpose()?;
+        Ok(LastSigned { out: out.into(), state: self.state.clone(), lowest })
+    }
+}
+
+/// The serial that an option names.
+pub(super) fn serial(option: &str, number: u64) -> Result<Serial, Failure> {
+    Serial::new(number).ok_or_else(|| Failure::Usage(format!("{option} {number}: serials begin at 1")))
 }
 
 /// A client for what the public sees.

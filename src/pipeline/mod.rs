@@ -10,6 +10,7 @@ pub mod boot_order;
 pub mod build_record;
 pub mod changes;
 pub mod guest_services;
+pub mod last_signed;
 pub mod layouts;
 pub mod offline_medium;
 pub mod prefetch;
@@ -25,6 +26,7 @@ use std::path::Path;
 
 use crate::release::SigningKey;
 use crate::repository::store::Store;
+use crate::repository::targets::LocalTree;
 use build_record::BuildRecord;
 use changes::{Publication, ReleaseChanges};
 use formats::release::{MirrorPath, TrustedKeys};
@@ -48,7 +50,7 @@ pub fn build(request: &Request<'_>, signer: &ReleaseSigner<'_>) -> Result<Built,
     let mut store = Store::open(out.mirror())?;
     let keys = TrustedKeys::parse(&signer.key.public_text()).expect("a key reads its own text");
 
-    let previous = PreviousRelease::read(&mut store, request.previous, &request.name(), &keys)?;
+    let previous = PreviousRelease::checked(request, &mut store, &keys)?;
     let systems = make_trees(request, &cache, &out, &mut runner)?;
     let boot = miniroot::make(request, &cache, &systems, &mut runner)?;
     let images = image::make_all(request, &systems, &previous, &out.dir, &mut store, &mut runner)?;
@@ -56,6 +58,7 @@ pub fn build(request: &Request<'_>, signer: &ReleaseSigner<'_>) -> Result<Built,
     let figures = images.iter().map(|image| image::figures(&image.split)).collect();
     let draft = release::draft(request, &previous, images, &out.dir)?;
     let upload = release::commit(&store, &out.manifest(), draft, &previous, signer.key, &mut runner)?;
+    request.last_signed.remember(&LocalTree(out.mirror())).map_err(ReleaseError::from)?;
 
     let mut record = BuildRecord::of(request.recipe, upload.serial, parts, figures, runner.into_records());
     record.publish.keys = vec![signer.key.public_base64()];
@@ -79,7 +82,7 @@ pub fn plan(request: &Request<'_>, target: &Path) -> Result<ReleaseChanges, Buil
     let mut store = Store::open(scratch.path())?;
     let keys = TrustedKeys::parse(request.public).map_err(ReleaseError::from)?;
 
-    let previous = PreviousRelease::read(&mut store, request.previous, &request.name(), &keys)?;
+    let previous = PreviousRelease::checked(request, &mut store, &keys)?;
     let systems = make_trees(request, &cache, &out, &mut runner)?;
     let images = image::make_all(request, &systems, &previous, target, &mut store, &mut runner)?;
     let maps = images.iter().map(|image| (image.split.index.clone(), image.layout.clone())).collect();

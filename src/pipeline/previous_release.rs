@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::pipeline::Request;
 use crate::pipeline::changes::Publication;
+use crate::pipeline::last_signed::LastSignedError;
 use crate::pipeline::layouts::{self, LayoutFault, PublishedLayout};
 use crate::pipeline::steps::image::PreviousImage;
 use crate::publish::{MirrorFiles, ReleaseState, ReleaseStateError, RemoteError, read_state};
@@ -54,6 +56,9 @@ pub enum ReleaseError {
         /// What is wrong with it.
         source: LayoutFault,
     },
+    /// It may not be the newest one.
+    #[error(transparent)]
+    LastSigned(#[from] LastSignedError),
     /// What is published can't be read.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -118,6 +123,31 @@ impl PreviousRelease {
         let next = release.as_ref().and_then(|release| release.latest.serial.next());
         let next = next.ok_or_else(|| ReleaseError::LastSerial { mirror: store.root().into() })?;
         Ok(PreviousRelease { release, next, images })
+    }
+
+    /// As [`PreviousRelease::read`], for a build; a release that may not be the newest one is refused.
+    ///
+    /// # Errors
+    /// [`ReleaseError`].
+    pub fn checked(
+        request: &Request<'_>,
+        store: &mut Store,
+        keys: &TrustedKeys,
+    ) -> Result<Self, ReleaseError> {
+        let mut previous = Self::read(store, request.previous, &request.name(), keys)?;
+        let place = match request.previous {
+            Some(published) => published.locate(&MirrorPath::Latest),
+            None => store.locate(&MirrorPath::Latest),
+        };
+        let place = place.parent().unwrap_or(&place);
+        let latest = previous.release.as_ref().map(|release| &release.latest);
+        let floor = request.last_signed.check(place, latest, keys, request.now, request.progress)?;
+        if let Some(release) = &mut previous.release {
+            let next = floor.next_serial(&release.latest);
+            previous.next = next.ok_or_else(|| ReleaseError::LastSerial { mirror: place.into() })?;
+            release.latest.min_serial = floor.min_serial(&release.latest);
+        }
+        Ok(previous)
     }
 
     /// The release as [`ReleaseChanges`](crate::pipeline::changes::ReleaseChanges) compares it.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::debian::{ArchiveMirrors, MmdebstrapMode};
 use crate::pipeline::build_record::{self, BuildRecord};
+use crate::pipeline::last_signed::LastSigned;
 use crate::pipeline::previous_release::ReleaseError;
 use crate::pipeline::step_cache::StepCache;
 use crate::pipeline::steps::{image, iso, miniroot, systems};
@@ -45,6 +46,8 @@ pub struct Request<'a> {
     /// Where the release is published that this one builds on; otherwise that of the output directory, if it has
     /// one. Of a published one only its indexes and layouts are needed.
     pub previous: Option<&'a Published>,
+    /// Which release is the newest, as far as is known without its mirror.
+    pub last_signed: LastSigned,
     /// Give every image a fresh layout, whatever that costs.
     pub repack: bool,
     /// Public keys that clients trust, the one that signs the release among them, as minisign writes them.

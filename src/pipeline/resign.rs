@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::pipeline::last_signed::{LastSigned, LastSignedError};
 use crate::pipeline::previous_release::ReleaseError;
 use crate::publish::{MirrorFiles, ReleaseState, ReleaseStateError, read_indexes, read_state};
-use crate::release::{KeyError, Ready, SigningKey};
+use crate::release::{Floor, KeyError, Ready, SigningKey};
 use crate::repository::commit::commit_release;
 use crate::repository::store::{Store, StoreError};
 use crate::repository::targets::LocalTree;
+use crate::sys::progress::Progress;
 use formats::digest::Digest;
 use formats::names::{Serial, UnixTime};
 use formats::release::{
@@ -34,7 +36,7 @@ pub enum ResignAction {
 }
 
 /// Who signs, and for how long.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Signing<'a> {
     /// Who has signed what is there, and signs now.
     pub key: &'a SigningKey,
@@ -42,6 +44,10 @@ pub struct Signing<'a> {
     pub next: Option<&'a SigningKey>,
     /// Who else may have signed earlier releases.
     pub earlier: Option<&'a TrustedKeys>,
+    /// Which release is the newest, as far as is known without its mirror.
+    pub last_signed: &'a LastSigned,
+    /// Where warnings are shown.
+    pub progress: &'a dyn Progress,
     /// The time of day.
     pub now: UnixTime,
     /// Seconds for which blocks stay at least.
@@ -91,6 +97,8 @@ pub enum ResignError {
     },
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    #[error(transparent)]
+    LastSigned(#[from] LastSignedError),
 }
 
 impl From<StoreError> for ResignError {
@@ -117,7 +125,9 @@ pub fn resign(
     }
     let name = resigning.state.latest.name.clone();
     let ready = resigning.into_ready()?;
-    Ok(commit_release(&Store::open(root)?, manifest, &name, &ready)?)
+    let upload = commit_release(&Store::open(root)?, manifest, &name, &ready)?;
+    signing.last_signed.remember(&LocalTree(root.into()))?;
+    Ok(upload)
 }
 
 /// A tree's newest release, and what is to be written after it.
@@ -127,6 +137,7 @@ struct Resigning<'a> {
     /// The keys that may have signed what is there.
     keys: TrustedKeys,
     state: ReleaseState,
+    floor: Floor,
     latest: Latest,
     files: Vec<(MirrorPath, Vec<u8>)>,
     mirrors: Option<Vec<u8>>,
@@ -140,13 +151,16 @@ impl<'a> Resigning<'a> {
         let place = || root.display().to_string();
         let state =
             read_state(&tree, &keys).map_err(|source| ResignError::State { place: place(), source })?;
-        let state = state.ok_or_else(|| ResignError::Empty(place()))?;
+        let mut state = state.ok_or_else(|| ResignError::Empty(place()))?;
+        let Signing { last_signed, progress, now, .. } = *signing;
+        let floor = last_signed.check(root, Some(&state.latest), &keys, now, progress)?;
+        state.latest.min_serial = floor.min_serial(&state.latest);
         let latest = Latest {
             published: signing.now,
             expires: UnixTime(signing.now.0.saturating_add(signing.fresh)),
             ..state.latest.clone()
         };
-        Ok(Resigning { signing, tree, keys, state, latest, files: vec![], mirrors: None })
+        Ok(Resigning { signing, tree, keys, state, floor, latest, files: vec![], mirrors: None })
     }
 
     /// The key that signs from now on.
@@ -248,7 +262,7 @@ impl<'a> Resigning<'a> {
     /// Makes `release` the newest one, under the next serial.
     fn add_release(&mut self, release: Release) -> Result<(), ResignError> {
         let Signing { now, retain, .. } = *self.signing;
-        let next = self.state.latest.serial.next();
+        let next = self.floor.next_serial(&self.state.latest);
         let serial = next.ok_or_else(|| ReleaseError::LastSerial { mirror: self.tree.0.clone() })?;
         let retain_until = UnixTime(now.0.saturating_add(retain));
         let release = Release { serial, published: now, retain_until, ..release };

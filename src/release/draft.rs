@@ -127,7 +127,10 @@ impl Draft {
             }
         };
 
-        let unchanged = previous.filter(|previous| previous.release.images == images);
+        // A higher serial than the next one: releases between them were lost, and clients may know one of them.
+        let unchanged = previous.filter(|previous| {
+            previous.release.images == images && previous.latest.serial.next() == Some(self.serial)
+        });
         let (serial, release) = match unchanged {
             Some(previous) => (previous.latest.serial, previous.latest.release),
             None => {

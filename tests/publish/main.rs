@@ -12,3 +12,4 @@ mod publish_crash;
 mod publish_faults;
 mod publish_keys;
 mod publish_servers;
+mod withheld;

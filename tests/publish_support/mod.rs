@@ -34,6 +34,8 @@ pub const BLOCK: usize = 4096;
 pub struct Out {
     pub dir: Scratch,
     pub key: SigningKey,
+    /// Name of the distribution.
+    pub name: &'static str,
     pub mirrors: Vec<String>,
     /// Seconds for which blocks stay, and by which everything is older than now.
     pub retain: u64,
@@ -44,7 +46,7 @@ impl Out {
     pub fn new() -> Self {
         let dir = Scratch::directory(std::env::temp_dir()).unwrap();
         let key = KeyFiles::new(&dir.path().join("key")).create(None).unwrap();
-        Out { dir, key, mirrors: vec![], retain: 90 * 86_400, ago: 0 }
+        Out { dir, key, name: "demo", mirrors: vec![], retain: 90 * 86_400, ago: 0 }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -67,7 +69,7 @@ impl Out {
     /// Builds a release whose disk has these blocks; 0 is a block of zeros.
     pub fn build(&self, disk: &[u32]) -> Upload {
         let mut store = Store::open(self.mirror()).unwrap();
-        let (name, image): (ImageName, ImageName) = ("demo".parse().unwrap(), "host".parse().unwrap());
+        let (name, image): (ImageName, ImageName) = (self.name.parse().unwrap(), "host".parse().unwrap());
         let keys = TrustedKeys::parse(&self.key.public_text()).unwrap();
         let previous = PreviousRelease::read(&mut store, None, &name, &keys).unwrap();
         let now = UnixTime(clock::now().0 - self.ago);

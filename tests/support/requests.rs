@@ -11,6 +11,7 @@ use imgfactory::ext2::ReadAt;
 use imgfactory::guests::GuestContents;
 use imgfactory::pipeline::Request;
 use imgfactory::pipeline::guest_services::GuestServices;
+use imgfactory::pipeline::last_signed::LastSigned;
 use imgfactory::pipeline::step_cache::StepCache;
 use imgfactory::pipeline::steps::disks::GuestDisk;
 use imgfactory::pipeline::steps::systems;
@@ -47,6 +48,7 @@ pub fn guest_contents(
         lock,
         offline: true,
         previous: None,
+        last_signed: LastSigned::default(),
         repack: false,
         public: "",
         imgfetch: b"",

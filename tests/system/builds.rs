@@ -9,6 +9,7 @@ use formats::digest::Sha256;
 use formats::names::UnixTime;
 use imgfactory::debian::MmdebstrapMode;
 use imgfactory::downloads::apt;
+use imgfactory::pipeline::last_signed::LastSigned;
 use imgfactory::pipeline::steps::systems::Systems;
 use imgfactory::pipeline::{self, Request};
 use imgfactory::project::folder::Project;
@@ -83,14 +84,22 @@ fn a_second_build_with_nothing_new_leaves_all_but_latest_as_it_was() {
     let out = imgfactory(&["why"]).current_dir(project).output().unwrap();
     assert_success("why", &out);
     let why = String::from_utf8_lossy(&out.stdout);
-    for step in
-        ["boot tools", "tree host", "tree guest", "miniroot", "miniroot of guest", "image host", "image guest"]
-    {
+    for step in [
+        "boot tools",
+        "tree host",
+        "tree guest",
+        "miniroot",
+        "miniroot of guest",
+        "image host",
+        "image guest",
+    ] {
         assert!(why.contains(&format!("{step}: nothing changed;")), "{step} was done again:\n{why}");
     }
     let out = imgfactory(&["why", "image", "ghost"]).current_dir(project).output().unwrap();
     assert_eq!(out.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("no step `image ghost`; the build has `boot tools`"));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("no step `image ghost`; the build has `boot tools`")
+    );
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crate::publish::{
     read_named,
 };
 use crate::repository::targets::{DirectoryTarget, LocalTree, parallel};
-use formats::names::Serial;
-use formats::release::{MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
+use formats::names::{ImageName, Serial, UnixTime};
+use formats::release::{Latest, MAX_HOPS, MirrorPath, Successors, TrustedKeys, Verified};
 use system::files::{DirLock, FileError, sweep};
 
 /// What to copy from where to where.
@@ -35,6 +35,8 @@ pub struct Pull<'a> {
 pub struct Pulled {
     /// The release that is there now.
     pub serial: Serial,
+    /// When its `latest` expires.
+    pub expires: UnixTime,
     /// Number of files that were fetched.
     pub files: u64,
     /// Sum of their lengths in bytes.
@@ -55,6 +57,8 @@ pub enum PullError {
         "{dir}: has release {ours}; {url} has only the older {theirs}; an older release never replaces a newer one"
     )]
     Older { dir: String, ours: Serial, url: String, theirs: Serial },
+    #[error("{dir}: is a mirror of `{ours}`; {url} has `{theirs}`; pull it into another directory")]
+    OtherName { dir: String, ours: ImageName, url: String, theirs: ImageName },
     /// A file came damaged.
     #[error("{url}{path}: {fault}")]
     Damaged { url: String, path: MirrorPath, fault: String },
@@ -81,11 +85,15 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
         read_latest(pull.from, pull.keys).map_err(there)?.ok_or_else(|| PullError::Empty(url.clone()))?;
     let own = read_latest(&here, pull.keys)
         .map_err(|source| PullError::State { place: pull.dir.display().to_string(), source })?;
-    if let Some((own, _)) = &own
-        && own.serial > latest.0.serial
-    {
-        let dir = pull.dir.display().to_string();
-        return Err(PullError::Older { dir, ours: own.serial, url, theirs: latest.0.serial });
+    if let Some((own, _)) = &own {
+        let (dir, theirs) = (pull.dir.display().to_string(), &latest.0);
+        if own.name != theirs.name {
+            let (ours, theirs) = (own.name.clone(), theirs.name.clone());
+            return Err(PullError::OtherName { dir, ours, url, theirs });
+        }
+        if own.serial > theirs.serial {
+            return Err(PullError::Older { dir, ours: own.serial, url, theirs: theirs.serial });
+        }
     }
     // What our own release names was whole before its `latest` was written. The rest may be of an attempt that a power
     // cut ended, with the right length and the wrong contents.
@@ -148,10 +156,18 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
         let Some(id) = keys.ids().find(|id| !asked.contains(id)) else { break };
         asked.push(id);
         let path = MirrorPath::Keys(id);
+        let open = |file: &[u8]| {
+            let next = Verified::<Successors>::open(file, &keys).ok()?;
+            (next.key() == id && next.name == state.latest.name).then(|| next.trusted())
+        };
+        // A key makes its statement once, so ours stays if it is one.
+        if let Some(next) = here.read(&path, path.limit())?.and_then(|ours| open(&ours)) {
+            keys = keys.with(&next);
+            continue;
+        }
         let Some(file) = pull.from.read(&path, path.limit())? else { continue };
-        let Ok(next) = Verified::<Successors>::open(&file, &keys) else { continue };
-        keys = keys.with(&next.trusted());
-        if here.read(&path, path.limit())?.as_ref() != Some(&file) {
+        if let Some(next) = open(&file) {
+            keys = keys.with(&next);
             target.write(&RemotePath::File(path), &file)?;
             files.fetch_add(1, Ordering::Relaxed);
             bytes.fetch_add(file.len() as u64, Ordering::Relaxed);
@@ -169,6 +185,6 @@ pub fn pull(pull: &Pull<'_>, told: &dyn Fn(u64) -> Box<dyn Fn(u64) + Sync>) -> R
             bytes.fetch_add(file.len() as u64, Ordering::Relaxed);
         }
     }
-    let serial = state.latest.serial;
-    Ok(Pulled { serial, files: files.into_inner(), bytes: bytes.into_inner() })
+    let Latest { serial, expires, .. } = state.latest;
+    Ok(Pulled { serial, expires, files: files.into_inner(), bytes: bytes.into_inner() })
 }
