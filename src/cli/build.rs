@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::doctor::CacheArg;
-use super::tree::FloorArgs;
+use super::tree::NewestArgs;
 use super::{Failure, Session, print};
 use crate::debian::{ArchiveMirrors, MmdebstrapMode};
 use crate::downloads::apt;
@@ -53,7 +53,7 @@ pub(super) struct Common {
     #[arg(long, value_name = "DIR|URL")]
     previous: Option<PathBuf>,
     #[command(flatten)]
-    floor: FloorArgs,
+    newest: NewestArgs,
     /// Ignore the previous release's layouts and make fresh ones: a large upload, but no dead space
     #[arg(long)]
     repack: bool,
@@ -112,7 +112,7 @@ impl ResolvedArgs {
         let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
         let public = KeyFiles::public_of(&key)?;
         let previous = args.previous.as_deref().map(|place| Published::open(place, 1)).transpose()?;
-        let last_signed = args.floor.last_signed(&out)?;
+        let last_signed = args.newest.last_signed(&out)?;
         let (repack, offline) = (args.repack, args.offline);
         let cache_limit = args.cache_max.unwrap_or(DEFAULT_LIMIT);
         Ok(ResolvedArgs {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::tree::{FloorArgs, ReleaseTree, published, serial};
+use super::tree::{NewestArgs, ReleaseTree, published, serial};
 use super::{Failure, Session, print};
 use crate::pipeline::build_record::BuildRecord;
 use crate::pipeline::resign::{ResignAction, ResignError, Signing, resign};
@@ -140,7 +140,7 @@ struct SignerArgs {
     #[arg(long, value_name = "TIME")]
     fresh: Option<String>,
     #[command(flatten)]
-    floor: FloorArgs,
+    newest: NewestArgs,
 }
 
 impl SignerArgs {
@@ -178,7 +178,7 @@ impl SignerArgs {
             key: &key,
             next,
             earlier: earlier.as_ref(),
-            last_signed: &self.floor.last_signed(out)?,
+            last_signed: &self.newest.last_signed(out)?,
             progress: session.progress.as_ref(),
             now: clock::now(),
             retain: tree.publish.retain,

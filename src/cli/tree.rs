@@ -87,21 +87,22 @@ pub(super) fn published(
 
 /// What says which release is the newest, beside the mirror.
 #[derive(Debug, clap::Args)]
-pub(super) struct FloorArgs {
+pub(super) struct NewestArgs {
     /// File that remembers the newest release that was signed, so that a mirror that withholds releases is noticed. Keep
     /// it where no mirror can change it, e.g. in the recipe's repository
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Go on from this release or a later one, even if `latest` has expired or the state file has a later one
+    /// The newest release, as you know: go on from it or a later one, even if its `latest` has expired or the state file
+    /// has a later one, which is lost
     #[arg(long, value_name = "SERIAL")]
-    floor: Option<u64>,
+    newest: Option<u64>,
 }
 
-impl FloorArgs {
+impl NewestArgs {
     /// For the output directory, or bare mirror tree, `out`.
     pub fn last_signed(&self, out: &Path) -> Result<LastSigned, Failure> {
-        let lowest = self.floor.map(|floor| serial("--floor", floor)).transpose()?;
-        Ok(LastSigned { out: out.into(), state: self.state.clone(), lowest })
+        let stated = self.newest.map(|newest| serial("--newest", newest)).transpose()?;
+        Ok(LastSigned { out: out.into(), state: self.state.clone(), stated })
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::publish::{MirrorFiles, RemoteError};
-use crate::release::{Floor, FloorError, FloorVerdict};
+use crate::release::{NewestKnown, NewestVerdict, NotNewest};
 use crate::repository::targets::LocalTree;
 use crate::sys::progress::Progress;
 use formats::names::{Serial, UnixTime};
@@ -22,18 +22,18 @@ pub struct LastSigned {
     pub out: PathBuf,
     /// `--state`.
     pub state: Option<PathBuf>,
-    /// `--floor`.
-    pub lowest: Option<Serial>,
+    /// `--newest`.
+    pub stated: Option<Serial>,
 }
 
 /// Why it is not known which release is the newest.
 #[derive(Debug, thiserror::Error)]
 pub enum LastSignedError {
     #[error("{}: can't go on from it", place.display())]
-    Floor {
+    NotNewest {
         /// The tree that is built upon.
         place: PathBuf,
-        source: FloorError,
+        source: NotNewest,
     },
     /// There is nothing to go on from, but there was.
     #[error(
@@ -52,7 +52,7 @@ pub enum LastSignedError {
     Untrusted { path: PathBuf, source: DocumentError },
     /// A wrong path must not turn the check off.
     #[error(
-        "{}: no such file; check that release {found} is the newest, then add --floor {found}, and the file is made",
+        "{}: no such file; check that release {found} is the newest, then add --newest {found}, and the file is made",
         path.display()
     )]
     Missing {
@@ -78,7 +78,7 @@ impl LastSigned {
         keys: &TrustedKeys,
         now: UnixTime,
         progress: &dyn Progress,
-    ) -> Result<Floor, LastSignedError> {
+    ) -> Result<NewestKnown, LastSignedError> {
         let own = match read(&self.out.join(FILE), keys) {
             // The key was changed by hand.
             Err(LastSignedError::Untrusted { source: DocumentError::UnknownKey { .. }, path }) => {
@@ -92,28 +92,28 @@ impl LastSigned {
             None => None,
         };
         let newest = |latest: &Latest| (latest.serial, latest.min_serial);
-        let known = state.is_some();
+        let has_state = state.is_some();
         let last = own.into_iter().chain(state).max_by_key(newest);
-        let floor = Floor { last, lowest: self.lowest };
-        let wrong = |source| LastSignedError::Floor { place: place.into(), source };
+        let known = NewestKnown { last, stated: self.stated };
+        let wrong = |source| LastSignedError::NotNewest { place: place.into(), source };
         let Some(latest) = latest else {
-            let state = self.state.clone().filter(|_| known).unwrap_or_else(|| self.out.join(FILE));
-            return match floor.known() {
+            let state = self.state.clone().filter(|_| has_state).unwrap_or_else(|| self.out.join(FILE));
+            return match known.highest() {
                 Some(known) => Err(LastSignedError::Nothing { place: place.into(), known, state }),
-                None => Ok(floor),
+                None => Ok(known),
             };
         };
-        if let Some(path) = self.state.clone().filter(|_| !known && self.lowest.is_none()) {
+        if let Some(path) = self.state.clone().filter(|_| !has_state && self.stated.is_none()) {
             return Err(LastSignedError::Missing { path, found: latest.serial });
         }
-        if floor.admit(latest, now).map_err(wrong)? == FloorVerdict::Unconfirmed {
+        if known.admit(latest, now).map_err(wrong)? == NewestVerdict::Unconfirmed {
             progress.say(&format!(
                 "{}: only the mirror says that release {} is the newest; --state FILE remembers it from now on",
                 place.display(),
                 latest.serial
             ));
         }
-        Ok(floor)
+        Ok(known)
     }
 
     /// Remembers the `latest` of the tree, which was signed just now.

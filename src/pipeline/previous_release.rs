@@ -141,11 +141,11 @@ impl PreviousRelease {
         };
         let place = place.parent().unwrap_or(&place);
         let latest = previous.release.as_ref().map(|release| &release.latest);
-        let floor = request.last_signed.check(place, latest, keys, request.now, request.progress)?;
+        let known = request.last_signed.check(place, latest, keys, request.now, request.progress)?;
         if let Some(release) = &mut previous.release {
-            let next = floor.next_serial(&release.latest);
+            let next = known.next_serial(&release.latest);
             previous.next = next.ok_or_else(|| ReleaseError::LastSerial { mirror: place.into() })?;
-            release.latest.min_serial = floor.min_serial(&release.latest);
+            release.latest.min_serial = known.min_serial(&release.latest);
         }
         Ok(previous)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::pipeline::last_signed::{LastSigned, LastSignedError};
 use crate::pipeline::previous_release::ReleaseError;
 use crate::publish::{MirrorFiles, ReleaseState, ReleaseStateError, read_indexes, read_state};
-use crate::release::{Floor, KeyError, Ready, SigningKey};
+use crate::release::{KeyError, NewestKnown, Ready, SigningKey};
 use crate::repository::commit::commit_release;
 use crate::repository::store::{Store, StoreError};
 use crate::repository::targets::LocalTree;
@@ -137,7 +137,7 @@ struct Resigning<'a> {
     /// The keys that may have signed what is there.
     keys: TrustedKeys,
     state: ReleaseState,
-    floor: Floor,
+    known: NewestKnown,
     latest: Latest,
     files: Vec<(MirrorPath, Vec<u8>)>,
     mirrors: Option<Vec<u8>>,
@@ -153,14 +153,14 @@ impl<'a> Resigning<'a> {
             read_state(&tree, &keys).map_err(|source| ResignError::State { place: place(), source })?;
         let mut state = state.ok_or_else(|| ResignError::Empty(place()))?;
         let Signing { last_signed, progress, now, .. } = *signing;
-        let floor = last_signed.check(root, Some(&state.latest), &keys, now, progress)?;
-        state.latest.min_serial = floor.min_serial(&state.latest);
+        let known = last_signed.check(root, Some(&state.latest), &keys, now, progress)?;
+        state.latest.min_serial = known.min_serial(&state.latest);
         let latest = Latest {
             published: signing.now,
             expires: UnixTime(signing.now.0.saturating_add(signing.fresh)),
             ..state.latest.clone()
         };
-        Ok(Resigning { signing, tree, keys, state, floor, latest, files: vec![], mirrors: None })
+        Ok(Resigning { signing, tree, keys, state, known, latest, files: vec![], mirrors: None })
     }
 
     /// The key that signs from now on.
@@ -262,7 +262,7 @@ impl<'a> Resigning<'a> {
     /// Makes `release` the newest one, under the next serial.
     fn add_release(&mut self, release: Release) -> Result<(), ResignError> {
         let Signing { now, retain, .. } = *self.signing;
-        let next = self.floor.next_serial(&self.state.latest);
+        let next = self.known.next_serial(&self.state.latest);
         let serial = next.ok_or_else(|| ReleaseError::LastSerial { mirror: self.tree.0.clone() })?;
         let retain_until = UnixTime(now.0.saturating_add(retain));
         let release = Release { serial, published: now, retain_until, ..release };

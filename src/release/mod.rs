@@ -1,11 +1,11 @@
 //! The builder's side of releases: the next one as a value, and the keys that sign it.
 
 mod draft;
-mod floor;
+mod newest_known;
 mod sign;
 #[cfg(test)]
 mod tests;
 
 pub use draft::{Draft, Layout, Previous, Ready};
-pub use floor::{Floor, FloorError, FloorVerdict};
+pub use newest_known::{NewestKnown, NewestVerdict, NotNewest};
 pub use sign::{KeyError, SignElsewhere, SigningKey};

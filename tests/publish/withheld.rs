@@ -51,28 +51,28 @@ fn an_old_latest_is_not_signed_as_new_without_a_word_that_no_mirror_controls() {
         [("refresh", &[][..]), ("refresh", &["--min-serial", "1"]), ("rollback", &["--to", "1"])]
     {
         let said = bad(&sign(command, &runner, &out, words));
-        assert!(said.contains("expired on") && said.contains("add --floor 1"), "{said}");
+        assert!(said.contains("expired on") && said.contains("add --newest 1"), "{said}");
         assert_eq!(tree(&runner), before, "nothing was written");
     }
 
     // With a state file it is noticed also before it expires; a file that is not there is no empty one.
     let missing = bad(&sign("refresh", &out.path(), &out, &with_state));
     assert!(
-        missing.contains("no such file; check that release 2 is the newest, then add --floor 2"),
+        missing.contains("no such file; check that release 2 is the newest, then add --newest 2"),
         "{missing}"
     );
-    good(&sign("refresh", &out.path(), &out, &[&with_state[..], &["--floor", "2"]].concat()));
+    good(&sign("refresh", &out.path(), &out, &[&with_state[..], &["--newest", "2"]].concat()));
     assert_eq!(fs::read(&state).unwrap(), fs::read(out.mirror().join("latest")).unwrap());
     let said = bad(&sign("refresh", &runner, &out, &with_state));
     assert!(said.contains("newest release is 1, but release 2 was signed already"), "{said}");
-    let said = bad(&sign("refresh", &runner, &out, &["--floor", "2"]));
-    assert!(said.contains("newest release is 1, below --floor 2"), "{said}");
+    let said = bad(&sign("refresh", &runner, &out, &["--newest", "2"]));
+    assert!(said.contains("newest release is 1, below --newest 2"), "{said}");
 
     // Release 2 is lost: what comes now is release 3, so no client sees two releases of one serial.
-    let lost = [&with_state[..], &["--floor", "1", "--to", "1"]].concat();
+    let lost = [&with_state[..], &["--newest", "1", "--to", "1"]].concat();
     let said = bad(&sign("rollback", &runner, &out, &lost));
     assert!(said.contains("release 1 is the newest already"), "{said}");
-    good(&sign("refresh", &runner, &out, &["--floor", "1"]));
+    good(&sign("refresh", &runner, &out, &["--newest", "1"]));
     assert!(fs::read_to_string(runner.join("latest")).unwrap().contains("serial: 1\n"));
     // The output directory remembers by itself.
     copy(&old, &out.mirror());
@@ -89,7 +89,7 @@ fn a_state_file_keeps_what_was_revoked() {
     }
     let before = home.path().join("before");
     copy(&out.mirror(), &before);
-    let words = ["--state", state.to_str().unwrap(), "--floor", "2"];
+    let words = ["--state", state.to_str().unwrap(), "--newest", "2"];
     good(&sign("refresh", &out.path(), &out, &[&words[..], &["--min-serial", "2"]].concat()));
     let said = bad(&sign("refresh", &before, &out, &words[..2]));
     assert!(

@@ -68,7 +68,12 @@ impl Out {
 
     /// Builds a release whose disk has these blocks; 0 is a block of zeros.
     pub fn build(&self, disk: &[u32]) -> Upload {
-        let mut store = Store::open(self.mirror()).unwrap();
+        self.build_in(&self.path(), disk)
+    }
+
+    /// The same in this output directory.
+    pub fn build_in(&self, out: &Path, disk: &[u32]) -> Upload {
+        let mut store = Store::open(out.join("mirror")).unwrap();
         let (name, image): (ImageName, ImageName) = (self.name.parse().unwrap(), "host".parse().unwrap());
         let keys = TrustedKeys::parse(&self.key.public_text()).unwrap();
         let previous = PreviousRelease::read(&mut store, None, &name, &keys).unwrap();
@@ -104,15 +109,8 @@ impl Out {
             retain_for: self.retain,
             fresh_for: 7 * 86_400 + self.ago,
         };
-        commit(
-            &store,
-            &self.path().join("upload.txt"),
-            draft,
-            &previous,
-            &self.key,
-            &mut StepRunner::default(),
-        )
-        .unwrap()
+        commit(&store, &out.join("upload.txt"), draft, &previous, &self.key, &mut StepRunner::default())
+            .unwrap()
     }
 
     /// `imgfactory publish` of it.
