@@ -185,6 +185,38 @@ fn crates_depend_downwards_only() {
     }
 }
 
+/// Names of what speaks HTTP and TLS: which algorithms, authorities and proxies count is decided in one room.
+const WEB: [&str; 5] = ["ureq", "rustls", "webpki", "webpki_roots", "reqwest"];
+
+/// What a source file outside of that room names of these.
+fn own_web(source: &Source) -> Vec<String> {
+    if source.krate == "system" && source.room() == "http" {
+        return Vec::new();
+    }
+    let of_web = |path: &str| WEB.contains(&path.split("::").next().unwrap_or_default());
+    let uses = source.uses.iter().filter(|found| of_web(&found.path));
+    uses.map(|Use { path, line }| {
+        format!("{}:{line}: `{path}`: only crates/system/src/http/ speaks HTTP", source.file)
+    })
+    .collect()
+}
+
+#[test]
+fn one_room_makes_all_http_agents() {
+    let crates = crates(Path::new(ROOT));
+    let found: Vec<_> = crates.iter().flat_map(|krate| &krate.sources).flat_map(own_web).collect();
+    assert!(found.is_empty(), "{} agents of their own:\n{}", found.len(), found.join("\n"));
+    let planted = "use crate::publish::Remote;\nfn f() { let agent = ureq::Agent::new_with_defaults(); }";
+    let planted = Source::parse("imgfactory", "src/publish/planted.rs", &["publish", "planted"], planted);
+    assert_eq!(own_web(&planted).len(), 1);
+    // What no manifest names can't be used: the builder and the client get it through the room alone.
+    for manifest in ["Cargo.toml", "crates/imgfetch/Cargo.toml", "crates/formats/Cargo.toml"] {
+        let text = std::fs::read_to_string(Path::new(ROOT).join(manifest)).expect("a manifest is read");
+        let named = WEB.iter().find(|name| text.contains(&format!("\n{}.workspace", name.replace('_', "-"))));
+        assert_eq!(named, None, "{manifest}");
+    }
+}
+
 /// A file of a pure room with one line that it may not have, in places where a search by lines does not look.
 #[test]
 fn a_planted_violation_is_found_wherever_it_stands() {

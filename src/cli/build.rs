@@ -101,7 +101,7 @@ pub(super) struct ResolvedArgs {
 
 impl ResolvedArgs {
     /// Loads the project and the recipe, and checks the arguments against them.
-    pub fn by(args: Common) -> Result<Self, Failure> {
+    pub fn by(args: Common, session: &Session) -> Result<Self, Failure> {
         let (project, recipe) = Project::load(&args.recipe)?;
         let lock = folder::lock(&args.recipe)?;
         let out = args.out.unwrap_or_else(|| out_of(&recipe));
@@ -111,7 +111,8 @@ impl ResolvedArgs {
         preflight::require(PreflightScope::Build, &out, &cache)?;
         let key = args.key.unwrap_or_else(|| project.path(&recipe.key).display().to_string());
         let public = KeyFiles::public_of(&key)?;
-        let previous = args.previous.as_deref().map(|place| Published::open(place, 1)).transpose()?;
+        let previous = args.previous.as_deref();
+        let previous = previous.map(|place| Published::open(place, 1, &session.web)).transpose()?;
         let last_signed = args.newest.last_signed(&out)?;
         let (repack, offline) = (args.repack, args.offline);
         let cache_limit = args.cache_max.unwrap_or(DEFAULT_LIMIT);
@@ -160,12 +161,13 @@ impl ResolvedArgs {
             imgfetch,
             now: clock::now(),
             progress: session.progress.as_ref(),
+            web: &session.web,
         }
     }
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let meant = ResolvedArgs::by(args.common)?;
+    let meant = ResolvedArgs::by(args.common, session)?;
     let key = KeyFiles::sign_with(&meant.key)?;
     let variable = || std::env::var_os("IMGFACTORY_IMGFETCH").map(Into::into);
     let imgfetch = client_program::read(meant.imgfetch.clone().or_else(variable))?;

@@ -33,11 +33,11 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let sides = [&args.old, &args.new].map(|side| ReleaseArg::parse(side));
     let [old, new] = &sides;
-    let (before, after) =
-        (Published::open(Path::new(old.place), 1)?, Published::open(Path::new(new.place), 1)?);
+    let open = |side: &ReleaseArg<'_>| Published::open(Path::new(side.place), 1, &session.web);
+    let (before, after) = (open(old)?, open(new)?);
     let keys = keys(&args.key, [(old.place, &before), (new.place, &after)])?;
     let read = |side: &ReleaseArg<'_>, files: &dyn MirrorFiles| {
         Publication::read(files, &keys, side.serial).map_err(|error| Failure::at(side.place, error))

@@ -94,7 +94,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     }
     let keep = args.keep.unwrap_or(default.keep as usize);
     let policy = Policy { grace, keep, pinned };
-    let remote = targets::open(&target, args.jobs)?;
+    let remote = targets::open(&target, args.jobs, &session.web)?;
     let keys = follow(&OfRemote(remote.as_ref()), &keys);
     let token = new_token()?;
     let host = host_name();

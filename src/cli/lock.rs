@@ -30,7 +30,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let (_, recipe) = Project::load(&args.recipe)?;
     let cache = args.cache.directory()?;
-    let sources = ThirdPartySources::new(args.sources.as_deref(), &cache, false, session.progress.as_ref());
+    let (progress, web) = (session.progress.as_ref(), &session.web);
+    let sources = ThirdPartySources::new(args.sources.as_deref(), &cache, false, progress, web);
     let mut lock = Lock::default();
     let mut files = match &recipe.host.system {
         HostSystem::Debian(_) => vec![],

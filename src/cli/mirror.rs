@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::publish::jobs_here;
-use super::tree::{http, published};
+use super::tree::published;
 use super::{Failure, Session, print};
 use crate::publish::{MirrorFiles, ReleaseState, read_state};
 use crate::repository::mirror::{MirrorDefect, Pull, Verify, pull, standing, verify};
@@ -13,6 +13,7 @@ use formats::release::{Latest, MirrorPath, TrustedKeys};
 use formats::report::{Exit, counted, size};
 use formats::url::MirrorUrl;
 use system::clock;
+use system::http::{Http, Timeouts};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -93,7 +94,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
 
 fn run_pull(args: &PullArgs, session: &Session) -> Result<Exit, Failure> {
     let jobs = args.key.jobs;
-    let (from, keys) = published(&args.from, &args.key.key, jobs)?;
+    let (from, keys) = published(&args.from, &args.key.key, jobs, &session.web)?;
     let name = from.to_string();
     let job = Pull { from: &from, name: &name, dir: &args.dir, keys: &keys, jobs, blocks: !args.no_blocks };
     let told = |bytes| -> Box<dyn Fn(u64) + Sync> {
@@ -136,7 +137,7 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
         let task = session.progress.start(&args.tree, files, Unit::Things("files"));
         Box::new(move |n| task.advance(n))
     };
-    let (files, keys) = published(&args.tree, &args.key.key, args.key.jobs)?;
+    let (files, keys) = published(&args.tree, &args.key.key, args.key.jobs, &session.web)?;
     // Local files are limited by processors, remote ones by latency.
     let jobs = if is_here(&files) { jobs_here() } else { args.key.jobs };
     let percent = percent(args, is_here(&files))?;
@@ -164,9 +165,9 @@ fn run_verify(args: &VerifyArgs, session: &Session) -> Result<Exit, Failure> {
     Ok(if bad { Exit::Failed } else { Exit::Done })
 }
 
-fn run_list(args: &ListArgs, _: &Session) -> Result<Exit, Failure> {
-    let http = http(args.key.jobs)?;
-    let (files, keys) = published(&args.tree, &args.key.key, args.key.jobs)?;
+fn run_list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
+    let http = Http::open(&session.web, args.key.jobs, Timeouts::default())?;
+    let (files, keys) = published(&args.tree, &args.key.key, args.key.jobs, &session.web)?;
     let (state, mut mirrors) = newest(&files, &keys, &args.tree)?;
     if let Published::Url(url, _) = &files
         && !mirrors.contains(url)

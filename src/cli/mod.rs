@@ -30,6 +30,8 @@ mod test;
 mod tree;
 mod why;
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use output::{Failure, Session, print};
@@ -59,6 +61,9 @@ struct Global {
     /// When to colour messages: auto is on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
     color: When,
+    /// Certificate authorities (PEM) for https, in addition to the system's [SSL_CERT_FILE]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    ca: Option<PathBuf>,
 }
 
 /// `--color`.

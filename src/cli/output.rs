@@ -11,6 +11,7 @@ use super::{Global, When};
 use crate::project::folder::LoadError;
 use crate::sys::progress::{self, Progress};
 use formats::report::{self, Exit};
+use system::http::HttpOptions;
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ pub struct Session {
     pub color: bool,
     /// Whether only errors and results are wanted.
     pub quiet: bool,
+    /// How web servers are reached.
+    pub web: HttpOptions,
 }
 
 impl Session {
@@ -87,7 +90,13 @@ impl Session {
         if log::set_boxed_logger(Box::new(Logger(progress.clone(), global.quiet))).is_ok() {
             log::set_max_level(level);
         }
-        Session { progress, color, quiet: global.quiet }
+        let web = HttpOptions {
+            user_agent: concat!("imgfactory/", env!("CARGO_PKG_VERSION")),
+            proxy: None,
+            ca: global.ca.clone(),
+            system_authorities: true,
+        };
+        Session { progress, color, quiet: global.quiet, web }
     }
 
     /// Prints why a command ended, and gives the exit code for it.

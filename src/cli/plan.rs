@@ -20,9 +20,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let mut meant = ResolvedArgs::by(args.common)?;
+    let mut meant = ResolvedArgs::by(args.common, session)?;
     if meant.previous.is_none() {
-        let own = Published::open(&meant.out, 1)?;
+        let own = Published::open(&meant.out, 1, &session.web)?;
         let there = own.read(&MirrorPath::Latest, MirrorPath::Latest.limit())?.is_some();
         meant.previous = there.then_some(own);
     }

@@ -1,14 +1,16 @@
 //! `imgfactory publish OUT`.
 
+use std::any::Any;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::tree::{ReleaseTree, http};
+use super::tree::ReleaseTree;
 use super::{Failure, Session, print};
 use crate::pipeline::build_record::RecordedTarget;
 use crate::publish::{
@@ -22,6 +24,7 @@ use formats::release::{MirrorPath, TrustedKeys};
 use formats::report::{Exit, counted, elapsed, size};
 use formats::url::MirrorUrl;
 use system::files::{AtomicFile, DirLock, FileError, read_at_most};
+use system::http::{Http, Timeouts};
 
 /// File in the output directory with the lease token and the measured rates.
 const STATE: &str = ".publish.json";
@@ -181,7 +184,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
                 .iter()
                 .map(|(to, url)| scope.spawn(|| round.one(to, url.as_ref(), &memory)))
                 .collect();
-            begun.into_iter().map(|one| one.join().ok()).collect()
+            let ended =
+                |one: ScopedJoinHandle<'_, _>| one.join().unwrap_or_else(|panic| Err(panicked(&*panic)));
+            begun.into_iter().map(|one| Some(ended(one))).collect()
         })
     };
     if !args.dry_run {
@@ -202,6 +207,13 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         }
     }
     Ok(exit)
+}
+
+/// What a thread said when it panicked: a fault of this program.
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    let said = said.unwrap_or("unknown");
+    Failure::Failed(format!("a fault of this program, please report it: {said}").into())
 }
 
 fn remember(file: &Path, memory: &Memory) -> Result<(), Failure> {
@@ -247,8 +259,8 @@ fn statements(root: &Path) -> Result<Vec<FileToSend>, Failure> {
 
 impl Round<'_> {
     fn one(&self, to: &Target, url: Option<&MirrorUrl>, memory: &Mutex<Memory>) -> Result<(), Failure> {
-        let remote = targets::open(to, self.args.jobs)?;
-        let http = http(self.args.jobs)?;
+        let remote = targets::open(to, self.args.jobs, &self.session.web)?;
+        let http = Http::open(&self.session.web, self.args.jobs, Timeouts::default())?;
         let prove = |plan: &PublishPlan| match url {
             Some(url) => prove(WebTree { http: &http, url }, self.ours, self.expected, plan, self.args.jobs)
                 .map_err(Into::into),

@@ -28,9 +28,9 @@ pub(super) struct Args {
     key: Vec<String>,
 }
 
-pub(super) fn run(args: Args, _: &Session) -> Result<Exit, Failure> {
+pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let mut text = String::from("serial  published             kept until            images\n");
-    let (files, keys) = published(&args.tree, &args.key, 8)?;
+    let (files, keys) = published(&args.tree, &args.key, 8, &session.web)?;
     let missing = || Failure::Failed(format!("{}: contains no release", args.tree).into());
     let (latest, _) = read_latest(&files, &keys)?.ok_or_else(missing)?;
     let serial = |listed: &Listed| match listed.path.parse() {

@@ -11,7 +11,7 @@ use crate::repository::published::Published;
 use crate::repository::targets::LocalTree;
 use formats::names::Serial;
 use formats::release::TrustedKeys;
-use system::http::{Http, Proxies, Timeouts};
+use system::http::HttpOptions;
 
 /// A tree and what is known of it.
 pub(super) struct ReleaseTree {
@@ -63,13 +63,14 @@ impl ReleaseTree {
 }
 
 /// A published release by its place, and the keys that may have signed it: those given, or those that its build used, and
-/// their successors. `jobs`: files read at a time.
+/// their successors. `jobs`: files read at a time; `web`: how web servers are reached.
 pub(super) fn published(
     place: &str,
     keys: &[String],
     jobs: usize,
+    web: &HttpOptions,
 ) -> Result<(Published, TrustedKeys), Failure> {
-    let (published, keys) = match Published::open(Path::new(place), jobs)? {
+    let (published, keys) = match Published::open(Path::new(place), jobs, web)? {
         // Only a local build records which keys to trust.
         Published::Directory(_) => {
             let tree = ReleaseTree::find(Path::new(place))?;
@@ -109,9 +110,4 @@ impl NewestArgs {
 /// The serial that an option names.
 pub(super) fn serial(option: &str, number: u64) -> Result<Serial, Failure> {
     Serial::new(number).ok_or_else(|| Failure::Usage(format!("{option} {number}: serials begin at 1")))
-}
-
-/// A client for what the public sees.
-pub(super) fn http(jobs: usize) -> Result<Http, Failure> {
-    Ok(Http::new(Proxies::from_env()?, None, jobs, Timeouts::default())?)
 }

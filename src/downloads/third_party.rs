@@ -20,7 +20,7 @@ use crate::guests::{ServiceError, ThirdPartyFiles};
 use crate::sys::progress::{Progress, Task, Unit};
 use formats::fetch_fault::FetchFault;
 use system::files::{self, AtomicFile, FileError};
-use system::http::{BadProxy, Get, Http, Proxies, Timeouts};
+use system::http::{BadHttp, Get, Http, HttpOptions, Timeouts};
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
@@ -68,9 +68,9 @@ pub enum ThirdPartyError {
         /// What the recipe or the lock has.
         want: Sum,
     },
-    /// The proxy of the environment.
+    /// A proxy or authorities that can't be used.
     #[error(transparent)]
-    Proxy(#[from] BadProxy),
+    Http(#[from] BadHttp),
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -85,6 +85,8 @@ pub struct ThirdPartySources<'a> {
     pub offline: bool,
     /// Where progress is shown.
     pub progress: &'a dyn Progress,
+    /// How web servers are reached.
+    pub web: &'a HttpOptions,
     /// Files whose sum was checked in this run.
     checked: RefCell<BTreeMap<Sum, PathBuf>>,
     /// Small texts that were read in this run.
@@ -95,9 +97,15 @@ pub struct ThirdPartySources<'a> {
 
 impl<'a> ThirdPartySources<'a> {
     /// Nothing is looked at yet.
-    pub fn new(dir: Option<&'a Path>, cache: &'a Path, offline: bool, progress: &'a dyn Progress) -> Self {
+    pub fn new(
+        dir: Option<&'a Path>,
+        cache: &'a Path,
+        offline: bool,
+        progress: &'a dyn Progress,
+        web: &'a HttpOptions,
+    ) -> Self {
         let (checked, texts) = (RefCell::default(), RefCell::default());
-        ThirdPartySources { dir, cache, offline, progress, checked, texts, hold: None }
+        ThirdPartySources { dir, cache, offline, progress, web, checked, texts, hold: None }
     }
 
     /// Has `hold` mark each file of the cache that is given out, so that no other build removes it meanwhile. It says
@@ -274,8 +282,7 @@ impl<'a> ThirdPartySources<'a> {
                 dir: dir(),
             });
         }
-        let http = Http::new(Proxies::from_env()?, None, 1, Timeouts::default());
-        let http = http.unwrap_or_else(|_| unreachable!("there are no certificates to be wrong"));
+        let http = Http::open(self.web, 1, Timeouts::default())?;
         let mut tried = Vec::new();
         for url in urls {
             for attempt in 1..=TRIES {
@@ -309,7 +316,11 @@ impl<'a> ThirdPartySources<'a> {
         let (announced, mut body) = http.stream(get).map_err(|fault| Failed::Net {
             again: !matches!(
                 fault,
-                FetchFault::Missing(_) | FetchFault::WebPage | FetchFault::TooLong { .. }
+                FetchFault::Missing(_)
+                    | FetchFault::WebPage
+                    | FetchFault::TooLong { .. }
+                    | FetchFault::Tls(_)
+                    | FetchFault::Proxy(_)
             ),
             text: fault.to_string(),
         })?;
@@ -421,7 +432,8 @@ mod tests {
             format!("http://{}/blk/absent", server.address()),
             format!("http://{}/blk/three", server.address()),
         ];
-        let sources = |offline| ThirdPartySources::new(Some(&dir), &cache, offline, &Silent);
+        let web = HttpOptions::direct();
+        let sources = |offline| ThirdPartySources::new(Some(&dir), &cache, offline, &Silent, &web);
         let get = |urls: &[&str], bytes: &[u8]| {
             let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
             sources(true).get(&urls, &sum(bytes)).map_err(|error| error.to_string())

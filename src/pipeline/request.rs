@@ -19,6 +19,7 @@ use crate::sys::progress::Progress;
 use formats::names::{ImageName, UnixTime};
 use formats::release::Upload;
 use system::files::{self, DirLock, FileError};
+use system::http::HttpOptions;
 
 /// What a build needs to know.
 pub struct Request<'a> {
@@ -58,6 +59,8 @@ pub struct Request<'a> {
     pub now: UnixTime,
     /// Where progress is shown.
     pub progress: &'a dyn Progress,
+    /// How web servers are reached.
+    pub web: &'a HttpOptions,
 }
 
 impl<'a> Request<'a> {

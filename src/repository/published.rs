@@ -8,7 +8,7 @@ use crate::repository::mirror::WebTree;
 use crate::repository::targets::{self, LocalTree};
 use formats::release::MirrorPath;
 use formats::url::{BadUrl, MirrorUrl};
-use system::http::{BadCa, BadProxy, Http, Proxies, Timeouts};
+use system::http::{BadHttp, Http, HttpOptions, Timeouts};
 
 /// The directory of a build's output with the tree for mirrors.
 pub const MIRROR: &str = "mirror";
@@ -33,25 +33,22 @@ pub enum PublishedError {
     Target(#[from] BadTarget),
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// `http_proxy` and the like.
+    /// `http_proxy`, `--ca` and the like.
     #[error(transparent)]
-    Proxy(#[from] BadProxy),
-    /// No client can be made.
-    #[error("can't set up the HTTP client")]
-    Http(#[from] BadCa),
+    Http(#[from] BadHttp),
 }
 
 impl Published {
     /// What begins with `http://` or `https://` is a mirror's URL; `rsync://`, `s3://` and `user@host:path` are
     /// targets of `publish`; anything else is a directory. A build's output directory stands for the `mirror/` in
-    /// it. `jobs`: files read at a time.
+    /// it. `jobs`: files read at a time; `web`: how web servers are reached.
     ///
     /// # Errors
     /// [`PublishedError`].
-    pub fn open(place: &Path, jobs: usize) -> Result<Self, PublishedError> {
+    pub fn open(place: &Path, jobs: usize, web: &HttpOptions) -> Result<Self, PublishedError> {
         let text = place.to_str().unwrap_or_default();
         if text.starts_with("http://") || text.starts_with("https://") {
-            let http = Http::new(Proxies::from_env()?, None, jobs, Timeouts::default())?;
+            let http = Http::open(web, jobs, Timeouts::default())?;
             return Ok(Published::Url(MirrorUrl::typed(text)?, Box::new(http)));
         }
         let target = match text.parse() {
@@ -62,7 +59,7 @@ impl Published {
         };
         match target {
             Some(target) if !place.is_dir() => {
-                let remote = targets::open(&target, jobs)?;
+                let remote = targets::open(&target, jobs, web)?;
                 Ok(Published::Target(target, remote))
             }
             _ => {

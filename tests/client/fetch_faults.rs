@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use system::http::{Get, Http, Proxies, Timeouts};
+use system::http::{Get, Http, HttpOptions, Timeouts};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, blackhole, faults, refused};
 use crate::fetch_support::{self, Cat, DAY, Publisher, Tree, cat, disk, scratch, text};
@@ -318,7 +318,7 @@ fn bodies_come_in_all_forms_and_connections_are_kept() {
 
 #[test]
 fn a_connection_that_brought_a_refusal_is_used_again() {
-    let http = Http::new(Proxies::none(), None, 4, Timeouts::default()).unwrap();
+    let http = Http::open(&HttpOptions::direct(), 4, Timeouts::default()).unwrap();
     for act in [
         Act::Status(404, ""),
         Act::Status(503, "Retry-After: 1\r\n"),

@@ -11,7 +11,7 @@ use formats::index::{BlockContents, Index};
 use formats::release::MirrorPath;
 use imgfetch::engine::{Engine, EngineSetup};
 use imgfetch::scheduler::{Backoff, Config, Hedge};
-use system::http::{Http, Proxies, Timeouts};
+use system::http::{Http, HttpOptions, Timeouts};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, faults};
 use crate::fetch_support::{Publisher, disk, stand_back};
@@ -97,7 +97,7 @@ fn under_any_script_each_read_is_right_or_an_error_in_time() {
     let parts = EngineSetup {
         index: Arc::clone(&index),
         mirrors: servers.iter().map(|server| server.url().parse().unwrap()).collect(),
-        http: Arc::new(Http::new(Proxies::none(), None, 32, patience).unwrap()),
+        http: Arc::new(Http::open(&HttpOptions::direct(), 32, patience).unwrap()),
         cache: None,
         config: config(),
         // Nothing stays: every read asks the mirrors.

@@ -14,7 +14,7 @@ use formats::release::{
 use formats::url::MirrorUrl;
 use imgfactory::compress::Compressor;
 use imgfetch::cache::Cache;
-use system::http::{Get, Http, Proxies, Timeouts};
+use system::http::{Get, Http, HttpOptions, Timeouts};
 
 use crate::fetch_support::{self, Publisher, disk, scratch};
 use crate::fuzz;
@@ -218,7 +218,7 @@ fn fuzz_answers_of_servers() {
         stall: Duration::from_millis(500),
         ..Timeouts::default()
     };
-    let http = Http::new(Proxies::none(), None, 1, patience).unwrap();
+    let http = Http::open(&HttpOptions::direct(), 1, patience).unwrap();
     let seeds = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n",

@@ -10,6 +10,7 @@ mod no_space;
 mod pipelines;
 mod publish_crash;
 mod publish_faults;
+mod publish_https;
 mod publish_keys;
 mod publish_servers;
 mod withheld;

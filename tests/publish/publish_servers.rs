@@ -9,12 +9,12 @@ use crate::publish_support::{
 };
 
 /// A target under test.
-struct Place<'a> {
-    to: &'a str,
+pub struct Place<'a> {
+    pub to: &'a str,
     /// Where its files are on this disk.
-    files: &'a Path,
-    env: Vec<(&'a str, String)>,
-    url: Option<&'a str>,
+    pub files: &'a Path,
+    pub env: Vec<(&'a str, String)>,
+    pub url: Option<&'a str>,
 }
 
 impl Place<'_> {
@@ -60,7 +60,7 @@ impl Place<'_> {
 }
 
 /// Publishes, updates, goes back, collects garbage and verifies.
-fn whole_life(place: &Place<'_>) {
+pub fn whole_life(place: &Place<'_>) {
     let mut out = Out::new();
     // Old enough that the first release is past its retention.
     (out.ago, out.retain) = (40 * 86_400, 86_400);
@@ -82,6 +82,10 @@ fn whole_life(place: &Place<'_>) {
     place.holds(&out, &[]);
     let said = good(&place.publish(&out, &[]));
     assert!(said.contains("already has release 2; 0 blocks sent"), "{said}");
+
+    let at = |serial: u32| format!("{}@{serial}", place.url.unwrap_or(place.to));
+    let said = good(&place.run(imgfactory().args(["diff", &at(1), &at(2), "--key", &out.public()])));
+    assert!(said.contains("host") && said.contains("15"), "{said}");
 
     let mut releases = imgfactory();
     releases.args(["releases", place.url.unwrap_or(place.to), "--key", &out.public()]);

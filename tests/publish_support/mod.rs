@@ -1,6 +1,8 @@
 //! For the tests of publishing: builds in small, and servers that we did not write.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod https;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -26,6 +28,7 @@ use system::clock;
 use system::files::Scratch;
 
 use crate::programs;
+use https::Certificate;
 
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
@@ -142,9 +145,11 @@ pub fn raw(number: u32) -> Vec<u8> {
 
 pub fn imgfactory() -> Command {
     let mut command = Command::new(programs::imgfactory());
-    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY", "no_proxy", "NO_PROXY"]
+    {
         command.env_remove(name);
     }
+    command.env_remove("SSL_CERT_FILE");
     command.stdin(Stdio::null());
     command
 }
@@ -254,6 +259,11 @@ pub fn scratch() -> Scratch {
 
 /// nginx with `docs/examples/nginx.conf`: where clients fetch, and where publishers put.
 pub fn nginx() -> (Server, String, String) {
+    nginx_by(None)
+}
+
+/// The same, behind TLS if there is a certificate.
+pub fn nginx_by(tls: Option<&Certificate>) -> (Server, String, String) {
     let home = scratch();
     // Its workers are another user when root starts it.
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -263,11 +273,23 @@ pub fn nginx() -> (Server, String, String) {
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{web}"))
         .replace("127.0.0.1:8081", &format!("127.0.0.1:{dav}"))
         .replace("/srv/mirror", home.path().join("tree").to_str().unwrap());
+    let config = match tls {
+        None => config,
+        Some(Certificate { certificate, key }) => [web, dav].iter().fold(config, |config, port| {
+            let secure = format!(
+                "listen 127.0.0.1:{port} ssl;\nssl_certificate {};\nssl_certificate_key {};",
+                certificate.display(),
+                key.display()
+            );
+            config.replace(&format!("listen 127.0.0.1:{port};"), &secure)
+        }),
+    };
     fs::write(home.path().join("nginx.conf"), config).unwrap();
     let prefix = home.path().to_path_buf();
     let server =
         Server::start(home, Command::new("nginx").arg("-p").arg(&prefix).args(["-c", "nginx.conf"]), web);
-    (server, format!("http://127.0.0.1:{web}/"), format!("http://127.0.0.1:{dav}/"))
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    (server, format!("{scheme}://127.0.0.1:{web}/"), format!("{scheme}://127.0.0.1:{dav}/"))
 }
 
 /// A web server for a directory, with the part of `docs/examples/nginx.conf` for clients.
@@ -295,6 +317,11 @@ pub fn manual(from: &str, to: &str) -> String {
 
 /// Apache as docs/mirrors.md has it, clients on one port, publishers with user and password `p` on another.
 pub fn apache() -> (Server, String, String) {
+    apache_by(None)
+}
+
+/// The same, behind TLS if there is a certificate.
+pub fn apache_by(tls: Option<&Certificate>) -> (Server, String, String) {
     let home = scratch();
     let root = rustix::process::geteuid().is_root();
     for dir in ["tree", "locks"] {
@@ -308,7 +335,7 @@ pub fn apache() -> (Server, String, String) {
     fs::write(at("publishers"), format!("p:{hash}")).unwrap();
     let modules =
         ["mpm_event", "authz_core", "authz_user", "auth_basic", "authn_core", "authn_file", "dav", "dav_fs"];
-    let modules = modules.iter().chain(&["headers", "env", "mime", "dir"]);
+    let modules = modules.iter().chain(&["headers", "env", "mime", "dir", "ssl", "socache_shmcb"]);
     let modules: String = modules
         .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
         .collect();
@@ -319,6 +346,15 @@ pub fn apache() -> (Server, String, String) {
         .replace("/srv/mirror", &at("tree"))
         .replace("/var/lib/apache2/dav/lock", &at("locks/lock"))
         .replace("/etc/apache2/publishers", &at("publishers"));
+    let config = match tls {
+        None => config,
+        Some(Certificate { certificate, key }) => {
+            let (certificate, key) = (certificate.display(), key.display());
+            let secure =
+                format!("\nSSLEngine on\nSSLCertificateFile {certificate}\nSSLCertificateKeyFile {key}\n");
+            config.replace("\n  DocumentRoot", &format!("{secure}  DocumentRoot"))
+        }
+    };
     let config = format!(
         "{modules}{user}ServerRoot {0}\nServerName 127.0.0.1\nPidFile pid\nErrorLog errors\nTypesConfig /dev/null\n\
          Mutex file:{0}\nListen 127.0.0.1:{web}\nListen 127.0.0.1:{dav}\n<Directory />\nRequire all denied\n</Directory>\n{config}",
@@ -328,22 +364,31 @@ pub fn apache() -> (Server, String, String) {
     let file = at("apache.conf");
     let server =
         Server::start(home, Command::new("/usr/sbin/apache2").args(["-DFOREGROUND", "-f", &file]), web);
-    (server, format!("http://127.0.0.1:{web}/"), format!("http://127.0.0.1:{dav}/"))
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    (server, format!("{scheme}://127.0.0.1:{web}/"), format!("{scheme}://127.0.0.1:{dav}/"))
 }
 
 /// Caddy as docs/mirrors.md has it, for a directory.
 pub fn caddy(root: &Path) -> (Server, String) {
+    caddy_by(root, None)
+}
+
+/// The same, behind TLS if there is a certificate.
+pub fn caddy_by(root: &Path, tls: Option<&Certificate>) -> (Server, String) {
     let home = scratch();
     let port = free_port();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let secure = tls.map(|tls| format!("\ntls {} {}", tls.certificate.display(), tls.key.display()));
+    let secure = secure.unwrap_or_default();
     let config = manual("**Caddy**:", "No `encode`")
-        .replace("mirror.example {", &format!("http://127.0.0.1:{port} {{"))
+        .replace("mirror.example {", &format!("{scheme}://127.0.0.1:{port} {{{secure}"))
         .replace("/srv/mirror", root.to_str().unwrap());
     fs::write(home.path().join("Caddyfile"), format!("{{\nadmin off\nauto_https off\n}}\n{config}")).unwrap();
     let data = home.path().to_path_buf();
     let mut caddy = Command::new("caddy");
     caddy.args(["run", "--adapter", "caddyfile", "--config", "Caddyfile"]);
     let server = Server::start(home, caddy.env("XDG_DATA_HOME", &data).env("XDG_CONFIG_HOME", &data), port);
-    (server, format!("http://127.0.0.1:{port}/"))
+    (server, format!("{scheme}://127.0.0.1:{port}/"))
 }
 
 /// An rsync daemon with one module.

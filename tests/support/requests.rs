@@ -20,6 +20,7 @@ use imgfactory::recipe::lock::Lock;
 use imgfactory::sys::progress::Silent;
 use imgfactory::sys::spool::ContentFiles;
 use imgfactory::tree::Tree;
+use system::http::HttpOptions;
 
 /// Checks a recipe of one guest, `guest` being its part in YAML, in the project `room`, and makes what its image holds.
 /// Third-party files are in `files`; the cache is in `room`.
@@ -54,8 +55,9 @@ pub fn guest_contents(
         imgfetch: b"",
         now: UnixTime(0),
         progress: &Silent,
+        web: &HttpOptions::direct(),
     };
-    let sources = ThirdPartySources::new(Some(files), &cache, true, &Silent);
+    let sources = ThirdPartySources::new(Some(files), &cache, true, &Silent, request.web);
     let steps = StepCache::new(&cache, "x", request.cache_limit, &Silent);
     let mut services = GuestServices::new(&request, &sources, &steps, cache.join("logs"));
     let made = systems::guest_contents(&recipe.guests[0], &mut services).map_err(|error| report(&error))?;

@@ -142,6 +142,7 @@ fn trees(demo: &Demo, out: &Path) -> Systems {
         imgfetch: &imgfetch,
         now: UnixTime(0),
         progress: &Silent,
+        web: &system::http::HttpOptions::direct(),
     };
     pipeline::trees(&request).unwrap()
 }

@@ -26,6 +26,27 @@ pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// Seconds since 1970 of `[DAY, ]DD MON YYYY HH:MM:SS UTC`, as in mail and in HTTP.
+pub fn seconds_of_date(date: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let date = date.split_once(',').map_or(date, |(_, rest)| rest);
+    let words: Vec<&str> = date.split_whitespace().collect();
+    let [day, month, year, time, zone] = words[..] else { return None };
+    if !matches!(zone, "UTC" | "GMT" | "+0000") {
+        return None;
+    }
+    let number = |text: &str, most: i64| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|&number: &i64| digits && number <= most)
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let (day, year) = (number(day, 31).filter(|&day| day > 0)?, number(year, 9999)?);
+    let clock: Vec<i64> = time.split(':').map(|part| number(part, 60)).collect::<Option<_>>()?;
+    let [hours, minutes, seconds] = clock[..] else { return None };
+    Some(days_from_civil(year, month, day) * 86_400 + hours * 3600 + minutes * 60 + seconds)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +62,29 @@ mod tests {
         }
         assert_eq!(civil_from_days(0), (1970, 1, 1));
         assert_eq!(days_from_civil(2024, 2, 29), 19_782);
+    }
+
+    #[test]
+    fn dates_are_seconds_since_1970() {
+        // Judge: date -u -d "..." +%s
+        for (date, expected) in [
+            ("Thu, 01 Jan 1970 00:00:00 UTC", 0),
+            ("Sat, 12 Sep 2026 07:55:41 UTC", 1_789_199_741),
+            ("Thu, 29 Feb 2024 23:59:59 +0000", 1_709_251_199),
+            ("1 Mar 2100 00:00:00 GMT", 4_107_542_400),
+        ] {
+            assert_eq!(seconds_of_date(date), Some(expected), "{date}");
+        }
+        for date in [
+            "",
+            "Sat, 12 Sep 2026",
+            "Sat, 12 Foo 2026 07:55:41 UTC",
+            "Sat, 12 Sep 2026 07:55:41 CET",
+            "Sat, 99 Sep 2026 07:55:41 UTC",
+            "Sat, 12 Sep 2026 07:55 UTC",
+            "Sat, 12 Sep +26 07:55:41 UTC",
+        ] {
+            assert_eq!(seconds_of_date(date), None, "{date}");
+        }
     }
 }

@@ -34,9 +34,15 @@ impl std::fmt::Display for Wait {
 /// Why a request did not give the file. Messages have the mirror's URL before these texts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchFault {
-    /// Refused, unreachable, no such host, TLS.
+    /// Refused, unreachable, no such host.
     #[error("can't connect: {0}")]
     Unreachable(String),
+    /// No secure connection: the server is there, and what it presents is not accepted, or nothing is in common.
+    #[error("no secure connection: {0}")]
+    Tls(String),
+    /// A proxy on the way refuses.
+    #[error("the proxy refuses: {0}")]
+    Proxy(String),
     /// Something did not come in time.
     #[error("{0}")]
     TimedOut(Wait),
@@ -102,6 +108,8 @@ impl FetchFault {
     pub fn blame(&self) -> FailureScope {
         match self {
             FetchFault::Unreachable(_)
+            | FetchFault::Tls(_)
+            | FetchFault::Proxy(_)
             | FetchFault::TimedOut(_)
             | FetchFault::Broken(_)
             | FetchFault::Protocol(_)
@@ -117,6 +125,23 @@ impl FetchFault {
             | FetchFault::Damaged(_)
             | FetchFault::NotSigned(_)
             | FetchFault::UnknownKey(_) => FailureScope::File,
+        }
+    }
+
+    /// Whether it may be for want of a network.
+    pub fn may_be_the_network(&self) -> bool {
+        matches!(self, FetchFault::Unreachable(_) | FetchFault::TimedOut(_) | FetchFault::Broken(_))
+    }
+
+    /// The same fault of a request that went through a proxy, which is then named.
+    #[must_use]
+    pub fn by_way_of(self, proxy: Option<&str>) -> Self {
+        match (self, proxy) {
+            (FetchFault::Unreachable(text), Some(proxy)) => {
+                FetchFault::Unreachable(format!("{text}, by way of the proxy {proxy}"))
+            }
+            (FetchFault::Proxy(text), Some(proxy)) => FetchFault::Proxy(format!("{proxy}: {text}")),
+            (other, _) => other,
         }
     }
 

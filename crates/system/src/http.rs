@@ -3,65 +3,45 @@
 //! ureq does the protocol. Ours are the bounds, the redirects (never to a weaker or another scheme), the way to
 //! proxies, and the words for what went wrong ([`FetchFault`]).
 
+mod authorities;
+mod exchange;
+mod faults;
 mod forward;
+mod no_proxy;
+mod options;
+mod proxies;
 mod request_handle;
 mod route;
 mod tls;
 
-use std::io::Read as _;
+use std::io::{Cursor, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ureq::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use ureq::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use ureq::http::{HeaderMap, HeaderName, Response};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, Body, Error, Timeout};
 
+pub use authorities::BadCa;
+pub use exchange::{Exchange, Reply};
+use faults::{Part, fault_of};
+pub use options::{BadHttp, HttpOptions, Timeouts};
+pub use proxies::BadProxy;
+use proxies::{Proxies, Route};
 pub use request_handle::RequestHandle;
-use request_handle::TrackingConnector;
-pub use route::{BadProxy, Proxies};
-use route::{Route, redirect_target};
+use route::redirect_target;
 
-use crate::clock;
 use formats::fetch_fault::FetchFault;
-use formats::fetch_fault::Wait;
 
 /// Redirects followed for one file.
 const MAX_REDIRECTS: usize = 5;
-/// All headers of an answer.
-const MAX_HEADERS: usize = 16 << 10;
 /// The answer of a server that does not have the file: read to its end when it is no longer than this, so that the
 /// next request can go over the same connection.
 const SHORT: u64 = 16 << 10;
-/// Connections that are kept open without being used.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// How long to wait for what.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// For the address of a host.
-    pub name: Duration,
-    /// For a connection, TLS included.
-    pub connect: Duration,
-    /// For the first byte of an answer.
-    pub first_byte: Duration,
-    /// The longest pause between two pieces of a body.
-    pub stall: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            name: Duration::from_secs(5),
-            connect: Duration::from_secs(4),
-            first_byte: Duration::from_secs(10),
-            stall: Duration::from_secs(10),
-        }
-    }
-}
+/// By so many bytes at its beginning a web page is known.
+const PAGE: usize = 256;
 
 /// What to fetch and when to stop.
 #[derive(Clone, Copy, Debug)]
@@ -93,21 +73,28 @@ impl<'a> Get<'a> {
 #[derive(Debug)]
 pub struct Answer {
     pub bytes: Vec<u8>,
-    /// Whether it looks like a web page.
-    pub web_page: bool,
+    /// What they seem to be if they are not the file: a web page, or the file in an encoding.
+    pub instead: Option<FetchFault>,
     /// From the request to the head of the answer, without what we did not want to take it.
     pub first_byte: Duration,
     /// From the request to the end of the body.
     pub whole: Duration,
 }
 
-/// Why no client can be made.
-#[derive(Debug, thiserror::Error)]
-pub enum BadCa {
-    #[error("contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")]
-    None,
-    #[error("contains a damaged certificate")]
-    Pem(#[source] ureq::Error),
+impl Answer {
+    /// The bytes, unless they plainly are something else: for those who can't say what is wrong with a file.
+    ///
+    /// # Errors
+    /// [`FetchFault::WebPage`], [`FetchFault::Encoded`].
+    pub fn file(self) -> Result<Vec<u8>, FetchFault> {
+        match self.instead {
+            Some(FetchFault::WebPage) if !looks_like_html(&self.bytes) => Ok(self.bytes),
+            // What is labelled so and does not begin so is the file itself, stored with a label of its own.
+            Some(FetchFault::Encoded(name)) if !begins_encoded(&name, &self.bytes) => Ok(self.bytes),
+            Some(fault) => Err(fault),
+            None => Ok(self.bytes),
+        }
+    }
 }
 
 /// The HTTP client. Connections are kept and used again; threads share it.
@@ -117,62 +104,11 @@ pub struct Http {
     agent: Agent,
     /// Opens a connection for each request, to measure the mirror and not a kept connection.
     newcomer: Agent,
-    /// Trusts the authorities of `--ca`; ureq takes one set of authorities or another, not both.
-    extra: Option<Agent>,
-    /// Which of the two was right the last time.
-    extra_first: AtomicBool,
     /// For plain HTTP through a proxy.
     forward: Option<Agent>,
 }
 
 impl Http {
-    /// A client that keeps up to `connections` connections open to each host. `ca` is PEM: authorities that are
-    /// trusted beside the built-in ones.
-    ///
-    /// # Errors
-    /// [`BadCa`].
-    pub fn new(
-        proxies: Proxies,
-        ca: Option<&[u8]>,
-        connections: usize,
-        patience: Timeouts,
-    ) -> Result<Self, BadCa> {
-        let config = |roots: Option<RootCerts>, connections: usize| {
-            let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(tls::provider());
-            let tls = if let Some(roots) = roots { tls.root_certs(roots) } else { tls };
-            Agent::config_builder()
-                .tls_config(tls.build())
-                .proxy(None)
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .user_agent(concat!("imgfetch/", env!("CARGO_PKG_VERSION")))
-                .accept_encoding("identity")
-                .max_response_header_size(MAX_HEADERS)
-                .input_buffer_size(64 << 10)
-                .output_buffer_size(8 << 10)
-                .max_idle_connections(4 * connections)
-                .max_idle_connections_per_host(connections)
-                .max_idle_age(IDLE)
-                .timeout_resolve(Some(patience.name))
-                .timeout_connect(Some(patience.connect))
-                .timeout_send_request(Some(patience.first_byte))
-                .timeout_recv_response(Some(patience.first_byte))
-                .timeout_per_read(Some(patience.stall))
-                .build()
-        };
-        let extra = match ca {
-            Some(pem) => {
-                let roots = RootCerts::Specific(Arc::new(certificates(pem)?));
-                Some(tracked(config(Some(roots), connections)))
-            }
-            None => None,
-        };
-        let forward = proxies.for_http().map(|proxy| forward::agent(config(None, connections), proxy));
-        let agent = tracked(config(None, connections));
-        let newcomer = tracked(config(None, 0));
-        Ok(Http { proxies, agent, newcomer, extra, extra_first: AtomicBool::new(false), forward })
-    }
-
     /// Fetches one file.
     ///
     /// # Errors
@@ -193,26 +129,32 @@ impl Http {
     ///
     /// # Errors
     /// [`FetchFault`] for the head of the answer; the reader gives the system's errors.
-    pub fn stream(&self, get: Get<'_>) -> Result<(Option<u64>, impl std::io::Read + use<>), FetchFault> {
+    pub fn stream(&self, get: Get<'_>) -> Result<(Option<u64>, impl Read + use<>), FetchFault> {
         let response = self.response(&get)?;
-        let headers = response.headers();
-        if header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
-            return Err(FetchFault::WebPage);
-        }
-        let announced = announced(headers);
+        let html = is_called_html(response.headers());
+        let announced = announced(response.headers());
         if announced.is_some_and(|len| len > get.limit) {
             return Err(FetchFault::TooLong { limit: get.limit });
         }
-        Ok((announced, response.into_body().into_with_config().limit(get.limit.saturating_add(1)).reader()))
+        let mut body = response.into_body().into_with_config().limit(get.limit.saturating_add(1)).reader();
+        let mut head = Vec::new();
+        let begun = body.by_ref().take(PAGE as u64).read_to_end(&mut head);
+        begun.map_err(|error| fault_of(Error::from(error), Part::Body))?;
+        // Servers call files that they do not know whatever they like: what a page is shows in its first bytes.
+        if looks_like_html(&head) || html && head.trim_ascii_start().starts_with(b"<") {
+            return Err(FetchFault::WebPage);
+        }
+        Ok((announced, Cursor::new(head).chain(body)))
     }
 
-    /// The head of an answer with status 200, after all redirects.
+    /// The head of an answer that brings the file, after all redirects.
     fn response(&self, get: &Get<'_>) -> Result<Response<Body>, FetchFault> {
         let mut url = get.url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.ask(&url, get)?;
             let status = response.status().as_u16();
-            if status == 200 {
+            // 203: a proxy on the way says that it changed something; whether that is so, the bytes show.
+            if matches!(status, 200 | 203) || status == 206 && is_whole(response.headers()) {
                 return Ok(response);
             }
             let headers = end(response);
@@ -221,6 +163,7 @@ impl Http {
                     let to = header(&headers, LOCATION).unwrap_or_default();
                     url = redirect_target(&url, to).map_err(FetchFault::Redirect)?;
                 }
+                407 => return Err(faults::proxy_refuses("HTTP 407")),
                 403 | 404 | 410 => return Err(FetchFault::Missing(status)),
                 429 | 503 => {
                     let secs = header(&headers, RETRY_AFTER).and_then(|text| text.parse().ok());
@@ -238,87 +181,84 @@ impl Http {
     /// One request and the head of its answer.
     fn ask(&self, url: &str, get: &Get<'_>) -> Result<Response<Body>, FetchFault> {
         let route = self.proxies.route(url);
-        let mut use_extra = self.extra_first.load(Ordering::Relaxed);
-        let mut fault = None;
-        // A connection that was kept may have been closed by the other side meanwhile; and if one set of
-        // authorities does not know the host's, the other may.
-        for attempt in 0..3 {
-            let agent = match (&route, &self.forward, &self.extra) {
-                (Route::Forward, Some(agent), _) => agent,
-                (_, _, Some(extra)) if use_extra => extra,
-                _ if get.new_connection => &self.newcomer,
-                _ => &self.agent,
-            };
-            match self.ask_agent(agent, &route, url, get) {
-                Ok(response) => {
-                    self.extra_first.store(use_extra, Ordering::Relaxed);
-                    return Ok(response);
-                }
-                Err(error) => {
-                    let untrusted = is_untrusted(&error) && self.extra.is_some();
-                    use_extra ^= untrusted;
-                    match fault_of(error, Part::Head) {
-                        ended if get.handle.is_some_and(|handle| handle.is_over()) => return Err(ended),
-                        // Broken twice, or unknown to both: it is so.
-                        again if untrusted && attempt == 0 => fault = Some(again),
-                        again @ FetchFault::Broken(_) if attempt < 2 => fault = Some(again),
-                        other => return Err(other),
-                    }
-                }
+        // A connection that was kept may have been closed by the other side meanwhile; broken twice, it is so.
+        for attempt in 0.. {
+            match self.ask_once(&route, url, get) {
+                Ok(response) => return Ok(response),
+                Err(error) => match fault_of(error, Part::Head).by_way_of(route.proxy()) {
+                    ended if get.handle.is_some_and(|handle| handle.is_over()) => return Err(ended),
+                    FetchFault::Broken(_) if attempt < 2 => {}
+                    other => return Err(other),
+                },
             }
         }
-        Err(fault.unwrap_or(FetchFault::TimedOut(Wait::Whole)))
+        unreachable!("the last attempt returns")
     }
 
-    fn ask_agent(
-        &self,
-        agent: &Agent,
-        route: &Route,
-        url: &str,
-        get: &Get<'_>,
-    ) -> Result<Response<Body>, Error> {
+    fn ask_once(&self, route: &Route<'_>, url: &str, get: &Get<'_>) -> Result<Response<Body>, Error> {
         let left = get.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Error::Timeout(Timeout::Global));
         }
-        let mut request = agent.get(url);
+        let mut request = self.agent_for(route, get.new_connection).get(url);
         if get.fresh {
             request = request.header("cache-control", "no-cache").header("pragma", "no-cache");
         }
+        if let Route::Forward(upstream) = route
+            && let Some(authorization) = &upstream.authorization
+        {
+            request = request.header("proxy-authorization", authorization);
+        }
         let config = request.config().timeout_global(Some(left));
         match route {
-            Route::Tunnel(proxy) => config.proxy(Some(proxy.clone())).build().call(),
-            Route::Direct | Route::Forward => config.build().call(),
+            Route::Tunnel(upstream) => config.proxy(Some(upstream.tunnel.clone())).build().call(),
+            Route::Direct | Route::Forward(_) => config.build().call(),
         }
     }
-}
 
-/// As ureq makes it by default, with connections that can be tracked.
-fn tracked(config: ureq::config::Config) -> Agent {
-    let connector =
-        ().chain(ConnectProxyConnector::default())
-            .chain(TrackingConnector(TcpConnector::default()))
-            .chain(RustlsConnector::default());
-    Agent::with_parts(config, connector, DefaultResolver::default())
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<ureq::tls::Certificate<'static>>, BadCa> {
-    let mut found = Vec::new();
-    for item in parse_pem(pem) {
-        if let PemItem::Certificate(certificate) = item.map_err(BadCa::Pem)? {
-            found.push(certificate);
+    fn agent_for(&self, route: &Route<'_>, new_connection: bool) -> &Agent {
+        match (route, &self.forward) {
+            (Route::Forward(_), Some(agent)) => agent,
+            _ if new_connection => &self.newcomer,
+            _ => &self.agent,
         }
     }
-    if found.is_empty() { Err(BadCa::None) } else { Ok(found) }
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The bytes that the head of an answer announces.
+/// The bytes that the head of an answer announces. In chunks, the body has whatever length it has (RFC 9112, 6.3).
 fn announced(headers: &HeaderMap) -> Option<u64> {
-    header(headers, CONTENT_LENGTH)?.parse().ok()
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return None;
+    }
+    header(headers, CONTENT_LENGTH)?.trim().parse().ok()
+}
+
+/// Whether a part that nobody asked for is all of the file: `Content-Range: bytes 0-9/10`.
+fn is_whole(headers: &HeaderMap) -> bool {
+    let range = header(headers, CONTENT_RANGE).and_then(|text| text.trim().strip_prefix("bytes 0-"));
+    range.and_then(|range| range.split_once('/')).is_some_and(|(last, len)| {
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        number(last).and_then(|last| last.checked_add(1)) == number(len) && number(len).is_some()
+    })
+}
+
+fn is_called_html(headers: &HeaderMap) -> bool {
+    header(headers, CONTENT_TYPE)
+        .is_some_and(|kind| kind.trim().to_ascii_lowercase().starts_with("text/html"))
+}
+
+/// The encoding of a body, if the head names one that changes bytes. Object stores keep `aws-chunked` of an upload,
+/// and some servers write what means nothing.
+fn encoding(headers: &HeaderMap) -> Option<FetchFault> {
+    let words =
+        headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let mut named = words.map(|word| String::from_utf8_lossy(word).trim().to_ascii_lowercase());
+    let real = |word: &String| !matches!(word.as_str(), "" | "identity" | "none" | "aws-chunked");
+    named.find(real).map(|word| FetchFault::Encoded(formats::names::clip(&word)))
 }
 
 /// An answer that is of no use is read to its end, if that is near. Its head.
@@ -331,26 +271,22 @@ fn end(response: Response<Body>) -> HeaderMap {
     head.headers
 }
 
-/// The body, when its head fits.
+/// The body, when its head fits. What decides is the length here, and the digest later.
 fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answer, FetchFault> {
     let waited = get.handle.map_or(Duration::ZERO, |handle| handle.waited());
     let first_byte = start.elapsed().saturating_sub(waited);
     let headers = response.headers();
     let announced = announced(headers);
-    let html = header(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
-    let encoding = header(headers, CONTENT_ENCODING).filter(|found| *found != "identity");
-    if let Some(encoding) = encoding.map(formats::names::clip) {
-        end(response);
-        return Err(FetchFault::Encoded(encoding));
-    }
-    let check = |found: u64| match get.len {
-        Some(want) if found != want => {
-            Err(if html { FetchFault::WebPage } else { FetchFault::Length { found, want } })
-        }
-        None if found > get.limit => Err(FetchFault::TooLong { limit: get.limit }),
-        _ => Ok(()),
+    let mut instead = encoding(headers).or(is_called_html(headers).then_some(FetchFault::WebPage));
+    let check = |found: u64, instead: &Option<FetchFault>| {
+        let fault = match get.len {
+            Some(want) if found != want => FetchFault::Length { found, want },
+            None if found > get.limit => FetchFault::TooLong { limit: get.limit },
+            _ => return Ok(()),
+        };
+        Err(instead.clone().unwrap_or(fault))
     };
-    if let Err(fault) = announced.map_or(Ok(()), check) {
+    if let Err(fault) = announced.map_or(Ok(()), |len| check(len, &instead)) {
         end(response);
         return Err(fault);
     }
@@ -364,72 +300,92 @@ fn read(response: Response<Body>, get: &Get<'_>, start: Instant) -> Result<Answe
         // What the sender may have wanted to say when it broke off is not known.
         fault_of(Error::from(error), Part::Body)
     })?;
-    let html = html || looks_like_html(&bytes);
-    match check(bytes.len() as u64) {
-        Err(_) if html => Err(FetchFault::WebPage),
-        Err(fault) => Err(fault),
-        Ok(()) => Ok(Answer { bytes, web_page: html, first_byte, whole: start.elapsed() }),
+    if looks_like_html(&bytes) {
+        instead = Some(FetchFault::WebPage);
+    }
+    check(bytes.len() as u64, &instead)?;
+    Ok(Answer { bytes, instead, first_byte, whole: start.elapsed() })
+}
+
+/// Whether bytes begin as those of an encoding do; of an encoding without a mark that is taken for granted.
+fn begins_encoded(name: &str, bytes: &[u8]) -> bool {
+    match name {
+        "gzip" | "x-gzip" => bytes.starts_with(&[0x1f, 0x8b]),
+        "zstd" => bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
+        _ => true,
     }
 }
 
 fn looks_like_html(bytes: &[u8]) -> bool {
-    let head = bytes.get(..bytes.len().min(256)).unwrap_or_default().trim_ascii_start().to_ascii_lowercase();
+    let head = bytes.get(..bytes.len().min(PAGE)).unwrap_or_default().trim_ascii_start().to_ascii_lowercase();
     head.starts_with(b"<!doctype html") || head.starts_with(b"<html")
 }
 
-/// Where in an exchange something failed.
-#[derive(Clone, Copy)]
-enum Part {
-    Head,
-    Body,
-}
-
-fn is_untrusted(error: &Error) -> bool {
-    // rustls' own type is not ours to name; its text is stable enough, and only costs a second try.
-    error.to_string().contains("invalid peer certificate")
-}
-
-/// A certificate that is not valid now may only meet a clock that is wrong.
-fn with_clock(error: String) -> String {
-    if error.contains("NotValidYet")
-        || error.contains("certificate: Expired")
-        || error.contains("not valid yet")
-    {
-        return format!("{error}; check the clock: it shows {}", clock::now().date());
-    }
-    error
-}
-
-fn fault_of(error: Error, part: Part) -> FetchFault {
-    use std::io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, TimedOut, UnexpectedEof,
-        WouldBlock, WriteZero,
-    };
-    let waited = match part {
-        Part::Head => Wait::FirstByte,
-        Part::Body => Wait::MoreBytes,
-    };
-    match error {
-        Error::Timeout(Timeout::Resolve) => FetchFault::TimedOut(Wait::Name),
-        Error::Timeout(Timeout::Connect) => FetchFault::TimedOut(Wait::Connection),
-        Error::Timeout(Timeout::Global | Timeout::PerCall) => FetchFault::TimedOut(Wait::Whole),
-        Error::Timeout(_) => FetchFault::TimedOut(waited),
-        Error::HostNotFound => FetchFault::Unreachable("no such host".into()),
-        Error::Io(error) => match error.kind() {
-            TimedOut | WouldBlock => FetchFault::TimedOut(waited),
-            UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected | WriteZero => {
-                FetchFault::Broken(error.to_string())
-            }
-            InvalidData if matches!(part, Part::Body) => FetchFault::Broken(error.to_string()),
-            _ => FetchFault::Unreachable(with_clock(error.to_string())),
-        },
-        Error::Protocol(error) => FetchFault::Protocol(error.to_string()),
-        Error::LargeResponseHeader(..) => {
-            FetchFault::Protocol(format!("more than {MAX_HEADERS} bytes of headers"))
+/// `Authorization` of a user with a password (RFC 7617).
+pub fn basic(user: &str, password: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("Basic ");
+    for chunk in format!("{user}:{password}").as_bytes().chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let shown = digit <= chunk.len();
+            let value = bits >> (18 - 6 * digit) & 63;
+            text.push(if shown { char::from(DIGITS[value as usize]) } else { '=' });
         }
-        other => match part {
-            Part::Head => FetchFault::Unreachable(with_clock(other.to_string())),
-            Part::Body => FetchFault::Broken(other.to_string()),
-        },
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_and_a_password_are_written_as_in_the_rfc() {
+        // Judge: printf 'Aladdin:open sesame' | base64
+        for (user, password, coded) in
+            [("Aladdin", "open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), ("", "", "Og=="), ("f", "o", "Zjpv")]
+        {
+            assert_eq!(basic(user, password), format!("Basic {coded}"));
+        }
+    }
+
+    #[test]
+    fn a_part_is_the_whole_when_it_begins_at_the_beginning_and_ends_at_the_end() {
+        for (range, whole) in [
+            ("bytes 0-9/10", true),
+            ("bytes 0-8/10", false),
+            ("bytes 1-9/10", false),
+            ("bytes 0-9/*", false),
+            ("bytes */10", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_RANGE, range.parse().unwrap())]);
+            assert_eq!(is_whole(&headers), whole, "{range}");
+        }
+        assert!(!is_whole(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn only_encodings_that_change_bytes_count() {
+        for (words, named) in [
+            (&[][..], None),
+            (&[""], None),
+            (&["Identity"], None),
+            (&["none"], None),
+            (&["aws-chunked"], None),
+            (&["AWS-Chunked, identity", ","], None),
+            (&["gzip"], Some("gzip")),
+            (&["aws-chunked,GZIP"], Some("gzip")),
+            (&["identity", "br"], Some("br")),
+        ] {
+            let headers = words.iter().map(|word| (CONTENT_ENCODING, word.parse().unwrap()));
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(name, value);
+            }
+            assert_eq!(encoding(&map), named.map(|word| FetchFault::Encoded(word.into())), "{words:?}");
+        }
     }
 }

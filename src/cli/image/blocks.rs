@@ -150,7 +150,7 @@ pub(super) fn join(args: &JoinArgs, session: &Session) -> Result<(), Failure> {
     let file = File::open(&args.index).map_err(|error| FileError::new(&args.index, "read", error))?;
     let index =
         Index::decode(BufReader::new(file)).map_err(|error| In { place: args.index.clone(), error })?;
-    let store = Published::open(&args.store, JOBS)?;
+    let store = Published::open(&args.store, JOBS, &session.web)?;
     let header = index.header();
     let task = session.progress.start(&format!("image `{}`", header.image), header.size, Unit::Bytes);
     let out = SparseFile::create(&args.to, header.size)?;

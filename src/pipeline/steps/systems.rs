@@ -106,7 +106,8 @@ pub fn make(
     runner: &mut StepRunner,
 ) -> Result<Systems, SystemError> {
     let hold = |path: &Path| cache.hold(path);
-    let sources = ThirdPartySources::new(request.sources, request.cache, request.offline, request.progress);
+    let Request { sources, cache: dir, offline, progress, web, .. } = *request;
+    let sources = ThirdPartySources::new(sources, dir, offline, progress, web);
     let sources = sources.holding(&hold);
     let mut services = GuestServices::new(request, &sources, cache, out.logs());
     let recipe = request.recipe;

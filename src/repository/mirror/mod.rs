@@ -20,7 +20,7 @@ use formats::digest::Digest;
 use formats::fetch_fault::FetchFault;
 use formats::release::{ImageFiles, MirrorPath, TrustedKeys};
 use formats::url::MirrorUrl;
-use system::http::{Get, Http};
+use system::http::{Answer, Get, Http};
 
 /// Time limit for one file.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -44,8 +44,8 @@ impl MirrorFiles for WebTree<'_> {
         let mut pause = Duration::from_millis(250);
         for attempt in 1.. {
             let until = Instant::now() + PATIENCE;
-            match self.http.get(Get { fresh, ..Get::new(&url, limit, until) }) {
-                Ok(answer) => return Ok(Some(answer.bytes)),
+            match self.http.get(Get { fresh, ..Get::new(&url, limit, until) }).and_then(Answer::file) {
+                Ok(file) => return Ok(Some(file)),
                 Err(FetchFault::Missing(_)) => return Ok(None),
                 Err(
                     FetchFault::TimedOut(_)

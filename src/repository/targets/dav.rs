@@ -6,8 +6,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::objects::{ObjectStore, Objects};
-use super::wire::{ServerRequest, ServerResponse, Wire};
+use super::wire::Wire;
 use crate::publish::{Listed, RemoteError, RemotePath};
+use system::http::{Exchange, HttpOptions, Reply, basic};
 
 /// Environment variables that hold credentials.
 const USER: &str = "IMGFACTORY_HTTP_USER";
@@ -29,17 +30,16 @@ impl Dav {
     ///
     /// # Errors
     /// [`RemoteError`] when half of the credentials is missing.
-    pub fn open(url: &str, jobs: usize) -> Result<Objects<Self>, RemoteError> {
+    pub fn open(url: &str, jobs: usize, web: &HttpOptions) -> Result<Objects<Self>, RemoteError> {
         let var = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let authorization = match (var(TOKEN), var(USER), var(PASSWORD)) {
             (Some(token), ..) => Some(format!("Bearer {token}")),
-            (None, Some(user), Some(password)) => {
-                Some(format!("Basic {}", base64(format!("{user}:{password}").as_bytes())))
-            }
+            (None, Some(user), Some(password)) => Some(basic(&user, &password)),
             (None, None, None) => None,
             _ => return Err(RemoteError::new(url, format!("set both {USER} and {PASSWORD}, or neither"))),
         };
-        let dav = Dav { url: url.into(), wire: Wire::new(jobs), authorization, making: Mutex::new(()) };
+        let dav =
+            Dav { url: url.into(), wire: Wire::open(web, jobs, url)?, authorization, making: Mutex::new(()) };
         Ok(Objects::new(dav, jobs))
     }
 
@@ -49,10 +49,10 @@ impl Dav {
         url: &str,
         body: &[u8],
         limit: u64,
-    ) -> Result<ServerResponse, RemoteError> {
+    ) -> Result<Reply, RemoteError> {
         let headers = self.authorization.iter().map(|value| ("authorization", value.clone()));
         let headers = headers.chain([("cache-control", "no-cache".to_owned())]).collect();
-        self.wire.ask(&ServerRequest { method, url, headers, body, limit }, url)
+        self.wire.ask(&Exchange { method, url, headers, body, limit }, url)
     }
 
     /// Whether all are there now.
@@ -75,16 +75,11 @@ impl ObjectStore for Dav {
         &self.url
     }
 
-    fn ask(
-        &self,
-        method: &'static str,
-        place: &RemotePath,
-        limit: u64,
-    ) -> Result<ServerResponse, RemoteError> {
+    fn ask(&self, method: &'static str, place: &RemotePath, limit: u64) -> Result<Reply, RemoteError> {
         self.ask_url(method, &format!("{}{place}", self.url), &[], limit)
     }
 
-    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<ServerResponse, RemoteError> {
+    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<Reply, RemoteError> {
         let url = format!("{}{place}", self.url);
         let said = self.ask_url("PUT", &url, bytes, 4096)?;
         // Servers that make no directories by themselves say so in one of these ways. Another, which puts a file
@@ -95,42 +90,12 @@ impl ObjectStore for Dav {
         Ok(said)
     }
 
-    fn is_missing(&self, said: &ServerResponse) -> bool {
+    fn is_missing(&self, said: &Reply) -> bool {
         matches!(said.status, 404 | 410)
     }
 
     fn list(&self) -> Result<Option<Vec<Listed>>, RemoteError> {
         // nginx has no PROPFIND, and directory listings are off on a mirror.
         Ok(None)
-    }
-}
-
-/// RFC 4648 with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let shown = digit <= chunk.len();
-            let value = bits >> (18 - 6 * digit) & 63;
-            text.push(if shown { char::from(DIGITS[value as usize]) } else { '=' });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (text, coded) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(text.as_bytes()), coded);
-        }
     }
 }

@@ -19,18 +19,19 @@ use formats::names::UnixTime;
 use formats::release::MirrorPath;
 use system::clock;
 use system::files::{FileError, read_at_most};
+use system::http::HttpOptions;
 
-/// Opens a target, for `jobs` files at a time. What is wrong with it mostly shows at the first use.
+/// Opens a target, for `jobs` files at a time; `web`: how web servers are reached. What is wrong with it mostly shows at the first use.
 ///
 /// # Errors
 /// [`RemoteError`]: no directory, no credentials.
-pub fn open(target: &Target, jobs: usize) -> Result<Box<dyn Remote>, RemoteError> {
+pub fn open(target: &Target, jobs: usize, web: &HttpOptions) -> Result<Box<dyn Remote>, RemoteError> {
     let jobs = jobs.max(1);
     Ok(match target {
         Target::Directory(path) => Box::new(DirectoryTarget::new(path, jobs)),
         Target::Rsync(to) => Box::new(rsync::Rsync::new(to)),
-        Target::Http(url) => Box::new(dav::Dav::open(url, jobs)?),
-        Target::S3(s3) => Box::new(s3::Bucket::open(s3, jobs)?),
+        Target::Http(url) => Box::new(dav::Dav::open(url, jobs, web)?),
+        Target::S3(s3) => Box::new(s3::Bucket::open(s3, jobs, web)?),
     })
 }
 

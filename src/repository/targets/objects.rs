@@ -1,8 +1,9 @@
 //! Stores that are asked for one file at a time, over HTTP: what WebDAV and S3 have in common.
 
-use super::wire::{ServerResponse, unexpected};
+use super::wire::unexpected;
 use super::{parallel, send_all};
 use crate::publish::{FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath};
+use system::http::Reply;
 
 /// What one kind of store says its own way.
 pub trait ObjectStore: Sync {
@@ -13,21 +14,16 @@ pub trait ObjectStore: Sync {
     ///
     /// # Errors
     /// [`RemoteError`] when there is no answer.
-    fn ask(
-        &self,
-        method: &'static str,
-        place: &RemotePath,
-        limit: u64,
-    ) -> Result<ServerResponse, RemoteError>;
+    fn ask(&self, method: &'static str, place: &RemotePath, limit: u64) -> Result<Reply, RemoteError>;
 
     /// Sends a file in one step; the last answer.
     ///
     /// # Errors
     /// [`RemoteError`] when there is no answer.
-    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<ServerResponse, RemoteError>;
+    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<Reply, RemoteError>;
 
     /// Whether the answer says that the file is not there.
-    fn is_missing(&self, said: &ServerResponse) -> bool;
+    fn is_missing(&self, said: &Reply) -> bool;
 
     /// Everything there is; `None` when the store can't tell.
     ///
@@ -49,15 +45,34 @@ impl<K: ObjectStore> Objects<K> {
         Objects { kind, jobs }
     }
 
-    fn unexpected(&self, place: &RemotePath, doing: &str, said: &ServerResponse) -> RemoteError {
+    fn unexpected(&self, place: &RemotePath, doing: &str, said: &Reply) -> RemoteError {
         unexpected(&format!("{}{place}", self.kind.name()), doing, said)
     }
 
     fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<(), RemoteError> {
         let said = self.kind.send(place, bytes)?;
         match said.status {
-            200 | 201 | 204 => Ok(()),
+            200..=206 => Ok(()),
             _ => Err(self.unexpected(place, "write", &said)),
+        }
+    }
+
+    /// The length of a file, which an answer to HEAD need not tell: some servers tell none of what they compress for
+    /// browsers, and some know no HEAD at all. Then the file itself is read.
+    fn length(&self, place: &RemotePath) -> Result<Option<u64>, RemoteError> {
+        let said = self.kind.ask("HEAD", place, 0)?;
+        match said.status {
+            200 | 203 if said.len.is_some() => Ok(said.len),
+            200 | 203 | 204 | 405 | 501 => {
+                let said = self.kind.ask("GET", place, place.limit())?;
+                match said.status {
+                    200 | 203 => Ok(Some(said.body.len() as u64)),
+                    _ if self.kind.is_missing(&said) => Ok(None),
+                    _ => Err(self.unexpected(place, "inspect", &said)),
+                }
+            }
+            _ if self.kind.is_missing(&said) => Ok(None),
+            _ => Err(self.unexpected(place, "inspect", &said)),
         }
     }
 }
@@ -70,26 +85,18 @@ impl<K: ObjectStore> Remote for Objects<K> {
     fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
         let said = self.kind.ask("GET", place, place.limit())?;
         match said.status {
-            200 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
+            200 | 203 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
                 format!("{}{place}: can't read", self.kind.name()),
                 format!("more than {} bytes", place.limit()),
             )),
-            200 => Ok(Some(said.body)),
+            200 | 203 => Ok(Some(said.body)),
             _ if self.kind.is_missing(&said) => Ok(None),
             _ => Err(self.unexpected(place, "read", &said)),
         }
     }
 
     fn lengths(&self, items: &[FileToSend]) -> Result<Vec<Option<u64>>, RemoteError> {
-        parallel(items, self.jobs, |item| {
-            let place = RemotePath::File(item.path.clone());
-            let said = self.kind.ask("HEAD", &place, 0)?;
-            match said.status {
-                200 => Ok(said.len),
-                _ if self.kind.is_missing(&said) => Ok(None),
-                _ => Err(self.unexpected(&place, "inspect", &said)),
-            }
-        })
+        parallel(items, self.jobs, |item| self.length(&RemotePath::File(item.path.clone())))
     }
 
     fn put(
@@ -109,7 +116,7 @@ impl<K: ObjectStore> Remote for Objects<K> {
         parallel(places, self.jobs, |place| {
             let said = self.kind.ask("DELETE", place, 4096)?;
             match said.status {
-                200 | 202 | 204 => Ok(()),
+                200..=206 => Ok(()),
                 _ if self.kind.is_missing(&said) => Ok(()),
                 _ => Err(self.unexpected(place, "remove", &said)),
             }

@@ -6,8 +6,9 @@ use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::{Bucket as Place3, Credentials, S3Action, UrlStyle};
 
 use super::objects::{ObjectStore, Objects};
-use super::wire::{ServerRequest, ServerResponse, Wire, unexpected};
+use super::wire::{Wire, unexpected};
 use crate::publish::{Listed, RemoteError, RemotePath, S3};
+use system::http::{Exchange, HttpOptions, Reply};
 
 /// For how long a signed URL is good.
 const SIGNED: Duration = Duration::from_secs(900);
@@ -32,7 +33,7 @@ impl Bucket {
     ///
     /// # Errors
     /// [`RemoteError`] without credentials, or when the endpoint is no URL.
-    pub fn open(s3: &S3, jobs: usize) -> Result<Objects<Self>, RemoteError> {
+    pub fn open(s3: &S3, jobs: usize, web: &HttpOptions) -> Result<Objects<Self>, RemoteError> {
         let name = format!("s3://{}/{}", s3.bucket, s3.prefix);
         let var = |key| std::env::var(key).ok().filter(|value: &String| !value.is_empty());
         let (Some(key), Some(secret)) = (var(KEY), var(SECRET)) else {
@@ -49,7 +50,8 @@ impl Bucket {
         let style = if s3.in_host { UrlStyle::VirtualHost } else { UrlStyle::Path };
         let bucket = Place3::new(url, style, s3.bucket.clone(), s3.region.clone())
             .map_err(|error| RemoteError::new(&name, error))?;
-        let bucket = Bucket { name, prefix: s3.prefix.clone(), bucket, credentials, wire: Wire::new(jobs) };
+        let wire = Wire::open(web, jobs, &name)?;
+        let bucket = Bucket { name, prefix: s3.prefix.clone(), bucket, credentials, wire };
         Ok(Objects::new(bucket, jobs))
     }
 
@@ -57,14 +59,8 @@ impl Bucket {
         format!("{}{place}", self.prefix)
     }
 
-    fn asked(
-        &self,
-        method: &'static str,
-        url: &str,
-        shown: &str,
-        limit: u64,
-    ) -> Result<ServerResponse, RemoteError> {
-        self.wire.ask(&ServerRequest { method, url, headers: vec![], body: &[], limit }, shown)
+    fn asked(&self, method: &'static str, url: &str, shown: &str, limit: u64) -> Result<Reply, RemoteError> {
+        self.wire.ask(&Exchange { method, url, headers: vec![], body: &[], limit }, shown)
     }
 }
 
@@ -73,12 +69,7 @@ impl ObjectStore for Bucket {
         &self.name
     }
 
-    fn ask(
-        &self,
-        method: &'static str,
-        place: &RemotePath,
-        limit: u64,
-    ) -> Result<ServerResponse, RemoteError> {
+    fn ask(&self, method: &'static str, place: &RemotePath, limit: u64) -> Result<Reply, RemoteError> {
         let (key, credentials) = (self.key(place), Some(&self.credentials));
         let url = match method {
             "HEAD" => self.bucket.head_object(credentials, &key).sign(SIGNED),
@@ -88,7 +79,7 @@ impl ObjectStore for Bucket {
         self.asked(method, url.as_str(), &format!("{}{place}", self.name), limit)
     }
 
-    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<ServerResponse, RemoteError> {
+    fn send(&self, place: &RemotePath, bytes: &[u8]) -> Result<Reply, RemoteError> {
         let (key, shown) = (self.key(place), format!("{}{place}", self.name));
         let url = self.bucket.put_object(Some(&self.credentials), &key).sign(SIGNED).to_string();
         // What a CDN in front of the bucket will go by.
@@ -97,10 +88,10 @@ impl ObjectStore for Bucket {
             ("cache-control", cache.to_owned()),
             ("content-type", "application/octet-stream".to_owned()),
         ];
-        self.wire.ask(&ServerRequest { method: "PUT", url: &url, headers, body: bytes, limit: 4096 }, &shown)
+        self.wire.ask(&Exchange { method: "PUT", url: &url, headers, body: bytes, limit: 4096 }, &shown)
     }
 
-    fn is_missing(&self, said: &ServerResponse) -> bool {
+    fn is_missing(&self, said: &Reply) -> bool {
         said.status == 404 && !String::from_utf8_lossy(&said.body).contains("NoSuchBucket")
     }
 

@@ -1,134 +1,125 @@
-//! Requests of publishers: small bodies, patience, and a second try where one is worth it.
+//! Requests of publishers: small bodies, patience, and another try where the answer says that one is worth it.
 
-use std::io::Read as _;
 use std::thread;
-use std::time::Duration;
-
-use ureq::http::{Method, Request};
-use ureq::{Agent, Error};
+use std::time::{Duration, Instant};
 
 use crate::publish::RemoteError;
+use formats::fetch_fault::FetchFault;
+use system::http::{Exchange, Http, HttpOptions, Reply, Timeouts};
 
-/// Attempts for one request.
+/// Attempts for one request, when the answer does not say when to come again.
 const ATTEMPTS: u32 = 6;
 /// Before the second attempt; doubled each time.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// What a server said.
-#[derive(Debug)]
-pub struct ServerResponse {
-    pub status: u16,
-    /// The length of the file, as it says.
-    pub len: Option<u64>,
-    /// The response body, as far as the limit of the request.
-    pub body: Vec<u8>,
-}
-
-/// A request that may be sent several times.
-#[derive(Clone, Debug)]
-pub struct ServerRequest<'a> {
-    /// `GET`, `PUT`, ...
-    pub method: &'static str,
-    pub url: &'a str,
-    /// Words to the server.
-    pub headers: Vec<(&'static str, String)>,
-    /// The request body; empty unless the method is PUT.
-    pub body: &'a [u8],
-    /// Bytes of the answer at most.
-    pub limit: u64,
-}
+/// A server that says when to come again is asked for so long, however often that is.
+const BUSY: Duration = Duration::from_secs(600);
+/// The longest pause that a server may ask for.
+const LONGEST: Duration = Duration::from_secs(120);
+/// Publishers write much at a time, and wait for servers that write it to slow disks.
+const TIMEOUTS: Timeouts = Timeouts {
+    name: Duration::from_secs(10),
+    connect: Duration::from_secs(10),
+    first_byte: Duration::from_secs(120),
+    stall: Duration::from_secs(60),
+};
 
 /// A client whose connections are kept.
 #[derive(Debug)]
 pub struct Wire {
-    agent: Agent,
+    http: Http,
+}
+
+/// What comes after an attempt.
+enum Next {
+    /// It is as it is.
+    Done,
+    /// The same may be different in a moment.
+    Again,
+    /// The server says when.
+    After(Duration),
 }
 
 impl Wire {
-    /// A client that keeps so many connections.
-    pub fn new(jobs: usize) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .allow_non_standard_methods(true)
-            .user_agent(concat!("imgfactory/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .max_idle_connections(jobs)
-            .max_idle_connections_per_host(jobs)
-            .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(Duration::from_secs(120)))
-            .timeout_per_read(Some(Duration::from_secs(60)))
-            .build();
-        Wire { agent: config.new_agent() }
+    /// A client that keeps so many connections; `name` is that of the target.
+    ///
+    /// # Errors
+    /// [`RemoteError`] when a proxy or the authorities can't be used.
+    pub fn open(web: &HttpOptions, jobs: usize, name: &str) -> Result<Self, RemoteError> {
+        let http = Http::open(web, jobs, TIMEOUTS).map_err(|error| RemoteError::new(name, error))?;
+        Ok(Wire { http })
     }
 
     /// Asks until there is an answer that another try will not change.
     ///
     /// # Errors
     /// [`RemoteError`] when there was none.
-    pub fn ask(&self, ask: &ServerRequest<'_>, shown: &str) -> Result<ServerResponse, RemoteError> {
-        let mut pause = PAUSE;
-        let mut attempt = 1;
+    pub fn ask(&self, ask: &Exchange<'_>, shown: &str) -> Result<Reply, RemoteError> {
+        let (mut pause, mut attempt) = (PAUSE, 1);
+        let end = Instant::now() + BUSY;
         loop {
-            let result = self.once(ask);
-            let again = match &result {
-                Ok(said) => matches!(said.status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
-                // What is wrong with the address or with TLS stays wrong.
-                Err(Error::BadUri(_) | Error::Tls(_) | Error::Rustls(_) | Error::HostNotFound) => false,
-                Err(_) => true,
+            let result = self.http.exchange(ask);
+            let wait = match next(&result) {
+                Next::After(time) if Instant::now() + time <= end => time,
+                Next::Again if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    pause *= 2;
+                    pause / 2
+                }
+                _ => {
+                    return result
+                        .map_err(|fault| RemoteError::new(format!("{shown}: {} failed", ask.method), fault));
+                }
             };
-            if !again || attempt == ATTEMPTS {
-                return result
-                    .map_err(|error| RemoteError::new(format!("{shown}: {} failed", ask.method), error));
-            }
             let why = match result {
                 Ok(said) => format!("HTTP {}", said.status),
-                Err(error) => error.to_string(),
+                Err(fault) => fault.to_string(),
             };
             log::info!("{shown}: {why}; trying again");
-            thread::sleep(pause);
-            pause *= 2;
-            attempt += 1;
+            thread::sleep(wait);
         }
-    }
-
-    fn once(&self, ask: &ServerRequest<'_>) -> Result<ServerResponse, Error> {
-        let method = Method::from_bytes(ask.method.as_bytes()).map_err(|error| Error::Http(error.into()))?;
-        let mut request = Request::builder().method(method).uri(ask.url);
-        for (name, value) in &ask.headers {
-            request = request.header(*name, value);
-        }
-        let response = if ask.method == "PUT" {
-            self.agent.run(request.body(ask.body)?)?
-        } else {
-            self.agent.run(request.body(())?)?
-        };
-        let status = response.status().as_u16();
-        let len =
-            response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
-        let mut body = Vec::new();
-        if ask.method != "HEAD" {
-            let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
-            reader.take(ask.limit.saturating_add(1)).read_to_end(&mut body)?;
-        }
-        Ok(ServerResponse { status, len, body })
     }
 }
 
+fn next(result: &Result<Reply, FetchFault>) -> Next {
+    match result {
+        Ok(Reply { status: 429 | 503, retry_after: Some(time), .. }) => {
+            Next::After((*time).clamp(PAUSE, LONGEST))
+        }
+        // 409: S3 calls two that write the same name at once a conflict; 423: a WebDAV lock that its holder gives back.
+        Ok(Reply { status: 408 | 423 | 425 | 429 | 500 | 502 | 503 | 504, .. }) => Next::Again,
+        Ok(Reply { status: 409, body, .. }) if contains(body, b"OperationAborted") => Next::Again,
+        Ok(_) => Next::Done,
+        // What is wrong with the address, with TLS or with a proxy stays wrong.
+        Err(FetchFault::Protocol(_) | FetchFault::Tls(_) | FetchFault::Proxy(_)) => Next::Done,
+        Err(_) => Next::Again,
+    }
+}
+
+fn contains(body: &[u8], word: &[u8]) -> bool {
+    body.windows(word.len()).any(|part| part == word)
+}
+
 /// What to say of an answer that should not have come.
-pub fn unexpected(shown: &str, doing: &str, said: &ServerResponse) -> RemoteError {
+pub fn unexpected(shown: &str, doing: &str, said: &Reply) -> RemoteError {
     let hint = match said.status {
+        301 | 302 | 303 | 307 | 308 => {
+            "; requests of a publisher follow no redirect: give the address that it leads to"
+        }
+        401 | 403 if contains(&said.body, b"RequestTimeTooSkewed") => "; set the clock of this computer",
         401 | 403 => "; check IMGFACTORY_HTTP_USER and _PASSWORD (or _TOKEN), or for S3 the AWS_ keys",
-        405 => "; allow PUT and DELETE there on the server",
+        405 | 501 => "; allow PUT and DELETE there on the server",
+        407 => "; the proxy wants a user and a password: http://USER:PASSWORD@HOST:PORT",
         409 => "; create the directory",
         413 => "; the server's limit for uploads is too low (nginx: client_max_body_size)",
+        423 => "; another program has locked the file (WebDAV)",
         507 => "; the server's disk is full",
         _ => "",
     };
+    let to = said.location.iter().map(|to| format!(" to {}", formats::names::clip(to))).collect::<String>();
     let text = String::from_utf8_lossy(said.body.get(..said.body.len().min(300)).unwrap_or_default());
     // A page for browsers says no more than its status; S3's XML does.
     let page = text.to_ascii_lowercase().contains("<html");
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = if text.trim().is_empty() || page { String::new() } else { format!(" ({})", text.trim()) };
-    RemoteError::new(format!("{shown}: can't {doing}"), format!("HTTP {}{hint}{text}", said.status))
+    RemoteError::new(format!("{shown}: can't {doing}"), format!("HTTP {}{to}{hint}{text}", said.status))
 }

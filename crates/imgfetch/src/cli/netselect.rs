@@ -12,7 +12,7 @@ use super::source::{self, SourceError};
 use crate::engine::millis;
 use crate::trust::ask_all;
 use formats::release::{Latest, Verified};
-use system::http::{Http, Proxies, Timeouts};
+use system::http::{Http, Timeouts};
 
 /// One line of the ranking.
 #[derive(Serialize)]
@@ -29,8 +29,8 @@ struct RankingLine {
 pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     let keys = if args.keys.is_empty() { None } else { Some(source::keys(&args.keys)?) };
     let mirrors = source::mirrors(&args.mirrors, args.mirrors_file.as_deref())?;
-    let proxies = Proxies::from_env().map_err(SourceError::from)?;
-    let http = Arc::new(Http::new(proxies, None, 2, Timeouts::default())?);
+    let options = source::http_options(None, None);
+    let http = Arc::new(Http::open(&options, 2, Timeouts::default()).map_err(SourceError::from)?);
     let until = Instant::now() + args.budget;
     let mut lines: Vec<(Option<Duration>, RankingLine)> = mirrors
         .iter()

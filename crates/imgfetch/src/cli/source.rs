@@ -14,7 +14,7 @@ use crate::trust::{ChosenRelease, MirrorStats, ResolveRequest, resolve};
 use formats::release::{BadKey, TrustedKeys};
 use formats::url::{BadUrl, MirrorUrl};
 use system::files::{FileError, read_at_most};
-use system::http::{BadCa, BadProxy, Http, Proxies, Timeouts};
+use system::http::{BadHttp, Http, HttpOptions, Timeouts};
 
 /// Files of options are not longer than this.
 const MAX_FILE: u64 = 1 << 20;
@@ -37,13 +37,7 @@ pub(super) enum SourceError {
     #[error("{0} mirrors; use at most 64")]
     TooMany(usize),
     #[error(transparent)]
-    Proxy(#[from] BadProxy),
-    #[error("--ca {}", path.display())]
-    Ca {
-        path: PathBuf,
-        #[source]
-        source: BadCa,
-    },
+    Http(#[from] BadHttp),
 }
 
 /// Everything that is open before a release is chosen.
@@ -58,16 +52,9 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn open(source: &SourceArgs) -> Result<Self, Failure> {
-        let proxies = match source.proxy.as_deref() {
-            Some("none") => Proxies::none(),
-            Some(proxy) => Proxies::only(proxy, "--proxy").map_err(SourceError::from)?,
-            None => Proxies::from_env().map_err(SourceError::from)?,
-        };
-        let ca = source.ca.as_ref().map(|path| read_at_most(path, 16 * MAX_FILE)).transpose()?;
+        let options = http_options(source.proxy.clone(), source.ca.clone());
         let http =
-            Http::new(proxies, ca.as_deref(), source.connections, Timeouts::default()).map_err(|error| {
-                SourceError::Ca { path: source.ca.clone().unwrap_or_default(), source: error }
-            })?;
+            Http::open(&options, source.connections, Timeouts::default()).map_err(SourceError::from)?;
         // Later the working directory is another one.
         let root = source.cache.as_ref().map(std::path::absolute).transpose()?;
         let mut cache = match root.map(|root| Cache::open(&root, source.cache_max)).transpose() {
@@ -190,6 +177,12 @@ impl Opened {
 fn estimate(stats: &MirrorStats) -> MirrorEstimate {
     let MirrorStats { first_byte, rate, blame, .. } = *stats;
     MirrorEstimate { most: None, first_byte, rate, blame }
+}
+
+/// The client in a miniroot has no authorities of a system; what it trusts is built in or named.
+pub(super) fn http_options(proxy: Option<String>, ca: Option<PathBuf>) -> HttpOptions {
+    let user_agent = concat!("imgfetch/", env!("CARGO_PKG_VERSION"));
+    HttpOptions { user_agent, proxy, ca, system_authorities: false }
 }
 
 pub(super) fn keys(keys: &[String]) -> Result<TrustedKeys, SourceError> {

@@ -464,8 +464,7 @@ impl Shared {
         let answer = self.setup.http.get(get)?;
         match Fetched::new(*object, &answer.bytes).inflate().and_then(|inflated| inflated.verify()) {
             Ok(block) => Ok((block, answer.bytes, answer.first_byte)),
-            Err(_) if answer.web_page => Err(Fault::WebPage),
-            Err(damage) => Err(damage.into()),
+            Err(damage) => Err(answer.instead.unwrap_or(damage.into())),
         }
     }
 

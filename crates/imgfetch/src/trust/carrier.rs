@@ -216,8 +216,8 @@ fn storage_error(error: FileError) -> StorageError {
 }
 
 fn answer(answer: Answer) -> MirrorAnswer {
-    let Answer { bytes, web_page, first_byte, whole } = answer;
-    MirrorAnswer { bytes, web_page, first_byte, whole }
+    let Answer { bytes, instead, first_byte, whole } = answer;
+    MirrorAnswer { bytes, instead, first_byte, whole }
 }
 
 /// Asks all mirrors for `latest`, at once: each mirror's place and answer, as they come, until the time is over.
@@ -255,7 +255,7 @@ mod tests {
     use super::super::resolver::sim::{Key, Publish, Tree, name};
     use super::*;
     use system::files::Scratch;
-    use system::http::{Proxies, Timeouts};
+    use system::http::{HttpOptions, Timeouts};
 
     /// Sends the files of a tree, one connection a request, until the test ends.
     fn serve(tree: Tree) -> MirrorUrl {
@@ -285,7 +285,7 @@ mod tests {
         let wall = clock::now().0;
         let publish =
             |serial| Publish { published: wall - 60, expires: wall + 3600, ..Publish::new(&key, serial) };
-        let http = Arc::new(Http::new(Proxies::none(), None, 4, Timeouts::default()).unwrap());
+        let http = Arc::new(Http::open(&HttpOptions::direct(), 4, Timeouts::default()).unwrap());
         let dir = Scratch::directory(std::env::temp_dir()).unwrap();
         let cache = Arc::new(Cache::open(dir.path(), None).unwrap());
         let request = |tree: Tree| ResolveRequest {

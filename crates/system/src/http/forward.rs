@@ -12,10 +12,11 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Error};
 
 use super::request_handle::TrackingConnector;
+use super::tls::TlsConnector;
 
 /// An agent whose every request goes to the proxy, in absolute form.
-pub(super) fn agent(config: Config, proxy: &Uri) -> Agent {
-    let connector = ().chain(TrackingConnector(TcpConnector::default())).chain(AbsoluteForm);
+pub(super) fn agent(config: Config, proxy: &Uri, tls: TlsConnector) -> Agent {
+    let connector = ().chain(TrackingConnector(TcpConnector::default())).chain(tls).chain(AbsoluteForm);
     Agent::with_parts(
         config,
         connector,
@@ -44,7 +45,11 @@ impl<In: Transport> Connector<In> for AbsoluteForm {
 
     fn connect(&self, to: &ConnectionDetails<'_>, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
         let authority = to.uri.authority().map(ToString::to_string).unwrap_or_default();
-        Ok(chained.map(|transport| Prefixed { transport, prefix: format!("http://{authority}") }))
+        Ok(chained.map(|transport| Prefixed {
+            transport,
+            prefix: format!("http://{authority}"),
+            begins: true,
+        }))
     }
 }
 
@@ -53,9 +58,9 @@ impl<In: Transport> Connector<In> for AbsoluteForm {
 struct Prefixed<T> {
     transport: T,
     prefix: String,
+    /// Whether what is written next begins a request: nothing was written since the last answer.
+    begins: bool,
 }
-
-const METHOD: &[u8] = b"GET ";
 
 impl<T: Transport> Transport for Prefixed<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
@@ -65,21 +70,25 @@ impl<T: Transport> Transport for Prefixed<T> {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let prefix = self.prefix.as_bytes();
         let output = self.transport.buffers().output();
-        // A request of ours has no body, and ureq writes its head in one piece: a request line is where a write
-        // begins with one.
-        if !output.get(..amount).is_some_and(|written| written.starts_with(b"GET /")) {
+        // The head of a request is written before its body, and the next request only after an answer.
+        if !std::mem::take(&mut self.begins) {
             return self.transport.transmit_output(amount, timeout);
         }
+        let line = output.get(..amount).unwrap_or_default();
+        let Some(path) = line.iter().position(|byte| *byte == b' ').map(|blank| blank + 1) else {
+            return Err(Error::Other("a request without a path".into()));
+        };
         let longer = amount + prefix.len();
         if longer > output.len() {
             return Err(Error::Other("the address is too long for the proxy".into()));
         }
-        output.copy_within(METHOD.len()..amount, METHOD.len() + prefix.len());
-        output[METHOD.len()..METHOD.len() + prefix.len()].copy_from_slice(prefix);
+        output.copy_within(path..amount, path + prefix.len());
+        output[path..path + prefix.len()].copy_from_slice(prefix);
         self.transport.transmit_output(longer, timeout)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.begins = true;
         self.transport.await_input(timeout)
     }
 

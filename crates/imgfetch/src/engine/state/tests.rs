@@ -8,7 +8,7 @@ use formats::block::Object;
 use formats::fetch_fault::Wait;
 use formats::index::{Header, Index};
 use formats::names::{BlockSize, Serial, UnixTime};
-use system::http::{Http, Proxies, Timeouts};
+use system::http::{Http, HttpOptions, Timeouts};
 
 const SIZE: u32 = 4096;
 
@@ -45,7 +45,7 @@ impl World {
         let setup = EngineSetup {
             index: Arc::new(Index::assemble(header, objects.collect::<Vec<_>>()).unwrap()),
             mirrors: vec!["http://a/".parse().unwrap(), "http://b/".parse().unwrap()],
-            http: Arc::new(Http::new(Proxies::none(), None, 1, Timeouts::default()).unwrap()),
+            http: Arc::new(Http::open(&HttpOptions::direct(), 1, Timeouts::default()).unwrap()),
             cache: None,
             config: crate::scheduler::Config { loaders: 0, ..Default::default() },
             ram: ram_blocks * SIZE as usize,

@@ -202,8 +202,7 @@ impl Context {
                     self.sent_well(mirror, &answer);
                     return Ok(opened);
                 }
-                Err(_) if answer.web_page => Fault::WebPage,
-                Err(fault) => fault,
+                Err(fault) => answer.instead.unwrap_or(fault),
             },
             Err(fault) => fault,
         };

@@ -89,7 +89,7 @@ mod tests {
         let mut stats = MirrorStats::default();
         let answer = |len, whole| MirrorAnswer {
             bytes: vec![0; len],
-            web_page: false,
+            instead: None,
             first_byte: ms(10),
             whole: ms(whole),
         };

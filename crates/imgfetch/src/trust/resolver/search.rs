@@ -25,6 +25,8 @@ struct SearchRound {
     faults: Vec<(MirrorUrl, String)>,
     /// Whether asking again may help.
     hope: bool,
+    /// Whether there may be no network.
+    network: bool,
     /// Whether wrong bytes came.
     wrong: bool,
     /// Whether a mirror has something that is refused.
@@ -38,6 +40,7 @@ struct SearchRound {
 impl SearchRound {
     fn failed(&mut self, url: Option<&MirrorUrl>, fault: &Fault) {
         self.hope |= fault.blame() != FailureScope::File;
+        self.network |= fault.may_be_the_network();
         self.wrong |= fault.is_wrong_bytes();
         self.refused |= fault.is_wrong_bytes() && *fault != Fault::WebPage;
         self.unknown_key |= matches!(fault, Fault::UnknownKey(_));
@@ -226,9 +229,9 @@ impl FileSearch {
         // While other mirrors keep silent, there is time to look for a successor of the key.
         let follow = first && round.unknown_key && !ctx.followed;
         if !may_help || enough || offline || follow || now + self.pause >= self.until {
-            let SearchRound { faults, refused, hope, .. } = round;
+            let SearchRound { faults, refused, hope, network, .. } = round;
             let file = self.path.to_string();
-            return Progress::GaveUp(ResolveError::NoMirror { file, faults, hope, refused });
+            return Progress::GaveUp(ResolveError::NoMirror { file, faults, hope, network, refused });
         }
         if self.news_at.is_none_or(|at| now - at >= NEWS) {
             self.news_at = Some(now);

@@ -464,7 +464,12 @@ impl Run<'_> {
                 Err(Fault::Length { found: bytes.len() as u64, want })
             }
             None if bytes.len() as u64 > get.limit => Err(Fault::TooLong { limit: get.limit }),
-            _ => Ok(MirrorAnswer { bytes, web_page, first_byte: delay, whole: delay }),
+            _ => Ok(MirrorAnswer {
+                bytes,
+                instead: web_page.then_some(Fault::WebPage),
+                first_byte: delay,
+                whole: delay,
+            }),
         };
         let result = match (mirror.behaviour)(&get.path, self.now) {
             Reply::File => file.map_or(Err(Fault::Missing(404)), |bytes| sent(bytes.clone(), false)),

@@ -82,8 +82,8 @@ pub type StorageError = Arc<dyn Error + Send + Sync>;
 #[derive(Clone, Debug)]
 pub struct MirrorAnswer {
     pub bytes: Vec<u8>,
-    /// Whether it looks like a web page.
-    pub web_page: bool,
+    /// What they seem to be if they are not the file.
+    pub instead: Option<Fault>,
     /// From the request to the first byte.
     pub first_byte: Duration,
     /// From the request to the last byte.
@@ -175,13 +175,15 @@ pub struct Resolved {
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// No mirror had a file that could be used.
-    #[error("can't get {file} from any mirror{}{}", EachMirror(.faults), hint(*.hope))]
+    #[error("can't get {file} from any mirror{}{}", EachMirror(.faults), hint(*.network))]
     NoMirror {
         file: String,
         /// The last failure of each.
         faults: Vec<(MirrorUrl, String)>,
         /// Whether a mirror may have it later.
         hope: bool,
+        /// Whether the network may be the cause.
+        network: bool,
         /// Whether a mirror has a file that is refused, and not just none.
         refused: bool,
     },
@@ -215,8 +217,8 @@ pub enum ResolveError {
     },
 }
 
-fn hint(hope: bool) -> &'static str {
-    match hope {
+fn hint(network: bool) -> &'static str {
+    match network {
         true => "; is the network up, and is the address of the mirror right?",
         false => "",
     }
