@@ -68,7 +68,9 @@ fn life(kind: &str, by_proxy: bool) {
     }
     let files = found.servers[0].path(found.files);
     whole_life(&Place { to: &found.to, files: &files, env, url: found.url.as_deref() });
-    if let Some((server, _)) = proxy {
+    if let Some((mut server, _)) = proxy {
+        // It notes a tunnel when it ends.
+        server.stop();
         let log = fs::read_to_string(server.path("access")).unwrap();
         for port in &found.ports {
             let tunnel = format!("CONNECT 127.0.0.1:{port} me ");
@@ -113,28 +115,29 @@ fn an_s3_server_lives_a_whole_life_by_https_through_a_proxy() {
 fn caddy_is_read_by_https_through_a_proxy() {
     let authority = Authority::new();
     let out = Out::new();
-    for disk in [&[1, 2, 3][..], &[1, 4]] {
-        out.build(disk);
-    }
     let home = scratch();
     let dir = home.path().join("www");
     let (_server, url) = caddy_by(&dir, Some(&authority.p256()));
-    let (proxy, address) = squid(&[port(&url)], false);
+    let (mut proxy, address) = squid(&[port(&url)], false);
     let ca = authority.file().display().to_string();
     let by = |command: &mut Command| -> Output {
         command.args(["--ca", &ca]).env("ALL_PROXY", format!("http://{address}")).output().unwrap()
     };
     let key = out.public();
-    good(&by(out.command("publish").args(["--to", dir.to_str().unwrap(), "--url", &url])));
+    for disk in [&[1, 2, 3][..], &[1, 4]] {
+        out.build(disk);
+        good(&by(out.command("publish").args(["--to", dir.to_str().unwrap(), "--url", &url])));
+    }
     let copy = home.path().join("copy");
     good(&by(imgfactory().args(["mirror", "pull", &url, copy.to_str().unwrap(), "--key", &key])));
     assert_same(&copy, &dir);
     assert!(good(&by(imgfactory().args(["releases", &url, "--key", &key]))).contains("<- latest"));
     assert!(good(&by(imgfactory().args(["mirror", "list", &url, "--key", &key]))).contains(&url));
     good(&by(imgfactory().args(["diff", &format!("{url}@1"), &format!("{url}@2"), "--key", &key])));
+    assert_eq!(previous(&url, &out, Some(&ca), Some(&format!("http://{address}"))), "next is 3");
+    proxy.stop();
     let log = fs::read_to_string(proxy.path("access")).unwrap();
     assert!(log.matches("CONNECT 127.0.0.1:").count() >= 5, "{log}");
-    assert_eq!(previous(&url, &out, Some(&ca), Some(&format!("http://{address}"))), "next is 3");
 }
 
 /// What `build --previous` reads of a published release.
@@ -160,9 +163,10 @@ fn previous(url: &str, out: &Out, ca: Option<&str>, proxy: Option<&str>) -> Stri
 #[test]
 fn plain_http_is_put_through_a_proxy_without_a_tunnel() {
     let (server, url, dav) = nginx_by(None);
-    let (proxy, address) = squid(&[], true);
+    let (mut proxy, address) = squid(&[], true);
     let env = vec![("http_proxy", format!("me:secret@{address}"))];
     whole_life(&Place { to: &dav, files: &server.path("tree"), env, url: Some(&url) });
+    proxy.stop();
     let log = fs::read_to_string(proxy.path("access")).unwrap();
     assert!(
         log.contains(&format!("PUT {dav}latest me ")) && log.contains(&format!("GET {url}latest me ")),
@@ -185,7 +189,7 @@ fn what_keeps_a_publisher_from_an_https_target_is_named() {
     for (env, said) in [
         (
             &[][..],
-            "GET failed: no secure connection: the server's certificate is of an authority that is not known here; \
+            "no secure connection: the server's certificate is of an authority that is not known here; \
              if it is your own, name its file with --ca or SSL_CERT_FILE",
         ),
         (&[("SSL_CERT_FILE", "/nowhere.pem")], "can't open /nowhere.pem"),

@@ -1,6 +1,7 @@
 //! The same servers behind TLS, with certificates of a company's own authority, and a proxy that leads there.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -131,7 +132,10 @@ pub fn squid(tls_ports: &[u16], user: bool) -> (Server, String) {
     } else {
         String::new()
     };
-    let identity = if rustix::process::geteuid().is_root() { "cache_effective_user root\n" } else { "" };
+    // Started by root it works as another user.
+    let root = rustix::process::geteuid().is_root();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let identity = if root { "cache_effective_user proxy\n" } else { "" };
     let config = format!(
         "http_port 127.0.0.1:{port}\nacl SSL_ports port 443{ports}\nacl CONNECT method CONNECT\n\
          http_access deny CONNECT !SSL_ports\n{login}http_access allow localhost\nhttp_access deny all\n\
@@ -145,7 +149,9 @@ pub fn squid(tls_ports: &[u16], user: bool) -> (Server, String) {
     );
     fs::write(at("squid.conf"), config).unwrap();
     let file = at("squid.conf");
-    let server = Server::start(home, Command::new("squid").args(["-N", "-f", &file]), port);
+    // A name of its own: squids of one name share memory.
+    let name = format!("test{port}");
+    let server = Server::start(home, Command::new("squid").args(["-N", "-n", &name, "-f", &file]), port);
     (server, format!("127.0.0.1:{port}"))
 }
 

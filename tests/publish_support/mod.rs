@@ -217,6 +217,13 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Server {
+    /// Ends it; its files stay.
+    pub fn stop(&mut self) {
         // It ends its own children, if it gets the time for it.
         let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
         let end = Instant::now() + Duration::from_secs(3);
@@ -226,9 +233,7 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
 
-impl Server {
     pub fn start(home: Scratch, command: &mut Command, port: u16) -> Self {
         let log = home.path().join("log");
         let child = command
