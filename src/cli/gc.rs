@@ -15,6 +15,7 @@ use crate::sys::progress::Unit;
 use crate::yaml::Scalar;
 use formats::names::Serial;
 use formats::report::Exit;
+use system::clock;
 use system::files::DirLock;
 
 /// Between two looks whether a target is free.
@@ -50,6 +51,9 @@ pub(super) struct Args {
     /// Seconds to wait while another publication or `gc` holds the target's lease
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
+    /// Believe this computer's clock, even if the target's clock or the dates of its release contradict it
+    #[arg(long)]
+    trust_clock: bool,
     /// Output directory of the build that supplies the key, grace period and pins
     #[arg(long, value_name = "OUT")]
     of: Option<PathBuf>,
@@ -93,7 +97,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         pinned.insert(serial);
     }
     let keep = args.keep.unwrap_or(default.keep as usize);
-    let policy = Policy { grace, keep, pinned };
+    let policy = Policy { grace, keep, pinned, trust_clock: args.trust_clock };
     let remote = targets::open(&target, args.jobs, &session.web)?;
     let keys = follow(&OfRemote(remote.as_ref()), &keys);
     let token = new_token()?;
@@ -111,6 +115,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let _lock = if as_path.is_dir() && !args.dry_run { Some(DirLock::take(&as_path)?) } else { None };
     let plan = gc::plan(&job)?;
     if args.dry_run {
+        if let Err(doubt) = plan.unconfirmed(clock::now()) {
+            log::warn!("{}: {doubt}", remote.name());
+        }
         print(&format!("{plan}\n"))?;
         if !session.quiet {
             for item in &plan.due {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
+use super::clock::{self, ClockDoubt};
 use super::held_lease::read_lease;
 use super::lease::{Lease, LeaseToken};
 use super::release_state::{OfRemote, ReleaseStateError, image_files, read_indexes, read_latest};
@@ -33,6 +34,8 @@ pub struct Policy {
     pub keep: usize,
     /// Releases to keep whatever their age.
     pub pinned: BTreeSet<Serial>,
+    /// Believe this computer's clock, whatever contradicts it.
+    pub trust_clock: bool,
 }
 
 /// Why nothing more was removed.
@@ -63,6 +66,11 @@ pub enum GcError {
         "{0}: this command was suspended until its lease had expired, or another took over the lease; run it again"
     )]
     Lapsed(String),
+    /// By a wrong clock, files would be removed before their time.
+    #[error(
+        "{target}: {doubt}. Set the clock; if it is right, add --trust-clock. Nothing was removed or marked"
+    )]
+    Clock { target: String, doubt: ClockDoubt },
     #[error(transparent)]
     Remote(#[from] RemoteError),
 }
@@ -72,6 +80,8 @@ pub enum GcError {
 pub struct GcPlan {
     /// Serial of the newest release, which is always kept.
     pub latest: Serial,
+    /// When `latest` expires.
+    pub expires: UnixTime,
     /// Releases that stay, and why.
     pub kept: BTreeMap<Serial, &'static str>,
     /// Releases that no longer stay.
@@ -147,6 +157,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
         read_latest(&files, job.keys).map_err(failed)?.ok_or_else(|| GcError::Empty(target()))?;
     let releases = releases(job, &latest, listed.as_deref()).map_err(failed)?;
     let now = job.clock.now();
+    believed(job, clock::not_behind(now, latest.published, stones.0.values().max().copied()))?;
     let (kept, expired) = sort(&releases, &latest, job.policy, now);
     if !kept.contains_key(&latest.serial) {
         let missing = ReleaseStateError::Missing { path: latest.release_path(), by: "latest" };
@@ -218,6 +229,7 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
     });
     Ok(GcPlan {
         latest: latest.serial,
+        expires: latest.expires,
         kept,
         expired,
         live: live.len(),
@@ -226,6 +238,18 @@ pub fn plan(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
         waiting_bytes,
         revived,
     })
+}
+
+impl GcPlan {
+    /// Whether there is doubt in a clock that no other confirms, if it decides that files are to be removed: a release
+    /// that is looked after does not expire.
+    ///
+    /// # Errors
+    /// [`ClockDoubt::Expired`].
+    pub fn unconfirmed(&self, now: UnixTime) -> Result<(), ClockDoubt> {
+        let expires = self.expires;
+        if self.due.is_empty() || now <= expires { Ok(()) } else { Err(ClockDoubt::Expired { now, expires }) }
+    }
 }
 
 fn block_items(index: &Index) -> impl Iterator<Item = FileToSend> + '_ {
@@ -338,6 +362,10 @@ pub fn collect(job: &GcJob<'_>) -> Result<GcPlan, GcError> {
 fn with_lease(job: &GcJob<'_>, lease: &mut Lease) -> Result<GcPlan, GcError> {
     busy(job, Control::Publishing, "publishing")?;
     let plan = plan(job)?;
+    let confirmed = still_ours(job, lease)?;
+    if !confirmed {
+        believed(job, plan.unconfirmed(job.clock.now()))?;
+    }
     for batch in plan.due.chunks(BATCH) {
         still_ours(job, lease)?;
         let places: Vec<RemotePath> = batch.iter().map(|item| RemotePath::File(item.path.clone())).collect();
@@ -365,20 +393,30 @@ fn busy(job: &GcJob<'_>, which: Control, what: &'static str) -> Result<(), GcErr
     }
 }
 
-/// Only with a valid lease may anything be removed.
-fn still_ours(job: &GcJob<'_>, lease: &mut Lease) -> Result<(), GcError> {
+/// Only with a clock that nothing contradicts may anything be removed.
+fn believed(job: &GcJob<'_>, found: Result<(), ClockDoubt>) -> Result<(), GcError> {
+    match found {
+        Err(doubt) if !job.policy.trust_clock => Err(GcError::Clock { target: job.remote.name(), doubt }),
+        _ => Ok(()),
+    }
+}
+
+/// Only with a valid lease may anything be removed. Whether the target's clock confirms ours.
+fn still_ours(job: &GcJob<'_>, lease: &mut Lease) -> Result<bool, GcError> {
     let now = job.clock.now();
     let lapsed = || GcError::Lapsed(job.remote.name());
     if !lease.is_fresh(now) {
         return Err(lapsed());
     }
-    let found = read_lease(job.remote, Control::Collecting)?;
-    if found.is_none_or(|found| found.token != lease.token) {
-        return Err(lapsed());
+    let (text, written) =
+        job.remote.get_dated(&RemotePath::Control(Control::Collecting))?.unwrap_or_default();
+    let found = Lease::decode(&text).ok().filter(|found| found.token == lease.token).ok_or_else(lapsed)?;
+    if let Some(theirs) = written {
+        believed(job, clock::compare(found.renewed_at(), theirs))?;
     }
     if lease.until.0.saturating_sub(now.0) <= super::lease::SECONDS / 2 {
         *lease = lease.renewed(now);
         job.remote.write(&RemotePath::Control(Control::Collecting), &lease.to_text())?;
     }
-    Ok(())
+    Ok(written.is_some())
 }

@@ -74,6 +74,11 @@ impl Lease {
         Lease { until: UnixTime(now.0.saturating_add(SECONDS)), ..self.clone() }
     }
 
+    /// When it was last written, by the clock of its writer.
+    pub fn renewed_at(&self) -> UnixTime {
+        UnixTime(self.until.0.saturating_sub(SECONDS))
+    }
+
     /// Whether the lease is still valid at `now`.
     pub fn is_fresh(&self, now: UnixTime) -> bool {
         now <= self.until

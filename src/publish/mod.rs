@@ -8,6 +8,7 @@
 //! * [`gc`]: what no release in retention names is marked, and removed after the grace period.
 
 mod apply;
+mod clock;
 mod held_lease;
 mod lease;
 pub mod gc;
@@ -21,12 +22,13 @@ mod tombstones;
 
 pub use crate::recipe::target::{BadTarget, S3, Target};
 pub use apply::{Job, PublishError, PublishOptions, PublishResult, publish, serial_at, survey};
+pub use clock::ClockDoubt;
 pub use lease::{Lease, LeaseToken};
 pub use plan::{PublishPlan, PublishPlanError, TargetContents, block_item};
 pub use release_state::{
     Either, OfRemote, ReleaseState, ReleaseStateError, follow, image_files, objects, read_indexes,
     read_latest, read_named, read_state,
 };
-pub use remote::{Clock, FileToSend, Listed, MirrorFiles, Remote, RemoteError};
+pub use remote::{Clock, DatedFile, FileToSend, Listed, MirrorFiles, Remote, RemoteError};
 pub use remote_path::{CONTROL_DIR, Control, RemotePath};
 pub use tombstones::{TombstoneFault, Tombstones};

@@ -269,7 +269,7 @@ fn publisher(author: &Arc<Author>, tree: FilesByPath, token: &str) -> Program {
 fn collector(author: &Arc<Author>) -> Program {
     let author = author.clone();
     Arc::new(move |remote, clock| {
-        let policy = Policy { grace: DAY, keep: 1, pinned: BTreeSet::new() };
+        let policy = Policy { grace: DAY, keep: 1, pinned: BTreeSet::new(), trust_clock: false };
         let token = LeaseToken::new("gc").unwrap();
         let job = GcJob {
             remote,

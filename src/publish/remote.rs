@@ -90,6 +90,9 @@ pub struct Listed {
     pub len: u64,
 }
 
+/// The bytes of a file, and when it was written, if that is known.
+pub type DatedFile = (Vec<u8>, Option<UnixTime>);
+
 /// A place to publish to.
 pub trait Remote: Sync {
     /// Its name, for people.
@@ -100,6 +103,15 @@ pub trait Remote: Sync {
     /// # Errors
     /// [`RemoteError`].
     fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError>;
+
+    /// Reads a file as [`Remote::get`] does, with the time at which it was written by the clock of the target, where a
+    /// target has a clock of its own and shows it.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn get_dated(&self, place: &RemotePath) -> Result<Option<DatedFile>, RemoteError> {
+        Ok(self.get(place)?.map(|bytes| (bytes, None)))
+    }
 
     /// Reads several files, as [`Remote::get`] does.
     ///

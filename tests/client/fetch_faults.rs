@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use system::http::{Get, Http, HttpOptions, Timeouts};
 
-use crate::fetch_support::fault_server::{Act, FaultServer, blackhole, faults, refused};
+use crate::fetch_support::fault_server::{Act, FaultServer, Framing, blackhole, faults, refused};
 use crate::fetch_support::{self, Cat, DAY, Publisher, Tree, cat, disk, scratch, text};
 
 /// Time that a process may take over its deadline: start, and two cores shared with other tests.
@@ -314,6 +314,52 @@ fn bodies_come_in_all_forms_and_connections_are_kept() {
     let target = server.url();
     let moved = FaultServer::new(Tree::new(), move |path, _| Act::Redirect(format!("{target}{path}")));
     world.assert_right(&world.cat(&[&moved.url()], &[]), "redirected");
+}
+
+/// What decides is the length and the digest, not what a server writes around right bytes (RFC 9110, RFC 9112).
+#[test]
+fn right_bytes_are_taken_whatever_stands_in_the_head_of_the_answer() {
+    use Framing::{Chunked, Close, Length};
+    let world = world();
+    for (head, framing) in [
+        ("HTTP/1.1 200 OK\r\nContent-Encoding: aws-chunked\r\n", Length),
+        ("HTTP/1.1 200 OK\r\nContent-Encoding: aws-chunked,\r\n", Chunked),
+        ("HTTP/1.1 200 OK\r\nContent-Encoding: none\r\n", Length),
+        ("HTTP/1.1 200 OK\r\nContent-Encoding:\r\n", Length),
+        ("HTTP/1.1 200 OK\r\nContent-Encoding: Identity\r\n", Length),
+        ("HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Encoding: identity\r\n", Length),
+        // Stored with a label that is wrong.
+        ("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n", Length),
+        ("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n", Chunked),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n", Length),
+        ("HTTP/1.1 200 OK\r\nContent-Type: \r\n", Close),
+        ("HTTP/1.1 200 OK\r\n", Close),
+        ("HTTP/1.0 200 OK\r\n", Close),
+        ("HTTP/1.0 200 OK\r\n", Length),
+        ("HTTP/1.1 200\r\n", Length),
+        ("HTTP/1.1 200 \r\n", Chunked),
+        // The length is then no one's business.
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n", Chunked),
+        ("HTTP/1.1 200 OK\r\nContent-Length: LEN\r\nContent-Length: LEN\r\n", Close),
+        ("HTTP/1.1 203 Changed\r\nVia: 1.1 proxy\r\n", Length),
+        ("HTTP/1.1 206 Part\r\nContent-Range: bytes 0-LAST/LEN\r\n", Length),
+        ("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 200 OK\r\n", Length),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", Length),
+        (
+            "HTTP/1.1 200 OK\r\nX-Name: \u{fc}\r\nServer:\r\nETag: W/\"x\"\r\nConnection: Keep-Alive\r\n",
+            Length,
+        ),
+        ("HTTP/1.1 200 OK\r\ncontent-encoding : x\r\n", Length),
+    ] {
+        let server = FaultServer::new(world.tree.clone(), move |_, _| Act::As(head, framing));
+        let found = world.cat(&[&server.url()], &["--deadline", "3s"]);
+        // A blank before the colon is no header (RFC 9112, 5.1).
+        if head.contains(" :") {
+            assert_eq!(found.output.status.code(), Some(1), "{head}");
+            continue;
+        }
+        world.assert_right(&found, &format!("{head}{framing:?}"));
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod fetch_network;
 mod fetch_nginx;
 mod fetch_static;
 mod fetch_storm;
+mod fetch_tls;
 mod hostile_cache;
 mod offline;
 mod signals;

@@ -40,6 +40,8 @@ pub enum Act {
     Redirect(String),
     /// The file as it would be for a browser.
     Gzip,
+    /// The file with a head of one's own: the status line without its end, headers, and what tells the body's end.
+    As(&'static str, Framing),
     /// The file, a byte at a time.
     Drip(Duration),
     /// The file after a while.
@@ -54,6 +56,15 @@ pub enum Act {
     Close,
     /// Not HTTP.
     Garbage,
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Length,
+    Chunked,
+    /// The end of the connection.
+    Close,
 }
 
 /// Holds answers back until it is opened.
@@ -333,12 +344,37 @@ impl Shared {
                 out.write_all(answer.as_bytes())?;
             }
             Act::Gzip => {
+                let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                coder.write_all(&file)?;
+                let file = coder.finish()?;
                 let head = format!(
                     "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
                     file.len()
                 );
                 out.write_all(head.as_bytes())?;
                 out.write_all(&file)?;
+            }
+            Act::As(head, framing) => {
+                let head = head.replace("LAST", &file.len().saturating_sub(1).to_string());
+                let head = head.replace("LEN", &file.len().to_string());
+                match framing {
+                    Framing::Length => {
+                        out.write_all(format!("{head}Content-Length: {}\r\n\r\n", file.len()).as_bytes())?;
+                        out.write_all(&file)?;
+                    }
+                    Framing::Chunked => {
+                        let begin =
+                            format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x};x=y\r\n", file.len());
+                        out.write_all(begin.as_bytes())?;
+                        out.write_all(&file)?;
+                        out.write_all(b"\r\n0\r\nX-Trailer: x\r\n\r\n")?;
+                    }
+                    Framing::Close => {
+                        out.write_all(format!("{head}\r\n").as_bytes())?;
+                        out.write_all(&file)?;
+                        return Ok(false);
+                    }
+                }
             }
             Act::Drip(pause) => {
                 out.write_all(&head(file.len()))?;

@@ -8,6 +8,7 @@ mod programs;
 mod minisign;
 mod no_space;
 mod pipelines;
+mod publish_clock;
 mod publish_crash;
 mod publish_faults;
 mod publish_https;

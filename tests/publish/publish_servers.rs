@@ -1,11 +1,15 @@
 //! `imgfactory publish`, `rollback`, `gc`, `mirror pull` and `mirror verify` against real servers on this machine.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::publish_support::{
-    self, Out, apache, assert_same, bad, caddy, good, imgfactory, nginx, rsyncd, s3, scratch, sshd, tree, web,
+    self, Out, apache, assert_same, bad, caddy, good, imgfactory, nginx, rsyncd, rsyncd_by, s3, scratch,
+    sshd, tree, web,
 };
 
 /// A target under test.
@@ -230,6 +234,39 @@ fn as_the_manual_says(url: &str) {
 fn rsyncd_lives_a_whole_life() {
     let (server, to) = rsyncd();
     whole_life(&Place { to: &to, files: &server.path("tree/demo"), env: vec![], url: None });
+}
+
+/// A daemon that serves one at a time is enough for us alone; while another has its only connection, we wait.
+#[test]
+fn an_rsync_daemon_with_one_connection_lives_a_whole_life() {
+    let (server, to) = rsyncd_by("max connections = 1\n");
+    whole_life(&Place { to: &to, files: &server.path("tree/demo"), env: vec![], url: None });
+    let refusals =
+        || fs::read_to_string(server.path("rsyncd.log")).unwrap().matches("max connections").count();
+    let mut other = TcpStream::connect(to.split('/').nth(2).unwrap()).unwrap();
+    let mut line = String::new();
+    let mut answers = BufReader::new(other.try_clone().unwrap());
+    answers.read_line(&mut line).unwrap();
+    other.write_all(b"@RSYNCD: 31.0\nmirror\n").unwrap();
+    while !line.contains("@RSYNCD: OK") {
+        line.clear();
+        assert_ne!(answers.read_line(&mut line).unwrap(), 0, "the daemon lets us in");
+        assert!(!line.contains("@ERROR"), "{line}");
+    }
+    let before = refusals();
+    let out = Out::new();
+    out.build(&[1]);
+    fs::remove_dir_all(server.path("tree/demo")).unwrap();
+    let mut command = out.command("publish");
+    let child = command.args(["--to", &to]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // More often than a connection that breaks is tried again.
+    let end = Instant::now() + Duration::from_secs(300);
+    while refusals() < before + 5 {
+        assert!(Instant::now() < end, "only {} refusals", refusals() - before);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop((other, answers));
+    good(&child.wait_with_output().unwrap());
 }
 
 #[test]

@@ -398,12 +398,20 @@ pub fn caddy_by(root: &Path, tls: Option<&Certificate>) -> (Server, String) {
 
 /// An rsync daemon with one module.
 pub fn rsyncd() -> (Server, String) {
+    rsyncd_by("")
+}
+
+/// The same, with more lines for the module; its log is `rsyncd.log`.
+pub fn rsyncd_by(more: &str) -> (Server, String) {
     let home = scratch();
     let port = free_port();
     fs::create_dir(home.path().join("tree")).unwrap();
     let tree = home.path().join("tree");
     let config = format!(
-        "use chroot = no\nreverse lookup = no\nsocket options = TCP_NODELAY\nport = {port}\naddress = 127.0.0.1\n[mirror]\npath = {}\nread only = no\nuid = {}\ngid = {}\n",
+        "use chroot = no\nreverse lookup = no\nsocket options = TCP_NODELAY\nport = {port}\naddress = 127.0.0.1\n\
+         log file = {0}/rsyncd.log\nlock file = {0}/rsyncd.lock\n\
+         [mirror]\npath = {1}\nread only = no\nuid = {2}\ngid = {3}\n{more}",
+        home.path().display(),
         tree.display(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw()

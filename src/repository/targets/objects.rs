@@ -2,7 +2,7 @@
 
 use super::wire::unexpected;
 use super::{parallel, send_all};
-use crate::publish::{FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath};
+use crate::publish::{DatedFile, FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath};
 use system::http::Reply;
 
 /// What one kind of store says its own way.
@@ -83,13 +83,18 @@ impl<K: ObjectStore> Remote for Objects<K> {
     }
 
     fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
+        Ok(self.get_dated(place)?.map(|(bytes, _)| bytes))
+    }
+
+    fn get_dated(&self, place: &RemotePath) -> Result<Option<DatedFile>, RemoteError> {
         let said = self.kind.ask("GET", place, place.limit())?;
         match said.status {
             200 | 203 if said.body.len() as u64 > place.limit() => Err(RemoteError::new(
                 format!("{}{place}: can't read", self.kind.name()),
                 format!("more than {} bytes", place.limit()),
             )),
-            200 | 203 => Ok(Some(said.body)),
+            // Without the time of the file, that of the answer: it is read when it has just been written.
+            200 | 203 => Ok(Some((said.body, said.modified.or(said.date)))),
             _ if self.kind.is_missing(&said) => Ok(None),
             _ => Err(self.unexpected(place, "read", &said)),
         }

@@ -8,11 +8,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::{local, read_file};
-use crate::publish::{CONTROL_DIR, FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath};
+use crate::publish::{
+    CONTROL_DIR, DatedFile, FileToSend, Listed, MirrorFiles, Remote, RemoteError, RemotePath,
+};
 use crate::sys::process::{Tool, ToolError};
+use formats::names::UnixTime;
 use system::files::{FileError, Scratch};
 
 /// Attempts when the connection breaks.
@@ -21,6 +24,10 @@ const ATTEMPTS: u32 = 4;
 const TOGETHER: usize = 128;
 /// Before the second one; doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A daemon whose connections are all taken is asked again for so long, however often that is.
+const BUSY: Duration = Duration::from_secs(600);
+/// The longest pause between two such attempts.
+const LONGEST: Duration = Duration::from_secs(15);
 
 /// Seconds for which an ssh connection waits for the next run of rsync.
 const KEPT: u32 = 60;
@@ -113,25 +120,26 @@ impl Rsync {
     /// Runs it until it works, or fails in a way that will not change.
     fn run<T>(&self, doing: &str, mut once: impl FnMut() -> Result<T, ToolError>) -> Result<T, RemoteError> {
         let (mut attempt, mut pause) = (1, PAUSE);
+        let end = Instant::now() + BUSY;
         loop {
-            match once() {
+            let error = match once() {
                 Ok(result) => return Ok(result),
-                Err(error) => {
-                    // Sockets, streams, timeouts, and ssh's own failure: rsync(1), EXIT VALUES.
-                    let code = match &error {
-                        ToolError::Failed { status, .. } => status.code(),
-                        _ => None,
-                    };
-                    let again = matches!(code, Some(10 | 12 | 30 | 35 | 255));
-                    if !again || attempt == ATTEMPTS {
-                        return Err(RemoteError::new(format!("{}: can't {doing}", self.to), error));
-                    }
-                    log::info!("{}: rsync ended with {}; trying again", self.to, code.unwrap_or_default());
-                    thread::sleep(pause);
-                    pause *= 2;
-                    attempt += 1;
+                Err(error) => error,
+            };
+            match Trouble::of(&error) {
+                Trouble::Busy if Instant::now() + pause <= end => {
+                    // Our own last connection may not be quite gone: one slot is enough for us alone.
+                    pause = pause.min(LONGEST);
+                    log::info!("{}: all connections of the daemon are taken; trying again", self.to);
                 }
+                Trouble::Broken if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    log::info!("{}: the connection broke; trying again", self.to);
+                }
+                _ => return Err(RemoteError::new(format!("{}: can't {doing}", self.to), error)),
             }
+            thread::sleep(pause);
+            pause *= 2;
         }
     }
 
@@ -151,6 +159,35 @@ impl Rsync {
             Ok(unless_missing(result)?.map(|()| printed).unwrap_or_default())
         })?;
         Ok(String::from_utf8_lossy(&printed).lines().filter_map(listed_line).collect())
+    }
+}
+
+/// Why rsync failed, as far as another attempt depends on it.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// The daemon has no connection for us just now, or this one of its locks is held.
+    Busy,
+    /// The connection broke, or there was none.
+    Broken,
+    /// It stays as it is.
+    Lasting,
+}
+
+impl Trouble {
+    fn of(error: &ToolError) -> Self {
+        let ToolError::Failed { status, tail, .. } = error else { return Trouble::Lasting };
+        Self::told(status.code(), tail)
+    }
+
+    /// By rsync(1), EXIT VALUES, and by what the daemon says: it has no status of its own for being busy.
+    fn told(code: Option<i32>, tail: &[String]) -> Self {
+        let says = |word: &str| tail.iter().any(|line| line.contains(word));
+        match code {
+            Some(5) if says("max connections") || says("try again later") => Trouble::Busy,
+            // Sockets, streams, timeouts, and ssh's own failure.
+            Some(10 | 12 | 30 | 35 | 255) => Trouble::Broken,
+            _ => Trouble::Lasting,
+        }
     }
 }
 
@@ -197,14 +234,22 @@ impl Remote for Rsync {
     }
 
     fn get(&self, place: &RemotePath) -> Result<Option<Vec<u8>>, RemoteError> {
+        Ok(self.get_dated(place)?.map(|(bytes, _)| bytes))
+    }
+
+    fn get_dated(&self, place: &RemotePath) -> Result<Option<DatedFile>, RemoteError> {
         let scratch = Self::scratch()?;
         let file = scratch.path().join("file");
         let (from, most) = (format!("{}{place}", self.to), format!("--max-size={}", place.limit()));
         self.run(&format!("read {place}"), || {
-            let result = self.tool().args(["--ignore-missing-args", &most, "--", &from]).arg(&file).run();
-            unless_missing(result).map(|_| ())
+            let tool = self.tool().args(["--times", "--ignore-missing-args", &most, "--", &from]);
+            unless_missing(tool.arg(&file).run()).map(|_| ())
         })?;
-        read_file(&file, place.limit()).map_err(local)
+        // What a publisher writes has the time at which the other side wrote it, and --times brings that here.
+        let written = fs::metadata(&file).ok().and_then(|found| found.modified().ok());
+        let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let bytes = read_file(&file, place.limit()).map_err(local)?;
+        Ok(bytes.map(|bytes| (bytes, written.map(|since| UnixTime(since.as_secs())))))
     }
 
     fn get_all(&self, places: &[RemotePath]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
@@ -319,6 +364,20 @@ impl Remote for Rsync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whether_to_try_again_is_told_by_what_rsync_says() {
+        for (code, line, trouble) in [
+            (5, "@ERROR: max connections (1) reached -- try again later", Trouble::Busy),
+            (5, "@ERROR: auth failed on module mirror", Trouble::Lasting),
+            (5, "@ERROR: Unknown module 'x'", Trouble::Lasting),
+            (12, "rsync: connection unexpectedly closed (0 bytes received so far)", Trouble::Broken),
+            (255, "ssh: connect to host x port 22: Connection refused", Trouble::Broken),
+            (23, "rsync: [sender] change_dir \"/x\" failed: Permission denied (13)", Trouble::Lasting),
+        ] {
+            assert_eq!(Trouble::told(Some(code), &[line.to_owned()]), trouble, "{code}: {line}");
+        }
+    }
 
     #[test]
     fn a_line_of_a_list_is_a_length_and_a_path() {
