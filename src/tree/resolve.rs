@@ -21,20 +21,42 @@ impl Tree {
         self.follow(path, false)
     }
 
+    /// Whether a parent of `path` is a symbolic link; false for a path with `..`.
+    pub(super) fn leads_through_link(&self, path: &[u8]) -> bool {
+        let mut at = self.root();
+        let mut names = components(path).peekable();
+        if components(path).any(|name| name == b"..") {
+            return false;
+        }
+        while let Some(name) = names.next() {
+            if names.peek().is_none() {
+                break;
+            }
+            match self.entries(at).and_then(|entries| entries.get(name)) {
+                Some(&next) if matches!(self.node(next).kind, Kind::Symlink(_)) => return true,
+                Some(&next) => at = next,
+                None => break,
+            }
+        }
+        false
+    }
+
     fn follow(&self, path: &[u8], last: bool) -> Option<Vec<u8>> {
         let mut ahead: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
-        let mut done: Vec<Vec<u8>> = Vec::new();
+        // Each name with what is there, if anything.
+        let mut done: Vec<(Vec<u8>, Option<NodeId>)> = Vec::new();
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
             if name == b".." {
                 done.pop();
                 continue;
             }
-            done.push(name);
+            let above = done.last().map_or(Some(self.root()), |(_, at)| *at);
+            let at = above.and_then(|above| self.entries(above)?.get(&name).copied());
+            done.push((name, at));
             if ahead.is_empty() && !last {
                 break;
             }
-            let at = self.lookup(&done.join(&b'/'));
             if let Some(Kind::Symlink(target)) = at.map(|id| &self.node(id).kind) {
                 links += 1;
                 if links > MAX_LINKS {
@@ -49,7 +71,7 @@ impl Tree {
                 }
             }
         }
-        Some(done.join(&b'/'))
+        Some(done.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(&b'/'))
     }
 }
 

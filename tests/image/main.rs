@@ -19,4 +19,5 @@ mod iso_import;
 mod miniroot;
 mod netbsd;
 mod plan9;
+mod tar_corners;
 mod tree_tar;

@@ -37,6 +37,20 @@ impl<R: Read + Seek> TarBlocks<R> {
         self.position
     }
 
+    /// Whether all of the archive has been read.
+    pub fn at_end(&self) -> bool {
+        self.position == self.len
+    }
+
+    /// What [`TarBlocks::next`] will read.
+    pub fn peek(&mut self) -> Result<[u8; BLOCK as usize], TarError> {
+        let block = self.next()?;
+        self.position -= BLOCK;
+        let back = self.archive.seek_relative(-(BLOCK as i64));
+        back.map_err(|error| self.failed(error))?;
+        Ok(block)
+    }
+
     /// Reads the next 512 bytes.
     pub fn next(&mut self) -> Result<[u8; BLOCK as usize], TarError> {
         let mut block = [0; BLOCK as usize];
@@ -141,8 +155,11 @@ mod tests {
             assert_eq!(signed("mtime", bytes).unwrap(), value, "{}", bytes.escape_ascii());
         }
         for (bytes, message) in [
-            (&b"0000855\0"[..], r"`0000855\x00` can't be its mode"),
-            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", r"`\xff\xff\xff\xff\xff\xff\xff\xfe` can't be its mode"),
+            (&b"0000855\0"[..], r"damaged: `0000855\x00` in the field for its mode"),
+            (
+                b"\xff\xff\xff\xff\xff\xff\xff\xfe",
+                r"damaged: `\xff\xff\xff\xff\xff\xff\xff\xfe` in the field for its mode",
+            ),
         ] {
             assert_eq!(number("mode", bytes).unwrap_err().to_string(), message);
         }

@@ -3,22 +3,22 @@
 //! Headers are taken apart with the `tar` crate's structs, but walked here: its iterator hides where the
 //! pieces of a sparse file lie, and loses PAX records that hold a newline, as capabilities and ACLs may.
 //! Read: V7, ustar, GNU (`L`, `K`, `S`) and PAX, with `SCHILY.xattr.*`, `SCHILY.acl.*` and `GNU.sparse.*`.
-//! Entries of one name: the last one stands, as when tar unpacks. Source: GNU tar's manual, tar(5).
+//! The result is what GNU tar unpacks: of entries of one name the last one stands, and a name that leads through a
+//! symbolic link is put where the link leads, with the tree as the root directory. Source: GNU tar's manual, tar(5).
 
 mod acl;
 mod blocks;
 mod pax;
+mod problem;
 mod sparse;
 
-use std::fmt;
-use std::io::{self, Read, Seek};
+use std::io::{Read, Seek};
 
-use super::{
-    Content, ContentSource, Extent, FileTime, Kind, Meta, Node, NodeId, SpoolId, Tree, TreeError, names,
-};
+use super::{Content, ContentSource, Extent, FileTime, Kind, Meta, Node, NodeId, SpoolId, Tree, names};
 use acl::AclNames;
 use blocks::{BLOCK, TarBlocks, number, padding, signed};
 use pax::PaxRecords;
+pub use problem::{Problem, TarError};
 
 /// Longest name: the kernel's PATH_MAX, with the final NUL.
 const NAME_LIMIT: u64 = 4096;
@@ -26,113 +26,11 @@ const NAME_LIMIT: u64 = 4096;
 const PAX_LIMIT: u64 = 16 << 20;
 /// Most that global PAX headers may say: it is kept with every entry after them.
 const GLOBAL_LIMIT: u64 = 4096;
+/// Directories that no entry names: so many for each entry, and some more. Real archives have less than one.
+const DIRECTORIES_EACH: usize = 4;
+const DIRECTORIES_MORE: usize = 1 << 16;
 /// Longest /etc/passwd or /etc/group looked at, for the names in ACLs.
 const NAMES_LIMIT: u64 = 1 << 20;
-
-/// What is wrong with an archive, and at which entry.
-#[derive(Debug)]
-pub struct TarError {
-    /// Name of the entry, lossily; `None` before its name is known.
-    pub entry: Option<String>,
-    /// Offset of the entry's first header in the archive, bytes.
-    pub at: u64,
-    /// The damage, shown after the position.
-    pub problem: Problem,
-}
-
-/// What can be wrong with one entry.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    #[error("can't be read")]
-    Read(#[source] io::Error),
-    #[error("the archive is cut short: it ends before its end mark (two blocks of zeros)")]
-    Truncated,
-    #[error("the header's checksum is {computed}, but it records {stored}")]
-    Checksum {
-        /// Sum of the header's bytes.
-        computed: u64,
-        /// What its field says.
-        stored: u64,
-    },
-    /// A numeric field that is no number, or out of range.
-    #[error("`{value}` can't be its {field}")]
-    Field {
-        /// Name of the field.
-        field: &'static str,
-        /// Its bytes, escaped.
-        value: String,
-    },
-    /// A name or PAX header beyond all reason.
-    #[error("{len} bytes of extended header; the limit is {limit}")]
-    TooLong {
-        /// Length announced, bytes.
-        len: u64,
-        /// Largest accepted, bytes.
-        limit: u64,
-    },
-    /// Global headers with more than makes sense to repeat in each entry.
-    #[error(
-        "{len} bytes of global PAX records; at most {GLOBAL_LIMIT} make sense, as they are of every entry"
-    )]
-    GlobalTooLong {
-        /// Bytes they take for each entry.
-        len: u64,
-    },
-    /// A PAX record that can't be split.
-    #[error("PAX record `{start}` is not `LENGTH KEY=VALUE`")]
-    PaxRecord {
-        /// Its first bytes, lossily.
-        start: String,
-    },
-    /// A PAX record with an impossible value.
-    #[error("PAX record `{key}`: `{value}` can't be its value")]
-    PaxValue { key: String, value: String },
-    /// An ACL in text form that can't be understood.
-    #[error(
-        "ACL entry `{entry}` is not `TAG:NAME:PERMISSIONS` with a name in the archive's /etc/passwd or /etc/group"
-    )]
-    Acl {
-        /// The entry of the ACL.
-        entry: String,
-    },
-    /// A sparse file whose map does not fit.
-    #[error("sparse map: {0}")]
-    SparseMap(&'static str),
-    /// A hard link to nothing before it.
-    #[error("hard link to `{target}`, which is not an earlier entry")]
-    DanglingLink { target: String },
-    /// A symbolic link no file system would take.
-    #[error("symbolic link with a target of {0} bytes; 1 to 4095 without NUL are allowed")]
-    LinkTarget(usize),
-    /// An entry with data, of a type that has none.
-    #[error("{size} bytes of data in an entry of type `{kind}`, which has none")]
-    UnexpectedData {
-        /// The length that the header gives, in bytes.
-        size: u64,
-        kind: char,
-    },
-    /// Not supported: multi-volume, incremental dumps, other vendors' types.
-    #[error("entry type `{0}` is not supported; files, links, directories, devices and pipes are")]
-    Unsupported(char),
-    /// The entry's path can't be put into the tree.
-    #[error("can't be placed")]
-    Place(#[source] TreeError),
-}
-
-impl fmt::Display for TarError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(entry) = &self.entry {
-            write!(f, "entry `{entry}` at ")?;
-        }
-        write!(f, "byte {}: {}", self.at, self.problem)
-    }
-}
-
-impl std::error::Error for TarError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.problem.source()
-    }
-}
 
 /// Reads an archive up to its end mark. It is what `spool` holds, from the start.
 ///
@@ -158,6 +56,8 @@ pub fn read_onto(tree: Tree, archive: impl Read + Seek, spool: SpoolId) -> Resul
         global: PaxRecords::default(),
         names: AclNames::default(),
         acls: Vec::new(),
+        entries: 0,
+        directories: 0,
     };
     while reader.entry()? {}
     reader.set_acls()?;
@@ -173,6 +73,9 @@ struct TarReader<R> {
     names: AclNames,
     /// ACLs as text until /etc/passwd and /etc/group have come by.
     acls: Vec<PendingAcl>,
+    entries: usize,
+    /// Those that names have made, and no entry.
+    directories: usize,
 }
 
 struct PendingAcl {
@@ -194,12 +97,19 @@ struct Member {
 }
 
 impl<R: Read + Seek> TarReader<R> {
-    /// Reads one entry with the extended headers before it; false at the end mark.
+    /// Reads one entry with the extended headers before it; false at the end mark, or where the archive ends in its
+    /// place: old writers make none.
     fn entry(&mut self) -> Result<bool, TarError> {
         self.blocks.entry_at = self.blocks.position();
         self.blocks.entry = None;
         let (mut long_name, mut long_link) = (None, None);
         let mut records = self.global.clone();
+        if self.blocks.at_end() {
+            return match self.blocks.position() {
+                0 => Err(self.blocks.error(Problem::Empty)),
+                _ => Ok(false),
+            };
+        }
         loop {
             let block = self.blocks.next()?;
             if block == [0; BLOCK as usize] {
@@ -214,7 +124,8 @@ impl<R: Read + Seek> TarReader<R> {
             match header.as_old().linkflag[0] {
                 b'L' => long_name = Some(self.long_text(size)?),
                 b'K' => long_link = Some(self.long_text(size)?),
-                b'x' => {
+                // Solaris has a letter of its own for the same.
+                b'x' | b'X' => {
                     let bytes = self.blocks.take(size, PAX_LIMIT)?;
                     records.apply(&bytes).map_err(|problem| self.blocks.error(problem))?;
                 }
@@ -254,25 +165,52 @@ impl<R: Read + Seek> TarReader<R> {
             let value = member.size.to_string();
             return Err(self.blocks.error(Problem::Field { field: "size", value }));
         }
-        let is_file = matches!(flag, 0 | b'0' | b'7' | b'S') && !member.path.ends_with(b"/");
-        if !is_file && member.size != 0 {
-            let problem = Problem::UnexpectedData { size: member.size, kind: flag.into() };
-            return Err(self.blocks.error(problem));
-        }
+        self.entries += 1;
         let kind = match flag {
-            _ if is_file => Kind::File(self.file(&member)?),
-            b'1' => return self.hard_link(&member),
-            b'2' => self.symlink(member.link.clone())?,
-            b'3' | b'4' => self.device(&member.header)?,
+            b'1' => {
+                self.pass_data(member.size)?;
+                return self.hard_link(&member);
+            }
+            b'2' => {
+                self.pass_data(member.size)?;
+                self.symlink(member.link.clone())?
+            }
+            b'3' | b'4' => {
+                self.pass_data(member.size)?;
+                self.device(&member.header)?
+            }
+            b'5' => {
+                self.pass_data(member.size)?;
+                Kind::Directory(Default::default())
+            }
+            b'6' => {
+                self.pass_data(member.size)?;
+                Kind::Fifo
+            }
+            // A directory of an incremental dump; its data are the names that it had.
+            b'D' => {
+                self.blocks.skip(member.size)?;
+                self.blocks.skip(padding(member.size))?;
+                Kind::Directory(Default::default())
+            }
+            // The label of a volume is no file.
+            b'V' => return self.pass_data(member.size),
+            b'M' => return Err(self.blocks.error(Problem::Continued)),
             // Old archives have directories as files whose name ends in a slash.
-            b'5' | 0 | b'0' => Kind::Directory(Default::default()),
-            b'6' => Kind::Fifo,
-            other => return Err(self.blocks.error(Problem::Unsupported(other.into()))),
+            _ if member.path.ends_with(b"/") => {
+                self.pass_data(member.size)?;
+                Kind::Directory(Default::default())
+            }
+            // Types that are not known are files, as POSIX has it.
+            _ => Kind::File(self.file(&member)?),
         };
         let Member { header, records, path, .. } = member;
         let meta = self.meta(&header, &records)?;
+        let path = self.place(&path, !matches!(kind, Kind::Directory(_)));
+        let before = self.tree.nodes().len();
         let placed = self.tree.insert(&path, Node { meta, kind });
         let node = placed.map_err(|error| self.blocks.error(Problem::Place(error)))?;
+        self.count_directories((self.tree.nodes().len() - before).saturating_sub(1))?;
         let texts = [
             (&b"system.posix_acl_access"[..], records.acl_access),
             (b"system.posix_acl_default", records.acl_default),
@@ -284,6 +222,44 @@ impl<R: Read + Seek> TarReader<R> {
             }
         }
         Ok(())
+    }
+
+    /// Where an entry of this name is put: symbolic links on the way to it are followed. An empty directory makes way
+    /// for what is none.
+    fn place(&mut self, path: &[u8], replaces: bool) -> Vec<u8> {
+        // What is no path, or leads in a circle, is refused as it is.
+        let place = match self.tree.leads_through_link(path) {
+            true => self.tree.real_path(path).unwrap_or_else(|| path.to_vec()),
+            false => path.to_vec(),
+        };
+        let there = self.tree.lookup(&place).filter(|_| replaces);
+        if there.and_then(|id| self.tree.entries(id)).is_some_and(|entries| entries.is_empty()) {
+            self.tree.remove(&place);
+        }
+        place
+    }
+
+    fn count_directories(&mut self, made: usize) -> Result<(), TarError> {
+        self.directories += made;
+        if self.directories <= DIRECTORIES_MORE + DIRECTORIES_EACH * self.entries {
+            return Ok(());
+        }
+        let (directories, entries) = (self.directories, self.entries);
+        Err(self.blocks.error(Problem::Directories { directories, entries }))
+    }
+
+    /// Passes over the data of an entry that has none: most writers give a size there and write no data, some do write
+    /// it. What follows tells: another header, the end, or data.
+    fn pass_data(&mut self, size: u64) -> Result<(), TarError> {
+        if size == 0 || self.blocks.at_end() {
+            return Ok(());
+        }
+        let next = self.blocks.peek()?;
+        if next == [0; BLOCK as usize] || self.check_sum(tar::Header::from_byte_slice(&next)).is_ok() {
+            return Ok(());
+        }
+        self.blocks.skip(size)?;
+        self.blocks.skip(padding(size))
     }
 
     fn meta(&self, header: &tar::Header, records: &PaxRecords) -> Result<Meta, TarError> {
@@ -322,7 +298,7 @@ impl<R: Read + Seek> TarReader<R> {
             len: sparse.size.unwrap_or(member.size),
         };
         let map = if member.header.as_old().linkflag[0] == b'S' {
-            let gnu = member.header.as_gnu().ok_or_else(|| self.blocks.error(Problem::Unsupported('S')))?;
+            let gnu = member.header.as_gnu().ok_or_else(|| self.blocks.error(Problem::NoSparseHeader))?;
             stored.len = self.field("real size", &gnu.realsize)?;
             let map = sparse::old_gnu(gnu, &mut self.blocks)?;
             stored.offset = self.blocks.position();
@@ -369,10 +345,17 @@ impl<R: Read + Seek> TarReader<R> {
 
     fn hard_link(&mut self, member: &Member) -> Result<(), TarError> {
         let target = || String::from_utf8_lossy(&member.link).into_owned();
-        let node = self.tree.lookup(&member.link).filter(|_| !path_within(&member.link).is_empty());
+        let link = match self.tree.leads_through_link(&member.link) {
+            true => self.tree.real_path(&member.link).unwrap_or_default(),
+            false => member.link.clone(),
+        };
+        let node = self.tree.lookup(&link).filter(|_| !path_within(&link).is_empty());
         let node = node.ok_or_else(|| self.blocks.error(Problem::DanglingLink { target: target() }))?;
-        let linked = self.tree.link(&member.path, node);
-        linked.map_err(|error| self.blocks.error(Problem::Place(error)))
+        let path = self.place(&member.path, self.tree.entries(node).is_none());
+        let before = self.tree.nodes().len();
+        let linked = self.tree.link(&path, node);
+        linked.map_err(|error| self.blocks.error(Problem::Place(error)))?;
+        self.count_directories(self.tree.nodes().len() - before)
     }
 
     fn symlink(&self, target: Vec<u8>) -> Result<Kind, TarError> {
@@ -416,8 +399,11 @@ impl<R: Read + Seek> TarReader<R> {
         // The checksum's own field (8 bytes from 148 on) counts as spaces.
         let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
         let computed = sum(header.as_bytes()) - sum(&header.as_old().cksum) + 8 * 32;
+        // Some old writers took the bytes for signed.
+        let large = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte > 0x7f).count() as u64;
+        let as_signed = 256 * (large(header.as_bytes()) - large(&header.as_old().cksum));
         let stored = self.field("checksum", &header.as_old().cksum)?;
-        if computed != stored {
+        if computed != stored && computed.checked_sub(as_signed) != Some(stored) {
             return Err(self.blocks.error(Problem::Checksum { computed, stored }));
         }
         Ok(())

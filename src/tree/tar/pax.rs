@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 use super::Problem;
 use crate::tree::FileTime;
 
+/// What names of attributes begin with on Linux (xattr(7)). Others, such as `com.apple.quarantine`, have no place in a
+/// file system of Linux; tar, too, leaves them out.
+const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+
 /// What one extended header says, or the global ones before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PaxRecords {
@@ -112,8 +116,10 @@ impl PaxRecords {
                 };
             }
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.insert(unescaped(name), value.to_vec());
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.").map(unescaped)
+                    && NAMESPACES.iter().any(|namespace| name.starts_with(namespace))
+                {
+                    self.xattrs.insert(name, value.to_vec());
                 }
             }
         }
