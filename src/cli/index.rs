@@ -1,7 +1,7 @@
 //! `imgfactory index dump|export|import`.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -12,7 +12,7 @@ use formats::block::{BlockName, Object};
 use formats::index::{Header, Index, IndexFault, MAX_BLOCKS, plain};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::report::Exit;
-use system::files::{AtomicFile, FileError};
+use system::files::{FileError, write_output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -111,10 +111,10 @@ fn read(path: &Path) -> Result<Index, Failure> {
     Ok(index.map_err(|source| IndexError::Index { path: path.into(), source })?)
 }
 
-fn write(path: &Path, encode: impl FnOnce(&mut AtomicFile) -> io::Result<()>) -> Result<(), FileError> {
-    let mut file = AtomicFile::create(path)?;
-    encode(&mut file).and_then(|()| file.flush()).map_err(|error| FileError::new(path, "write", error))?;
-    file.commit()
+fn write(path: &Path, encode: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> Result<(), FileError> {
+    let mut bytes = Vec::new();
+    encode(&mut bytes).map_err(|error| FileError::new(path, "write", error))?;
+    write_output(path, &bytes)
 }
 
 impl Import {

@@ -27,7 +27,7 @@ pub(super) struct Args {
         long, value_name = "WHICH", required = true, num_args = 0..=1, require_equals = true, default_missing_value = "all"
     )]
     with_blocks: BlocksArg,
-    /// File to write [default: OUT/NAME-blocks.iso]
+    /// File or block device (a USB stick) to write [default: OUT/NAME-blocks.iso]
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
     /// Fail if the medium does not fit this disc: cd, dvd, dvd-dl, bd, bd-dl

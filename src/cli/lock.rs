@@ -10,7 +10,7 @@ use crate::project::folder::{Project, lock_path};
 use crate::recipe::HostSystem;
 use crate::recipe::lock::Lock;
 use formats::report::Exit;
-use system::files::write_atomic;
+use system::files::write_output;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -49,7 +49,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         lock.sums.extend(urls.into_iter().next().map(|url| (url, sum)));
     }
     let path = lock_path(&args.recipe);
-    write_atomic(&path, lock.text().as_bytes())?;
+    write_output(&path, lock.text().as_bytes())?;
     if !session.quiet {
         let count = match lock.sums.len() {
             1 => "1 file".to_owned(),

@@ -4,4 +4,5 @@ pub mod cloop;
 pub mod elf;
 pub mod fat;
 pub mod iso9660;
+pub mod magic;
 pub mod sums;

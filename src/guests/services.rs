@@ -152,7 +152,9 @@ pub struct ProgramRun<'a> {
     /// The log of what it prints: a file's name.
     pub log: String,
     /// How long it may take.
-    pub limit: Option<Duration>,
+    pub limit: Duration,
+    /// How many bytes a file that it writes may have.
+    pub max_bytes: u64,
     /// The file of the scratch directory with its result; `None` for its standard output.
     pub result: Option<&'static str>,
 }
@@ -160,6 +162,10 @@ pub struct ProgramRun<'a> {
 impl ProgramRun<'_> {
     /// Directory of [`ProgramRun::files`] in the scratch directory.
     pub const FILES: &'static str = "files";
+    /// How long a program may take if nothing else is said: the largest disk on a slow machine.
+    pub const LIMIT: Duration = Duration::from_secs(6 * 3600);
+    /// How large its files may become if nothing else is said: no disk is larger.
+    pub const MAX_BYTES: u64 = 1 << 41;
 
     /// A program that writes its result to its standard output.
     pub fn new(name: &'static str, arguments: Vec<Argument>, log: impl Into<String>) -> Self {
@@ -169,7 +175,8 @@ impl ProgramRun<'_> {
             files: None,
             environment: vec![],
             log: log.into(),
-            limit: None,
+            limit: Self::LIMIT,
+            max_bytes: Self::MAX_BYTES,
             result: None,
         }
     }

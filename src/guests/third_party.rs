@@ -3,14 +3,18 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::services::{Argument, BoxError, BuildServices, Inputs, ProgramRun, ServiceError, ThirdPartyFiles};
 use super::{DiskContents, FileToLock};
+use crate::foreign::magic::{self, Compression, DiskContainer, FileKind};
 use crate::foreign::sums::Sum;
 use crate::recipe::{DiskFormat, ThirdPartySource};
 
 /// A file that decompresses to more than this is refused.
 const MAX_DISK: u64 = 1 << 41;
+/// How long qemu-img may look at a disk.
+const INFO_TIME: Duration = Duration::from_secs(60);
 /// Bytes copied at a time.
 const BUFFER: usize = 1 << 20;
 
@@ -23,13 +27,22 @@ pub enum SourceFault {
     )]
     Unpinned { url: String },
     /// It can't be decompressed.
-    #[error("{file}: can't decompress it; it is truncated, or its name does not match its format")]
+    #[error("{file}: can't decompress it; it is truncated or damaged")]
     Inflate { file: String, source: io::Error },
     /// It refers to other files.
     #[error(
         "{file}: the disk image needs another file ({what}); convert it to a single file with `qemu-img convert`"
     )]
     Refers { file: String, what: &'static str },
+    /// It is no disk.
+    #[error("{file}: {what}, not a disk; {remedy}")]
+    NoDisk { file: String, what: String, remedy: &'static str },
+    /// The recipe says something else of it.
+    #[error("{file}: the recipe says `format: {said}`, but the file is {found}; leave `format` out")]
+    OtherFormat { file: String, said: &'static str, found: String },
+    /// What qemu-img says of it can't be understood.
+    #[error("{file}: can't understand what qemu-img info prints")]
+    Info { file: String, source: serde_json::Error },
     #[error("{file}: can't read it")]
     Read { file: String, source: io::Error },
     /// There is nothing in it.
@@ -73,7 +86,7 @@ fn known_sum(source: &ThirdPartySource, files: &dyn ThirdPartyFiles) -> Option<S
     }
 }
 
-/// What is made of the file depends on: its name, whose ending says how it is compressed, and its checksum.
+/// What is made of the file depends on: its name, which messages have, and its checksum.
 pub fn source_inputs(source: &ThirdPartySource, files: &dyn ThirdPartyFiles) -> Inputs {
     // Without a checksum the step fails.
     let sum = known_sum(source, files).map_or_else(|| "none".to_owned(), |sum| sum.to_string());
@@ -91,7 +104,7 @@ pub fn fetched(source: &ThirdPartySource, services: &dyn BuildServices) -> Resul
     Ok(CachedFile { path: services.fetch(&urls, &sum)?, sum })
 }
 
-/// Likewise, decompressed.
+/// Likewise, decompressed. Its contents tell how: names lie.
 ///
 /// # Errors
 /// [`SourceFault`].
@@ -101,40 +114,72 @@ pub fn decompressed(
 ) -> Result<CachedFile, SourceFault> {
     let file = fetched(source, services)?;
     let name = source.file_name();
+    let FileKind::Compressed(compression) = identify(&file.path, name, services)? else { return Ok(file) };
     let derived = file.derived_name(".inflated");
     let inflate = |make: &mut dyn FnMut(&mut dyn Write) -> Result<(), BoxError>| {
         services.derive(&derived, make).map_err(SourceFault::from)
     };
     let open = || services.open(&file.path).map(|opened| io::BufReader::with_capacity(BUFFER, opened));
-    let path = match name.rsplit_once('.').map(|(_, ending)| ending) {
-        Some("gz") => inflate(&mut |out| copy(&mut flate2::read::MultiGzDecoder::new(open()?), out, name))?,
-        Some("xz") => {
+    let path = match compression {
+        Compression::Gzip => {
+            inflate(&mut |out| copy(&mut flate2::read::MultiGzDecoder::new(open()?), out, name))?
+        }
+        Compression::Xz => {
             inflate(&mut |out| copy(&mut liblzma::read::XzDecoder::new_multi_decoder(open()?), out, name))?
         }
-        Some("bz2") => {
-            let arguments = [Argument::texts(["-dc", "--"]), vec![Argument::Path(file.path.clone())]];
-            services.derive_by(&derived, &ProgramRun::new("bzip2", arguments.concat(), "bzip2.log"))?
+        other => {
+            let arguments = vec![Argument::Text("-dc".into()), Argument::Path(file.path.clone())];
+            services.derive_by(&derived, &ProgramRun::new(other.program(), arguments, other.log()))?
         }
-        _ => return Ok(file),
     };
+    if let FileKind::Compressed(twice) = identify(&path, name, services)? {
+        let what = format!("compressed twice, at last by {}", twice.program());
+        return Err(SourceFault::NoDisk { file: name.to_owned(), what, remedy: "decompress it once" });
+    }
     Ok(CachedFile { path, sum: file.sum })
 }
 
-/// The disk in the file, sector after sector.
+fn identify(path: &Path, name: &str, services: &dyn BuildServices) -> Result<FileKind, SourceFault> {
+    let kind = magic::identify(services.open_at(path)?.as_ref());
+    kind.map_err(|source| SourceFault::Read { file: name.to_owned(), source })
+}
+
+/// The disk in the file, sector after sector. `format` is what the recipe says that it is; if it says nothing, the
+/// contents decide alone.
 ///
 /// # Errors
 /// [`SourceFault`].
 pub fn raw_disk(
     source: &ThirdPartySource,
-    format: DiskFormat,
+    format: Option<DiskFormat>,
     services: &dyn BuildServices,
 ) -> Result<PathBuf, SourceFault> {
     let file = decompressed(source, services)?;
-    if format == DiskFormat::Raw {
-        return Ok(file.path);
+    let name = source.file_name();
+    let kind = identify(&file.path, name, services)?;
+    let found = match kind {
+        FileKind::Disk(container) => container.as_str(),
+        _ => DiskFormat::Raw.as_str(),
+    };
+    if let Some(said) = format.map(DiskFormat::as_str).filter(|said| *said != found) {
+        let found = if found == "raw" { "no such disk".to_owned() } else { format!("a {found} disk") };
+        return Err(SourceFault::OtherFormat { file: name.to_owned(), said, found });
     }
-    refuse_references(&file.path, source.file_name(), format, services)?;
-    let mut arguments = Argument::texts(["convert", "-f", format.as_str(), "-O", "raw"]);
+    let container = match kind {
+        FileKind::Disk(container) => container,
+        // Who says that it is raw wants it as it is, also if it is encrypted.
+        _ if format == Some(DiskFormat::Raw) => return Ok(file.path),
+        FileKind::Foreign(what, remedy) => {
+            return Err(SourceFault::NoDisk { file: name.to_owned(), what: what.to_owned(), remedy });
+        }
+        FileKind::Tar => {
+            let (what, remedy) = ("a tar archive".to_owned(), "unpack it, and give the disk that is in it");
+            return Err(SourceFault::NoDisk { file: name.to_owned(), what, remedy });
+        }
+        _ => return Ok(file.path),
+    };
+    refuse_references(&file.path, name, container, services)?;
+    let mut arguments = Argument::texts(["convert", "-f", container.as_str(), "-O", "raw"]);
     arguments.push(Argument::Path(file.path.clone()));
     arguments.push(Argument::Scratch { before: "", path: "disk" });
     let program = ProgramRun::new("qemu-img", arguments, "qemu-img.log");
@@ -164,7 +209,7 @@ pub fn disk_contents(
 fn refuse_references(
     path: &Path,
     name: &str,
-    format: DiskFormat,
+    container: DiskContainer,
     services: &dyn BuildServices,
 ) -> Result<(), SourceFault> {
     let failed = |source| SourceFault::Read { file: name.to_owned(), source };
@@ -176,16 +221,39 @@ fn refuse_references(
         head.get(at..at + 8).map_or(0, |part| part.iter().fold(0u64, |sum, &b| sum << 8 | u64::from(b)))
     };
     let refers = |what| Err(SourceFault::Refers { file: name.to_owned(), what });
-    match format {
+    // What qemu-img would open before it tells of it.
+    match container {
         // docs/interop/qcow2.txt of QEMU: backing_file_offset at 8; bit 2 of incompatible_features at 72.
-        DiskFormat::Qcow2 if head.starts_with(b"QFI\xfb") && word(8) != 0 => refers("a backing file"),
-        DiskFormat::Qcow2 if head.starts_with(b"QFI\xfb") && head.get(7) == Some(&3) && word(72) & 4 != 0 => {
-            refers("an external data file")
+        DiskContainer::Qcow | DiskContainer::Qcow2 if word(8) != 0 => return refers("a backing file"),
+        DiskContainer::Qcow2 if head.get(7) == Some(&3) && word(72) & 4 != 0 => {
+            return refers("an external data file");
         }
-        // A text that names the files with the sectors, instead of a sparse disk in one piece.
-        DiskFormat::Vmdk if !head.starts_with(b"KDMV") => refers("a descriptor without sectors of its own"),
-        _ => Ok(()),
+        // A text that names the files with the sectors, alone or in a header without a capacity, instead of a sparse
+        // disk in one piece.
+        DiskContainer::Vmdk if head.starts_with(b"# ") || head.starts_with(b"KDMV") && word(12) == 0 => {
+            return refers("a descriptor without sectors of its own");
+        }
+        _ => {}
     }
+    let mut arguments = Argument::texts(["info", "--output=json", "-f", container.as_str()]);
+    arguments.push(Argument::Path(path.to_path_buf()));
+    let program =
+        ProgramRun { limit: INFO_TIME, ..ProgramRun::new("qemu-img", arguments, "qemu-img-info.log") };
+    let printed = services.output_of(&program)?;
+    let info: serde_json::Value = serde_json::from_slice(&printed)
+        .map_err(|source| SourceFault::Info { file: name.to_owned(), source })?;
+    if ["backing-filename", "full-backing-filename"].iter().any(|key| info.get(key).is_some()) {
+        return refers("a backing file");
+    }
+    let of_format = &info["format-specific"]["data"];
+    if of_format.get("data-file").is_some() {
+        return refers("an external data file");
+    }
+    let extents = of_format["extents"].as_array().map_or(0, Vec::len);
+    if extents > 1 {
+        return refers("several extents");
+    }
+    Ok(())
 }
 
 fn copy(from: &mut dyn Read, to: &mut dyn Write, name: &str) -> Result<(), BoxError> {

@@ -163,9 +163,7 @@ impl<'a> GuestServices<'a> {
         for (name, value) in &program.environment {
             tool = tool.env(name, value);
         }
-        if let Some(limit) = program.limit {
-            tool = tool.limit(limit);
-        }
+        tool = tool.limit(program.limit).file_limit(program.max_bytes);
         if let Some(tree) = program.files {
             let files = scratch.join(ProgramRun::FILES);
             lay_out(tree, &self.spools, &files)?;

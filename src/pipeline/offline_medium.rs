@@ -20,7 +20,7 @@ use formats::block::{BlockDamage, BlockName, FetchedFile};
 use formats::names::Serial;
 use formats::release::MirrorPath;
 use formats::report::size;
-use system::files::FileError;
+use system::files::{FileError, OutputPath};
 
 /// A boot file of a medium is not larger than this.
 const MAX_FILE: u64 = 1 << 30;
@@ -130,6 +130,8 @@ pub struct OfflineMedium {
 /// [`OfflineError`].
 pub fn make(request: &OfflineMediumRequest<'_>) -> Result<OfflineMedium, OfflineError> {
     let ReleaseState { release, .. } = request.state;
+    // Before the work: a name to which nothing can be written makes it useless.
+    let target = OutputPath::find(request.target)?;
     let medium = UnpackedMedium::read(request.iso)?;
     if medium.name != release.name.as_str() {
         return Err(OfflineError::OtherName {
@@ -148,7 +150,7 @@ pub fn make(request: &OfflineMediumRequest<'_>) -> Result<OfflineMedium, Offline
         return Err(OfflineError::TooLarge { path, bytes, blocks, disc });
     }
     check_blocks(request, &chosen)?;
-    let parts = iso::make(&medium.contents(&grafts), request.target, request.log)?;
+    let parts = iso::make(&medium.contents(&grafts), target, request.log)?;
     Ok(OfflineMedium { parts, blocks: chosen.blocks.len(), of: request.state.objects().len() })
 }
 

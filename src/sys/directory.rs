@@ -37,15 +37,56 @@ pub struct Directory {
     open: Mutex<Option<(SpoolId, Arc<File>)>>,
 }
 
-/// Reads a directory: types, modes, owners, times, hard links, attributes and holes.
+/// What is read of file systems that are mounted below a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mounts {
+    /// All but those that the kernel makes up ([`PSEUDO`]).
+    Real,
+    /// Nothing but the directories on which they are mounted.
+    None,
+}
+
+/// File systems whose files are the running kernel's, not anyone's: in a chroot, what `mount` made of /proc, /sys, /dev.
+/// A tmpfs is not among them: what is in it, somebody wrote there.
+const PSEUDO: [&str; 23] = [
+    "autofs",
+    "binder",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nfsd",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "sysfs",
+    "tracefs",
+];
+
+/// Reads a directory: types, modes, owners, times, hard links, attributes and holes. Of a file system that is left out
+/// its root directory stays, with the date of the directory above it: its own is the time of the mount.
 ///
 /// # Errors
 /// [`DirectoryError`]: the first file that can't be read.
-pub fn read(dir: &Path) -> Result<(Tree, Directory), DirectoryError> {
+pub fn read(dir: &Path, mounts: Mounts) -> Result<(Tree, Directory), DirectoryError> {
     let mut found = Directory::default();
     let mut tree = Tree::new(Meta::default());
     let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
-    for entry in WalkDir::new(dir).sort_by_file_name() {
+    // The file system of each directory above the entry, and its date.
+    let mut above: Vec<(u64, FileTime)> = Vec::new();
+    let mut walk = WalkDir::new(dir).sort_by_file_name().into_iter();
+    while let Some(entry) = walk.next() {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(dir).to_path_buf();
             let source = error.into_io_error().unwrap_or_else(|| io::ErrorKind::Other.into());
@@ -60,16 +101,28 @@ pub fn read(dir: &Path) -> Result<(Tree, Directory), DirectoryError> {
             tree.link(within, target)?;
             continue;
         }
+        let mut mtime = FileTime {
+            secs: metadata.mtime(),
+            nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or_default(),
+        };
+        if metadata.is_dir() {
+            above.truncate(entry.depth());
+            if let Some(&(_, date)) = above.last().filter(|(device, _)| *device != metadata.dev())
+                && let Some(what) = left_out(mounts, metadata.dev())
+            {
+                log::warn!("{}: {what} is mounted there; its files are left out", path.display());
+                walk.skip_current_dir();
+                mtime = date;
+            }
+            above.push((metadata.dev(), mtime));
+        }
         let kind = found.kind(path, &metadata).map_err(failed)?;
         let meta = Meta {
             // The mask leaves twelve bits, which always fit.
             mode: u16::try_from(metadata.mode() & 0o7777).unwrap_or_default(),
             uid: metadata.uid(),
             gid: metadata.gid(),
-            mtime: FileTime {
-                secs: metadata.mtime(),
-                nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or_default(),
-            },
+            mtime,
             xattrs: xattrs(path).map_err(failed)?,
         };
         let id = tree.insert(within, Node { meta, kind })?;
@@ -78,6 +131,24 @@ pub fn read(dir: &Path) -> Result<(Tree, Directory), DirectoryError> {
         }
     }
     Ok((tree, found))
+}
+
+/// What file system is mounted there, if its files are to be left out.
+fn left_out(mounts: Mounts, device: u64) -> Option<String> {
+    match (mounts, file_system(device)) {
+        (_, Some(name)) if PSEUDO.contains(&&*name) => Some(format!("a file system of the kernel ({name})")),
+        (Mounts::None, Some(name)) => Some(format!("another file system ({name})")),
+        (Mounts::None, None) => Some("another file system".into()),
+        (Mounts::Real, _) => None,
+    }
+}
+
+/// The type of a mounted file system, by its device: proc(5), `/proc/pid/mountinfo`.
+fn file_system(device: u64) -> Option<String> {
+    let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = table.lines().find(|line| line.split(' ').nth(2) == Some(&number))?;
+    Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned())
 }
 
 impl Directory {
@@ -194,7 +265,7 @@ mod tests {
         sparse.write_all_at(&[7; 4096], 1 << 20).unwrap();
         sparse.set_len(3 << 20).unwrap();
 
-        let (tree, contents) = read(dir).unwrap();
+        let (tree, contents) = read(dir, Mounts::Real).unwrap();
         let paths: Vec<Vec<u8>> = tree.walk().map(|(path, _)| path).collect();
         assert_eq!(paths, [&b""[..], b"again", b"link", b"sparse", b"sub", b"sub/file"]);
         let file = tree.lookup(b"sub/file").unwrap();

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::ext2::ReadAt;
 use crate::parallel::{cores, each};
 use crate::tree::{Contents, SpoolId};
-use system::files::{AtomicFile, FileError};
+use system::files::{FileError, Output, OutputPath};
 
 /// What is left out if it is zeros, at multiples of this many bytes: a block of most file systems.
 const PIECE: usize = 4096;
@@ -16,40 +18,83 @@ const PIECE: usize = 4096;
 /// What is made and written at once: it stays in a core's cache.
 const PART: usize = 256 << 10;
 
-/// An image that appears under its name when it is complete. Zeros take no space in it, and need not be written.
+/// An image that is written: to a file, which appears under its name when it is complete and in which zeros take no
+/// space; to a block device; or to a stream, in its order.
 #[derive(Debug)]
-pub struct SparseFile {
-    file: AtomicFile,
+pub struct ImageOutput {
+    out: Mutex<Output>,
+    /// The same, where bytes can be written anywhere.
+    file: Option<File>,
+    /// Whether what is not written is zeros.
+    fresh: bool,
+    target: PathBuf,
+    /// Bytes that a stream got.
+    sent: Mutex<u64>,
     len: u64,
 }
 
-impl SparseFile {
-    /// Starts an image of `len` bytes, all of them zeros.
+impl ImageOutput {
+    /// Starts an image of `len` bytes.
     ///
     /// # Errors
-    /// Those of [`AtomicFile::create`].
-    pub fn create(target: impl AsRef<Path>, len: u64) -> Result<Self, FileError> {
-        let mut file = AtomicFile::create(target)?;
-        file.set_len(len)?;
-        Ok(SparseFile { file, len })
+    /// Those of [`OutputPath::create`].
+    pub fn create(target: OutputPath, len: u64) -> Result<Self, FileError> {
+        let mut out = target.create(len)?;
+        let target = out.path().to_path_buf();
+        let fresh = !out.is_device();
+        if let Some(file) = out.as_regular() {
+            file.set_len(len)?;
+        }
+        let clone =
+            |file: &File| file.try_clone().map_err(|error| FileError::new(&target, "open again", error));
+        let file = out.as_file().map(clone).transpose()?;
+        Ok(ImageOutput { out: Mutex::new(out), file, fresh, target, sent: Mutex::new(0), len })
     }
 
-    /// Writes some bytes of it, from `at` on, a multiple of 4,096.
+    /// Writes some bytes of it, from `at` on, a multiple of 4,096. A stream takes them in their order only.
     ///
     /// # Errors
     /// [`FileError`].
     pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), FileError> {
+        let Some(file) = &self.file else { return self.send(at, bytes) };
         let mut from = 0;
         while from < bytes.len() {
-            let zero = is_zero(&bytes[from..bytes.len().min(from + PIECE)]);
-            let same = bytes[from..].chunks(PIECE).take_while(|piece| is_zero(piece) == zero).count();
+            let zero = self.fresh && is_zero(&bytes[from..bytes.len().min(from + PIECE)]);
+            let same = |piece: &&[u8]| !self.fresh || is_zero(piece) == zero;
+            let same = bytes[from..].chunks(PIECE).take_while(same).count();
             let to = bytes.len().min(from + same * PIECE);
             if !zero {
-                let written = self.file.as_file().write_all_at(&bytes[from..to], at + from as u64);
-                written.map_err(|error| FileError::new(self.file.target(), "write", error))?;
+                let written = file.write_all_at(&bytes[from..to], at + from as u64);
+                written.map_err(|error| FileError::new(&self.target, "write", error))?;
             }
             from = to;
         }
+        Ok(())
+    }
+
+    /// Makes `len` bytes from `at` on zeros.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn write_zeros(&self, at: u64, len: u64) -> Result<(), FileError> {
+        if self.file.is_some() && self.fresh {
+            return Ok(());
+        }
+        let zeros = vec![0; PART];
+        let mut done = 0;
+        while done < len {
+            let part = usize::try_from(len - done).map_or(PART, |left| left.min(PART));
+            self.write_at(at + done, &zeros[..part])?;
+            done += part as u64;
+        }
+        Ok(())
+    }
+
+    fn send(&self, at: u64, bytes: &[u8]) -> Result<(), FileError> {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(at, *sent, "one thread writes to a stream, part after part");
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes)?;
+        *sent += bytes.len() as u64;
         Ok(())
     }
 
@@ -69,15 +114,16 @@ impl SparseFile {
             fill(at, &mut buffer[..len])?;
             Ok(self.write_at(at, &buffer[..len])?)
         };
-        each(parts, cores(), || vec![0; PART], part).map(drop)
+        let threads = if self.file.is_some() { cores() } else { NonZeroUsize::MIN };
+        each(parts, threads, || vec![0; PART], part).map(drop)
     }
 
     /// Puts the image in place.
     ///
     /// # Errors
-    /// [`FileError`]; the target is then as it was before.
+    /// [`FileError`]; a regular file is then as it was before.
     pub fn commit(self) -> Result<(), FileError> {
-        self.file.commit()
+        self.out.into_inner().unwrap_or_else(PoisonError::into_inner).commit()
     }
 }
 
@@ -101,6 +147,13 @@ impl ImageFile {
         let path = path.as_ref();
         let file = File::open(path).map_err(|error| FileError::new(path, "open", error))?;
         Ok(ImageFile { file })
+    }
+}
+
+/// A file that is open already.
+impl From<File> for ImageFile {
+    fn from(file: File) -> Self {
+        ImageFile { file }
     }
 }
 
@@ -139,7 +192,8 @@ mod tests {
         expected[1_000_000..1_000_100].fill(2);
         expected[2_500_000..2_500_001].fill(3);
         for pieces in [4096, 8192, 1 << 20, 3 << 20] {
-            let file = SparseFile::create(&target, expected.len() as u64).unwrap();
+            let file =
+                ImageOutput::create(OutputPath::find(&target).unwrap(), expected.len() as u64).unwrap();
             // The last parts first.
             for (number, piece) in expected.chunks(pieces).enumerate().rev() {
                 file.write_at((number * pieces) as u64, piece).unwrap();
@@ -152,7 +206,7 @@ mod tests {
             fs::remove_file(&target).unwrap();
         }
         let odd = expected.len() - 1000;
-        let file = SparseFile::create(&target, odd as u64).unwrap();
+        let file = ImageOutput::create(OutputPath::find(&target).unwrap(), odd as u64).unwrap();
         let copy = |at: u64, part: &mut [u8]| {
             part.copy_from_slice(&expected[at as usize..][..part.len()]);
             Ok::<_, FileError>(())

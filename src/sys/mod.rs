@@ -1,5 +1,6 @@
 //! What the builder does to the machine that it runs on, beside files and HTTP: processes, signals, the terminal.
 
+pub mod archive;
 pub mod directory;
 pub mod image_file;
 pub mod process;

@@ -27,10 +27,15 @@ impl ContentFiles {
     pub fn open(&mut self, path: impl AsRef<Path>) -> Result<SpoolId, FileError> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|error| FileError::new(path, "open", error))?;
+        Ok(self.add(path, file))
+    }
+
+    /// Takes an open file, and gives the name by which contents refer to it. `path` is for messages.
+    pub fn add(&mut self, path: &Path, file: File) -> SpoolId {
         // The system runs out of open files long before.
         let id = SpoolId(u32::try_from(self.files.len()).expect("fewer than 2^32 open files"));
         self.files.push((path.into(), file));
-        Ok(id)
+        id
     }
 }
 

@@ -399,7 +399,8 @@ impl Tree {
         let names: Vec<&[u8]> = components(path).collect();
         for name in &names {
             if *name == b".." || name.len() > 255 || name.contains(&0) {
-                return Err(TreeError::BadName { path: shown(path), name: shown(name) });
+                let name = String::from_utf8_lossy(name).into_owned();
+                return Err(TreeError::BadName { path: shown(path), name });
             }
         }
         let Some((last, parents)) = names.split_last() else { return Ok(None) };

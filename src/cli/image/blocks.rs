@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use super::super::output::In;
 use super::super::{Failure, Session, print};
 use crate::ext2::ReadAt;
+use crate::foreign::magic::{self, FileKind};
 use crate::pipeline::steps::split::{self, Options, SplitError, SplitInput};
 use crate::publish::{MirrorFiles, RemoteError};
 use crate::recipe::Size;
 use crate::repository::published::Published;
 use crate::repository::store::Store;
 use crate::repository::targets::parallel;
-use crate::sys::image_file::{ImageFile, SparseFile};
+use crate::sys::image_file::{ImageFile, ImageOutput};
 use crate::sys::progress::Unit;
 use crate::yaml::Scalar;
 use formats::block::{Block, Codec, CodecKind, FetchedFile, Inflated, Object};
@@ -21,7 +22,7 @@ use formats::index::{BlockContents, Header, Index};
 use formats::names::{BlockSize, ImageName, Serial, UnixTime};
 use formats::release::{Leaf, MirrorPath};
 use formats::report::size;
-use system::files::FileError;
+use system::files::{FileError, OutputPath};
 
 /// Blocks that are fetched, and in memory, at a time.
 const TOGETHER: usize = 64;
@@ -42,8 +43,45 @@ pub(super) struct SplitArgs {
     /// Name of the image
     #[arg(long = "image", value_name = "NAME")]
     name: ImageName,
+    /// Split the file as it is, also if it is a qcow2 or compressed
+    #[arg(long)]
+    as_is: bool,
     #[command(flatten)]
     cut: SplitOptions,
+}
+
+/// A disk that has to be made raw first.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {what}, not a raw disk; {remedy}, or split it as it is with --as-is", path.display())]
+struct NotRaw {
+    path: PathBuf,
+    what: String,
+    remedy: String,
+}
+
+impl NotRaw {
+    fn check(path: &Path, disk: &ImageFile) -> Result<(), Failure> {
+        let kind = magic::identify(disk).map_err(|error| FileError::new(path, "read", error))?;
+        let shown = path.display();
+        let (what, remedy) = match kind {
+            FileKind::Disk(container) => {
+                let format = container.as_str();
+                let convert = format!("convert it: qemu-img convert -f {format} -O raw {shown} {shown}.raw");
+                (format!("a {format} disk"), convert)
+            }
+            FileKind::Compressed(compression) => {
+                let program = compression.program();
+                (
+                    format!("compressed by {program}"),
+                    format!("decompress it: {program} -dc {shown} > {shown}.raw"),
+                )
+            }
+            FileKind::Tar => ("a tar archive".to_owned(), "use `image pack --store`".to_owned()),
+            FileKind::Foreign(what, remedy) => (what.to_owned(), remedy.to_owned()),
+            FileKind::FileSystem(_) | FileKind::Plain => return Ok(()),
+        };
+        Err(NotRaw { path: path.into(), what, remedy }.into())
+    }
 }
 
 /// How a disk is cut.
@@ -71,7 +109,7 @@ pub(super) struct JoinArgs {
     /// Mirror that has the blocks: a directory or URL
     #[arg(long, value_name = "DIR|URL")]
     store: PathBuf,
-    /// File to write the image to
+    /// File or block device to write the image to
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
 }
@@ -95,6 +133,9 @@ fn codec(text: &str) -> Result<Codec, String> {
 pub(super) fn split(args: SplitArgs, session: &Session) -> Result<(), Failure> {
     let disk = ImageFile::open(&args.image)?;
     let len = disk.size().map_err(|error| FileError::new(&args.image, "inspect", error))?;
+    if !args.as_is {
+        NotRaw::check(&args.image, &disk)?;
+    }
     cut(args.name, len, &args.store, &args.cut, session, &disk, |error| {
         FileError::new(&args.image, "read", error).into()
     })
@@ -147,13 +188,14 @@ where
 }
 
 pub(super) fn join(args: &JoinArgs, session: &Session) -> Result<(), Failure> {
+    let to = OutputPath::find(&args.to)?;
     let file = File::open(&args.index).map_err(|error| FileError::new(&args.index, "read", error))?;
     let index =
         Index::decode(BufReader::new(file)).map_err(|error| In { place: args.index.clone(), error })?;
     let store = Published::open(&args.store, JOBS, &session.web)?;
     let header = index.header();
     let task = session.progress.start(&format!("image `{}`", header.image), header.size, Unit::Bytes);
-    let out = SparseFile::create(&args.to, header.size)?;
+    let out = ImageOutput::create(to, header.size)?;
     let targets: Vec<_> = index.targets().collect();
     let (mut at, block_size) = (0, u64::from(header.block_size.get()));
     for part in targets.chunks(TOGETHER) {
@@ -165,10 +207,11 @@ pub(super) fn join(args: &JoinArgs, session: &Session) -> Result<(), Failure> {
             }
         })?;
         for block in blocks {
-            if let Some(block) = block {
-                out.write_at(at, block.bytes())?;
-            }
             let len = block_size.min(header.size - at);
+            match block {
+                Some(block) => out.write_at(at, block.bytes())?,
+                None => out.write_zeros(at, len)?,
+            }
             at += len;
             task.advance(len);
         }

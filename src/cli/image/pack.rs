@@ -1,7 +1,7 @@
 //! `imgfactory image pack`.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::super::output::In;
 use super::super::{Failure, Session, print};
@@ -13,23 +13,29 @@ use crate::ext2::{
 };
 use crate::pipeline::steps::image::{LEAST_RUN, Rendered};
 use crate::recipe::Size;
-use crate::sys::directory;
-use crate::sys::image_file::SparseFile;
+use crate::sys::archive;
+use crate::sys::directory::{self, Mounts};
+use crate::sys::image_file::ImageOutput;
 use crate::sys::progress::Unit;
 use crate::sys::spool::ContentFiles;
+use crate::sys::temporary_directory;
 use crate::tree::tar::{self, TarError};
 use crate::tree::{Contents, FileTime, Tree};
 use crate::yaml::Scalar;
 use formats::release::MAX_LAYOUT;
 use formats::report;
-use system::files::{FileError, read_at_most, write_atomic};
+use system::files::{FileError, OutputPath, read_at_most};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// An uncompressed tar archive, or a directory
+    /// A tar archive, which may be compressed (`-` is standard input), or a directory
     #[arg(long, value_name = "TAR|DIR")]
     from: PathBuf,
-    /// File to write the image to
+    /// Leave out the files of all file systems that are mounted below the directory. Those of the kernel (proc, sysfs,
+    /// devtmpfs) are always left out
+    #[arg(long)]
+    one_file_system: bool,
+    /// File or block device to write the image to
     #[arg(long, value_name = "IMAGE", required_unless_present = "store", conflicts_with = "store")]
     to: Option<PathBuf>,
     /// Write blocks instead of an image: to blk/ in this mirror's directory, with an unsigned index in
@@ -82,20 +88,43 @@ fn inode_size(text: &str) -> Result<InodeSize, String> {
 }
 
 pub(super) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let is_directory =
-        fs::metadata(&args.from).map_err(|error| FileError::new(&args.from, "read", error))?.is_dir();
-    if is_directory {
-        let (tree, contents) = directory::read(&args.from)?;
-        return write(args, &tree, &contents, session);
+    let to = args.to.as_ref().map(OutputPath::find).transpose()?;
+    let layout = args.layout.as_ref().map(OutputPath::find).transpose()?;
+    let outputs = Outputs { to, layout };
+    if args.from != Path::new("-") {
+        let found = fs::metadata(&args.from).map_err(|error| FileError::new(&args.from, "read", error))?;
+        if found.is_dir() {
+            let mounts = if args.one_file_system { Mounts::None } else { Mounts::Real };
+            let (tree, contents) = directory::read(&args.from, mounts)?;
+            return write(args, outputs, &tree, &contents, session);
+        }
     }
     let mut spools = ContentFiles::new();
-    let spool = spools.open(&args.from)?;
-    let archive = File::open(&args.from).map_err(|error| FileError::new(&args.from, "open", error))?;
+    // Beside the image, for which there must be space anyway.
+    let beside =
+        outputs.to.as_ref().map_or(args.store.as_deref().filter(|dir| dir.is_dir()), OutputPath::directory);
+    let temporary = temporary_directory();
+    let archive = archive::open(&args.from, beside.unwrap_or(&temporary))?;
+    let contents = archive.try_clone().map_err(|error| FileError::new(&args.from, "open again", error))?;
+    let spool = spools.add(&args.from, contents);
     let tree = tar::read(archive, spool).map_err(|error: TarError| In { place: args.from.clone(), error })?;
-    write(args, &tree, &spools, session)
+    write(args, outputs, &tree, &spools, session)
 }
 
-fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -> Result<(), Failure> {
+/// The files to be written, which were looked up before anything else.
+struct Outputs {
+    to: Option<OutputPath>,
+    layout: Option<OutputPath>,
+}
+
+fn write(
+    args: &Args,
+    outputs: Outputs,
+    tree: &Tree,
+    contents: &dyn Contents,
+    session: &Session,
+) -> Result<(), Failure> {
+    let Outputs { to, layout } = outputs;
     let name = args.name.clone().unwrap_or_else(|| {
         let file = args.to.as_ref().and_then(|to| to.file_name()).unwrap_or_default().to_string_lossy();
         file.split('.').next().unwrap_or_default().to_owned()
@@ -121,7 +150,7 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
     if args.layout.is_none() && args.previous_layout.is_none() {
         let mut anew = if args.store.is_some() { aligned } else { Sequential::default() };
         let plan = ImagePlan::new(tree, &options, &mut anew)?;
-        return put(&name, &plan, args, contents, session);
+        return put(&name, &plan, args, to, contents, session);
     }
     let owners = Owners::read(tree, contents)?;
     let previous = args.previous_layout.as_deref().map(|file| {
@@ -142,12 +171,15 @@ fn write(args: &Args, tree: &Tree, contents: &dyn Contents, session: &Session) -
         }
         None => ImagePlan::new(&tree, &options, &mut aligned)?,
     };
-    put(&name, &plan, args, contents, session)?;
-    if let Some(file) = &args.layout {
+    put(&name, &plan, args, to, contents, session)?;
+    if let Some(file) = layout {
         let census = PageMap::take(&plan, contents, &pages)?;
         let layout =
             LayoutMap::of(&plan, &pages, census.into_pages(), owners.labels(), |node| owners.label(node));
-        write_atomic(file, &layout.encode())?;
+        let bytes = layout.encode();
+        let mut out = file.create(bytes.len() as u64)?;
+        out.write_all(&bytes)?;
+        out.commit()?;
     }
     Ok(())
 }
@@ -157,19 +189,23 @@ fn put(
     name: &str,
     plan: &ImagePlan<'_>,
     args: &Args,
+    to: Option<OutputPath>,
     contents: &dyn Contents,
     session: &Session,
 ) -> Result<(), Failure> {
     let geometry = plan.geometry();
     let length = u64::from(geometry.blocks) * u64::from(ext2::BLOCK);
     let image = ext2::PlannedImage::new(plan, contents);
-    let Some(to) = &args.to else {
+    let Some(to) = to else {
         let store = args.store.as_ref().expect("the arguments have one or the other");
         let name = name.parse().map_err(|error| Failure::Usage(format!("--name: {error}")))?;
         return cut(name, length, store, &args.cut, session, &Rendered::new(image), Failure::from);
     };
     let task = session.progress.start(&format!("image `{name}`"), length, Unit::Bytes);
-    let out = SparseFile::create(to, length)?;
+    // A summary does not belong into what is piped on.
+    let print_summary = !session.quiet && !to.is_stream();
+    let shown = args.to.clone().unwrap_or_default();
+    let out = ImageOutput::create(to, length)?;
     out.write_all(|at, part| {
         let first = u32::try_from(at / u64::from(ext2::BLOCK)).expect("an image has at most 2^29 blocks");
         image.fill(first, part)?;
@@ -178,10 +214,10 @@ fn put(
     })?;
     out.commit()?;
     drop(task);
-    if !session.quiet {
+    if print_summary {
         print(&format!(
             "{}: {}, {} free; {} inodes, {} free\n",
-            to.display(),
+            shown.display(),
             report::size(length),
             report::size(u64::from(plan.free_blocks()) * u64::from(ext2::BLOCK)),
             geometry.inodes(),

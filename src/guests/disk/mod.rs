@@ -11,7 +11,10 @@ impl GuestBuilder for DiskGuest {
     }
 
     fn summary(&self) -> String {
-        format!("{} disk as it is", self.format)
+        match self.format {
+            Some(format) => format!("{format} disk as it is"),
+            None => "disk as it is".to_owned(),
+        }
     }
 
     fn files_to_lock(&self, _: &dyn ThirdPartyFiles) -> Result<Vec<FileToLock>, BoxError> {
@@ -20,7 +23,8 @@ impl GuestBuilder for DiskGuest {
 
     fn inputs(&self, _: &Guest, services: &mut dyn BuildServices) -> Result<Inputs, BoxError> {
         let mut inputs = source_inputs(&self.source, services);
-        inputs.push(("format".into(), self.format.as_str().into()));
+        inputs
+            .push(("format".into(), self.format.map_or("by its contents", |format| format.as_str()).into()));
         Ok(inputs)
     }
 

@@ -18,6 +18,9 @@ use crate::tree::tar::TarError;
 use crate::tree::{Content, ContentSource, Extent, Kind, Tree, tar};
 use device::{FileRange, ON_MEDIUM, is_squashfs};
 
+/// A squashfs whose files take more than this is refused.
+const MAX_FILES: u64 = 256 << 30;
+
 /// Why a KNOPPIX can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KnoppixFault {
@@ -117,6 +120,7 @@ pub fn tree(source: &ThirdPartySource, services: &mut dyn BuildServices) -> Resu
 fn squashfs(device: &CachedFile, services: &mut dyn BuildServices) -> Result<Tree, BoxError> {
     let arguments = vec![Argument::Path(device.path.clone())];
     let program = ProgramRun::new("sqfs2tar", arguments, "sqfs2tar.log");
+    let program = ProgramRun { max_bytes: MAX_FILES, ..program };
     let archive = services.derive_by(&device.derived_name(".tar"), &program)?;
     let spool = services.spool(&archive)?;
     let file = device.path.display().to_string();

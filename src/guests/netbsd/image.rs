@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::release::{self, ReleaseFile};
 use super::{MAKEDEV, NetBsdConfig, NetBsdError, check_kernel, configure};
 use crate::ext2::Profile;
+use crate::foreign::magic::{self, Compression, FileKind};
 use crate::guests::kind::{FileToLock, GuestBuilder, GuestContents, GuestTree, Starter, newest};
 use crate::guests::services::{
     Argument, BoxError, BuildServices, Inputs, ProgramRun, ServiceError, ThirdPartyFiles,
@@ -16,6 +17,7 @@ use crate::recipe::{Cow, Devices, Guest, NetBsd};
 use crate::tree::tar::{self, TarError};
 use crate::tree::{Content, FileTime, Kind, Meta, Tree};
 use formats::digest::Sha256;
+use liblzma::read::XzDecoder;
 
 /// A kernel of more than this is refused.
 const MAX_KERNEL: u64 = 256 << 20;
@@ -143,7 +145,7 @@ fn all_devices(tree: &Tree, guest: &Guest, services: &dyn BuildServices) -> Resu
     arguments.extend(Argument::texts(["-s", "all"]));
     let program = ProgramRun {
         files: Some(&files),
-        limit: Some(MAKEDEV_TIME),
+        limit: MAKEDEV_TIME,
         ..ProgramRun::new("sh", arguments, format!("{}-makedev.log", guest.name))
     };
     Ok(services.output_of(&program)?)
@@ -158,16 +160,20 @@ fn kernel(file: &ReleaseFile, services: &dyn BuildServices) -> Result<Vec<u8>, B
     Ok(bytes)
 }
 
-/// A set as a plain archive, in the cache.
+/// A set as a plain archive, in the cache. Its contents tell how it is compressed.
 fn unpacked(file: &ReleaseFile, services: &dyn BuildServices) -> Result<PathBuf, BoxError> {
     let path = services.fetch(&file.urls, &file.sum)?;
+    let kind = magic::identify(services.open_at(&path)?.as_ref()).map_err(|source| cut_off(file, source))?;
     let cached = CachedFile { path, sum: file.sum };
+    if kind == FileKind::Tar {
+        return Ok(cached.path);
+    }
     let archive = services.derive(&cached.derived_name(".tar"), &mut |out| {
         let opened = BufReader::with_capacity(BUFFER, services.open(&cached.path)?);
-        let mut decoder: Box<dyn Read> = if file.name.ends_with(".xz") {
-            Box::new(liblzma::read::XzDecoder::new_multi_decoder(opened))
-        } else {
-            Box::new(flate2::read::MultiGzDecoder::new(opened))
+        let mut decoder: Box<dyn Read> = match kind {
+            FileKind::Compressed(Compression::Xz) => Box::new(XzDecoder::new_multi_decoder(opened)),
+            // What is neither says so.
+            _ => Box::new(flate2::read::MultiGzDecoder::new(opened)),
         };
         copy_limited(&mut decoder, out, MAX_SET, &|source| cut_off(file, source))
     })?;

@@ -14,7 +14,7 @@ use super::services::{BoxError, BuildServices, Inputs, ThirdPartyFiles};
 use super::third_party::{disk_contents, raw_disk, source_inputs, to_lock};
 use crate::ext2::{InodeSize, Profile};
 use crate::foreign::iso9660::Iso9660Error;
-use crate::recipe::{DiskFormat, Flavour, Guest, Plan9};
+use crate::recipe::{Flavour, Guest, Plan9};
 
 pub use boot_chain::{BootChain, arguments, chain, relocated};
 pub use settings::patches;
@@ -99,7 +99,7 @@ impl GuestBuilder for Plan9 {
 
     fn build(&self, guest: &Guest, services: &mut dyn BuildServices) -> Result<GuestContents, BoxError> {
         let (path, patches) = if guest.overlays.is_empty() {
-            let path = raw_disk(&self.source, DiskFormat::of(self.source.file_name()), services)?;
+            let path = raw_disk(&self.source, None, services)?;
             let medium = services.open_at(&path)?;
             let patches =
                 patches(medium.as_ref(), self).map_err(|source| Plan9Fault::medium(self, source))?;

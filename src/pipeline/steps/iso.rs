@@ -15,7 +15,7 @@ use crate::pipeline::steps::systems::Systems;
 use crate::pipeline::{OutputDirectory, Request};
 use crate::sys::process::{Tool, ToolError};
 use crate::templates::TemplateError;
-use system::files::{FileError, Scratch};
+use system::files::{FileError, OutputPath, Scratch};
 
 /// Why there is no medium.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,9 @@ pub fn make_medium(
         grafts: &[],
     };
     let target = out.medium(&request.name());
-    step.run(inputs(&contents), |_| make(&contents, &target, &out.logs().join("xorriso.log")))
+    step.run(inputs(&contents), |_| {
+        make(&contents, OutputPath::find(&target)?, &out.logs().join("xorriso.log"))
+    })
 }
 
 /// What a medium without blocks depends on.
@@ -94,11 +96,11 @@ fn inputs(contents: &MediumContents<'_>) -> StepInputs {
 ///
 /// # Errors
 /// [`MakeIsoError`]; an older `target` is then still there.
-pub fn make(contents: &MediumContents<'_>, target: &Path, log: &Path) -> Result<IsoParts, MakeIsoError> {
+pub fn make(contents: &MediumContents<'_>, target: OutputPath, log: &Path) -> Result<IsoParts, MakeIsoError> {
     let plan = IsoPlan::of(contents)?;
-    // A bare name has the empty path above it.
-    let beside = target.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let stage = Scratch::directory(beside.unwrap_or(Path::new(".")))?;
+    // Beside the log, which is in the output directory, if it is not to be a file.
+    let beside = target.directory().or(log.parent()).unwrap_or(Path::new("."));
+    let stage = Scratch::directory(beside)?;
     for (name, bytes) in &plan.staged {
         let path = stage.path().join(name);
         fs::write(&path, bytes).map_err(|error| FileError::new(&path, "write", error))?;
@@ -110,10 +112,10 @@ pub fn make(contents: &MediumContents<'_>, target: &Path, log: &Path) -> Result<
     xorriso.run()?;
 
     let made = stage.path().join(OUTPUT);
-    let failed = |doing| move |error| FileError::new(target, doing, error);
-    let iso = File::options().read(true).write(true).open(&made).map_err(failed("open"))?;
+    let failed = |error| FileError::new(&made, "open", error);
+    let iso = File::options().read(true).write(true).open(&made).map_err(failed)?;
     gpt::lay(&iso, &plan.identity)?;
-    let total = iso.metadata().map_err(failed("look at"))?.len();
-    fs::rename(&made, target).map_err(failed("create"))?;
+    let total = iso.metadata().map_err(failed)?.len();
+    target.take(&made)?;
     Ok(plan.parts(total))
 }

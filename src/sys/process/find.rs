@@ -8,6 +8,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("apt-config", "apt"),
     ("apt-get", "apt"),
     ("busybox", "busybox-static"),
+    ("bzip2", "bzip2"),
     ("debugfs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("fsck.fat", "dosfstools"),
@@ -16,6 +17,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("gpgv", "gpgv"),
     ("grub-file", "grub-common"),
     ("grub-mkimage", "grub-common"),
+    ("lz4", "lz4"),
+    ("lzip", "lzip"),
+    ("lzop", "lzop"),
     ("losetup", "mount"),
     ("mdir", "mtools"),
     ("minisign", "minisign"),
@@ -29,11 +33,13 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("rsync", "rsync"),
     ("sgdisk", "gdisk"),
+    ("sqfs2tar", "squashfs-tools-ng"),
     ("tar", "tar"),
     ("uml_moo", "uml-utilities"),
     ("unshare", "util-linux"),
     ("xorriso", "xorriso"),
     ("xz", "xz-utils"),
+    ("zstd", "zstd"),
 ];
 
 /// The Debian package that has a program, if we know it.

@@ -17,7 +17,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal};
 
 pub use find::{find, package_of};
 pub use running::{GRACE, Running};
@@ -68,6 +68,9 @@ pub enum ToolError {
         /// Where all that it printed is.
         log: Option<PathBuf>,
     },
+    /// It printed more than is read.
+    #[error("{program}: it printed more than {}", formats::report::size(MAX_PRINTED))]
+    TooMuch { program: String },
     /// Its log can't be written.
     #[error("{program}: can't write its log")]
     Log { program: String, source: FileError },
@@ -75,6 +78,8 @@ pub enum ToolError {
 
 /// How many of its last lines a failed program's error shows.
 pub const TAIL_LINES: usize = 15;
+/// What is read of a program's standard output, at most.
+const MAX_PRINTED: u64 = 256 << 20;
 /// Bytes of a line that are kept for the error; the log has all.
 const LINE_LIMIT: usize = 400;
 
@@ -85,6 +90,7 @@ fn ended(status: ExitStatus) -> String {
             let name = match Signal::from_named_raw(signal) {
                 Some(Signal::KILL) => " (killed; out of memory?)",
                 Some(Signal::SEGV) => " (it crashed)",
+                Some(Signal::XFSZ) => " (what it writes is larger than is allowed)",
                 _ => "",
             };
             format!("ended by signal {signal}{name}")
@@ -159,6 +165,7 @@ pub struct Tool {
     input: Vec<u8>,
     feed: bool,
     limit: Option<Duration>,
+    file_limit: Option<u64>,
 }
 
 impl Tool {
@@ -179,6 +186,7 @@ impl Tool {
             input: Vec::new(),
             feed: false,
             limit: None,
+            file_limit: None,
         }
     }
 
@@ -262,6 +270,12 @@ impl Tool {
         self
     }
 
+    /// How many bytes a file that it writes may have: the kernel ends it with the next one.
+    pub fn file_limit(mut self, bytes: u64) -> Self {
+        self.file_limit = Some(bytes);
+        self
+    }
+
     /// The command line, quoted for a shell: for logs and for people.
     pub fn shown(&self) -> String {
         let words = std::iter::once(OsStr::new(&self.program)).chain(self.command.get_args());
@@ -282,12 +296,27 @@ impl Tool {
     /// [`ToolError`].
     pub fn output(self) -> Result<Vec<u8>, ToolError> {
         let mut running = self.pipe_stdout().spawn()?;
-        let mut printed = Vec::new();
-        if let Some(mut stdout) = running.take_stdout() {
-            stdout.read_to_end(&mut printed).map_err(|source| running.failed("read from", source))?;
+        let (program, stdout) = (running.program.clone(), running.take_stdout());
+        // Beside the wait, which ends a program that takes too long.
+        let reader = std::thread::spawn(move || {
+            let mut printed = Vec::new();
+            let mut stdout = stdout.into_iter();
+            match stdout.next() {
+                Some(stdout) => stdout.take(MAX_PRINTED + 1).read_to_end(&mut printed).map(|_| printed),
+                None => Ok(printed),
+            }
+        });
+        let ended = running.wait();
+        if let Err(ToolError::TooLong { .. }) = ended {
+            return ended.map(|()| Vec::new());
         }
-        running.wait()?;
-        Ok(printed)
+        let printed = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let read = |source| ToolError::Start { program: program.clone(), doing: "read from", source };
+        let printed = printed.map_err(read)?;
+        if printed.len() as u64 > MAX_PRINTED {
+            return Err(ToolError::TooMuch { program });
+        }
+        ended.map(|()| printed)
     }
 
     /// Starts the program; the caller waits for it.
@@ -321,7 +350,7 @@ impl Tool {
             self.command.stdout(stdout).stderr(writer).process_group(0);
             printed = Some(reader);
         }
-        die_with_us(&mut self.command);
+        die_with_us(&mut self.command, self.file_limit);
         let mut child = spawn_registered(&mut self.command, !ours).map_err(start)?;
         // Our ends of its pipes are in `command`; the log would never end with them.
         drop(self.command);
@@ -358,8 +387,8 @@ fn start_log(path: &Path, command: &str) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Has the kernel end the child when the thread that starts it ends.
-fn die_with_us(command: &mut Command) {
+/// Has the kernel end the child when the thread that starts it ends, or when it writes a larger file than it may.
+fn die_with_us(command: &mut Command, file_limit: Option<u64>) {
     let us = rustix::process::getpid();
     let prepare = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
@@ -367,9 +396,13 @@ fn die_with_us(command: &mut Command) {
         if rustix::process::getppid() != Some(us) {
             return Err(io::Error::other("the parent process has ended"));
         }
+        if let Some(limit) = file_limit {
+            let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+            rustix::process::setrlimit(Resource::Fsize, limit)?;
+        }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls, and allocates only for the error of
+    // SAFETY: between fork and exec the closure makes a few system calls, and allocates only for the error of
     // a process whose parent is gone.
     unsafe {
         command.pre_exec(prepare);
@@ -487,6 +520,25 @@ mod tests {
         assert_eq!(error, "sh: not finished after 0 s; its last lines:\n  waiting");
         let grandchild = Duration::from_secs(60);
         assert!(started.elapsed() < grandchild / 2, "the pipe ends only when the grandchild is gone too");
+    }
+
+    #[test]
+    fn what_prints_or_writes_without_end_is_ended() {
+        let started = Instant::now();
+        // It closes nothing: reading its output alone would wait with it.
+        let error =
+            shell("echo waiting >&2; exec sleep 60").limit(Duration::from_millis(300)).output().unwrap_err();
+        assert_eq!(error.to_string(), "sh: not finished after 0 s; its last lines:\n  waiting");
+        assert!(started.elapsed() < Duration::from_secs(30));
+        let file = Scratch::file(std::env::temp_dir()).unwrap();
+        let yes = Tool::new("yes").stdout_to(file.as_file().try_clone().unwrap()).file_limit(1 << 20);
+        let error = yes.run().unwrap_err().to_string();
+        assert!(
+            error.contains("signal 25 (what it writes is larger than is allowed)")
+                || error.contains("File too large"),
+            "{error}"
+        );
+        assert_eq!(file.as_file().metadata().unwrap().len(), 1 << 20);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod atomic;
 mod confined;
 mod lock;
+mod output;
 mod temporary;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 pub use atomic::AtomicFile;
 pub use confined::ConfinedDir;
 pub use lock::DirLock;
+pub use output::{Output, OutputPath, regular_output, write_output};
 pub use temporary::{Ending, PREFIX, Scratch, sweep};
 
 use formats::report;
