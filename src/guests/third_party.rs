@@ -35,7 +35,7 @@ pub enum SourceFault {
     )]
     Refers { file: String, what: &'static str },
     /// It is no disk.
-    #[error("{file}: {what}, not a disk; {remedy}")]
+    #[error("{file}: {what}; {remedy}")]
     NoDisk { file: String, what: String, remedy: &'static str },
     /// The recipe says something else of it.
     #[error("{file}: the recipe says `format: {said}`, but the file is {found}; leave `format` out")]
@@ -170,11 +170,20 @@ pub fn raw_disk(
         // Who says that it is raw wants it as it is, also if it is encrypted.
         _ if format == Some(DiskFormat::Raw) => return Ok(file.path),
         FileKind::Foreign(what, remedy) => {
-            return Err(SourceFault::NoDisk { file: name.to_owned(), what: what.to_owned(), remedy });
+            let what = format!("{what}, not a disk");
+            return Err(SourceFault::NoDisk { file: name.to_owned(), what, remedy });
         }
         FileKind::Tar => {
-            let (what, remedy) = ("a tar archive".to_owned(), "unpack it, and give the disk that is in it");
+            let (what, remedy) =
+                ("a tar archive, not a disk".to_owned(), "unpack it, and give the disk that is in it");
             return Err(SourceFault::NoDisk { file: name.to_owned(), what, remedy });
+        }
+        FileKind::Plain if format.is_none() && names_a_container(name) => {
+            if is_disk(&file.path, name, services)? {
+                return Ok(file.path);
+            }
+            let (what, remedy) = ("neither what its name says nor a disk with a partition table", SAY_RAW);
+            return Err(SourceFault::NoDisk { file: name.to_owned(), what: what.to_owned(), remedy });
         }
         _ => return Ok(file.path),
     };
@@ -185,6 +194,28 @@ pub fn raw_disk(
     let program = ProgramRun::new("qemu-img", arguments, "qemu-img.log");
     let program = ProgramRun { result: Some("disk"), ..program };
     Ok(services.derive_by(&file.derived_name(".raw"), &program)?)
+}
+
+const SAY_RAW: &str = "fetch it again, or add `format: raw` if it is meant to be taken as it is";
+
+/// Whether the end of a name, that of a compressor left aside, is that of a format which has a magic.
+fn names_a_container(name: &str) -> bool {
+    const COMPRESSED: [&str; 8] = [".gz", ".xz", ".zst", ".bz2", ".lz4", ".lz", ".lzo", ".Z"];
+    let name = COMPRESSED.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    ["qcow", "qcow2", "qed", "vmdk", "vdi", "vhdx", "vhd", "hds", "dmg"].contains(&ending)
+}
+
+/// Whether the first sector has the mark of a partition table or of a boot loader.
+fn is_disk(path: &Path, name: &str, services: &dyn BuildServices) -> Result<bool, SourceFault> {
+    let mut mark = [0; 2];
+    match services.open_at(path)?.read_exact_at(510, &mut mark) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => {
+            read.map_err(|source| SourceFault::Read { file: name.to_owned(), source })?;
+            Ok(mark == [0x55, 0xaa])
+        }
+    }
 }
 
 /// The contents of a disk that is taken as it is, with `patches` over it.

@@ -5,11 +5,13 @@ mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod archive_inputs;
 mod command;
 mod ext2_command;
 mod formats_cli;
 mod guest_script;
 mod miniroot_scripts;
+mod outputs;
 mod schema;
 mod secrets;
 mod shell;

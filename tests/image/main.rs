@@ -7,6 +7,7 @@ mod support;
 
 mod cloop;
 mod debian_tree;
+mod disk_formats;
 mod disks;
 mod ext2_judges;
 mod ext2_order;

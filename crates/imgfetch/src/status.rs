@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -66,13 +67,20 @@ pub struct StatusSocket {
 /// Opens the socket, in place of one that a dead process left, and answers with what `answer` gives.
 ///
 /// # Errors
-/// `AddrInUse` when another process answers there; what the system says.
+/// `AddrInUse` when another process answers there; `AlreadyExists` when something else has the name; what the system
+/// says.
 pub fn serve(path: &Path, answer: impl Fn(Form) -> String + Send + 'static) -> io::Result<StatusSocket> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() => {
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "it is something else; name another path",
+                ));
+            }
             fs::remove_file(path)?;
             UnixListener::bind(path)?
         }
@@ -170,5 +178,15 @@ mod tests {
         for form in [Form::Json, Form::Metrics, Form::Text, phase] {
             assert_eq!(ask(&path, &form).unwrap(), format!("{form:?}"));
         }
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let scratch = Scratch::directory(std::env::temp_dir()).unwrap();
+        let path = scratch.path().join("letter");
+        fs::write(&path, "dear").unwrap();
+        let refused = serve(&path, |_| String::new()).unwrap_err();
+        assert_eq!(refused.to_string(), "it is something else; name another path");
+        assert_eq!(fs::read(&path).unwrap(), b"dear");
     }
 }

@@ -20,7 +20,7 @@ use crate::trust::ChosenRelease;
 use formats::names::{ImageName, Serial};
 use formats::release::{Dlahead, Phase, PrefetchBlock as Ahead, Reading, Reads};
 use formats::report::Exit;
-use system::files::{create_dir_all, write_atomic};
+use system::files::{create_dir_all, regular_output, write_atomic};
 
 /// What wakes the main thread.
 enum MountEvent {
@@ -39,10 +39,13 @@ pub(super) fn run(mut args: Mount) -> Result<ExitCode, Failure> {
         daemon::be_io_flusher();
     }
     let mountpoint = std::path::absolute(&args.mountpoint)?;
-    args.record = args.record.map(std::path::absolute).transpose()?;
+    // Written again and again, so what has the name must be a file; links to it are followed once.
+    let recorded =
+        |path: PathBuf| -> Result<PathBuf, Failure> { Ok(regular_output(&std::path::absolute(path)?)?) };
+    args.record = args.record.map(recorded).transpose()?;
     if let Some(dir) = args.record_reads.take() {
         create_dir_all(&dir)?;
-        args.record_reads = Some(std::path::absolute(dir)?.join(args.source.image.as_str()));
+        args.record_reads = Some(recorded(dir.join(args.source.image.as_str()))?);
     }
     let opened = Arc::new(Opened::open(&args.source)?);
     let stage = Arc::new(Mutex::new(Stage::starting(&args, &mountpoint, &opened)));
