@@ -11,6 +11,11 @@
 //! exchange is in the crate `formats`, the client in `imgfetch`. `pipeline` is the list of build steps.
 //!
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
+#![deny(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "they panic when their output is closed or full"
+)]
 
 pub mod parallel;
 pub mod compress;

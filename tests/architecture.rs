@@ -54,6 +54,7 @@ const REACHES: [(&str, &[&str]); 7] = [
 const MAY: &[(&str, &[&str])] = &[
     ("system/clock", &["clock"]),
     ("system/files", &["files"]),
+    ("system/output", &["terminal"]),
     ("system/http", &["clock", "environment", "network", "random"]),
     ("imgfetch/threads", &["clock"]),
     ("imgfetch/daemon", &["environment", "files", "network", "processes", "terminal"]),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::{Failure, Session, print};
+use super::{Failure, Session, print, print_error};
 use crate::guests::{self, GuestBuilder};
 use crate::project::folder::Project;
 use crate::project::overlay::{self, LoadOverlayError};
@@ -33,7 +33,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     for error in &bad {
         match error {
             // Several errors, with lines of the rules to show.
-            LoadOverlayError::Rules(findings) => eprintln!("{}", findings.render(session.color)),
+            LoadOverlayError::Rules(findings) => print_error(&findings.render(session.color)),
             error => session.show(error),
         }
     }

@@ -34,7 +34,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub use output::{Failure, Session, print};
+pub use output::{Failure, Session};
+pub use system::output::{print, print_error};
 
 use crate::sys::signals;
 use formats::report::Exit;

@@ -3,7 +3,7 @@
 use std::env;
 use std::error::Error;
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::project::folder::LoadError;
 use crate::sys::progress::{self, Progress};
 use formats::report::{self, Exit};
 use system::http::HttpOptions;
+use system::output::print_error;
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -109,13 +110,13 @@ impl Session {
                 _ => (report::report(error.as_ref()), Exit::Failed),
             },
         };
-        eprintln!("{}", self.painted(&text));
+        print_error(&self.painted(&text));
         exit
     }
 
     /// Prints an error that is not the last.
     pub(super) fn show(&self, error: &(dyn Error + 'static)) {
-        eprintln!("{}", self.painted(&report::report(error)));
+        print_error(&self.painted(&report::report(error)));
     }
 
     /// Makes the first word of an error red.
@@ -124,18 +125,6 @@ impl Session {
             Some(rest) if self.color => format!("\x1b[1;31merror\x1b[0m:{rest}"),
             _ => text.to_owned(),
         }
-    }
-}
-
-/// Prints a result to standard output. A closed pipe (`| head`) is no failure.
-///
-/// # Errors
-/// Any other failure to write.
-pub fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
     }
 }
 
@@ -156,7 +145,7 @@ impl log::Log for Logger {
                 _ => record.args().to_string(),
             };
             // A silent progress would swallow errors too.
-            if self.1 { eprintln!("{line}") } else { self.0.say(&line) }
+            if self.1 { print_error(&line) } else { self.0.say(&line) }
         }
     }
 

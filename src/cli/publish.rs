@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::tree::ReleaseTree;
-use super::{Failure, Session, print};
+use super::{Failure, Session, print, print_error};
 use crate::pipeline::build_record::RecordedTarget;
 use crate::publish::{
     self, FileToSend, Job, LeaseToken, MirrorFiles, PublishOptions, PublishPlan, PublishResult, ReleaseState,
@@ -198,11 +198,11 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
             Some(Ok(())) => {}
             Some(Err(failure)) => {
                 exit = session.fail(&failure);
-                eprintln!("{to}: not published; the target still has its previous release");
+                print_error(&format!("{to}: not published; the target still has its previous release"));
             }
             None => {
                 exit = Exit::Failed;
-                eprintln!("{to}: not started, because another target failed");
+                print_error(&format!("{to}: not started, because another target failed"));
             }
         }
     }

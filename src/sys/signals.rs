@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::raw::c_int;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use signal_hook::iterator::Signals;
 use crate::sys::process::{self, GRACE};
 use formats::report::report;
 use system::files::Ending;
+use system::output::print_error;
 
 /// Starts the thread that waits for SIGINT, SIGTERM and SIGHUP. Call it once, before any scratch is made.
 /// The exit code is 128 and the signal's number, as a shell would say.
@@ -22,7 +25,10 @@ pub fn install() -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            end(signal, &mut signals);
+            // Whatever goes wrong in there, the process ends: the other threads wait for that, and locks are held.
+            let ended = catch_unwind(AssertUnwindSafe(|| end(signal, &mut signals)));
+            last_words(ended.unwrap_or_default());
+            std::process::exit(128 + signal);
         }
     })?;
     Ok(())
@@ -35,7 +41,24 @@ pub fn wait_if_ending() {
     }
 }
 
-fn end(signal: c_int, signals: &mut Signals) -> ! {
+/// How long standard error may take for the last words. A pipe that is full and not read takes none.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Prints from a thread of its own, because standard error may block, or be locked by a thread that it blocks.
+fn last_words(lines: Vec<String>) {
+    let (done, printed) = mpsc::channel();
+    let printer = move || {
+        lines.iter().for_each(|line| print_error(line));
+        // The other end waits for this or for the time, whichever is first.
+        let _ = done.send(());
+    };
+    if thread::Builder::new().name("last words".into()).spawn(printer).is_ok() {
+        let _ = printed.recv_timeout(PATIENCE);
+    }
+}
+
+/// Ends children and removes what is unfinished; gives the lines to print about it.
+fn end(signal: c_int, signals: &mut Signals) -> Vec<String> {
     let ending = Ending::begin();
     let deadline = Instant::now() + GRACE;
     // Children may have something of their own to remove.
@@ -51,14 +74,14 @@ fn end(signal: c_int, signals: &mut Signals) -> ! {
         left = process::running();
     }
     process::signal_all(Signal::KILL);
-    for error in ending.remove_all() {
-        eprintln!("{}", report(&error));
-    }
+    let mut lines: Vec<String> = ending.remove_all().iter().map(|error| report(error)).collect();
     let name = match signal {
         SIGINT => "interrupted",
         SIGHUP => "the terminal was closed",
         _ => "terminated",
     };
-    eprintln!("{name}{twice}: unfinished files were removed; the next run continues from what is complete");
-    std::process::exit(128 + signal)
+    lines.push(format!(
+        "{name}{twice}: unfinished files were removed; the next run continues from what is complete"
+    ));
+    lines
 }

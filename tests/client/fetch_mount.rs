@@ -1,7 +1,7 @@
 //! The disk as the kernel sees it: FUSE, loop device, ext2; with mirrors that come and go. Needs root.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -245,6 +245,49 @@ fn a_signal_in_the_first_seconds_of_an_outage_ends_the_client_too() {
     let error = waiting.join().unwrap().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()), "{error}");
     until("ended", || !proc.exists());
+}
+
+#[test]
+fn a_terminal_that_takes_nothing_holds_up_neither_reads_nor_the_end() {
+    let world = world();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // Only the end of the test that fills the pipe must not wait for it.
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'x'; 1]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+    let closed = std::io::pipe().unwrap().1;
+    for (what, stderr) in [("full", writer), ("no reader", closed)] {
+        let server = FaultServer::honest(world.tree.clone());
+        let room = scratch();
+        let mountpoint = room.path().join("mnt");
+        fs::create_dir(&mountpoint).unwrap();
+        let mut child = imgfetch()
+            .args(["mount", "--foreground", "--no-status", "--verbose", "--image", "host"])
+            .args(["--mirror", &server.url(), "--key", &world.publisher.public()])
+            .arg(&mountpoint)
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        until(&format!("{what}: mounted"), || mountpoint.join("disk").exists());
+        let bytes = read_at(&mountpoint.join("disk"), 10 * 4096, 4096).unwrap();
+        assert!(bytes == world.disk[10 * 4096..11 * 4096], "{what}");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let start = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if start.elapsed() > Duration::from_secs(20) {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                let _ = Command::new("umount").arg("-l").arg(&mountpoint).status();
+                panic!("{what}: it does not end");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{what}");
+    }
+    drop(reader);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is left when the process is ended: by ctrl-C, by ctrl-C twice, by `kill -9`.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -47,6 +47,10 @@ struct Worker {
 impl Worker {
     /// Starts the process and waits until its children run. `on_term` is what its child does at SIGTERM.
     fn start(on_term: &str) -> Self {
+        Worker::start_with(on_term, Stdio::piped())
+    }
+
+    fn start_with(on_term: &str, stderr: Stdio) -> Self {
         let room = Scratch::directory(std::env::temp_dir()).unwrap();
         let (_, module) = module_path!().split_once("::").unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
@@ -54,7 +58,7 @@ impl Worker {
             .env(ROOM, room.path())
             .env("IMGFACTORY_TEST_TRAP", on_term)
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let worker = Worker { room, child };
@@ -158,4 +162,95 @@ fn what_a_killed_process_leaves_is_swept_by_the_next_one() {
     assert_eq!(worker.left().len(), 2);
     assert_eq!(sweep(worker.room.path()).unwrap().len(), 2);
     assert_eq!(worker.left(), [""; 0]);
+}
+
+/// A pipe whose reader is gone: `| head`, ctrl-C, a connection that was cut.
+fn pipe_without_reader() -> Stdio {
+    std::io::pipe().unwrap().1.into()
+}
+
+/// A full pipe, and its reader, which does not read: `| less`.
+fn full_pipe() -> (Stdio, std::io::PipeReader) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'x'; 1]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+    (writer.into(), reader)
+}
+
+fn full_device() -> Stdio {
+    OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}
+
+/// Waits up to a minute for a process to end; gives its exit code.
+fn exit_code(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_signal_ends_a_process_whose_terminal_takes_nothing() {
+    let (full, _reader) = full_pipe();
+    let outputs = [("no reader", pipe_without_reader()), ("/dev/full", full_device()), ("full pipe", full)];
+    for (what, stderr) in outputs {
+        let mut worker = Worker::start_with("echo yes > asked; exit", stderr);
+        worker.signal(Signal::TERM);
+        assert_eq!(exit_code(&mut worker.child), Some(143), "{what}");
+        assert_eq!(worker.left(), [""; 0], "{what}");
+        worker.assert_children_end();
+    }
+}
+
+#[test]
+fn both_programs_end_as_they_should_when_what_they_print_goes_nowhere() {
+    type Output = fn() -> Stdio;
+    let (no_reader, full): (Output, Output) = (pipe_without_reader, full_device);
+    let (imgfactory, imgfetch) = (crate::programs::imgfactory(), crate::programs::imgfetch());
+    for (program, args, stdout, stderr, code) in [
+        (&imgfetch, &["--help"][..], no_reader, full, 0),
+        (&imgfetch, &["--help"], full, full, 1),
+        (&imgfetch, &["--hlep"], full, no_reader, 2),
+        (&imgfetch, &["cache", "stats", "/dev/null"], full, full, 1),
+        (&imgfetch, &["netselect", "http://127.0.0.1:1/"], full, full, 1),
+        (&imgfetch, &["netselect", "http://127.0.0.1:1/"], no_reader, full, 1),
+        (&imgfactory, &["--help"], no_reader, full, 0),
+        (&imgfactory, &["schema"], full, full, 1),
+        (&imgfactory, &["schema"], no_reader, no_reader, 0),
+        (&imgfactory, &["schmea"], full, full, 2),
+        (&imgfactory, &["check", "/nowhere.yaml"], full, full, 1),
+        (&imgfactory, &["check", "/nowhere.yaml"], no_reader, no_reader, 1),
+    ] {
+        let mut child = Command::new(program).args(args).stdout(stdout()).stderr(stderr()).spawn().unwrap();
+        assert_eq!(exit_code(&mut child), Some(code), "{} {args:?}", program.display());
+    }
+}
+
+#[test]
+fn the_web_server_ends_by_a_signal_when_its_terminal_is_gone() {
+    let room = Scratch::directory(std::env::temp_dir()).unwrap();
+    for stderr in [pipe_without_reader(), full_device()] {
+        let mut child = Command::new(crate::programs::imgfactory())
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .arg(room.path())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("http://"), "{line}");
+        kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+        assert_eq!(exit_code(&mut child), Some(129));
+    }
 }

@@ -5,6 +5,11 @@
 //! clock. Start with [`block`]: indexes and releases are about blocks.
 //!
 //! Papers: Suzaki et al., *HTTP-FUSE Xenoppix* (Linux Symposium 2006) is cited as "the paper".
+#![deny(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "they panic when their output is closed or full"
+)]
 
 // Each module knows only those above it.
 pub mod calendar;

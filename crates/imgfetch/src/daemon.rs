@@ -26,6 +26,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::setsid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -143,12 +144,31 @@ pub fn signals(root_daemon: bool, end: impl Fn() + Send + 'static) -> io::Result
     Ok(())
 }
 
-/// Writes lines to standard error, or, once there is no terminal, to the kernel's log.
-struct LogOutput {
-    kernel: Mutex<Option<File>>,
+/// Where the lines of the log are written.
+enum LogTarget {
+    /// Standard error, and whether it took the last line.
+    StandardError { takes: bool },
+    /// The kernel's log, once there is no terminal.
+    Kernel(File),
 }
 
-static LOG_OUTPUT: LogOutput = LogOutput { kernel: Mutex::new(None) };
+struct LogOutput {
+    target: Mutex<LogTarget>,
+}
+
+static LOG_OUTPUT: LogOutput = LogOutput { target: Mutex::new(LogTarget::StandardError { takes: true }) };
+
+/// How long a line waits for standard error; the next ones do not wait until it takes one again.
+const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Prints a line, or drops it when standard error does not take it: a stopped terminal or a pipe that is full must
+/// hold up neither reads of the disk nor the end of the process. Gives whether it was printed.
+fn print_soon(line: &str, patience: Timespec) -> bool {
+    let out = io::stderr();
+    // A pipe that is ready has room for a page, and no other thread writes to it meanwhile.
+    let is_ready = poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&patience)) == Ok(1);
+    is_ready && (&out).write_all(line.as_bytes()).is_ok()
+}
 
 /// Target of what only `--verbose` shows. It has a target and not a level, because levels below `info` are left out
 /// of a release, ours with those of the libraries.
@@ -176,7 +196,7 @@ impl Log for LogOutput {
         }
         // One line a message, and one write a line: others write there too.
         let text = record.args().to_string().replace('\n', " | ");
-        let mut kernel = self.kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut target = self.target.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // The kernel's priorities, of the facility "daemon" (3 << 3). `quiet` leaves those up to errors (3).
         let (word, priority) = match record.level() {
             Level::Error => ("error: ", 27),
@@ -185,10 +205,16 @@ impl Log for LogOutput {
             Level::Info | Level::Debug | Level::Trace => ("", 31),
         };
         let priority = if record.target() == NEWS { 27 } else { priority };
-        let _ = match kernel.as_mut() {
-            Some(file) => file.write_all(format!("<{priority}>imgfetch: {word}{text}\n").as_bytes()),
-            None => io::stderr().write_all(format!("imgfetch: {word}{text}\n").as_bytes()),
-        };
+        match &mut *target {
+            LogTarget::Kernel(file) => {
+                // There is no other place to report that the kernel refuses a line.
+                let _ = file.write_all(format!("<{priority}>imgfetch: {word}{text}\n").as_bytes());
+            }
+            LogTarget::StandardError { takes } => {
+                let patience = if *takes { PATIENCE } else { Timespec::default() };
+                *takes = print_soon(&format!("imgfetch: {word}{text}\n"), patience);
+            }
+        }
     }
 
     fn flush(&self) {}
@@ -205,6 +231,7 @@ pub fn start_log(verbose: bool) {
 /// From here on the log goes to the kernel's, if it can be opened.
 pub fn log_to_kernel() {
     if let Ok(file) = OpenOptions::new().write(true).open("/dev/kmsg") {
-        *LOG_OUTPUT.kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(file);
+        *LOG_OUTPUT.target.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            LogTarget::Kernel(file);
     }
 }

@@ -6,6 +6,11 @@
 //! ```
 //!
 //! Start with [`scheduler`], which is pure, and with `cli::mount`, which puts the parts together.
+#![deny(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "they panic when their output is closed or full"
+)]
 
 /// A line that only `imgfetch --verbose` shows.
 macro_rules! detail {

@@ -6,6 +6,7 @@ use super::Failure;
 use super::args::{CacheMaintenance, MaintenanceCommand};
 use crate::cache::{Cache, Stats};
 use formats::report::Exit;
+use system::output::print;
 
 pub(super) fn run(args: &CacheMaintenance) -> Result<Exit, Failure> {
     if !args.root.join("VERSION").exists() {
@@ -13,30 +14,29 @@ pub(super) fn run(args: &CacheMaintenance) -> Result<Exit, Failure> {
     }
     let cache = Cache::open(&args.root, None)?;
     match &args.what {
-        MaintenanceCommand::Stats { json: true } => println!("{}", serde_json::to_string(&cache.stats())?),
-        MaintenanceCommand::Stats { json: false } => print!("{}", shown(&cache.stats())),
-        MaintenanceCommand::Pin(image) => println!("{} blocks are pinned", cache.pin(Some(image))?),
-        MaintenanceCommand::Unpin => println!("{} blocks are pinned", cache.pin(None)?),
+        MaintenanceCommand::Stats { json: true } => print(&(serde_json::to_string(&cache.stats())? + "\n"))?,
+        MaintenanceCommand::Stats { json: false } => print(&shown(&cache.stats()))?,
+        MaintenanceCommand::Pin(image) => print(&format!("{} blocks are pinned\n", cache.pin(Some(image))?))?,
+        MaintenanceCommand::Unpin => print(&format!("{} blocks are pinned\n", cache.pin(None)?))?,
         MaintenanceCommand::Evict(keep) => {
             let (blocks, bytes) = cache.evict(*keep);
-            println!("{blocks} blocks removed, {bytes} bytes");
+            print(&format!("{blocks} blocks removed, {bytes} bytes\n"))?;
         }
         MaintenanceCommand::Fsck => {
             let terminal = std::io::stderr().is_terminal();
             let found = cache.fsck(|number| {
                 if terminal && number % 64 == 0 {
-                    eprint!("\r{number} blocks ");
-                    // Progress only.
-                    let _ = std::io::stderr().flush();
+                    // Progress only; standard error has no buffer.
+                    let _ = write!(std::io::stderr(), "\r{number} blocks ");
                 }
             });
             if terminal {
-                eprint!("\r");
+                let _ = write!(std::io::stderr(), "\r");
             }
-            println!(
-                "{} good, {} damaged and removed, {} of no known image, {} other files removed",
+            print(&format!(
+                "{} good, {} damaged and removed, {} of no known image, {} other files removed\n",
                 found.good, found.damaged, found.unknown, found.stray
-            );
+            ))?;
             // As fsck has it: found something, and corrected it.
             return Ok(if found.damaged + found.stray > 0 { Exit::Failed } else { Exit::Done });
         }

@@ -14,21 +14,19 @@ use args::Command;
 
 use crate::daemon;
 use formats::report::{Exit, report};
+use system::output::{print, print_error};
 
 /// Runs `imgfetch` with this process's arguments.
 pub fn main() -> ExitCode {
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("imgfetch: {error}\nimgfetch: see `imgfetch --help`");
+            print_error(&format!("imgfetch: {error}\nimgfetch: see `imgfetch --help`"));
             return Exit::Usage.into();
         }
     };
     let result = match command {
-        Command::Text(text) => {
-            print!("{text}");
-            return Exit::Done.into();
-        }
+        Command::Text(text) => print(&text).map(|()| Exit::Done.into()).map_err(Into::into),
         Command::Mount(mount) => {
             daemon::start_log(mount.source.verbose);
             mount::run(mount)
@@ -50,7 +48,7 @@ pub fn main() -> ExitCode {
         }
     };
     result.unwrap_or_else(|error| {
-        eprintln!("imgfetch: {}", report(error.as_ref()));
+        print_error(&format!("imgfetch: {}", report(error.as_ref())));
         Exit::Failed.into()
     })
 }

@@ -13,6 +13,7 @@ use crate::engine::millis;
 use crate::trust::ask_all;
 use formats::release::{Latest, Verified};
 use system::http::{Http, Timeouts};
+use system::output::print;
 
 /// One line of the ranking.
 #[derive(Serialize)]
@@ -74,9 +75,9 @@ pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     }
     let lines: Vec<RankingLine> = ranked.into_iter().map(|(_, line)| line).collect();
     if args.json {
-        println!("{}", serde_json::to_string(&lines)?);
+        print(&(serde_json::to_string(&lines)? + "\n"))?;
     } else {
-        print!("{}", table(&lines));
+        print(&table(&lines))?;
     }
     Ok(lines.first().is_some_and(|best| best.fault.is_none()))
 }

@@ -1,10 +1,10 @@
 //! `imgfetch status`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use super::Failure;
 use crate::status::{Form, ask, directory, sockets};
+use system::output::print_more;
 
 /// Where the client of the host's own root has its sockets, seen from outside its chroot.
 const OF_THE_ROOT: &str = "/run/imgfactory/root/run/imgfetch";
@@ -12,18 +12,17 @@ const OF_THE_ROOT: &str = "/run/imgfactory/root/run/imgfetch";
 /// Prints the status once, or every second until interrupted.
 pub(super) fn run(given: &[PathBuf], form: &Form, watch: bool) -> Result<(), Failure> {
     if !watch {
-        return once(given, form);
+        return once(given, form, "").map(drop);
     }
-    loop {
-        // Home, and all after it away.
-        print!("\x1b[H\x1b[J");
-        once(given, form)?;
-        std::io::stdout().flush()?;
+    // The cursor to the first line, and the screen cleared after it.
+    while once(given, form, "\x1b[H\x1b[J")? {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
+    Ok(())
 }
 
-fn once(given: &[PathBuf], form: &Form) -> Result<(), Failure> {
+/// Prints `before` and the answers; `false` when nobody reads them any more.
+fn once(given: &[PathBuf], form: &Form, before: &str) -> Result<bool, Failure> {
     let directories = [directory(), OF_THE_ROOT.into()];
     let found = if given.is_empty() { sockets(&directories) } else { given.to_vec() };
     if found.is_empty() {
@@ -34,14 +33,16 @@ fn once(given: &[PathBuf], form: &Form) -> Result<(), Failure> {
         )
         .into());
     }
+    let mut text = before.to_owned();
     let mut failed = None;
     for path in found {
         match ask(&path, form) {
-            Ok(answer) => print!("{answer}"),
+            Ok(answer) => text.push_str(&answer),
             // Without --socket, the socket of a client that has died is ignored.
             Err(error) if given.is_empty() => detail!("{}: {error}", path.display()),
             Err(error) => failed = Some(format!("{}: no answer: {error}", path.display())),
         }
     }
-    failed.map_or(Ok(()), |text| Err(text.into()))
+    let is_read = print_more(&text)?;
+    failed.map_or(Ok(is_read), |text| Err(text.into()))
 }
