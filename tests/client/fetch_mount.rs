@@ -251,7 +251,6 @@ fn a_signal_in_the_first_seconds_of_an_outage_ends_the_client_too() {
 fn a_terminal_that_takes_nothing_holds_up_neither_reads_nor_the_end() {
     let world = world();
     let (reader, mut writer) = std::io::pipe().unwrap();
-    // Only the end of the test that fills the pipe must not wait for it.
     let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
     rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
     while writer.write(&[b'x'; 1]).is_ok() {}
@@ -263,7 +262,8 @@ fn a_terminal_that_takes_nothing_holds_up_neither_reads_nor_the_end() {
         let mountpoint = room.path().join("mnt");
         fs::create_dir(&mountpoint).unwrap();
         let mut child = imgfetch()
-            .args(["mount", "--foreground", "--no-status", "--verbose", "--image", "host"])
+            .args(["mount", "--foreground", "--verbose", "--image", "host", "--status"])
+            .arg(room.path().join("status.sock"))
             .args(["--mirror", &server.url(), "--key", &world.publisher.public()])
             .arg(&mountpoint)
             .stdout(Stdio::null())
