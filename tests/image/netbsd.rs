@@ -294,6 +294,10 @@ fn the_image_is_one_that_netbsd_mounts_for_writing() {
             ("rsd99p", (13, 1599)),
             ("dk300", (168, 300)),
             ("xyz", (999, 7)),
+            ("tap", (169, 0xf_ffff)),
+            ("dty00", (8, 524_288)),
+            ("bpf", (23, 0)),
+            ("urandom", (46, 1)),
         ] {
             assert_eq!(reader.device(reader.find(dev, name)), expected, "{name}");
         }

@@ -86,6 +86,39 @@ impl Release {
     }
 }
 
+/// In the shape of a release's: functions, numbers in hexadecimal and by arithmetic, a directory with nodes in it.
+const MAKEDEV: &[u8] = br#"#!/bin/sh -
+[ "$1 $2" = "-s all" ] || exit 1
+dialout=524288
+mkdev() {
+	case $2 in
+	b) kind=block ;;
+	c) kind=char ;;
+	esac
+	echo "./$1 type=${kind} device=netbsd,$3,$4 mode=${5:-600} gid=${6:-0} uid=${7:-0}"
+}
+lndev() {
+	echo "./$2 type=link link=$1 mode=0700 gid=0 uid=0"
+}
+makedir() {
+	echo "./$1 type=dir mode=$2 gid=0 uid=0"
+}
+echo ". type=dir optional"
+mkdev console c 0 0 600
+mkdev rsd99p c 13 1599 640 5
+mkdev dk300 b 168 300 640 5
+mkdev xyz b 999 7 640 5
+mkdev bpf c 23 0
+lndev bpf bpf0
+makedir fd 755
+for n in 0 1 2; do
+	mkdev fd/$n c 22 $n 666
+done
+mkdev dty00 c 8 $((0 + dialout)) "" "" 66
+mkdev tap c 169 0xfffff 600
+mkdev tap0 c 169 0 600
+"#;
+
 /// The least of `base` that has a bit of everything.
 pub fn base<'a>() -> Vec<Item<'a>> {
     vec![
@@ -93,15 +126,7 @@ pub fn base<'a>() -> Vec<Item<'a>> {
         Item::Dir("./bin"),
         Item::File("./bin/cat", 0o555, b"cat"),
         Item::Dir("./dev"),
-        Item::File(
-            "./dev/MAKEDEV",
-            0o555,
-            b"[ \"$1 $2\" = \"-s all\" ] || exit 1\n\
-              echo './console type=char device=netbsd,0,0 mode=600 gid=0 uid=0'\n\
-              echo './rsd99p type=char device=netbsd,13,1599 mode=640 gid=5 uid=0'\n\
-              echo './dk300 type=block device=netbsd,168,300 mode=640 gid=5 uid=0'\n\
-              echo './xyz type=block device=netbsd,999,7 mode=640 gid=5 uid=0'\n",
-        ),
+        Item::File("./dev/MAKEDEV", 0o555, MAKEDEV),
         Item::Dir("./usr"),
         Item::Dir("./usr/bin"),
         Item::File("./usr/bin/su", 0o555, b"su"),

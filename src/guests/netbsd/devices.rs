@@ -7,8 +7,9 @@ use crate::tree::{Kind, Meta, Node, Tree};
 /// The script in the set `base` that knows all devices.
 pub const MAKEDEV: &str = "dev/MAKEDEV";
 
-/// Without these there is no console, or no root to mount again for writing. Numbers from NetBSD's
-/// `sys/conf/majors` and `sys/arch/{amd64,i386}/conf/majors.*`.
+/// What a person needs to log in and to reach the network: a console, a root to mount again for writing, a packet
+/// filter for dhcpcd, pseudo-terminals and random numbers for ssh, a log. Numbers from NetBSD's `sys/conf/majors` and
+/// `sys/arch/{amd64,i386}/conf/majors.*`, modes from its MAKEDEV.
 const MINIMAL: &[u8] = b"\
 ./console type=char device=netbsd,0,0 mode=600 uid=0 gid=0
 ./constty type=char device=netbsd,0,1 mode=600 uid=0 gid=0
@@ -17,6 +18,16 @@ const MINIMAL: &[u8] = b"\
 ./kmem type=char device=netbsd,2,1 mode=640 uid=0 gname=kmem
 ./null type=char device=netbsd,2,2 mode=666 uid=0 gid=0
 ./zero type=char device=netbsd,2,12 mode=666 uid=0 gid=0
+./klog type=char device=netbsd,7,0 mode=600 uid=0 gid=0
+./stdin type=char device=netbsd,22,0 mode=666 uid=0 gid=0
+./stdout type=char device=netbsd,22,1 mode=666 uid=0 gid=0
+./stderr type=char device=netbsd,22,2 mode=666 uid=0 gid=0
+./bpf type=char device=netbsd,23,0 mode=600 uid=0 gid=0
+./bpf0 type=link link=bpf mode=700 uid=0 gid=0
+./random type=char device=netbsd,46,0 mode=444 uid=0 gid=0
+./urandom type=char device=netbsd,46,1 mode=644 uid=0 gid=0
+./ptmx type=char device=netbsd,165,0 mode=666 uid=0 gid=0
+./ptm type=char device=netbsd,165,1 mode=666 uid=0 gid=0
 ./drum type=char device=netbsd,4,0 mode=640 uid=0 gname=kmem
 ./xbd0a type=block device=netbsd,142,0 mode=640 uid=0 gname=operator
 ./xbd0b type=block device=netbsd,142,1 mode=640 uid=0 gname=operator
@@ -52,8 +63,8 @@ pub(super) fn make(
                 (Some(b"block"), Some((major, minor))) => Kind::BlockDevice { major, minor },
                 (Some(b"fifo"), _) => Kind::Fifo,
                 (Some(b"dir"), _) => Kind::Directory(Default::default()),
-                (Some(b"link"), _) => match entry.word("link").filter(|target| !target.is_empty()) {
-                    Some(target) => Kind::Symlink(target.to_vec()),
+                (Some(b"link"), _) => match entry.link().map_err(fault)? {
+                    Some(target) => Kind::Symlink(target),
                     None => continue,
                 },
                 _ => continue,

@@ -220,9 +220,10 @@ fn apply(
         Some(id) => id,
         None if makes && kind == b"dir" => directory(tree, &entry.path, 0o755, time)?,
         None if makes && kind == b"link" => {
-            let Some(target) = entry.word("link").filter(|target| !target.is_empty()) else { return Ok(()) };
+            let fault = |source| NetBsdError::Spec { spec: spec.to_owned(), source };
+            let Some(target) = entry.link().map_err(fault)? else { return Ok(()) };
             let meta = Meta { mode: 0o755, mtime: time, ..Meta::default() };
-            tree.insert(&entry.path, Node { meta, kind: Kind::Symlink(target.to_vec()) })?
+            tree.insert(&entry.path, Node { meta, kind: Kind::Symlink(target) })?
         }
         None => return Ok(()),
     };

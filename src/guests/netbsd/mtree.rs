@@ -130,21 +130,32 @@ pub fn parse(text: &[u8]) -> Result<Vec<MtreeEntry>, MtreeError> {
     Ok(entries)
 }
 
-/// Lines with their numbers; one that ends in a backslash goes on in the next.
+/// Lines with their numbers and without comments, as fparseln(3) gives them: one that ends in a backslash goes on in
+/// the next, but a comment ends with its line.
 fn lines(text: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
     let mut rest = text.split(|&byte| byte == b'\n').zip(1usize..);
     std::iter::from_fn(move || {
         let (first, number) = rest.next()?;
-        let mut whole = first.to_vec();
-        while whole.last() == Some(&b'\\') {
+        let mut whole = uncommented(first).to_vec();
+        while whole.last() == Some(&b'\\') && !is_escaped(&whole, whole.len() - 1) {
             whole.pop();
             match rest.next() {
-                Some((next, _)) => whole.extend_from_slice(next),
+                Some((next, _)) => whole.extend_from_slice(uncommented(next)),
                 None => break,
             }
         }
         Some((number, whole))
     })
+}
+
+fn uncommented(line: &[u8]) -> &[u8] {
+    let comment = line.iter().enumerate().position(|(at, &byte)| byte == b'#' && !is_escaped(line, at));
+    &line[..comment.unwrap_or(line.len())]
+}
+
+/// Whether an odd number of backslashes stands before a byte.
+fn is_escaped(line: &[u8], at: usize) -> bool {
+    line[..at].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
 fn keywords<'w>(words: impl Iterator<Item = &'w [u8]>) -> impl Iterator<Item = (String, Vec<u8>)> {
@@ -154,7 +165,8 @@ fn keywords<'w>(words: impl Iterator<Item = &'w [u8]>) -> impl Iterator<Item = (
     })
 }
 
-/// Undoes vis(3) as mtree uses it: `\040`, `\s`, `\\` and the C escapes.
+/// Undoes vis(3), as unvis(3): `\040`, `\s`, `\\`, the C escapes, `\^C` for control characters, `\M-c` and `\M^C` for
+/// those with the highest bit.
 fn unvis(word: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(word.len());
     let mut rest = word;
@@ -165,15 +177,32 @@ fn unvis(word: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let (&kind, after) = rest.split_first()?;
-        let octal = rest.get(..3).filter(|digits| digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        if let Some(digits) = octal {
-            let value = digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+        let digits = rest.iter().take(3).take_while(|digit| (b'0'..=b'7').contains(digit)).count();
+        if digits > 0 {
+            let value = rest[..digits].iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
             out.push(u8::try_from(value).ok()?);
-            rest = &rest[3..];
+            rest = &rest[digits..];
+            continue;
+        }
+        let control = |byte: u8| if byte == b'?' { 0x7f } else { byte & 0x1f };
+        let (meta, long) = match rest {
+            [b'M', b'-', byte, after @ ..] => (byte | 0x80, Some(after)),
+            [b'M', b'^', byte, after @ ..] => (control(*byte) | 0x80, Some(after)),
+            [b'^', byte, after @ ..] => (control(*byte), Some(after)),
+            _ => (0, None),
+        };
+        if let Some(after) = long {
+            out.push(meta);
+            rest = after;
             continue;
         }
         rest = after;
         out.push(match kind {
+            b'a' => 0x07,
+            b'b' => 0x08,
+            b'v' => 0x0b,
+            b'f' => 0x0c,
+            b'E' => 0x1b,
             b'\\' => b'\\',
             b's' => b' ',
             b't' => b'\t',
@@ -217,18 +246,33 @@ impl MtreeEntry {
         self.number("gid", |text| text.parse().ok())
     }
 
-    /// `device`: `netbsd,MAJOR,MINOR`, or both in one number.
+    /// `link`: the target of a symbolic link, whose characters are escaped as those of a path.
+    ///
+    /// # Errors
+    /// [`MtreeError::Escape`].
+    pub fn link(&self) -> Result<Option<Vec<u8>>, MtreeError> {
+        let Some(target) = self.word("link").filter(|target| !target.is_empty()) else { return Ok(None) };
+        let wrong = || MtreeError::Escape { line: self.line, word: lossy(target) };
+        unvis(target).map(Some).ok_or_else(wrong)
+    }
+
+    /// `device`, as major and minor number: `netbsd,MAJOR,MINOR`, or NetBSD's `dev_t` in one
+    /// number. Sources: mtree's `parsedev`, mknod's `pack_netbsd`.
     ///
     /// # Errors
     /// [`MtreeError::Value`].
     pub fn device(&self) -> Result<Option<(u32, u32)>, MtreeError> {
         self.number("device", |text| {
-            let mut parts = text.split(',');
-            if parts.next()? != "netbsd" {
+            let Some((format, numbers)) = text.split_once(',') else {
+                let packed = c_number(text)?;
+                return Some(((packed & 0xfff00) >> 8, (packed & 0xfff0_0000) >> 12 | packed & 0xff));
+            };
+            if !matches!(format, "netbsd" | "native") {
                 return None;
             }
-            let (major, minor) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-            (parts.next().is_none() && major < 1 << 12 && minor < 1 << 20).then_some((major, minor))
+            let numbers = numbers.split(',').map(c_number).collect::<Option<Vec<u32>>>()?;
+            let [major, minor] = numbers[..] else { return None };
+            (major < 1 << 12 && minor < 1 << 20).then_some((major, minor))
         })
     }
 
@@ -242,6 +286,18 @@ impl MtreeEntry {
         let wrong = || MtreeError::Value { line: self.line, keyword, value: lossy(value) };
         number.map(Some).ok_or_else(wrong)
     }
+}
+
+/// A number as strtoul(3) reads it with base 0: hexadecimal after `0x`, octal after `0`, else decimal.
+fn c_number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (&text[2..], 16),
+        [b'0', _, ..] => (&text[1..], 8),
+        _ => (text, 10),
+    };
+    // `from_str_radix` takes a sign.
+    let is_digits = digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_digits.then(|| u32::from_str_radix(digits, radix).ok()).flatten()
 }
 
 fn lossy(bytes: &[u8]) -> String {
@@ -296,6 +352,36 @@ mod tests {
     }
 
     #[test]
+    fn device_numbers_are_read_as_by_strtoul() {
+        let device = |text: &str| parse(text.as_bytes()).unwrap()[0].device().unwrap();
+        for (value, expected) in [
+            ("netbsd,169,0xfffff", (169, 0xf_ffff)),
+            ("netbsd,0XA9,010", (169, 8)),
+            ("native,0,0", (0, 0)),
+            ("0x8e02", (142, 2)),
+            ("0xfff0a9ff", (169, 0xf_ffff)),
+            ("512", (2, 0)),
+        ] {
+            assert_eq!(device(&format!("./tap type=char device={value}")), Some(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn comments_and_escapes_are_those_of_netbsds_mtree() {
+        let text = "# a remark \\\n./a type=dir # entered # by hand\n./a\\#b type=file\n\
+                    \t#\n./a\\0b\\7\\a\\^A\\M-a type=link link=x\\040y\\sz\n";
+        assert_eq!(
+            shown(text),
+            [
+                "2: /a type=dir",
+                "3: /a#b type=file",
+                "5: /a\0b\u{7}\u{7}\u{1}\u{fffd} link=x\\040y\\sz type=link"
+            ]
+        );
+        assert_eq!(parse(text.as_bytes()).unwrap()[2].link().unwrap(), Some(b"x y z".to_vec()));
+    }
+
+    #[test]
     fn each_fault_is_told_by_its_line() {
         let mode = |text: &str| parse(text.as_bytes()).and_then(|entries| entries[0].mode().map(|_| ()));
         let device = |text: &str| parse(text.as_bytes()).and_then(|entries| entries[0].device().map(|_| ()));
@@ -313,6 +399,13 @@ mod tests {
             (mode("./a mode=17777"), "line 1: `17777` can't be its mode"),
             (device("./a device=linux,1,2"), "line 1: `linux,1,2` can't be its device"),
             (device("./a device=netbsd,4096,2"), "line 1: `netbsd,4096,2` can't be its device"),
+            (device("./a device=netbsd,1,0x100000"), "line 1: `netbsd,1,0x100000` can't be its device"),
+            (device("./a device=netbsd,4,16,3"), "line 1: `netbsd,4,16,3` can't be its device"),
+            (device("./a device=netbsd,1"), "line 1: `netbsd,1` can't be its device"),
+            (device("./a device=netbsd,1,"), "line 1: `netbsd,1,` can't be its device"),
+            (device("./a device=netbsd,1,08"), "line 1: `netbsd,1,08` can't be its device"),
+            (device("./a device=0x1_0"), "line 1: `0x1_0` can't be its device"),
+            (device("./a type=char device="), "line 1: `` can't be its device"),
         ] {
             assert_eq!(result.unwrap_err().to_string(), said);
         }

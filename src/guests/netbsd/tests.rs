@@ -111,8 +111,11 @@ fn owners_and_modes_are_those_of_the_specifications_and_first_boot_finds_its_fil
 
 #[test]
 fn device_nodes_are_minimal_all_or_none() {
-    let all = b"./wd0a type=block device=netbsd,0,0 mode=640 gid=5 uid=0\n\
-                ./rsd99p type=char device=netbsd,13,1048575 mode=640 gid=5 uid=0\n./fd type=dir mode=555\n\
+    let all = b". type=dir optional\n./tap type=char device=netbsd,169,0xfffff mode=600 gid=0 uid=0\n\
+                ./fd type=dir mode=755 gid=0 uid=0\n./fd/0 type=char device=netbsd,22,0 mode=666 gid=0 uid=0\n\
+                ./ttyU0 type=char device=netbsd,66,0 mode=600 gid=0 uid=66\n\
+                ./dtyU0 type=char device=netbsd,66,524288 mode=600 gid=0 uid=66\n./wd0a type=block device=netbsd,0,0 mode=640 gid=5 uid=0\n\
+                ./rsd99p type=char device=netbsd,13,1048575 mode=640 gid=5 uid=0\n./bpf0 type=link link=bpf mode=0700 gid=0 uid=0\n\
                 ./sd0 type=link link=rsd99p\n./pipe type=fifo\n";
     let names = |devices| {
         let mut tree = unpacked();
@@ -120,7 +123,7 @@ fn device_nodes_are_minimal_all_or_none() {
         tree.entries(tree.lookup(b"dev").unwrap()).unwrap().len()
     };
     // `pts` is there for ptyfs.
-    assert_eq!([Devices::None, Devices::Minimal, Devices::All].map(names), [1, 17, 22]);
+    assert_eq!([Devices::None, Devices::Minimal, Devices::All].map(names), [1, 27, 35]);
 }
 
 #[test]
