@@ -58,6 +58,8 @@ pub fn open(path: &Path, scratch: &Path) -> Result<File, ArchiveError> {
         kind => return is_tar(path, kind, file),
     };
     let inflated = Scratch::file(scratch)?;
+    // To look at it has moved its position.
+    (&file).rewind().map_err(failed)?;
     let damaged = |source| ArchiveError::Inflate { path: path.into(), source };
     let mut from = BufReader::with_capacity(BUFFER, file);
     match compression {

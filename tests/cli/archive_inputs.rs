@@ -74,7 +74,7 @@ fn an_archive_of_every_writer_and_compressor_becomes_the_same_image_under_any_na
         assert_eq!(done(room.path(), "ls -A | grep -c tmp || true"), "0\n");
     }
     // 7z does not keep owners and modes in its tar as others do; its files come through.
-    done(room.path(), "cd d; 7z a -ttar ../z.tar etc numbers > /dev/null; cd ..; imgfactory image pack --from z.tar --to z.img
+    done(room.path(), "cd d; $(command -v 7zz 7z | head -n 1) a -ttar ../z.tar etc numbers > /dev/null; cd ..; imgfactory image pack --from z.tar --to z.img
         test \"$(imgfactory image cat z.img /etc/issue)\" = hello");
 }
 
@@ -116,8 +116,14 @@ fn what_is_no_tar_archive_is_refused_by_name() {
             "a: an ISO 9660 medium, not a tar archive; mount it and give the directory",
         ),
         ("bsdtar --format=warc -cf a d/etc/issue", "a: a WARC archive, not a tar archive"),
-        ("rm -f a; 7z a -t7z a.7z d > /dev/null; mv a.7z a", "a: a 7z archive, not a tar archive"),
-        ("7z a -twim a.wim d > /dev/null; mv a.wim a", "a: a wim archive, not a tar archive"),
+        (
+            "rm -f a; $(command -v 7zz 7z | head -n 1) a -t7z a.7z d > /dev/null; mv a.7z a",
+            "a: a 7z archive, not a tar archive",
+        ),
+        (
+            "$(command -v 7zz 7z | head -n 1) a -twim a.wim d > /dev/null; mv a.wim a",
+            "a: a wim archive, not a tar archive",
+        ),
         ("qemu-img create -q -f qcow2 a 1M", "a: a disk in the format qcow2, not a tar archive"),
         ("cp d.img a", "a: an ext2, ext3 or ext4 file system, not a tar archive; mount it"),
         (

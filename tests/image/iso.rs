@@ -22,6 +22,7 @@ use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use imgfactory::sys::progress::Silent;
 use imgfactory::sys::spool::ContentFiles;
 use imgfactory::templates::Templates;
+use system::files::OutputPath;
 use system::files::Scratch;
 
 use crate::programs;
@@ -59,7 +60,7 @@ fn synthetic(dir: &Path) -> (PathBuf, IsoParts) {
         grafts: &[],
     };
     let iso = dir.join("demo.iso");
-    let parts = iso::make(&contents, &iso, &dir.join("logs/xorriso.log")).unwrap();
+    let parts = iso::make(&contents, OutputPath::find(&iso).unwrap(), &dir.join("logs/xorriso.log")).unwrap();
     (iso, parts)
 }
 
@@ -286,7 +287,9 @@ fn build(out: &Path) {
         miniroot: b"no miniroot",
         grafts: &[],
     };
-    let parts = iso::make(&contents, &out.join("demo.iso"), &out.join("logs/xorriso.log")).unwrap();
+    let parts =
+        iso::make(&contents, OutputPath::find(out.join("demo.iso")).unwrap(), &out.join("logs/xorriso.log"))
+            .unwrap();
     assert!(parts.grub_bios < 300_000 && parts.esp < 1_200_000, "{parts}");
     let record = BuildRecord {
         version: BuildRecord::VERSION,

@@ -125,6 +125,8 @@ fn write(
     session: &Session,
 ) -> Result<(), Failure> {
     let Outputs { to, layout } = outputs;
+    // A summary does not belong into what is piped on.
+    let summary = !session.quiet && ![&to, &layout].into_iter().flatten().any(OutputPath::is_stream);
     let name = args.name.clone().unwrap_or_else(|| {
         let file = args.to.as_ref().and_then(|to| to.file_name()).unwrap_or_default().to_string_lossy();
         file.split('.').next().unwrap_or_default().to_owned()
@@ -150,7 +152,7 @@ fn write(
     if args.layout.is_none() && args.previous_layout.is_none() {
         let mut anew = if args.store.is_some() { aligned } else { Sequential::default() };
         let plan = ImagePlan::new(tree, &options, &mut anew)?;
-        return put(&name, &plan, args, to, contents, session);
+        return put(&name, &plan, args, (to, summary), contents, session);
     }
     let owners = Owners::read(tree, contents)?;
     let previous = args.previous_layout.as_deref().map(|file| {
@@ -171,7 +173,7 @@ fn write(
         }
         None => ImagePlan::new(&tree, &options, &mut aligned)?,
     };
-    put(&name, &plan, args, to, contents, session)?;
+    put(&name, &plan, args, (to, summary), contents, session)?;
     if let Some(file) = layout {
         let census = PageMap::take(&plan, contents, &pages)?;
         let layout =
@@ -189,7 +191,7 @@ fn put(
     name: &str,
     plan: &ImagePlan<'_>,
     args: &Args,
-    to: Option<OutputPath>,
+    (to, summary): (Option<OutputPath>, bool),
     contents: &dyn Contents,
     session: &Session,
 ) -> Result<(), Failure> {
@@ -202,8 +204,6 @@ fn put(
         return cut(name, length, store, &args.cut, session, &Rendered::new(image), Failure::from);
     };
     let task = session.progress.start(&format!("image `{name}`"), length, Unit::Bytes);
-    // A summary does not belong into what is piped on.
-    let print_summary = !session.quiet && !to.is_stream();
     let shown = args.to.clone().unwrap_or_default();
     let out = ImageOutput::create(to, length)?;
     out.write_all(|at, part| {
@@ -214,7 +214,7 @@ fn put(
     })?;
     out.commit()?;
     drop(task);
-    if print_summary {
+    if summary {
         print(&format!(
             "{}: {}, {} free; {} inodes, {} free\n",
             shown.display(),
