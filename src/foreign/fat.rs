@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 
 use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
 
@@ -11,6 +12,9 @@ use crate::ext2::ReadAt;
 pub const SECTOR: u64 = 512;
 /// A text of more than this is refused.
 const MAX_TEXT: u64 = 64 << 10;
+/// Where the first sector has the number of sectors, if 16 bits are enough for it, and else.
+const TOTAL_SECTORS_16: Range<usize> = 19..21;
+const TOTAL_SECTORS_32: Range<usize> = 32..36;
 /// Bytes that may be read and written for each byte of the volume, and for any: a chain of clusters that leads in a circle
 /// has no end.
 const WORK: (u64, u64) = (16, 16 << 20);
@@ -112,6 +116,16 @@ impl Volume<'_> {
         (sector, within, want.min(512 - within).min(left))
     }
 
+    /// A sector as `fatfs` takes it. Plan 9's disk/format writes the number of sectors into both fields that there are for
+    /// it, where others leave that of 32 bits empty; `fatfs` takes that for damage. What is written is not changed.
+    fn readable_sector(&self, number: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = self.sector(number)?;
+        if number == 0 && bytes.get(TOTAL_SECTORS_16).is_some_and(|field| field != [0, 0]) {
+            bytes[TOTAL_SECTORS_32].fill(0);
+        }
+        Ok(bytes)
+    }
+
     fn sector(&self, number: u64) -> io::Result<Vec<u8>> {
         if let Some(written) = self.written.get(&number) {
             return Ok(written.clone());
@@ -128,7 +142,7 @@ impl Read for Volume<'_> {
         let (sector, within, len) = self.here(buf.len());
         if len > 0 {
             self.spend(len)?;
-            let bytes = self.sector(sector)?;
+            let bytes = self.readable_sector(sector)?;
             buf[..len].copy_from_slice(&bytes[within..within + len]);
             self.at += len as u64;
         }

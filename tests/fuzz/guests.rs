@@ -2,6 +2,7 @@
 
 use imgfactory::foreign::{elf, sums};
 use imgfactory::guests::netbsd::mtree;
+use imgfactory::guests::plan9::ini::{Ini, MediumKind};
 
 use crate::Target;
 
@@ -118,6 +119,27 @@ fn fuzz_mtree() {
             entries.iter().find_map(faults).map_or("accepted".into(), |error| error.to_string())
         }
         Err(error) => error.to_string(),
+    });
+}
+
+#[test]
+fn fuzz_plan9_ini() {
+    const WORDS: [&[u8]; 8] =
+        [b"\n[", b"]\n", b"\n[menu]\n", b"menuitem=", b"menudefault=", b"[common]\n", b"bootfile=", b","];
+    let seeds = [
+        "bootfile=/386/9pc\nmouseport=ask\n",
+        "[common]\n*nobiosload=1\n[menu]\nmenuitem=a, first\nmenuitem=b\nmenudefault=b, 5\n[a]\nbootfile=9pcflop.gz\n\
+         [b]\nbootfile=9pccd.gz\ncdboot=yes\n",
+    ];
+    let cases = vec![format!("[menu]\n{}[a]\nbootfile=x\n", "menuitem=a\n".repeat(2000)).into_bytes()];
+    let target = Target::new("plan9-ini", seeds.map(|seed| seed.as_bytes().to_vec()).into());
+    target.cases(cases).words(&WORDS).fuzz(|bytes| {
+        let ini = Ini::parse(bytes);
+        assert!(ini.chosen(None, MediumKind::Iso).is_ok(), "without a wish there is always a choice");
+        match ini.chosen(Some("a"), MediumKind::Disk) {
+            Ok(lines) => format!("accepted: {}", lines.len()),
+            Err(error) => error.to_string(),
+        }
     });
 }
 

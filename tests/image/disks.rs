@@ -308,6 +308,22 @@ fn a_plan9_installed_on_a_disk_asks_nothing_after_its_settings_were_changed_in_p
         assert!((1..=6).contains(&changed), "{name}: {changed} sectors");
     }
 
+    // Of a menu one entry is left, with what all have; and the boot sector may be as Plan 9's own program writes it.
+    let menu = "[menu]\nmenuitem=pc64, the usual\nmenuitem=pc, 32 bits\nmenudefault=pc, 10\n[common]\n\
+                bootargs=local!/dev/sd00/fs\n[pc64]\nbootfile=9pc64\n[pc]\nbootfile=9pc\n*acpi=0\n";
+    let mut raw = plan9_disk(room.path(), menu);
+    raw[63 * 512 + 32..63 * 512 + 36].copy_from_slice(&20_480_u32.to_le_bytes());
+    fs::write(files.join("nine.raw"), &raw).unwrap();
+    for (more, wanted) in [
+        ("", "console=0 b115200\nnobootprompt=local!/dev/sd00/fs\nbootfile=9pc\n*acpi=0\nuser=glenda\n"),
+        (
+            ", entry: pc64",
+            "console=0 b115200\nnobootprompt=local!/dev/sd00/fs\nbootfile=9pc64\nuser=glenda\n",
+        ),
+    ] {
+        assert_eq!(plan9_ini(room.path(), &made("nine.raw", more).unwrap()), wanted, "{more}");
+    }
+
     // What is none of Plan 9's, or has lost its volume, is named.
     let mut other = raw.clone();
     other[450] = 0x83;

@@ -175,6 +175,7 @@ fn plan9(flavour: Flavour, lines: Option<&[&str]>) -> Plan9 {
         },
         console: ConsoleDevice::Serial,
         data: 0,
+        entry: None,
         ini: lines.map(|lines| lines.iter().map(|line| Scalar::read(line).unwrap()).collect()),
     }
 }

@@ -120,7 +120,34 @@ fn a_9legacy_medium_made_anew_knows_where_its_loader_lies_now() {
     assert_eq!(extent(&new, "/bootdisk.img").1, fs::metadata(&volume).unwrap().len());
     let out = Command::new("mtype").arg("-i").arg(&volume).arg("::plan9.ini").output().unwrap();
     let ini = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(ini.contains("nobootprompt=local!#S/sdD0/data") && ini.contains("9pccd.gz"), "{ini}");
+    assert_eq!(
+        ini,
+        "console=0 b115200\nnobootprompt=local!#S/sdD0/data\nuser=glenda\nbootfile=sdD0!cdboot!9pccd.gz\ncdboot=yes\n\
+         adisk=/dev/sdD0/cdboot\n*nomp=1\ndebugboot=1\n*nobiosload=1\n"
+    );
+    let boot_sector = &fs::read(&volume).unwrap()[..512];
+    assert_eq!(&boot_sector[19..21], 5760_u16.to_le_bytes());
+    assert_eq!(&boot_sector[32..36], 5760_u32.to_le_bytes(), "the boot sector is as it was");
+    run(Command::new("fsck.fat").arg("-n").arg(&volume));
+}
+
+#[test]
+fn a_recipe_chooses_an_entry_of_the_menu() {
+    let room = room();
+    let dir = room.path().join("legacy");
+    files(&dir);
+    let iso = legacy(&dir);
+    let sum = formats::digest::Sha256::of(&fs::read(&iso).unwrap());
+    let made = |entry: &str| {
+        let source = format!("urls: ['http://a.example/legacy.iso'], sha256: '{sum}'");
+        let guest = format!("{{name: nine, plan9: {{flavour: 9legacy, {source}, entry: {entry}}}}}");
+        guest_disk(room.path(), &guest, room.path())
+    };
+    let bytes = made("install").unwrap_or_else(|error| panic!("{error}"));
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert!(text.contains("user=glenda\nbootfile=sdD0!cdboot!9pcflop.gz\n"));
+    let error = made("hard").unwrap_err();
+    assert!(error.contains("its plan9.ini has no entry `hard`; the menu has `install`, `cdboot`"), "{error}");
 }
 
 #[test]

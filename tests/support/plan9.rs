@@ -23,6 +23,21 @@ pub fn files(dir: &Path) {
     fs::write(dir.join("usr/glenda/lib/profile"), "as it was").unwrap();
 }
 
+/// As 9legacy's: a menu, whose first entry is the installer's.
+const LEGACY_INI: &str = "[common]\ndebugboot=1\n*nobiosload=1\n\n[menu]\nmenuitem=install, Install Plan 9 from this CD\n\
+    menuitem=cdboot, Boot Plan 9 from this CD\n\n[install]\nadisk=/dev/sdD0/cdboot\n\
+    bootfile=sdD0!cdboot!9pcflop.gz\ncdboot=yes\nmouseport=ask\n\n[cdboot]\nadisk=/dev/sdD0/cdboot\n\
+    bootfile=sdD0!cdboot!9pccd.gz\ncdboot=yes\nmouseport=ask\nmonitor=ask\n";
+
+/// As Plan 9's disk/format: the number of sectors is in the field of 16 bits and in that of 32, too.
+pub fn sectors_in_both_fields(volume: &Path) {
+    let mut bytes = fs::read(volume).unwrap();
+    let sectors = u16::try_from(bytes.len() / 512).unwrap();
+    bytes[19..21].copy_from_slice(&sectors.to_le_bytes());
+    bytes[32..36].copy_from_slice(&u32::from(sectors).to_le_bytes());
+    fs::write(volume, bytes).unwrap();
+}
+
 /// An ISO of a directory.
 pub fn mkisofs(args: &[&str], dir: &Path, iso: &Path) {
     run(Command::new("xorriso")
@@ -50,8 +65,9 @@ pub fn legacy(files: &Path) -> PathBuf {
     let volume = files.join("bootdisk.img");
     run(Command::new("mformat").args(["-C", "-f", "2880", "-i"]).arg(&volume).arg("::"));
     let ini = files.with_extension("ini");
-    fs::write(&ini, "bootfile=sdD0!cdboot!9pccd.gz\n").unwrap();
+    fs::write(&ini, LEGACY_INI).unwrap();
     run(Command::new("mcopy").arg("-i").arg(&volume).arg(&ini).arg("::plan9.ini"));
+    sectors_in_both_fields(&volume);
     let mut pbsraw = vec![0; 2048];
     pbsraw[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
     // As Plan 9's program writes them: the tests do not know yet where it will be.

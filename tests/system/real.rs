@@ -65,6 +65,7 @@ fn real_plan9_comes_to_a_prompt_from_a_medium_whose_settings_we_changed() {
         source: ThirdPartySource { urls: vec![], sha256: None },
         console: ConsoleDevice::Serial,
         data: 64 << 20,
+        entry: None,
         ini: None,
     };
     let medium: &dyn ReadAt = &bytes;

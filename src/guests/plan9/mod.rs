@@ -4,6 +4,7 @@
 //! ([`repack`]), which boots as the old one did ([`boot_chain`]).
 
 pub mod boot_chain;
+pub mod ini;
 mod repack;
 pub mod settings;
 
@@ -43,6 +44,12 @@ pub enum Plan9Error {
         /// Bytes that there is room for.
         room: u64,
     },
+    /// The recipe's entry is not in the menu.
+    #[error(
+        "its plan9.ini has no entry `{entry}`; the menu has {}",
+        crate::yaml::findings::listed(known.iter().map(String::as_str))
+    )]
+    Entry { entry: String, known: Vec<String> },
     /// Nothing says how it boots.
     #[error("the medium does not boot from one of its files, so a disk made from its files would not boot")]
     NoBoot,
@@ -92,6 +99,7 @@ impl GuestBuilder for Plan9 {
             ("console".into(), format!("{:?}", self.console)),
             ("second disk".into(), (self.data > 0).to_string()),
         ]);
+        inputs.extend(self.entry.iter().map(|entry| ("entry".into(), entry.to_string())));
         inputs.extend(self.ini.iter().flatten().map(|line| ("plan9.ini".into(), line.to_string())));
         inputs.extend(services.overlay_inputs(guest)?);
         Ok(inputs)

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::ini::{Ini, MediumKind, value_of};
 use super::{BLOCK, Plan9Error};
 use crate::ext2::ReadAt;
 use crate::foreign::fat::{self, Patches, SECTOR};
@@ -50,7 +51,7 @@ fn front(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, P
     let record = iso.find(FRONT_INI)?.ok_or_else(missing)?;
     let (at, len) = record.pieces[0];
     let old = read(medium, FRONT_INI, at, len.min(MAX_INI))?;
-    let mut text = settings(plan9, own_kernel(&old)).into_bytes();
+    let mut text = of_medium(plan9, &old)?.into_bytes();
     let room = len.next_multiple_of(BLOCK).max(BLOCK);
     if text.len() as u64 > room {
         return Err(Plan9Error::TooLong { want: text.len(), room });
@@ -70,10 +71,8 @@ fn front(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, P
 fn legacy(iso: &Iso<'_>, medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> {
     let missing = |path| Plan9Error::Missing { path, flavour: plan9.flavour };
     let record = iso.find(LEGACY_DISK)?.ok_or_else(|| missing(LEGACY_DISK))?;
-    let text = |old: &[u8]| settings(plan9, own_kernel(old));
-    fat::rewrite(medium, record.pieces[0], INI, text)
-        .map_err(|source| Plan9Error::Volume { volume: LEGACY_DISK, source })?
-        .ok_or_else(|| missing(INI))
+    let patches = in_volume(medium, LEGACY_DISK, record.pieces[0], |old| of_medium(plan9, old))?;
+    patches.ok_or_else(|| missing(INI))
 }
 
 /// An installed system's disk: the settings are in the FAT volume that its boot sectors read.
@@ -81,8 +80,29 @@ fn installed(medium: &dyn ReadAt, plan9: &Plan9) -> Result<Patches, Plan9Error> 
     let failed = |source| Plan9Error::Volume { volume: BOOT_PARTITION, source };
     let missing = |path| Plan9Error::Missing { path, flavour: plan9.flavour };
     let place = boot_partition(medium).map_err(failed)?.ok_or_else(|| missing(BOOT_PARTITION))?;
-    let patches = fat::rewrite(medium, place, INI, |old| kept(plan9, old)).map_err(failed)?;
+    let patches = in_volume(medium, BOOT_PARTITION, place, |old| kept(plan9, old))?;
     patches.ok_or_else(|| missing(INI))
+}
+
+/// Changes the settings in a FAT volume; `None` if it has none.
+fn in_volume(
+    medium: &dyn ReadAt,
+    volume: &'static str,
+    place: (u64, u64),
+    change: impl FnOnce(&[u8]) -> Result<String, Plan9Error>,
+) -> Result<Option<Patches>, Plan9Error> {
+    let mut fault = None;
+    let text = |old: &[u8]| {
+        change(old).unwrap_or_else(|error| {
+            fault = Some(error);
+            String::new()
+        })
+    };
+    let patches = fat::rewrite(medium, place, INI, text);
+    match fault {
+        Some(fault) => Err(fault),
+        None => patches.map_err(|source| Plan9Error::Volume { volume, source }),
+    }
 }
 
 /// Where the volume is that a Plan 9 disk boots from, and how long: a partition of the PC's table is Plan 9's, and its
@@ -122,19 +142,39 @@ fn read(medium: &dyn ReadAt, path: &'static str, at: u64, len: u64) -> Result<Ve
     Ok(bytes)
 }
 
-/// The kernel that the medium's own settings name.
-fn own_kernel(ini: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(ini);
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("bootfile="))?;
-    Some(line.trim().to_owned())
+/// The settings of an ISO: ours, with the kernel that its own name. Of a menu's entry the other lines are kept too, but
+/// for those that ask, that ours replace, or that are for a screen which a serial console does not have.
+fn of_medium(plan9: &Plan9, old: &[u8]) -> Result<String, Plan9Error> {
+    const REPLACED: [&str; 3] = ["bootargs", "bootdisk", "bootfile"];
+    const SCREEN: [&str; 4] = ["console", "monitor", "mouseport", "vgasize"];
+    let ini = Ini::parse(old);
+    let lines = ini.chosen(plan9.entry.as_ref().map(AsRef::as_ref), MediumKind::Iso)?;
+    let kernel = lines.iter().find_map(|line| value_of(line, "bootfile")).map(str::to_owned);
+    let mut text = settings(plan9, kernel);
+    if ini.has_menu() && plan9.ini.is_none() {
+        let ours: Vec<String> =
+            text.lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
+        let is_kept = |line: &&&str| {
+            let (name, value) = line.split_once('=').unwrap_or((line, ""));
+            let has_no_screen = plan9.console == ConsoleDevice::Serial && SCREEN.contains(&name);
+            value != "ask"
+                && !REPLACED.contains(&name)
+                && !has_no_screen
+                && !ours.iter().any(|own| own.as_str() == name)
+        };
+        lines.iter().filter(is_kept).for_each(|line| text.push_str(&format!("{line}\n")));
+    }
+    Ok(text)
 }
 
-/// The settings of an installed system: its own, without questions.
-fn kept(plan9: &Plan9, old: &[u8]) -> String {
+/// The settings of an installed system: its own, without questions; of a menu, those of one entry.
+fn kept(plan9: &Plan9, old: &[u8]) -> Result<String, Plan9Error> {
+    let ini = Ini::parse(old);
+    let chosen = ini.chosen(plan9.entry.as_ref().map(AsRef::as_ref), MediumKind::Disk)?;
     if plan9.ini.is_some() {
-        return settings(plan9, None);
+        return Ok(settings(plan9, None));
     }
-    let old = String::from_utf8_lossy(old);
+    let old = if ini.has_menu() { chosen.join("\n").into() } else { String::from_utf8_lossy(old) };
     let (serial, asks) =
         (plan9.console == ConsoleDevice::Serial, !old.lines().any(|line| line.starts_with("nobootprompt=")));
     let mut text = String::from(if serial { SERIAL } else { "" });
@@ -151,7 +191,7 @@ fn kept(plan9: &Plan9, old: &[u8]) -> String {
     if !old.lines().any(|line| line.starts_with("user=")) {
         text.push_str("user=glenda\n");
     }
-    text
+    Ok(text)
 }
 
 /// The text of plan9.ini.

@@ -22,6 +22,8 @@ section! {
         console: ConsoleDevice,
         /// Size of a second disk, ext2 and writable; 0 for none. Default: 0.
         data: Size,
+        /// The entry of its boot menu to start, by its name in plan9.ini. Default: the one that boots the system on it.
+        entry: Line,
         /// Lines for plan9.ini, after those for the console, instead of the built-in ones. Default: the built-in ones.
         plan9_ini: List<Line>,
     }
@@ -38,6 +40,8 @@ pub struct Plan9 {
     pub console: ConsoleDevice,
     /// Bytes of a second disk; 0 for none.
     pub data: u64,
+    /// The entry of the medium's boot menu; `None` for the one that boots its system.
+    pub entry: Option<Line>,
     /// The recipe's lines for plan9.ini; `None` for ours.
     pub ini: Option<Vec<Line>>,
 }
@@ -59,6 +63,7 @@ impl KindSection for RawPlan9 {
             source: source?,
             console: or(section.console, || ConsoleDevice::Serial),
             data: data?,
+            entry: section.entry.map(|entry| entry.value),
             ini: section.plan9_ini.map(|lines| lines.value.into_iter().map(|line| line.value).collect()),
         })
     }
