@@ -16,7 +16,7 @@ use imgfactory::publish::{ReleaseState, read_state};
 use imgfactory::repository::targets::LocalTree;
 use imgfactory::sys::image_file::ImageFile;
 use imgfactory::sys::progress::Silent;
-use system::files::Scratch;
+use system::files::{OutputPath, Scratch};
 
 use crate::fetch_support::fault_server::{Act, FaultServer, refused};
 use crate::fetch_support::{Cat, Publisher, Tree, block_paths, cat, disk, run, scratch};
@@ -123,7 +123,7 @@ fn medium(path: &Path, name: &str) {
         miniroot: &miniroot,
         grafts: &[],
     };
-    iso::make(&contents, path, &path.with_extension("log")).unwrap();
+    iso::make(&contents, OutputPath::find(path).unwrap(), &path.with_extension("log")).unwrap();
 }
 
 #[test]

@@ -270,5 +270,11 @@ fn rollback(offered: Serial, accepted: Serial) -> Fault {
 
 /// No mirror was asked.
 pub(super) fn nothing(path: MirrorPath) -> ResolveError {
-    ResolveError::NoMirror { file: path.to_string(), faults: Vec::new(), hope: false, network: false, refused: false }
+    ResolveError::NoMirror {
+        file: path.to_string(),
+        faults: Vec::new(),
+        hope: false,
+        network: false,
+        refused: false,
+    }
 }
