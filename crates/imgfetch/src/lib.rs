@@ -17,6 +17,7 @@ macro_rules! detail {
     ($($text:tt)+) => { log::info!(target: $crate::daemon::DETAIL, $($text)+) };
 }
 
+pub mod jitter;
 pub mod scheduler;
 
 pub mod threads;

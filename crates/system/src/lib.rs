@@ -7,5 +7,6 @@
 
 pub mod clock;
 pub mod output;
+pub mod random;
 pub mod files;
 pub mod http;

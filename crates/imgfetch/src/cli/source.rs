@@ -9,12 +9,14 @@ use super::Failure;
 use super::args::SourceArgs;
 use crate::cache::Cache;
 use crate::engine::{Engine, EngineSetup, MirrorEstimate};
+use crate::jitter::Jitter;
 use crate::scheduler::{Config, MirrorId};
 use crate::trust::{ChosenRelease, MirrorStats, ResolveRequest, resolve};
 use formats::release::{BadKey, TrustedKeys};
 use formats::url::{BadUrl, MirrorUrl};
 use system::files::{FileError, read_at_most};
 use system::http::{BadHttp, Http, HttpOptions, Timeouts};
+use system::random;
 
 /// Files of options are not longer than this.
 const MAX_FILE: u64 = 1 << 20;
@@ -75,6 +77,7 @@ impl Opened {
         let defaults = Config::default();
         let deadline = source.deadline;
         let netselect = source.netselect;
+        let jitter = Jitter::seeded(random::seed());
         Ok(Opened {
             netselect,
             http: Arc::new(http),
@@ -84,6 +87,7 @@ impl Opened {
                 // Time for a second mirror.
                 attempt: deadline.map_or(defaults.attempt, |deadline| defaults.attempt.min(deadline / 2)),
                 load: deadline.map_or(defaults.load, |deadline| defaults.load.min(deadline / 4)),
+                jitter,
                 ..defaults
             },
             ram: source.ram,
@@ -95,6 +99,8 @@ impl Opened {
                 release: source.release,
                 strict: source.strict,
                 netselect: netselect.unwrap_or(true),
+                // The scheduler's pauses follow another sequence.
+                jitter: jitter.numbered(u64::MAX - 1),
                 start_within: source.start_within,
                 has_cache: cache.is_some(),
                 has_medium: source.medium.is_some(),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{FailureScope, MirrorId, Time};
+use crate::jitter::Jitter;
 
 /// How long a mirror rests after failures.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +125,8 @@ pub struct Health {
     pub backoff_until: Time,
     /// Whether a probe is under way.
     pub probing: bool,
+    /// Spreads its rests.
+    pub jitter: Jitter,
 }
 
 /// Enough doubt to come last; more is not counted, so that a mirror can come back.
@@ -207,6 +210,8 @@ impl Health {
             FailureScope::File => self.doubt = (self.doubt + 1).min(MOST_DOUBT),
             FailureScope::Busy(after) => {
                 let pause = after.unwrap_or(2 * backoff.short_max).min(backoff.busy_max);
+                // It must not be asked before, and all clients heard the same.
+                let pause = self.jitter.lengthened(pause);
                 self.earliest = self.earliest.max(now + pause);
                 self.backoff_until = self.backoff_until.max(now + pause);
             }
@@ -221,8 +226,10 @@ impl Health {
                 // What comes back may be another way to it.
                 self.first_byte = Recent::default();
                 self.whole = Recent::default();
-                self.earliest = now + doubled(backoff.short, self.failures, backoff.short_max);
-                self.backoff_until = now + doubled(backoff.long, self.failures, backoff.long_max);
+                let short = doubled(backoff.short, self.failures, backoff.short_max);
+                let long = doubled(backoff.long, self.failures, backoff.long_max);
+                self.earliest = now + self.jitter.shortened(short);
+                self.backoff_until = now + self.jitter.shortened(long);
             }
         }
     }

@@ -1,11 +1,13 @@
 //! The core under scripts of faults, by simulation.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::sim::{Cached, End, Line, Reply, Sim, ms, refused};
 use super::*;
+use crate::jitter::Jitter;
 
 fn without_cache() -> Config {
     Config { loaders: 0, ..Config::default() }
@@ -596,4 +598,33 @@ proptest! {
             prop_assert_eq!(how, &End::Whole);
         }
     }
+}
+
+/// How many requests a mirror gets in each tenth of a second, from so many clients that it sends away for three seconds
+/// while it restarts.
+fn requests_after_a_restart(clients: u64, jitter: impl Fn(u64) -> Jitter) -> BTreeMap<u128, usize> {
+    let mut slots = BTreeMap::new();
+    for client in 0..clients {
+        let busy = Reply::Faulty(Fault::Busy { status: 503, after: Some(ms(3000)) }, 5);
+        let script = vec![vec![busy.clone(), busy, Reply::Good(5)]];
+        let mut sim = Sim::new(Config { jitter: jitter(client), ..without_cache() }, script);
+        sim.read_at(ms(0), &[1]);
+        sim.run(ms(30_000));
+        assert_eq!(sim.ends.len(), 1, "client {client} was starved");
+        for (at, ..) in sim.fetches.iter().skip(1) {
+            *slots.entry(at.as_millis() / 100).or_default() += 1;
+        }
+    }
+    slots
+}
+
+#[test]
+fn clients_that_were_sent_away_together_do_not_come_back_together() {
+    let alike = requests_after_a_restart(100, |_| Jitter::NONE);
+    assert_eq!(alike.values().copied().collect::<Vec<_>>(), [100, 100], "without chance they do");
+    let spread = requests_after_a_restart(100, Jitter::seeded);
+    println!("{spread:?}");
+    assert_eq!(spread.values().sum::<usize>(), 200);
+    assert!(spread.len() >= 25 && spread.values().all(|&count| count <= 20), "{spread:?}");
+    assert!(*spread.keys().next().unwrap() >= 30, "nobody comes before the time that the mirror said");
 }

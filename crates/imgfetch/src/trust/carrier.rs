@@ -296,6 +296,7 @@ mod tests {
             release: None,
             strict: true,
             netselect: true,
+            jitter: crate::jitter::Jitter::NONE,
             start_within: Duration::from_secs(20),
             has_cache: false,
             has_medium: false,

@@ -123,7 +123,7 @@ impl BlockScheduler {
         if u128::from(work.tried) == all_tried {
             work.tried = 0;
             work.rounds += 1;
-            work.not_before = now + doubled(pause, work.rounds, most);
+            work.not_before = now + self.config.jitter.shortened(doubled(pause, work.rounds, most));
         }
         // Nobody waits for it (any more), and every mirror had its chance.
         if work.readers.is_empty() && work.rounds > 0 {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::concurrency::ConcurrencyController;
 use super::{Backoff, FailureScope, Fault, Health, Hedge, MirrorId, ObjectId, ReadId, Ticket, Time};
+use crate::jitter::Jitter;
 
 /// Limits of the core.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,8 @@ pub struct Config {
     pub pause_max: Duration,
     /// How long mirrors rest.
     pub backoff: Backoff,
+    /// Spreads rests and pauses, so that the clients of a mirror do not ask it all at once.
+    pub jitter: Jitter,
     /// When a second request is made beside the first.
     pub hedge: Hedge,
     /// Blocks fetched ahead that may lie unread: as many as the shell can keep.
@@ -55,6 +58,7 @@ impl Default for Config {
             pause: Duration::from_millis(200),
             pause_max: Duration::from_secs(1),
             backoff: Backoff::default(),
+            jitter: Jitter::NONE,
             hedge: Hedge::default(),
             unread: usize::MAX,
             ready: 64,
@@ -287,7 +291,9 @@ impl BlockScheduler {
         let mirrors = mirrors.min(usize::from(MirrorId::MAX.0) + 1);
         BlockScheduler {
             config,
-            mirrors: vec![Health::default(); mirrors],
+            mirrors: (0..mirrors as u64)
+                .map(|mirror| Health { jitter: config.jitter.numbered(mirror), ..Health::default() })
+                .collect(),
             work: HashMap::new(),
             reads: BTreeMap::new(),
             demanded: VecDeque::new(),

@@ -240,7 +240,7 @@ impl FileSearch {
             let (path, last) = (&self.path, last.unwrap_or_default());
             ctx.warn(format!("{path}: no mirror has sent it yet ({last}); trying for {left} s more"));
         }
-        self.step = SearchStep::Pausing { until: now + self.pause };
+        self.step = SearchStep::Pausing { until: now + ctx.request.jitter.shortened(self.pause) };
         self.pause = (2 * self.pause).min(PAUSE_MAX);
         Progress::Going
     }

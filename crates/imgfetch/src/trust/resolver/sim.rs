@@ -15,6 +15,7 @@ use formats::release::{
 };
 
 use super::*;
+use crate::jitter::Jitter;
 
 pub(super) const DAY: u64 = 86_400;
 /// What the clock says when a simulation begins.
@@ -278,6 +279,7 @@ impl<'a> Sim<'a> {
             release: None,
             strict: false,
             netselect: true,
+            jitter: Jitter::NONE,
             start_within: secs(60),
             has_cache: false,
             has_medium: false,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::jitter::Jitter;
 use formats::fetch_fault::FetchFault as Fault;
 use formats::index::Index;
 use formats::names::{ImageName, Serial, UnixTime};
@@ -26,6 +27,8 @@ pub struct ResolveRequest {
     pub strict: bool,
     /// Whether all mirrors are asked for `latest` at once, or one after the other in their order.
     pub netselect: bool,
+    /// Spreads the pauses between rounds through all mirrors.
+    pub jitter: Jitter,
     /// How long the whole may take.
     pub start_within: Duration,
     /// Whether there is a cache: what was accepted before is known, and what is accepted now is remembered.
