@@ -11,7 +11,7 @@ use super::{Global, When};
 use crate::project::folder::LoadError;
 use crate::sys::progress::{self, Progress};
 use formats::report::{self, Exit};
-use system::http::HttpOptions;
+use system::http::{HttpOptions, RedirectScope};
 use system::output::print_error;
 
 /// Why a command ends early.
@@ -96,6 +96,7 @@ impl Session {
             proxy: None,
             ca: global.ca.clone(),
             system_authorities: true,
+            redirects: RedirectScope::AnyHost,
         };
         Session { progress, color, quiet: global.quiet, web }
     }

@@ -316,6 +316,28 @@ fn bodies_come_in_all_forms_and_connections_are_kept() {
     world.assert_right(&world.cat(&[&moved.url()], &[]), "redirected");
 }
 
+/// 127.0.0.1 and localhost are two hosts to the client: a mirror, and a machine of the network that the client is in.
+#[test]
+fn no_mirror_has_a_client_ask_a_host_that_is_none_of_the_mirrors() {
+    let world = world();
+    let internal = FaultServer::honest(world.tree.clone());
+    let elsewhere = format!("http://localhost:{}/", internal.address().port());
+    let target = elsewhere.clone();
+    let mirror = FaultServer::new(Tree::new(), move |path, _| Act::Redirect(format!("{target}{path}")));
+    let found = world.cat(&[&mirror.url()], &["--deadline", "5s"]);
+    assert!(!found.output.status.success());
+    let said = found.errors();
+    assert!(said.contains("redirect refused: to localhost, which is none of the mirrors"), "{said}");
+    assert_eq!(internal.connections(), 0, "nobody may even connect");
+
+    world.assert_right(&world.cat(&[&mirror.url()], &["--redirects", "any"]), "allowed");
+    world.assert_right(&world.cat(&[&mirror.url(), &elsewhere], &["--no-netselect"]), "a mirror of the list");
+    let user = internal.url().replace("http://", "http://user@");
+    let with_user = FaultServer::new(Tree::new(), move |path, _| Act::Redirect(format!("{user}{path}")));
+    let said = world.cat(&[&with_user.url()], &["--deadline", "5s"]).errors();
+    assert!(said.contains("redirect refused: to `http://user@127.0.0.1"), "{said}");
+}
+
 /// What decides is the length and the digest, not what a server writes around right bytes (RFC 9110, RFC 9112).
 #[test]
 fn right_bytes_are_taken_whatever_stands_in_the_head_of_the_answer() {

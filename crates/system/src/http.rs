@@ -15,7 +15,7 @@ mod route;
 mod tls;
 
 use std::io::{Cursor, Read};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ureq::http::header::{
@@ -31,6 +31,7 @@ pub use options::{BadHttp, HttpOptions, Timeouts};
 pub use proxies::BadProxy;
 use proxies::{Proxies, Route};
 pub use request_handle::RequestHandle;
+pub use route::RedirectScope;
 use route::redirect_target;
 
 use formats::fetch_fault::FetchFault;
@@ -106,9 +107,32 @@ pub struct Http {
     newcomer: Agent,
     /// For plain HTTP through a proxy.
     forward: Option<Agent>,
+    redirects: RedirectScope,
+    /// Hosts that redirects may lead to, beside the one that was asked.
+    known_hosts: RwLock<Vec<String>>,
 }
 
 impl Http {
+    /// Has redirects followed to the hosts of these addresses too.
+    pub fn know_hosts<'a>(&self, urls: impl IntoIterator<Item = &'a str>) {
+        let mut known = self.known_hosts.write().unwrap_or_else(PoisonError::into_inner);
+        for host in urls.into_iter().filter_map(route::host) {
+            if !known.contains(&host) {
+                known.push(host);
+            }
+        }
+    }
+
+    /// Whether a redirect from the first address may lead to the second.
+    fn may_follow(&self, from: &str, to: &str) -> Result<(), String> {
+        let Some(host) = route::host(to) else { return Err(format!("to `{}`", formats::names::clip(to))) };
+        let known = || self.known_hosts.read().unwrap_or_else(PoisonError::into_inner).contains(&host);
+        if self.redirects == RedirectScope::AnyHost || route::host(from).as_ref() == Some(&host) || known() {
+            return Ok(());
+        }
+        Err(format!("to {host}, which is none of the mirrors"))
+    }
+
     /// Fetches one file.
     ///
     /// # Errors
@@ -161,7 +185,9 @@ impl Http {
             match status {
                 301 | 302 | 303 | 307 | 308 => {
                     let to = header(&headers, LOCATION).unwrap_or_default();
-                    url = redirect_target(&url, to).map_err(FetchFault::Redirect)?;
+                    let target = redirect_target(&url, to).map_err(FetchFault::Redirect)?;
+                    self.may_follow(get.url, &target).map_err(FetchFault::Redirect)?;
+                    url = target;
                 }
                 407 => return Err(faults::proxy_refuses("HTTP 407")),
                 403 | 404 | 410 => return Err(FetchFault::Missing(status)),

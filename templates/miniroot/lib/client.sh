@@ -58,6 +58,7 @@ find_medium() {
 choose_words() {
   words="--name $NAME"
   [ -z "$opt_strict" ] || words="$words --strict"
+  [ -z "$opt_redirects" ] || words="$words --redirects $opt_redirects"
   case $opt_dlahead in
     '') ;;
     no) words="$words --no-prefetch" ;;

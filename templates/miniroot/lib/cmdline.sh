@@ -5,6 +5,7 @@ parse_command_line() {
   problem=
   opt_mirrors=          # URLs, spaces between; empty: those of the image
   opt_release=          # number; empty: the newest
+  opt_redirects=        # any; empty: to mirrors only
   opt_netselect=        # yes, no; empty: as the client likes
   opt_dlahead=          # connections, or no; empty: as the client likes
   opt_deadline=         # a time as the client takes it, or none; empty: as the client likes
@@ -75,6 +76,10 @@ set_option() {
       ;;
     ip=*) set_ip "$value" ;;
     staticipaddress) opt_ip=ask ;;
+    redirects=*)
+      [ "$value" = any ] || [ "$value" = mirrors ] || wrong "allowed are any, and mirrors"
+      opt_redirects=$value
+      ;;
     strict) opt_strict=yes ;;
     rescue) opt_rescue=yes ;;
     imgfactory.reads) opt_reads=yes ;;
@@ -83,7 +88,7 @@ set_option() {
       opt_disk=$value
       ;;
     init=/*) opt_init=$value ;;
-    mirror | fuse_uri | release | dlahead | deadline | cache | blocks | cow | http_proxy | ip)
+    mirror | fuse_uri | release | dlahead | deadline | cache | blocks | cow | http_proxy | ip | redirects)
       wrong "it needs a value: $1=..."
       ;;
     netselect=* | nonetselect=* | nodlahead=* | memcache=* | nocache=* | toram=* | staticipaddress=* | strict=* | rescue=* | imgfactory.reads=*)

@@ -9,6 +9,7 @@ use lexopt::prelude::*;
 use crate::status::Form;
 use formats::names::{ImageName, Serial};
 use formats::url::MirrorUrl;
+use system::http::RedirectScope;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -51,6 +52,7 @@ pub(super) struct SourceArgs {
     pub(super) netselect: Option<bool>,
     /// `none` for no proxy whatever the environment says.
     pub(super) proxy: Option<String>,
+    pub(super) redirects: RedirectScope,
     pub(super) ca: Option<PathBuf>,
     pub(super) verbose: bool,
 }
@@ -158,6 +160,7 @@ Source:
   --release N                use this release only, even if it is older than the last one used
   --strict                   refuse a release that may be stale [warn]
   --proxy URL|none           proxy for all mirrors [http_proxy, https_proxy, no_proxy]
+  --redirects any|mirrors    whether redirects may lead to hosts that are none of the mirrors [mirrors]
   --ca FILE                  certificate authorities (PEM) in addition to the built-in ones
 
 Blocks:
@@ -334,6 +337,7 @@ struct Raw {
     record: Option<PathBuf>,
     record_reads: Option<PathBuf>,
     proxy: Option<String>,
+    redirects: Option<String>,
     ca: Option<PathBuf>,
     verbose: bool,
     mountpoint: Option<PathBuf>,
@@ -373,6 +377,7 @@ fn raw(mut parser: lexopt::Parser, mount: bool) -> Result<Raw, UsageError> {
             Long("record") if mount => raw.record = Some(path(&mut parser)?),
             Long("record-reads") if mount => raw.record_reads = Some(path(&mut parser)?),
             Long("proxy") => raw.proxy = Some(text(&mut parser)?),
+            Long("redirects") => raw.redirects = Some(text(&mut parser)?),
             Long("ca") => raw.ca = Some(path(&mut parser)?),
             Long("verbose") | Short('v') => raw.verbose = true,
             Long("help") | Short('h') => raw.help = true,
@@ -415,6 +420,11 @@ fn source(raw: Raw) -> Result<SourceArgs, UsageError> {
         Some(text) => Some(duration("--deadline", text)?),
         None => Some(MINUTE).filter(|_| !raw.root_daemon),
     };
+    let redirects = match raw.redirects.as_deref() {
+        None | Some("mirrors") => RedirectScope::KnownHosts,
+        Some("any") => RedirectScope::AnyHost,
+        Some(other) => return Err(value("--redirects", &format!("`{other}` is neither any nor mirrors"))),
+    };
     let start_within = raw.start_within.map(|text| duration("--start-within", &text)).transpose()?;
     Ok(SourceArgs {
         mirrors,
@@ -435,6 +445,7 @@ fn source(raw: Raw) -> Result<SourceArgs, UsageError> {
         list: !raw.no_list && !raw.no_prefetch,
         netselect: raw.netselect,
         proxy: raw.proxy,
+        redirects,
         ca: raw.ca,
         verbose: raw.verbose,
     })

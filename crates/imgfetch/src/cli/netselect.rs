@@ -12,7 +12,7 @@ use super::source::{self, SourceError};
 use crate::engine::millis;
 use crate::trust::ask_all;
 use formats::release::{Latest, Verified};
-use system::http::{Http, Timeouts};
+use system::http::{Http, RedirectScope, Timeouts};
 use system::output::print;
 
 /// One line of the ranking.
@@ -30,7 +30,7 @@ struct RankingLine {
 pub(super) fn run(args: &Netselect) -> Result<bool, Failure> {
     let keys = if args.keys.is_empty() { None } else { Some(source::keys(&args.keys)?) };
     let mirrors = source::mirrors(&args.mirrors, args.mirrors_file.as_deref())?;
-    let options = source::http_options(None, None);
+    let options = source::http_options(None, None, RedirectScope::AnyHost);
     let http = Arc::new(Http::open(&options, 2, Timeouts::default()).map_err(SourceError::from)?);
     let until = Instant::now() + args.budget;
     let mut lines: Vec<(Option<Duration>, RankingLine)> = mirrors

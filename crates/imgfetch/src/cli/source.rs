@@ -15,7 +15,7 @@ use crate::trust::{ChosenRelease, MirrorStats, ResolveRequest, resolve};
 use formats::release::{BadKey, TrustedKeys};
 use formats::url::{BadUrl, MirrorUrl};
 use system::files::{FileError, read_at_most};
-use system::http::{BadHttp, Http, HttpOptions, Timeouts};
+use system::http::{BadHttp, Http, HttpOptions, RedirectScope, Timeouts};
 use system::random;
 
 /// Files of options are not longer than this.
@@ -54,7 +54,7 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn open(source: &SourceArgs) -> Result<Self, Failure> {
-        let options = http_options(source.proxy.clone(), source.ca.clone());
+        let options = http_options(source.proxy.clone(), source.ca.clone(), source.redirects);
         let http =
             Http::open(&options, source.connections, Timeouts::default()).map_err(SourceError::from)?;
         // Later the working directory is another one.
@@ -78,6 +78,8 @@ impl Opened {
         let deadline = source.deadline;
         let netselect = source.netselect;
         let jitter = Jitter::seeded(random::seed());
+        let mirrors = mirrors(&source.mirrors, source.mirrors_file.as_deref())?;
+        http.know_hosts(mirrors.iter().map(MirrorUrl::as_str));
         Ok(Opened {
             netselect,
             http: Arc::new(http),
@@ -92,7 +94,7 @@ impl Opened {
             },
             ram: source.ram,
             request: ResolveRequest {
-                mirrors: mirrors(&source.mirrors, source.mirrors_file.as_deref())?,
+                mirrors,
                 keys: keys(&source.keys)?,
                 image: source.image.clone(),
                 name: source.name.clone(),
@@ -127,6 +129,8 @@ impl Opened {
         let coming = chosen.mirror_list.clone();
         let come = coming.as_ref().and_then(|coming| coming.take_until(Instant::now()));
         let later = coming.filter(|_| come.is_none());
+        let signed = come.as_ref().and_then(Option::as_ref);
+        self.http.know_hosts(signed.iter().flat_map(|list| &list.mirrors).map(|mirror| mirror.url.as_str()));
         for signed in come.flatten().iter().flat_map(|list| &list.mirrors) {
             match mirrors.iter().position(|mirror| *mirror == signed.url) {
                 Some(place) => estimates[place].most = signed.max_connections,
@@ -151,8 +155,10 @@ impl Opened {
         };
         let engine = Engine::start(setup)?;
         if let Some(coming) = later {
+            let http = Arc::clone(&self.http);
             engine.cap_when_known(move || {
                 let caps = coming.take().flatten().map(|list| list.mirrors).unwrap_or_default();
+                http.know_hosts(caps.iter().map(|mirror| mirror.url.as_str()));
                 caps.into_iter().filter_map(|mirror| Some((mirror.url, mirror.max_connections?))).collect()
             })?;
         }
@@ -186,9 +192,13 @@ fn estimate(stats: &MirrorStats) -> MirrorEstimate {
 }
 
 /// The client in a miniroot has no authorities of a system; what it trusts is built in or named.
-pub(super) fn http_options(proxy: Option<String>, ca: Option<PathBuf>) -> HttpOptions {
+pub(super) fn http_options(
+    proxy: Option<String>,
+    ca: Option<PathBuf>,
+    redirects: RedirectScope,
+) -> HttpOptions {
     let user_agent = concat!("imgfetch/", env!("CARGO_PKG_VERSION"));
-    HttpOptions { user_agent, proxy, ca, system_authorities: false }
+    HttpOptions { user_agent, proxy, ca, system_authorities: false, redirects }
 }
 
 pub(super) fn keys(keys: &[String]) -> Result<TrustedKeys, SourceError> {

@@ -14,6 +14,7 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnecto
 use super::authorities::{self, BadCa};
 use super::proxies::{BadProxy, Proxies};
 use super::request_handle::TrackingConnector;
+use super::route::RedirectScope;
 use super::tls::{self, TlsConnector};
 use super::{Http, forward};
 use crate::files::FileError;
@@ -59,13 +60,21 @@ pub struct HttpOptions {
     pub ca: Option<PathBuf>,
     /// Whether the authorities count that the system trusts.
     pub system_authorities: bool,
+    /// Where redirects may lead.
+    pub redirects: RedirectScope,
 }
 
 impl HttpOptions {
     /// Without any proxy, and with the built-in authorities: for servers of this machine.
     pub fn direct() -> Self {
         let proxy = Some("none".into());
-        HttpOptions { user_agent: "imgfetch", proxy, ca: None, system_authorities: false }
+        HttpOptions {
+            user_agent: "imgfetch",
+            proxy,
+            ca: None,
+            system_authorities: false,
+            redirects: RedirectScope::AnyHost,
+        }
     }
 }
 
@@ -104,7 +113,8 @@ impl Http {
         });
         let agent = agent(config(options, connections, patience), &tls);
         let newcomer = self::agent(config(options, 0, patience), &tls);
-        Ok(Http { proxies, agent, newcomer, forward })
+        let (redirects, known_hosts) = (options.redirects, Default::default());
+        Ok(Http { proxies, agent, newcomer, forward, redirects, known_hosts })
     }
 }
 

@@ -7,6 +7,29 @@ fn parts(url: &str) -> Option<(&str, &str, &str)> {
     Some((scheme, authority, path))
 }
 
+/// Where redirects may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedirectScope {
+    /// To any host: for whoever downloads what a person named.
+    AnyHost,
+    /// To the host that was asked, and to those that are known as mirrors. A mirror that nobody trusts must not have
+    /// clients ask hosts of the network that they are in.
+    KnownHosts,
+}
+
+/// The host of an address, without its port; `None` when it also has a user name, or is no address.
+pub(super) fn host(url: &str) -> Option<String> {
+    let (_, authority, _) = parts(url)?;
+    if authority.contains('@') {
+        return None;
+    }
+    let end = match authority.strip_prefix('[') {
+        Some(ip) => ip.find(']')? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    Some(authority[..end].to_ascii_lowercase()).filter(|host| !host.is_empty())
+}
+
 /// The address that a redirect from `url` leads to, or why it is not followed.
 pub(super) fn redirect_target(url: &str, location: &str) -> Result<String, String> {
     let shown = formats::names::clip(location);
@@ -41,6 +64,21 @@ pub(super) fn redirect_target(url: &str, location: &str) -> Result<String, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_known_by_its_name_alone() {
+        for (url, expected) in [
+            ("http://Mirror.example:8080/a", Some("mirror.example")),
+            ("https://mirror.example", Some("mirror.example")),
+            ("http://[2001:db8::1]:80/", Some("[2001:db8::1]")),
+            ("http://mirror.example@10.0.0.1/", None),
+            ("http://[::1", None),
+            ("http:///x", None),
+            ("/x", None),
+        ] {
+            assert_eq!(host(url).as_deref(), expected, "{url}");
+        }
+    }
 
     #[test]
     fn a_redirect_stays_with_http_and_never_becomes_weaker() {
