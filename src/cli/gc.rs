@@ -98,6 +98,9 @@ pub(super) fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     }
     let keep = args.keep.unwrap_or(default.keep as usize);
     let policy = Policy { grace, keep, pinned, trust_clock: args.trust_clock };
+    if let Some(warning) = targets::warning(&target) {
+        session.progress.say(&warning);
+    }
     let remote = targets::open(&target, args.jobs, &session.web)?;
     let keys = follow(&OfRemote(remote.as_ref()), &keys);
     let token = new_token()?;

@@ -259,6 +259,9 @@ fn statements(root: &Path) -> Result<Vec<FileToSend>, Failure> {
 
 impl Round<'_> {
     fn one(&self, to: &Target, url: Option<&MirrorUrl>, memory: &Mutex<Memory>) -> Result<(), Failure> {
+        if let Some(warning) = targets::warning(to) {
+            self.session.progress.say(&warning);
+        }
         let remote = targets::open(to, self.args.jobs, &self.session.web)?;
         let http = Http::open(&self.session.web, self.args.jobs, Timeouts::default())?;
         let prove = |plan: &PublishPlan| match url {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use formats::passwords::without_passwords;
 use formats::report::{elapsed, size};
 
 /// Unit of a progress bar or line.
@@ -109,7 +110,7 @@ impl Progress for BarProgress {
 
     fn say(&self, line: &str) {
         // A terminal that is gone is no reason to stop the work.
-        let _ = self.bars.println(line);
+        let _ = self.bars.println(without_passwords(line));
     }
 }
 
@@ -164,7 +165,7 @@ impl<W: Write + Send + 'static> Progress for LineProgress<W> {
 
 fn print<W: Write>(out: &Mutex<W>, line: &str) {
     // A log that can't be written is no reason to stop the work.
-    let _ = writeln!(out.lock().unwrap_or_else(PoisonError::into_inner), "{line}");
+    let _ = writeln!(out.lock().unwrap_or_else(PoisonError::into_inner), "{}", without_passwords(line));
 }
 
 struct LineTask<W: Write> {

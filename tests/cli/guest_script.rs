@@ -298,8 +298,8 @@ END
         guest chosen
         wait $!
         cat "$room/shown"
-        # Anybody at this machine may look, and a real VNC server answers.
-        [ "$(stat -c %a $at/screen)" = 666 ]
+        # Only the person at this machine may look, and a real VNC server answers.
+        [ "$(stat -c %a $at/screen)" = 600 ]
         curl --silent --http0.9 --max-time 20 --unix-socket $at/screen http://screen/ | head -c 7 || true
         guest destroy pc
         "#,

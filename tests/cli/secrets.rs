@@ -10,6 +10,7 @@ use super::programs;
 /// Writes down all that it can see, and fails.
 const SPY: &str = "#!/bin/sh
 { echo \"program $0 $*\"; cat /proc/self/environ | tr '\\0' '\\n'; for fd in /proc/$$/fd/*; do echo \"fd ${fd##*/}\"; done; } >>\"$HOME/seen\"
+echo \"E: can't get http://me:the-mirrors-password@127.0.0.1:9/debian for $*\"
 exit 1
 ";
 
@@ -59,7 +60,7 @@ fn programs_of_a_build_see_no_secret() {
         "--cache",
         "cache",
     ]);
-    build.args(["--imgfetch", "/bin/true"]).envs(secrets);
+    build.args(["--imgfetch", "/bin/busybox"]).envs(secrets);
     let out = build.output().unwrap();
     assert!(!out.status.success(), "{out:?}");
     let seen = fs::read_to_string(home.join("seen")).unwrap_or_else(|_| panic!("no program ran: {out:?}"));
@@ -74,6 +75,41 @@ fn programs_of_a_build_see_no_secret() {
         let text = String::from_utf8_lossy(&fs::read(entry.path()).unwrap()).into_owned();
         assert!(secrets.iter().all(|(_, value)| !text.contains(value)), "{}", entry.path().display());
     }
+}
+
+/// apt, mmdebstrap and curl name the addresses that they fetch, with the passwords in them.
+#[test]
+fn a_mirrors_password_is_in_no_log_and_no_message() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    prepare(home);
+    assert!(imgfactory(home).args(["keygen", "keys/demo"]).status().unwrap().success());
+    let mut build = imgfactory(home);
+    build.args(["build", "recipes/demo.yaml", "--key", "keys/demo", "--out", "out", "--cache", "cache"]);
+    build.args([
+        "--imgfetch",
+        "/bin/busybox",
+        "--debian-mirror",
+        "http://me:the-mirrors-password@127.0.0.1:9/debian",
+    ]);
+    let out = build.output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("http://***@127.0.0.1:9/debian/dists/trixie/InRelease: can't fetch it"), "{said}");
+    assert!(!said.contains("the-mirrors-password"), "{said}");
+    let mut logs = 0;
+    for place in ["out", "cache"] {
+        let files = walkdir::WalkDir::new(home.join(place)).into_iter().flatten();
+        for entry in files.filter(|entry| entry.file_type().is_file()) {
+            let path = entry.path();
+            let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+            assert!(!text.contains("the-mirrors-password"), "{}: {text}", path.display());
+            if path.extension().is_some_and(|extension| extension == "log") {
+                logs += 1;
+                assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
+            }
+        }
+    }
+    assert!(logs > 0, "{said}");
 }
 
 /// A command that the user wrote gets the user's environment, but not the key of another way to give it.

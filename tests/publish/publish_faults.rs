@@ -408,3 +408,19 @@ fn a_client_reads_what_was_published_and_pulled() {
     let disk: Vec<u8> = (1..=50).flat_map(publish_support::raw).collect();
     assert!(output.stdout == disk);
 }
+
+#[test]
+fn a_password_over_plain_http_is_warned_of() {
+    let out = Out::new();
+    out.build(&[1]);
+    let warned = |to: &str, variable: &str| {
+        let mut publish = out.command("publish");
+        let said = publish.args(["--to", to]).env(variable, "secret").output().unwrap();
+        assert!(!String::from_utf8_lossy(&said.stderr).contains("secret"));
+        String::from_utf8_lossy(&said.stderr).contains("is sent over plain http, where others can read it")
+    };
+    assert!(warned("http://mirror.invalid/tree/", "IMGFACTORY_HTTP_TOKEN"));
+    assert!(!warned("http://mirror.invalid/tree/", "UNRELATED"));
+    assert!(!warned("https://mirror.invalid/tree/", "IMGFACTORY_HTTP_TOKEN"));
+    assert!(!warned("http://127.0.0.1:9/tree/", "IMGFACTORY_HTTP_TOKEN"), "it stays on this machine");
+}

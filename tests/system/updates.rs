@@ -126,8 +126,8 @@ fn the_same_packages_at_another_date_upload_nothing_but_latest() {
     // A day earlier, as tomorrow may be in the future: that is the same to a build.
     let record = BuildRecord::read(&demo.by_root).unwrap();
     let mut then = None;
-    for name in ["kit", "host", "guest"] {
-        let step = record.steps.iter().find(|step| step.name == format!("tree {name}")).unwrap();
+    for (name, step) in [("boot-tools", "boot tools"), ("host", "tree host"), ("guest", "tree guest")] {
+        let step = record.steps.iter().find(|found| found.name == step).unwrap();
         let inputs = &step.inputs;
         let epoch: i64 = inputs.get("epoch").unwrap().parse().unwrap();
         let key = |epoch: i64| {

@@ -16,6 +16,7 @@ pub mod calendar;
 pub mod report;
 
 pub mod names;
+pub mod passwords;
 pub mod digest;
 pub mod url;
 pub mod text;

@@ -45,7 +45,7 @@ impl Jitter {
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^= word >> 31;
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let part = u128::from(word) * u128::from(micros) >> 64;
+        let part = (u128::from(word) * u128::from(micros)) >> 64;
         Duration::from_micros(u64::try_from(part).unwrap_or(micros))
     }
 }

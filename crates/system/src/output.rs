@@ -6,6 +6,8 @@
 
 use std::io::{self, Write};
 
+use formats::passwords::without_passwords;
+
 /// Prints a result to standard output. A closed pipe (`| head`) is no failure.
 ///
 /// # Errors
@@ -29,8 +31,8 @@ pub fn print_more(text: &str) -> io::Result<bool> {
 }
 
 /// Prints a message and the end of its line to standard error. If that takes nothing, the message is lost: there is no
-/// other place to print it, and the exit code still tells what happened.
+/// other place to print it, and the exit code still tells what happened. Passwords in addresses are hidden.
 pub fn print_error(message: &str) {
     // One write, because other programs may print to the same terminal.
-    let _ = io::stderr().write_all(format!("{message}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", without_passwords(message)).as_bytes());
 }

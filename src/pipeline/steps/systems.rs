@@ -144,9 +144,9 @@ fn kit(
     runner: &mut StepRunner,
 ) -> Result<PackageTree, SystemError> {
     let step = runner.start("boot tools");
-    let plan = services.plan_tree("kit", &boot_tools::set(host.boot_tools(), &Grub::images()))?;
+    let plan = services.plan_tree("boot-tools", &boot_tools::set(host.boot_tools(), &Grub::images()))?;
     step.run(tree::inputs(&plan), |run| {
-        let made = services.set_tree("kit", &plan, run.key())?;
+        let made = services.set_tree("boot-tools", &plan, run.key())?;
         run.used_earlier_result(made.cached);
         Ok(made)
     })

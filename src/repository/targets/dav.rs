@@ -25,6 +25,11 @@ pub struct Dav {
     making: Mutex<()>,
 }
 
+/// Whether the environment has a password or a token.
+pub(super) fn has_credentials() -> bool {
+    [TOKEN, PASSWORD].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
 impl Dav {
     /// A tree below this URL, which ends with `/`.
     ///

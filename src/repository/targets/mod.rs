@@ -35,6 +35,22 @@ pub fn open(target: &Target, jobs: usize, web: &HttpOptions) -> Result<Box<dyn R
     })
 }
 
+/// What the user should know of a target before anything is sent there.
+pub fn warning(target: &Target) -> Option<String> {
+    let Target::Http(url) = target else { return None };
+    (dav::has_credentials() && is_readable_on_the_way(url)).then(|| {
+        format!("{url}: the password or token is sent over plain http, where others can read it; use https")
+    })
+}
+
+/// Whether requests leave this machine, and not encrypted.
+fn is_readable_on_the_way(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let host = rest.split('/').next().unwrap_or_default();
+    let host = host.rsplit_once(':').filter(|_| !host.ends_with(']')).map_or(host, |(host, _)| host);
+    !(host == "localhost" || host == "[::1]" || host.starts_with("127."))
+}
+
 /// A tree in a directory of this machine.
 #[derive(Clone, Debug)]
 pub struct LocalTree(pub PathBuf);

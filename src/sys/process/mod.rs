@@ -9,8 +9,9 @@ mod running;
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, PipeReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -23,6 +24,7 @@ pub use find::{find, package_of};
 pub use running::{GRACE, Running};
 pub(super) use running::{running, signal_all};
 
+use formats::passwords::{hide_passwords, without_passwords};
 use running::spawn_registered;
 use system::files::{self, FileError};
 
@@ -279,7 +281,8 @@ impl Tool {
     /// The command line, quoted for a shell: for logs and for people.
     pub fn shown(&self) -> String {
         let words = std::iter::once(OsStr::new(&self.program)).chain(self.command.get_args());
-        words.map(quoted).collect::<Vec<_>>().join(" ")
+        let line = words.map(quoted).collect::<Vec<_>>().join(" ");
+        without_passwords(&line)
     }
 
     /// Runs it to its end.
@@ -382,7 +385,15 @@ fn start_log(path: &Path, command: &str) -> Result<File, FileError> {
     if let Some(dir) = path.parent() {
         files::create_dir_all(dir)?;
     }
-    let mut file = File::create(path).map_err(|error| FileError::new(path, "create", error))?;
+    let create = || {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // What programs print is for the person who started them.
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    };
+    let mut file = create().map_err(|error| FileError::new(path, "create", error))?;
     writeln!(file, "+ {command}").map_err(|error| FileError::new(path, "write", error))?;
     Ok(file)
 }
@@ -419,6 +430,7 @@ fn keep(reader: PipeReader, mut log: Option<File>) -> Receiver<Vec<String>> {
         let mut line = Vec::new();
         // The limit bounds memory when a program prints without line feeds.
         while (&mut reader).take(1 << 16).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            line = hide_passwords(&line);
             if log.as_mut().is_some_and(|log| log.write_all(&line).is_err()) {
                 // There is no way to report it here, and the program should go on: keep reading.
                 log = None;
