@@ -346,3 +346,20 @@ fn estimate(plan: &PublishPlan, rate: Option<u64>) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_target_s_thread_is_told_as_what_it_is() {
+        let told = |panic: fn()| {
+            let ended = std::thread::spawn(panic).join().unwrap_err();
+            let Failure::Failed(error) = panicked(&*ended) else { panic!("no failure") };
+            error.to_string()
+        };
+        let said = "a fault of this program, please report it: no provider";
+        assert_eq!(told(|| panic!("no provider")), said);
+        assert_eq!(told(|| panic!("no {}", "provider")), said);
+    }
+}

@@ -22,8 +22,8 @@ pub enum ClockDoubt {
     Mark { now: UnixTime, mark: UnixTime },
     /// `latest` has expired, and nothing confirms the clock.
     #[error(
-        "this computer's clock shows {}, but `latest` expired on {}: either the clock is ahead, or the release is \
-         no longer refreshed",
+        "this computer's clock shows {}, but `latest` expired on {}: either the clock is ahead, or the \
+         release is not refreshed any more",
         now.date(),
         expires.date()
     )]

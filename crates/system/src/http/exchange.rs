@@ -82,7 +82,9 @@ impl Http {
             let seconds = seconds_of_date(header(headers, name)?)?;
             Some(UnixTime(u64::try_from(seconds).ok()?))
         };
-        let seconds = header(headers, RETRY_AFTER).and_then(|text| text.trim().parse().ok());
+        // Seconds, or a time by the server's clock.
+        let later = time(RETRY_AFTER).zip(time(DATE)).map(|(later, now)| later.0.saturating_sub(now.0));
+        let seconds = header(headers, RETRY_AFTER).and_then(|text| text.trim().parse().ok()).or(later);
         let mut reply = Reply {
             status: response.status().as_u16(),
             len: announced(headers),
