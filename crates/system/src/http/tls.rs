@@ -3,7 +3,7 @@
 //! with anything that browsers take. Key exchange over P-384 is there for certificates of P-384 too: with TLS 1.2 a
 //! server presents no certificate of a curve that the client does not list (RFC 8422, section 5.1).
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
 
 use rustls::client::ClientConnection;
@@ -151,11 +151,7 @@ impl Transport for TlsTransport {
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.sock.set_timeout(timeout);
         let input = self.buffers.input_append_buf();
-        let amount = match self.stream.read(input) {
-            // Many servers end a body without a word of TLS. That it is whole is known by its length and its digest.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
-            read => read.map_err(tls_error)?,
-        };
+        let amount = self.stream.read(input).map_err(tls_error)?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
