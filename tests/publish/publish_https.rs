@@ -14,7 +14,7 @@ use system::http::HttpOptions;
 
 use crate::programs;
 use crate::publish_servers::{Place, whole_life};
-use crate::publish_support::https::{Authority, Certificate, port, squid, tls_front};
+use crate::publish_support::https::{Authority, Certificate, port, squid, squid_by, tls_front};
 use crate::publish_support::{
     Out, Server, apache_by, bad, caddy_by, good, imgfactory, nginx_by, s3, scratch,
 };
@@ -189,6 +189,35 @@ fn plain_http_is_put_through_a_proxy_without_a_tunnel() {
         "{log}"
     );
     assert!(!log.contains("CONNECT"), "{log}");
+}
+
+/// A proxy that is itself reached by TLS: a tunnel in it for HTTPS, the whole address for plain HTTP.
+#[test]
+fn an_https_proxy_leads_to_https_and_to_plain_http() {
+    let authority = Authority::new();
+    let tls = authority.p256();
+    let secure = nginx_by(Some(&tls));
+    let plain = nginx_by(None);
+    let (mut proxy, address) = squid_by(&[port(&secure.2)], true, Some(&tls));
+    let out = Out::new();
+    out.build(&[1, 2]);
+    for to in [&secure.2, &plain.2] {
+        for mut command in [out.command("publish"), imgfactory()] {
+            match command.get_args().next() {
+                Some(_) => command.args(["--to", to]),
+                None => command.args(["releases", to, "--key", &out.public()]),
+            };
+            command
+                .arg("--ca")
+                .arg(authority.file())
+                .env("all_proxy", format!("https://me:secret@{address}"));
+            good(&command.output().unwrap());
+        }
+    }
+    proxy.stop();
+    let log = fs::read_to_string(proxy.path("access")).unwrap();
+    assert!(log.contains(&format!("CONNECT 127.0.0.1:{} me ", port(&secure.2))), "{log}");
+    assert!(log.contains(&format!("PUT {}latest me ", plain.2)), "{log}");
 }
 
 /// Each thing that stands in the way, and what is said of it.

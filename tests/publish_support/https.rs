@@ -118,6 +118,11 @@ pub fn tls_front(presented: &Certificate, to: &str, more: &str) -> (Server, Stri
 /// squid as it is commonly set up: CONNECT for the ports of TLS only, which are these here; `user` wants one with a
 /// password, `me` and `secret`.
 pub fn squid(tls_ports: &[u16], user: bool) -> (Server, String) {
+    squid_by(tls_ports, user, None)
+}
+
+/// The same, itself behind TLS if there is a certificate.
+pub fn squid_by(tls_ports: &[u16], user: bool, tls: Option<&Certificate>) -> (Server, String) {
     let home = scratch();
     let port = free_port();
     let at = |name: &str| home.path().join(name).display().to_string();
@@ -136,8 +141,18 @@ pub fn squid(tls_ports: &[u16], user: bool) -> (Server, String) {
     let root = rustix::process::geteuid().is_root();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let identity = if root { "cache_effective_user proxy\n" } else { "" };
+    let listen = match tls {
+        None => format!("http_port 127.0.0.1:{port}"),
+        Some(tls) => {
+            for (from, to) in [(&tls.certificate, "crt"), (&tls.key, "key")] {
+                fs::copy(from, at(to)).unwrap();
+                fs::set_permissions(at(to), fs::Permissions::from_mode(0o644)).unwrap();
+            }
+            format!("https_port 127.0.0.1:{port} tls-cert={} tls-key={}", at("crt"), at("key"))
+        }
+    };
     let config = format!(
-        "http_port 127.0.0.1:{port}\nacl SSL_ports port 443{ports}\nacl CONNECT method CONNECT\n\
+        "{listen}\nacl SSL_ports port 443{ports}\nacl CONNECT method CONNECT\n\
          http_access deny CONNECT !SSL_ports\n{login}http_access allow localhost\nhttp_access deny all\n\
          {identity}pid_filename {}\naccess_log stdio:{}\ncache_log {}\ncache deny all\ncoredump_dir {}\n\
          shutdown_lifetime 0 seconds\nvisible_hostname proxy.example\npinger_enable off\nnetdb_filename none\n\
