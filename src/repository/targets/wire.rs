@@ -115,11 +115,70 @@ pub fn unexpected(shown: &str, doing: &str, said: &Reply) -> RemoteError {
         507 => "; the server's disk is full",
         _ => "",
     };
-    let to = said.location.iter().map(|to| format!(" to {}", formats::names::clip(to))).collect::<String>();
+    let moved = matches!(said.status, 301..=308);
+    let to = said.location.iter().filter(|_| moved).map(|to| format!(" to {}", formats::names::clip(to)));
+    let to = to.collect::<String>();
     let text = String::from_utf8_lossy(said.body.get(..said.body.len().min(300)).unwrap_or_default());
     // A page for browsers says no more than its status; S3's XML does.
     let page = text.to_ascii_lowercase().contains("<html");
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = if text.trim().is_empty() || page { String::new() } else { format!(" ({})", text.trim()) };
     RemoteError::new(format!("{shown}: can't {doing}"), format!("HTTP {}{to}{hint}{text}", said.status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, retry_after: Option<u64>, body: &str) -> Result<Reply, FetchFault> {
+        Ok(Reply {
+            status,
+            len: None,
+            date: None,
+            modified: None,
+            retry_after: retry_after.map(Duration::from_secs),
+            location: Some("https://eu.example/x".into()),
+            body: body.into(),
+        })
+    }
+
+    #[test]
+    fn whether_to_ask_again_is_told_by_the_answer() {
+        let seconds = |result| match next(&result) {
+            Next::Done => "done".to_owned(),
+            Next::Again => "again".to_owned(),
+            Next::After(time) => format!("after {} s", time.as_secs()),
+        };
+        for (result, expected) in [
+            (reply(200, None, ""), "done"),
+            (reply(429, Some(7), ""), "after 7 s"),
+            (reply(503, Some(86_400), ""), "after 120 s"),
+            (reply(503, None, "<Code>SlowDown</Code>"), "again"),
+            (reply(423, None, ""), "again"),
+            (reply(409, None, "<Code>OperationAborted</Code>"), "again"),
+            (reply(409, None, ""), "done"),
+            (reply(403, Some(7), ""), "done"),
+            (Err(FetchFault::Broken("x".into())), "again"),
+            (Err(FetchFault::Unreachable("x".into())), "again"),
+            (Err(FetchFault::Tls("x".into())), "done"),
+            (Err(FetchFault::Proxy("x".into())), "done"),
+        ] {
+            let shown = format!("{result:?}");
+            assert_eq!(seconds(result), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_should_not_have_come_is_told_with_a_remedy() {
+        let told = |result: Result<Reply, FetchFault>| {
+            formats::report::report(&unexpected("s3://b/latest", "write", &result.unwrap()))
+        };
+        let moved = told(reply(307, None, ""));
+        assert!(
+            moved.contains("HTTP 307 to https://eu.example/x; requests of a publisher follow no redirect"),
+            "{moved}"
+        );
+        let skewed = told(reply(403, None, "<Code>RequestTimeTooSkewed</Code>"));
+        assert!(skewed.contains("; set the clock of this computer"), "{skewed}");
+    }
 }
