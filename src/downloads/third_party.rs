@@ -28,6 +28,9 @@ const CHUNK: usize = 1 << 20;
 const LIMIT: u64 = 1 << 40;
 /// How often a URL is tried.
 const TRIES: u32 = 3;
+/// Before the second time, unless the server says how long; at most [`LONGEST`].
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(120);
 /// How long one file may take.
 const FILE_TIME: Duration = Duration::from_secs(6 * 3600);
 
@@ -289,9 +292,10 @@ impl<'a> ThirdPartySources<'a> {
                 let mut file = AtomicFile::create(self.kept("incoming")?)?;
                 let error = match self.fetch_once(&http, url, &mut file) {
                     Err(Failed::File(error)) => return Err(error.into()),
-                    Err(Failed::Net { text, again }) => {
+                    Err(Failed::Net { text, again, after }) => {
                         if again && attempt < TRIES {
                             self.progress.say(&format!("{url}: {text}; trying again"));
+                            std::thread::sleep(after.unwrap_or(PAUSE).min(LONGEST));
                             continue;
                         }
                         text
@@ -323,18 +327,21 @@ impl<'a> ThirdPartySources<'a> {
                     | FetchFault::Proxy(_)
             ),
             text: fault.to_string(),
+            after: if let FetchFault::Busy { after, .. } = fault { after } else { None },
         })?;
         let task = self.progress.start(&format!("fetching {url}"), announced.unwrap_or(0), Unit::Bytes);
         let mut fetched = FileHashers::default();
         let broken = |error: io::Error| match error.downcast::<FileError>() {
             Ok(file) => Failed::File(file),
-            Err(error) => Failed::Net { text: format!("the connection broke: {error}"), again: true },
+            Err(error) => {
+                Failed::Net { text: format!("the connection broke: {error}"), again: true, after: None }
+            }
         };
         copy(&mut body, file, &mut fetched, &*task).map_err(broken)?;
         match announced {
             Some(want) if want != fetched.len => {
                 let text = format!("the file has {} bytes instead of {want}", fetched.len);
-                Err(Failed::Net { text, again: true })
+                Err(Failed::Net { text, again: true, after: None })
             }
             _ => Ok(fetched),
         }
@@ -343,7 +350,12 @@ impl<'a> ThirdPartySources<'a> {
 
 /// Why one attempt failed.
 enum Failed {
-    Net { text: String, again: bool },
+    Net {
+        text: String,
+        again: bool,
+        /// When the server wants to be asked again.
+        after: Option<Duration>,
+    },
     File(FileError),
 }
 

@@ -1,6 +1,7 @@
 //! `gc` on a computer whose clock is wrong: nothing is removed by it. The clock is turned by faketime.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -85,6 +86,19 @@ fn a_mark_that_lies_ahead_contradicts_a_clock() {
 #[test]
 fn a_web_server_has_a_clock_of_its_own() {
     let (server, _, dav) = nginx();
+    // A publication goes on, with a word.
+    let out = Out::new();
+    out.build(&[1]);
+    let mut publish = Command::new("faketime");
+    publish.args(["-f", "+1d"]).arg(crate::programs::imgfactory()).arg("publish").arg(out.path());
+    let said =
+        publish.args(["--key", &out.public(), "--to", &dav]).env_remove("http_proxy").output().unwrap();
+    good(&said);
+    let told = String::from_utf8_lossy(&said.stderr);
+    assert!(told.contains(", the target's 20") && told.contains("leases are valid too long"), "{told}");
+    fs::remove_dir_all(server.path("tree")).unwrap();
+    fs::create_dir(server.path("tree")).unwrap();
+    fs::set_permissions(server.path("tree"), fs::Permissions::from_mode(0o777)).unwrap();
     refuses(&dav, &server.path("tree"), ", the target's 20", "but `latest` was published on 20");
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::publish_support::{
     self, Out, apache, assert_same, bad, caddy, good, imgfactory, nginx, rsyncd, rsyncd_by, s3, scratch,
-    sshd, tree, web,
+    sshd, tree, web, web_by,
 };
 
 /// A target under test.
@@ -350,6 +350,27 @@ fn a_mirror_is_pulled_verified_and_listed() {
     let wrong =
         imgfactory().args(["mirror", "pull", &url, to, "--key", &stranger.public_base64()]).output().unwrap();
     assert!(bad(&wrong).contains("which is not trusted here"), "{}", bad(&wrong));
+}
+
+/// Two requests a second, and the others are told when to come again.
+#[test]
+fn a_web_server_that_wants_to_be_asked_later_is_asked_later() {
+    let out = Out::new();
+    out.build(&(1..=12).collect::<Vec<_>>());
+    let limit = "limit_req_zone $server_name zone=slow:1m rate=2r/s;";
+    let more = "limit_req zone=slow; limit_req_status 429; add_header Retry-After 1 always;";
+    let (_server, url) = web_by(&out.mirror(), limit, more);
+    let home = scratch();
+    let copy = home.path().join("copy");
+    good(
+        &imgfactory()
+            .args(["mirror", "pull", &url])
+            .arg(&copy)
+            .args(["--key", &out.public()])
+            .output()
+            .unwrap(),
+    );
+    assert_same(&copy, &out.mirror());
 }
 
 #[test]

@@ -299,11 +299,18 @@ pub fn nginx_by(tls: Option<&Certificate>) -> (Server, String, String) {
 
 /// A web server for a directory, with the part of `docs/examples/nginx.conf` for clients.
 pub fn web(root: &Path) -> (Server, String) {
+    web_by(root, "", "")
+}
+
+/// The same, with more lines for `http` and for `server`.
+pub fn web_by(root: &Path, http: &str, server: &str) -> (Server, String) {
     let home = scratch();
     let port = free_port();
     let config = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/nginx.conf"));
     let (clients, _) = config.split_once("    # For publishers").unwrap();
     let config = format!("{clients}}}\n")
+        .replace("http {", &format!("http {{ {http}"))
+        .replace("etag on;", &format!("etag on; {server}"))
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
         .replace("/srv/mirror", root.to_str().unwrap());
     fs::write(home.path().join("nginx.conf"), config).unwrap();

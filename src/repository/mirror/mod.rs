@@ -26,6 +26,10 @@ use system::http::{Answer, Get, Http};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Attempts for one file.
 const ATTEMPTS: u32 = 4;
+/// A server that says when to come again is asked for so long, however often that is.
+const BUSY: Duration = Duration::from_secs(600);
+/// The longest pause that a server may ask for.
+const LONGEST: Duration = Duration::from_secs(120);
 /// Blocks that are fetched back before `latest` moves; all, if there are no more.
 const SAMPLE: usize = 32;
 
@@ -42,11 +46,15 @@ impl MirrorFiles for WebTree<'_> {
         let url = format!("{}{path}", self.url);
         let fresh = matches!(path, MirrorPath::Latest | MirrorPath::Mirrors);
         let mut pause = Duration::from_millis(250);
-        for attempt in 1.. {
+        let (mut attempt, end) = (1, Instant::now() + BUSY);
+        loop {
             let until = Instant::now() + PATIENCE;
             match self.http.get(Get { fresh, ..Get::new(&url, limit, until) }).and_then(Answer::file) {
                 Ok(file) => return Ok(Some(file)),
                 Err(FetchFault::Missing(_)) => return Ok(None),
+                Err(FetchFault::Busy { after: Some(time), .. }) if Instant::now() + time <= end => {
+                    std::thread::sleep(time.clamp(pause, LONGEST));
+                }
                 Err(
                     FetchFault::TimedOut(_)
                     | FetchFault::Broken(_)
@@ -55,11 +63,11 @@ impl MirrorFiles for WebTree<'_> {
                 ) if attempt < ATTEMPTS => {
                     std::thread::sleep(pause);
                     pause *= 2;
+                    attempt += 1;
                 }
                 Err(fault) => return Err(RemoteError::new(format!("{url}: can't get it"), fault)),
             }
         }
-        unreachable!("the last attempt returns")
     }
 }
 
