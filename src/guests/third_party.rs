@@ -188,6 +188,7 @@ pub fn raw_disk(
         _ => return Ok(file.path),
     };
     refuse_references(&file.path, name, container, services)?;
+    refuse_damage(&file.path, container, services)?;
     let mut arguments = Argument::texts(["convert", "-f", container.as_str(), "-O", "raw"]);
     arguments.push(Argument::Path(file.path.clone()));
     arguments.push(Argument::Scratch { before: "", path: "disk" });
@@ -284,6 +285,21 @@ fn refuse_references(
     if extents > 1 {
         return refers("several extents");
     }
+    Ok(())
+}
+
+/// Refuses a disk of which qemu-img finds that something is missing. Converting it would give zeros there.
+fn refuse_damage(
+    path: &Path,
+    container: DiskContainer,
+    services: &dyn BuildServices,
+) -> Result<(), SourceFault> {
+    // 3: space that nothing uses any more; 63: the format has no check.
+    const CHECK: &str = "qemu-img check -f \"$1\" \"$2\"; case $? in 0|3|63) ;; *) \
+                         echo 'qemu-img check says that the disk is truncated or damaged' >&2; exit 1 ;; esac";
+    let mut arguments = Argument::texts(["-c", CHECK, "sh", container.as_str()]);
+    arguments.push(Argument::Path(path.to_path_buf()));
+    services.output_of(&ProgramRun::new("sh", arguments, "qemu-img-check.log"))?;
     Ok(())
 }
 
