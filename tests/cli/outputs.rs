@@ -27,8 +27,9 @@ fn refused(dir: &Path, script: &str) -> String {
     String::from_utf8(out.stderr).unwrap()
 }
 
-/// A loop device over a file of this many bytes, gone when dropped.
-struct Loop(String);
+/// A loop device over a file of this many bytes, gone when dropped: its name, and that of a node of our own for it, so
+/// that the machine's is not put at risk.
+struct Loop(String, String);
 
 impl Loop {
     fn new(dir: &Path, bytes: u64) -> Self {
@@ -37,7 +38,10 @@ impl Loop {
         std::fs::write(file.path(), vec![0xa5; usize::try_from(bytes).unwrap()]).unwrap();
         let out = Command::new("losetup").arg("--find").arg("--show").arg(file.path()).output().unwrap();
         assert!(out.status.success(), "losetup: {}", String::from_utf8_lossy(&out.stderr));
-        Loop(String::from_utf8(out.stdout).unwrap().trim().to_owned())
+        let device = String::from_utf8(out.stdout).unwrap().trim().to_owned();
+        let node = device.trim_start_matches("/dev/").to_owned();
+        done(dir, &format!("mknod {node} b 7 {}", node.trim_start_matches("loop")));
+        Loop(device, node)
     }
 }
 
@@ -140,7 +144,7 @@ fn what_takes_no_bytes_is_refused_before_the_work() {
 fn a_block_device_is_written_in_place_if_it_is_large_enough_and_not_in_use() {
     let room = room();
     let device = Loop::new(room.path(), 4 << 20);
-    let name = &device.0;
+    let name = &device.1;
     for (command, made) in WRITERS {
         let (_, said) = done(
             room.path(),
@@ -155,12 +159,12 @@ fn a_block_device_is_written_in_place_if_it_is_large_enough_and_not_in_use() {
     done(room.path(), &format!("tail -c 1000 {name} | tr -d '\\245' | cmp - /dev/null"));
 
     let small = Loop::new(room.path(), 1 << 20);
-    let error = refused(room.path(), &format!("imgfactory image pack --from d --free 2MiB --to {}", small.0));
+    let error = refused(room.path(), &format!("imgfactory image pack --from d --free 2MiB --to {}", small.1));
     assert!(
         error.contains("caused by: it has 1 MiB, and the result ") && error.contains("; use a larger one"),
         "{error}"
     );
-    done(room.path(), &format!("head -c 4096 {} | tr -d '\\245' | cmp - /dev/null", small.0));
+    done(room.path(), &format!("head -c 4096 {} | tr -d '\\245' | cmp - /dev/null", small.1));
 
     done(
         room.path(),
