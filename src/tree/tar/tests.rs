@@ -265,6 +265,31 @@ fn damage_is_named_with_entry_and_offset() {
     }
 }
 
+/// Each entry has all global records, and keeps its attributes: 2 MB of archive would be 4 GB of tree.
+#[test]
+fn global_records_are_bounded_however_many_headers_they_are_in() {
+    for (records, each) in [(1, 5000), (100, 60)] {
+        let bytes = archive(|tar| {
+            for number in 0..records {
+                let record = format!(" SCHILY.xattr.user.{number}={}\n", "v".repeat(each));
+                let len = (1..6).map(|digits| record.len() + digits);
+                let len = len.into_iter().find(|len| len.to_string().len() + record.len() == *len).unwrap();
+                let record = format!("{len}{record}");
+                let mut global = header(EntryType::XGlobalHeader, record.len() as u64);
+                global.set_cksum();
+                tar.append(&global, record.as_bytes()).unwrap();
+            }
+            file(tar, "a", b"");
+        });
+        let said = message(&bytes);
+        assert!(said.contains("its global PAX headers have "), "{said}");
+        assert!(
+            said.ends_with("of records, which every later entry would get; at most 4096 are read"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn a_file_can_not_replace_a_directory_nor_lie_under_a_file() {
     for (path, cause) in [("dir", "/dir: is a directory"), ("dir/one/below", "/dir/one: not a directory")] {

@@ -58,6 +58,41 @@ fn a_failed_commit_leaves_nothing_and_names_the_target() {
 }
 
 #[test]
+fn a_finished_file_is_put_where_a_link_leads_or_copied_into_a_pipe() {
+    let room = room();
+    let at = |name: &str| room.path().join(name);
+    std::os::unix::fs::symlink("there", at("link")).unwrap();
+    for content in ["first", "second"] {
+        fs::write(at("made"), content).unwrap();
+        OutputPath::find(at("link")).unwrap().take(&at("made")).unwrap();
+        assert_eq!(fs::read_to_string(at("there")).unwrap(), content);
+        assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+    }
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    fs::write(at("made"), vec![7; 3_000_000]).unwrap();
+    let (fifo, reader) = (at("fifo"), at("fifo"));
+    let reader = std::thread::spawn(move || fs::read(reader).unwrap());
+    OutputPath::find(fifo).unwrap().take(&at("made")).unwrap();
+    assert!(reader.join().unwrap() == vec![7; 3_000_000]);
+    assert_eq!(names(room.path()), ["fifo", "link", "made", "there"]);
+}
+
+#[test]
+fn what_is_written_again_and_again_is_a_regular_file() {
+    let room = room();
+    let at = |name: &str| room.path().join(name);
+    std::os::unix::fs::symlink("sub/there", at("link")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", at("null")).unwrap();
+    assert_eq!(regular_output(&at("new")).unwrap(), at("new"));
+    assert_eq!(regular_output(&at("link")).unwrap(), at("sub/there"));
+    for name in ["null", "/dev/stdout"] {
+        let said = report::report(&regular_output(&at(name)).unwrap_err());
+        let why = "it is written to many times, and needs a regular file; name one";
+        assert_eq!(said, format!("error: {}: can't write to it\n  caused by: {why}", at(name).display()));
+    }
+}
+
+#[test]
 fn secrets_are_not_readable_by_others() {
     let room = room();
     let target = room.path().join("demo.key");
