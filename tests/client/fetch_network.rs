@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -277,6 +278,8 @@ fn first_reads_are_recorded_as_a_prefetch_list() {
     let server = FaultServer::honest(world.tree.clone());
     let work = scratch();
     let list = work.path().join("dlahead");
+    // A link stays, and what it leads to is written.
+    std::os::unix::fs::symlink("kept", &list).unwrap();
     let mount = world.mount(&[&server.url()], &["--record", text(&list)]);
     for block in [70, 3, 70] {
         world.read(&mount, block);
@@ -294,4 +297,26 @@ fn first_reads_are_recorded_as_a_prefetch_list() {
     assert_eq!(names, want);
     let phases: Vec<_> = found.entries.iter().map(|entry| entry.phase.to_string()).collect();
     assert_eq!(phases, ["boot", "boot", "login"]);
+    assert!(fs::symlink_metadata(&list).unwrap().is_symlink() && work.path().join("kept").is_file());
+}
+
+#[test]
+fn nothing_is_recorded_to_what_is_no_file() {
+    let world = world(10);
+    let server = FaultServer::honest(world.tree.clone());
+    let work = scratch();
+    let (node, mountpoint) = (work.path().join("host"), work.path().join("mnt"));
+    fs::create_dir(&mountpoint).unwrap();
+    run(Command::new("mknod").arg(&node).args(["c", "1", "3"]));
+    for (option, value) in [("--record", &*node), ("--record-reads", work.path())] {
+        let mut client = imgfetch();
+        client.args(["mount", "--status", "none", "--mirror", &server.url(), "--image", "host", option]);
+        let out =
+            client.arg(value).args(["--key", &world.publisher.public()]).arg(&mountpoint).output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{option}");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(said.contains("host: can't write to it\n"), "{option}: {said}");
+        assert!(said.contains("needs a regular file; name one"), "{option}: {said}");
+        run(Command::new("test").arg("-c").arg(&node));
+    }
 }

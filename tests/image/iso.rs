@@ -22,8 +22,7 @@ use imgfactory::recipe::{ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use imgfactory::sys::progress::Silent;
 use imgfactory::sys::spool::ContentFiles;
 use imgfactory::templates::Templates;
-use system::files::OutputPath;
-use system::files::Scratch;
+use system::files::{OutputPath, Scratch};
 
 use crate::programs;
 
