@@ -170,7 +170,8 @@ pub fn raw_disk(
         // Who says that it is raw wants it as it is, also if it is encrypted.
         _ if format == Some(DiskFormat::Raw) => return Ok(file.path),
         FileKind::Foreign(what, remedy) => {
-            let what = format!("{what}, not a disk");
+            let suffix = if what.starts_with("a disk") { "" } else { ", not a disk" };
+            let what = format!("{what}{suffix}");
             return Err(SourceFault::NoDisk { file: name.to_owned(), what, remedy });
         }
         FileKind::Tar => {

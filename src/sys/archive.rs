@@ -86,7 +86,7 @@ fn is_tar(path: &Path, kind: FileKind, file: File) -> Result<File, ArchiveError>
         FileKind::Tar => Ok(file),
         // An archive of nothing is all zeros.
         FileKind::Plain if is_empty(&file).map_err(|error| FileError::new(path, "read", error))? => Ok(file),
-        FileKind::Plain => other("of no format that is known".into(), "give a tar archive or a directory"),
+        FileKind::Plain => other("a file of no known format".into(), "give a tar archive or a directory"),
         FileKind::Compressed(compression) => {
             other(format!("compressed twice, at last by {}", compression.program()), "decompress it first")
         }

@@ -128,7 +128,7 @@ fn what_is_no_tar_archive_is_refused_by_name() {
         ("cp d.img a", "a: an ext2, ext3 or ext4 file system, not a tar archive; mount it"),
         (
             "echo text > a",
-            "a: of no format that is known, not a tar archive; give a tar archive or a directory",
+            "a: a file of no known format, not a tar archive; give a tar archive or a directory",
         ),
         ("tar -cz d | gzip -c > a", "a: compressed twice, at last by gzip, not a tar archive"),
         ("tar -cz d | head -c 2000 > a", "a: can't decompress it; it is truncated or damaged"),

@@ -156,7 +156,7 @@ fn what_goes_wrong_is_said_with_the_file_first() {
             1,
             format!("error: {missing}: can't read\n"),
         ),
-        (vec!["pack", "--from", text_file, "--to", new], 1, format!("error: {text_file}: byte 0: ")),
+        (vec!["pack", "--from", text_file, "--to", new], 1, format!("error: {text_file}: a file of no known format, not a tar archive; ")),
         (
             vec!["pack", "--from", text_file, "--to", new, "--inode-size", "64"],
             2,

@@ -118,7 +118,7 @@ fn what_is_no_disk_is_refused_by_name() {
         ("gzip -c raw | gzip -c > made", "a.img: compressed twice, at last by gzip; decompress it once"),
         (
             "qemu-img create -q -f luks --object secret,id=s,data=x -o key-secret=s,iter-time=10 made 1M",
-            "a.img: a disk encrypted with LUKS, not a disk",
+            "a.img: a disk encrypted with LUKS; give the disk as it is when it is open",
         ),
         (
             "qemu-img create -q -f vmdk -o subformat=monolithicFlat made.vmdk 1M; mv made.vmdk made",
