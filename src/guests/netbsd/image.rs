@@ -155,12 +155,7 @@ fn all_devices(tree: &Tree, guest: &Guest, services: &dyn BuildServices) -> Resu
 fn kernel(file: &ReleaseFile, services: &dyn BuildServices) -> Result<Vec<u8>, BoxError> {
     let path = services.fetch(&file.urls, &file.sum)?;
     let mut bytes = Vec::new();
-    let kind = magic::identify(services.open_at(&path)?.as_ref()).map_err(|source| cut_off(file, source))?;
-    let opened = BufReader::new(services.open(&path)?);
-    let mut decoder: Box<dyn Read> = match kind {
-        FileKind::Compressed(Compression::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(opened)),
-        _ => Box::new(opened),
-    };
+    let mut decoder = flate2::read::MultiGzDecoder::new(BufReader::new(services.open(&path)?));
     copy_limited(&mut decoder, &mut bytes, MAX_KERNEL + 1, &|source| cut_off(file, source))?;
     Ok(bytes)
 }
