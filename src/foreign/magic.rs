@@ -211,6 +211,28 @@ mod tests {
         }
     }
 
+    /// No program of Debian writes these; and a fixed VHD has nothing at its start.
+    #[test]
+    fn what_is_at_the_end_or_behind_a_text_is_found() {
+        let at = |at: usize, magic: &[u8], len: usize| {
+            let mut bytes = vec![0; len];
+            bytes[at..at + magic.len()].copy_from_slice(magic);
+            identify(&bytes).unwrap()
+        };
+        assert_eq!(at(99_488, b"koly", 100_000), FileKind::Disk(DiskContainer::Dmg));
+        assert_eq!(at(99_488, b"conectix", 100_000), FileKind::Disk(DiskContainer::Vpc));
+        assert_eq!(at(0, b"Bochs Virtual HD Image\0", 512), FileKind::Disk(DiskContainer::Bochs));
+        assert_eq!(at(32769, b"CD001", 50_000), FileKind::FileSystem("an ISO 9660 medium"));
+        assert_eq!(at(99_000, b"koly", 100_000), FileKind::Plain);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(head in proptest::collection::vec(proptest::num::u8::ANY, 0..1200)) {
+            identify(&head).unwrap();
+        }
+    }
+
     #[test]
     fn no_magic_hides_another() {
         for (number, (magic, kind)) in STARTS.iter().enumerate() {

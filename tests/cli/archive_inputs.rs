@@ -73,6 +73,15 @@ fn an_archive_of_every_writer_and_compressor_becomes_the_same_image_under_any_na
         // Nothing but the image is left.
         assert_eq!(done(room.path(), "ls -A | grep -c tmp || true"), "0\n");
     }
+    for kind in ["gzip", "bzip2", "xz"] {
+        for name in ["b.tar", "b", "b.7z"] {
+            let script = format!(
+                "tar -C d -cf b.in .; rm -f {name} c; $(command -v 7zz 7z | head -n 1) a -t{kind} c.{kind} b.in > /dev/null
+                 mv c.{kind} {name}; imgfactory image pack --from {name} --to b.img --name x; cmp b.img d.img"
+            );
+            done(room.path(), &script);
+        }
+    }
     // 7z does not keep owners and modes in its tar as others do; its files come through.
     done(room.path(), "cd d; $(command -v 7zz 7z | head -n 1) a -ttar ../z.tar etc numbers > /dev/null; cd ..; imgfactory image pack --from z.tar --to z.img
         test \"$(imgfactory image cat z.img /etc/issue)\" = hello");
