@@ -120,8 +120,11 @@ impl Volume<'_> {
     /// it, where others leave that of 32 bits empty; `fatfs` takes that for damage. What is written is not changed.
     fn readable_sector(&self, number: u64) -> io::Result<Vec<u8>> {
         let mut bytes = self.sector(number)?;
-        if number == 0 && bytes.get(TOTAL_SECTORS_16).is_some_and(|field| field != [0, 0]) {
-            bytes[TOTAL_SECTORS_32].fill(0);
+        if number == 0
+            && bytes.get(TOTAL_SECTORS_16).is_some_and(|field| field != [0, 0])
+            && let Some(field) = bytes.get_mut(TOTAL_SECTORS_32)
+        {
+            field.fill(0);
         }
         Ok(bytes)
     }

@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Output;
 
 use imgfactory::guests::{GuestConfig, Starter};
-use imgfactory::recipe::Virt;
+use imgfactory::recipe::{Cow, Virt};
 use system::files::Scratch;
 
 use crate::support::hosts::{alone, good, guest, install};
@@ -158,6 +158,89 @@ END
             "{line}"
         );
     }
+}
+
+/// The two forms in which Plan 9 comes: a medium by the words that ISO 9660 begins with, and a disk with a boot sector.
+fn plan9(room: &std::path::Path) {
+    let mut medium = vec![0; 64 << 10];
+    medium[0x8001..0x8006].copy_from_slice(b"CD001");
+    fs::write(room.join("medium"), medium).unwrap();
+    fs::write(room.join("disk"), boot_sector("the disk has booted\n", true)).unwrap();
+}
+
+/// dm-snapshot is not in every kernel that tests run on: a copy takes its place.
+const SNAPSHOTS: &str = r#"
+        at=/run/imgfactory/guests/nine
+        mkdir -p $at/disk /dev/mapper
+        mount -t tmpfs tmpfs /dev/mapper
+        fake dmsetup <<'END'
+#!/bin/sh
+case $1 in
+    create) cp "$room/put" "$room/written"; ln -s "$room/written" "/dev/mapper/$3" ;;
+    remove) rm "/dev/mapper/$3" ;;
+esac
+END
+        put() { cp "$room/$1" "$room/put"; cp "$room/$1" $at/disk/disk; }
+"#;
+
+#[test]
+fn a_plan9_that_was_installed_on_a_disk_starts_from_it_as_a_disk() {
+    let nine = GuestConfig { cow: Cow::Tmpfs, ..guest("nine", Virt::Hvm, Starter::Cd) };
+    let room = room_with(&[nine]);
+    plan9(room.path());
+    let script = r#"
+        has_booted() { grep -q 'the disk has booted' /var/log/xen/console/guest-nine.log; }
+        put disk
+        guest create nine
+        soon has_booted
+        tr '\0' ' ' <"/proc/$(cat $at/pid)/cmdline" | grep -o -e 'ide-[a-z]*,drive=disk'
+        guest destroy nine
+        put medium
+        guest create nine
+        tr '\0' ' ' <"/proc/$(cat $at/pid)/cmdline" | grep -o -e 'ide-[a-z]*,drive=disk'
+        guest destroy nine
+
+        # Below Xen.
+        mkdir /sys/hypervisor
+        echo xen >/sys/hypervisor/type
+        fake xl <<'END'
+#!/bin/sh
+case $1 in info) echo 'virt_caps : pv hvm hap' ;; create) echo "$@" ;; *) exit 1 ;; esac
+END
+        mount -t tmpfs tmpfs /usr/libexec
+        ln -s /bin/true /usr/libexec/xen-qemu-system-i386
+        for kind in disk medium; do
+            put $kind
+            guest create nine | sed 's|phy:/dev/[^,]*|phy:DISK|'
+            guest destroy nine
+        done
+        "#;
+    let out = alone(room.path(), &[SNAPSHOTS, script].concat());
+    assert_eq!(
+        good(&out).lines().collect::<Vec<_>>(),
+        [
+            "ide-hd,drive=disk",
+            "ide-cd,drive=disk",
+            "create -q /etc/imgfactory/guests/nine.cfg boot=\"c\" disk=[\"phy:DISK,hda,w\"]",
+            "create -q /etc/imgfactory/guests/nine.cfg disk=[\"phy:DISK,hdc:cdrom,w\"]",
+        ]
+    );
+}
+
+#[test]
+fn a_plan9_on_a_disk_that_it_cant_write_says_what_to_do() {
+    let room = room_with(&[guest("nine", Virt::Hvm, Starter::Cd)]);
+    plan9(room.path());
+    let script = r#"
+        put disk
+        guest create nine
+        "#;
+    let out = alone(room.path(), &[SNAPSHOTS, script].concat());
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&out.stderr),
+        "guest: nine: Plan 9 on a disk wants to write there; write `cow: tmpfs` or `cow: disk` in the recipe\n"
+    );
 }
 
 #[test]

@@ -274,7 +274,10 @@ fn fuzz_fat() {
         drop(files);
         disk.into_inner()
     };
-    let seeds = vec![volume(100), volume(9000)];
+    // As Plan 9 writes it.
+    let mut both = volume(100);
+    both[32..36].copy_from_slice(&100_u32.to_le_bytes());
+    let seeds = vec![volume(100), volume(9000), both];
     // Two tables of 2^31 sectors are more than 32 bits count.
     let mut large = volume(100);
     large[17..24].fill(0);
