@@ -78,6 +78,10 @@ fn summary(recipe: &Recipe) -> String {
         size(host.image.free),
         overlays(&host.overlays)
     ));
+    if !host.added_packages.is_empty() {
+        let added = host.added_packages.iter().map(|added| format!("{} for {}", added.name, added.needed_by));
+        text.push_str(&format!("    added to its packages: {}\n", added.collect::<Vec<_>>().join(", ")));
+    }
     for guest in &recipe.guests {
         let start = match guest.start {
             Start::Boot => "started with the host",

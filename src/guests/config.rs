@@ -101,6 +101,13 @@ impl GuestConfig {
         needs.into_iter().flatten()
     }
 
+    /// The Debian packages that the host must have to start it below Xen, beside Xen.
+    pub fn host_packages(&self) -> impl Iterator<Item = &'static str> {
+        // It makes the devices of whole machines.
+        let model = (self.virt == Virt::Hvm).then_some("qemu-system-xen");
+        self.host_needs().map(|need| need.package).chain(model)
+    }
+
     /// What templates may use as `guest`.
     pub(super) fn values(&self) -> Value {
         context! {

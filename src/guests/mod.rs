@@ -23,6 +23,7 @@ pub mod config;
 pub mod debian;
 pub mod disk;
 pub mod host;
+pub mod host_packages;
 pub mod kind;
 pub mod knoppix;
 pub mod netbsd;
@@ -32,6 +33,7 @@ pub mod third_party;
 
 pub use config::GuestConfig;
 pub use host::{GuestError, install_in_host};
+pub use host_packages::add_host_packages;
 pub use kind::{DataDisk, DiskContents, FileToLock, GuestBuilder, GuestContents, GuestTree, Starter};
 pub use services::{BoxError, BuildServices, Inputs, ServiceError, ThirdPartyFiles};
 

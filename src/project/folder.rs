@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::guests::add_host_packages;
 use crate::recipe::lock::{self, Lock, LockError};
 pub use crate::recipe::{Findings, ProjectFile, ProjectFiles, ProjectPath, Recipe};
 use crate::templates::{TemplateError, Templates, check_own};
@@ -72,7 +73,7 @@ impl Project {
         Project { root: root.into() }
     }
 
-    /// Reads and checks a recipe, and says where its project is.
+    /// Reads and checks a recipe, adds the packages that Xen and guests need, and says where its project is.
     ///
     /// # Errors
     /// [`LoadError`]; of faults all at once.
@@ -84,7 +85,8 @@ impl Project {
             let line = error.as_bytes()[..good].iter().filter(|&&byte| byte == b'\n').count() + 1;
             LoadError::NotText { path: recipe.into(), line }
         })?;
-        let parsed = Recipe::parse(&recipe.display().to_string(), &text, &project)?;
+        let mut parsed = Recipe::parse(&recipe.display().to_string(), &text, &project)?;
+        add_host_packages(&mut parsed);
         Ok((project, parsed))
     }
 

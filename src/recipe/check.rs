@@ -126,7 +126,8 @@ impl Checker<'_> {
         let overlays = self.overlays(raw.overlays);
         let image = self.image(raw.image);
         let hostname = raw.hostname.map(|name| name.value).or_else(|| recipe.map(host_name));
-        Some(Host { system: system?, overlays, hostname: hostname?, image: image? })
+        let added_packages = Vec::new();
+        Some(Host { system: system?, overlays, hostname: hostname?, image: image?, added_packages })
     }
 
     /// All guests, or `None` if one of them is wrong.

@@ -92,6 +92,16 @@ pub struct Host {
     pub overlays: Vec<OverlayName>,
     pub hostname: HostName,
     pub image: FileSystemOptions,
+    /// Packages that its recipe does not list and that Xen or a guest needs; they are among those of `system`.
+    pub added_packages: Vec<AddedPackage>,
+}
+
+/// A package that was added to those of a recipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedPackage {
+    pub name: Package,
+    /// What does not start without it, in words.
+    pub needed_by: String,
 }
 
 /// A Debian system, as mmdebstrap makes it.
