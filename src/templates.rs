@@ -29,6 +29,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     built_in!("guest/guest.conf"),
     built_in!("guest/imgfactory-bridge.service"),
     built_in!("guest/imgfactory-chosen.service"),
+    built_in!("guest/imgfactory-consoles.service"),
     built_in!("guest/imgfactory-guest@.service"),
     built_in!("guest/imgfactory-image@.service"),
     built_in!("guest/imgfactory-recover@.service"),

@@ -34,6 +34,8 @@ pub struct GuestConfig {
     pub network: bool,
     /// Whether there is an image `NAME-data` for a second disk.
     pub data: bool,
+    /// Whether a test waits for lines of its console.
+    pub expects: bool,
 }
 
 /// Something that the host must have to start a guest.
@@ -83,6 +85,7 @@ impl GuestConfig {
             cow: guest.cow,
             network: guest.network == GuestNetwork::Bridge,
             data: kind.data_disk().is_some(),
+            expects: !guest.expect.is_empty(),
         }
     }
 
@@ -121,6 +124,7 @@ impl GuestConfig {
             grub => GRUB.iter().find(|(virt, _)| *virt == self.virt).map_or("", |(_, path)| *path),
             network => if self.network { "yes" } else { "no" },
             data => if self.data { "yes" } else { "no" },
+            expects => self.expects,
         }
     }
 

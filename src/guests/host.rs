@@ -29,6 +29,8 @@ const UNITS: &str = "usr/lib/systemd/system";
 const LOCAL_UNITS: &str = "etc/systemd/system";
 /// Template units of which each guest has an instance.
 const GUEST_UNITS: [&str; 3] = ["imgfactory-image", "imgfactory-guest", "imgfactory-recover"];
+/// Shows on the host's console what guests print there of which a test waits for lines.
+const CONSOLES_UNIT: &str = "imgfactory-consoles.service";
 /// Units for all guests together.
 const HOST_UNITS: [&str; 2] = ["imgfactory-bridge.service", "imgfactory-chosen.service"];
 
@@ -151,6 +153,12 @@ impl Installer<'_, '_> {
             let text = self.for_host(unit, guests)?;
             self.files.put(&format!("{UNITS}/{unit}"), 0o644, text)?;
         }
+        if guests.iter().any(|guest| guest.expects) {
+            let text = self.for_host(CONSOLES_UNIT, guests)?;
+            self.files.put(&format!("{UNITS}/{CONSOLES_UNIT}"), 0o644, text)?;
+            let link = format!("{LOCAL_UNITS}/multi-user.target.wants/{CONSOLES_UNIT}");
+            self.files.symlink(&link, &format!("/{UNITS}/{CONSOLES_UNIT}"))?;
+        }
         let xen = self.for_host("xen.service.conf", guests)?;
         self.files.put(&format!("{UNITS}/xen.service.d/imgfactory.conf"), 0o644, xen)?;
         self.files.symlink(
@@ -224,6 +232,7 @@ mod tests {
             cow: Cow::None,
             network: false,
             data: false,
+            expects: false,
         }
     }
 
@@ -265,6 +274,36 @@ mod tests {
         let script = host.lookup(SCRIPT.as_bytes()).unwrap();
         assert_eq!(host.node(script).meta.mode, 0o755);
         assert_eq!(text(&host, "usr/bin/guest"), "-> ../lib/imgfactory/guest");
+    }
+
+    #[test]
+    fn guests_whose_lines_a_test_waits_for_are_heard_on_the_hosts_console() {
+        let made = |expects: bool| {
+            let mut host = Tree::new(Meta::default());
+            let guests = [
+                GuestConfig { expects, ..guest("web", true) },
+                guest("db", true),
+                GuestConfig { expects, ..guest("bsd", true) },
+            ];
+            install_in_host(&mut host, &guests, &Templates::built_in(), FileTime::default()).unwrap();
+            host
+        };
+        let (unit, wants) = ("usr/lib/systemd/system", "etc/systemd/system/multi-user.target.wants");
+        let host = made(true);
+        let unit_text = text(&host, &format!("{unit}/imgfactory-consoles.service"));
+        for line in [
+            "ExecStart=/usr/lib/imgfactory/guest consoles web bsd",
+            "StandardOutput=tty",
+            "TTYPath=/dev/console",
+            "ConditionKernelCommandLine=imgfactory.token",
+        ] {
+            assert!(unit_text.lines().any(|found| found == line), "{line} in\n{unit_text}");
+        }
+        assert_eq!(
+            text(&host, &format!("{wants}/imgfactory-consoles.service")),
+            "-> /usr/lib/systemd/system/imgfactory-consoles.service"
+        );
+        assert_eq!(made(false).lookup(format!("{unit}/imgfactory-consoles.service").as_bytes()), None);
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub fn install() -> io::Result<()> {
         if let Some(signal) = signals.forever().next() {
             // Whatever goes wrong in there, the process ends: the other threads wait for that, and locks are held.
             let ended = catch_unwind(AssertUnwindSafe(|| end(signal, &mut signals)));
-            last_words(ended.unwrap_or_default());
+            if let Ok(ended) = ended {
+                last_words(ended);
+            }
             std::process::exit(128 + signal);
         }
     })?;
@@ -45,10 +47,14 @@ pub fn wait_if_ending() {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints from a thread of its own, because standard error may block, or be locked by a thread that it blocks.
-fn last_words(lines: Vec<String>) {
+fn last_words(ended: Ended) {
     let (done, printed) = mpsc::channel();
     let printer = move || {
-        lines.iter().for_each(|line| print_error(line));
+        let Ended { left, cause } = ended;
+        left.iter().for_each(|line| print_error(line));
+        print_error(&format!(
+            "{cause}: unfinished files were removed; the next run continues from what is complete"
+        ));
         // The other end waits for this or for the time, whichever is first.
         let _ = done.send(());
     };
@@ -57,8 +63,15 @@ fn last_words(lines: Vec<String>) {
     }
 }
 
-/// Ends children and removes what is unfinished; gives the lines to print about it.
-fn end(signal: c_int, signals: &mut Signals) -> Vec<String> {
+/// What is to be printed about the end.
+struct Ended {
+    /// Errors: what could not be removed.
+    left: Vec<String>,
+    cause: String,
+}
+
+/// Ends children and removes what is unfinished.
+fn end(signal: c_int, signals: &mut Signals) -> Ended {
     let ending = Ending::begin();
     let deadline = Instant::now() + GRACE;
     // Children may have something of their own to remove.
@@ -74,14 +87,11 @@ fn end(signal: c_int, signals: &mut Signals) -> Vec<String> {
         left = process::running();
     }
     process::signal_all(Signal::KILL);
-    let mut lines: Vec<String> = ending.remove_all().iter().map(|error| report(error)).collect();
+    let left = ending.remove_all().iter().map(|error| report(error)).collect();
     let name = match signal {
         SIGINT => "interrupted",
         SIGHUP => "the terminal was closed",
         _ => "terminated",
     };
-    lines.push(format!(
-        "{name}{twice}: unfinished files were removed; the next run continues from what is complete"
-    ));
-    lines
+    Ended { left, cause: format!("{name}{twice}") }
 }

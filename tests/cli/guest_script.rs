@@ -393,6 +393,33 @@ END
 }
 
 #[test]
+fn the_lines_of_guests_are_carried_to_the_hosts_console_as_they_come() {
+    let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd), guest("nine", Virt::Hvm, Starter::Cd)]);
+    let out = alone(
+        room.path(),
+        r#"
+        guest consoles bsd nine >"$room/heard" &
+        reader=$!
+        heard() { [ "$(wc -l <"$room/heard")" = "$1" ]; }
+        logs=/var/log/xen/console
+        soon test -d $logs
+        printf 'root file system type: ext2fs\r\nno end' >$logs/guest-bsd.log
+        soon heard 1
+        printf 'init: starting /bin/rc\n' >$logs/guest-nine.log
+        soon heard 2
+        printf ' of line\n' >>$logs/guest-bsd.log
+        soon heard 3
+        cat "$room/heard"
+        kill $reader
+        "#,
+    );
+    let said = good(&out);
+    let expected =
+        ["[bsd] root file system type: ext2fs", "[nine] init: starting /bin/rc", "[bsd] no end of line"];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_guest_that_wants_xen_says_so_at_once() {
     let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd)]);
     let out = alone(room.path(), "guest create bsd");

@@ -159,7 +159,8 @@ impl Messages {
 }
 
 /// Functions whose texts people read, by the last two names of their paths.
-const CALLS: [&str; 7] = [
+const CALLS: [&str; 8] = [
+    "print_error",
     "Failure::Usage",
     "Failure::Failed",
     "RemoteError::new",
@@ -170,7 +171,7 @@ const CALLS: [&str; 7] = [
 ];
 /// Methods whose texts people read: of progress, of a recipe's errors, of the client's choice of a release.
 const METHODS: [&str; 6] = ["say", "start", "add", "add_with_help", "warn", "detail"];
-const MACROS: [&str; 6] = ["error", "warn", "info", "debug", "detail", "eprintln"];
+const MACROS: [&str; 5] = ["error", "warn", "info", "debug", "detail"];
 
 fn last(path: &syn::Path, names: usize) -> String {
     let all: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();

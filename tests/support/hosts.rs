@@ -25,6 +25,7 @@ pub fn guest(name: &str, virt: Virt, starter: Starter) -> GuestConfig {
         cow: Cow::None,
         network: true,
         data: false,
+        expects: false,
     }
 }
 
