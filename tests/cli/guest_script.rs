@@ -392,6 +392,64 @@ END
     assert!(said.contains("viewer -FullScreen /run/imgfactory/guests/pc/screen\nRFB 003"), "{said}");
 }
 
+/// A kernel with the note by which Xen and QEMU start one as pvh. It prints its command line on the first serial line.
+fn pvh_kernel() -> Vec<u8> {
+    const ADDRESS: u32 = 0x10_0000;
+    let (code_at, notes_at) = (64 + 2 * 56, 64 + 2 * 56 + 64);
+    // mov esi, [ebx + 24], the command line in hvm_start_info; mov dx, 0x3f8
+    let mut code = vec![0x8b, 0x73, 0x18, 0x66, 0xba, 0xf8, 0x03];
+    // lodsb; test al, al; jz +3; out dx, al; jmp -8; mov al, 10; out dx, al; hlt; jmp -3
+    code.extend([0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, 0xb0, 0x0a, 0xee, 0xf4, 0xeb, 0xfd]);
+    code.resize(64, 0);
+    let mut note: Vec<u8> = [4_u32, 8, 18].iter().flat_map(|word| word.to_le_bytes()).collect();
+    note.extend(b"Xen\0");
+    note.extend(u64::from(ADDRESS).to_le_bytes());
+    let mut file = vec![0; 64];
+    file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+    for (at, value) in [(16, 2_u16), (18, 62), (52, 64), (54, 56), (56, 2)] {
+        file[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    }
+    file[20] = 1;
+    file[24..28].copy_from_slice(&ADDRESS.to_le_bytes());
+    file[32] = 64;
+    for (kind, offset, address, len) in [(1_u32, code_at, ADDRESS, code.len()), (4, notes_at, 0, note.len())]
+    {
+        file.extend(kind.to_le_bytes());
+        file.extend(7_u32.to_le_bytes());
+        for value in [offset as u64, address.into(), address.into(), len as u64, len as u64, 4] {
+            file.extend(value.to_le_bytes());
+        }
+    }
+    [file, code, note].concat()
+}
+
+#[test]
+fn a_netbsd_with_the_pvh_note_starts_in_qemu_without_xen() {
+    let bsd = GuestConfig { cmdline: "-v".into(), ..guest("bsd", Virt::Pvh, Starter::NetBsd) };
+    let room = room_with(&[bsd]);
+    fs::write(room.path().join("kernel"), pvh_kernel()).unwrap();
+    let out = alone(
+        room.path(),
+        r#"
+        at=/run/imgfactory/guests/bsd
+        mkdir -p $at/disk "$room/tree/boot/imgfactory"
+        cp "$room/kernel" "$room/tree/boot/imgfactory/kernel"
+        truncate -s 4M $at/disk/disk
+        mkfs.ext2 -q -d "$room/tree" $at/disk/disk
+        guest create bsd
+        printed() { grep -q root= /var/log/xen/console/guest-bsd.log; }
+        soon printed
+        guest destroy bsd
+        cat /var/log/xen/console/guest-bsd.log
+        "#,
+    );
+    let said = good(&out);
+    assert!(
+        said.contains("console=com root=ld0a  -v\n") || said.contains("console=com root=ld0a -v"),
+        "{said}"
+    );
+}
+
 #[test]
 fn the_lines_of_guests_are_carried_to_the_hosts_console_as_they_come() {
     let room = room_with(&[guest("bsd", Virt::Pv, Starter::NetBsd), guest("nine", Virt::Hvm, Starter::Cd)]);

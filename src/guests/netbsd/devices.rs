@@ -7,8 +7,8 @@ use crate::tree::{Kind, Meta, Node, Tree};
 /// The script in the set `base` that knows all devices.
 pub const MAKEDEV: &str = "dev/MAKEDEV";
 
-/// What a person needs to log in and to reach the network: a console, a root to mount again for writing, a packet
-/// filter for dhcpcd, pseudo-terminals and random numbers for ssh, a log. Numbers from NetBSD's `sys/conf/majors` and
+/// What a person needs to log in and to reach the network: a console, a root to mount again for writing (xbd0 below Xen, ld0
+/// in QEMU), a packet filter for dhcpcd, pseudo-terminals and random numbers for ssh, a log. Numbers from NetBSD's `sys/conf/majors` and
 /// `sys/arch/{amd64,i386}/conf/majors.*`, modes from its MAKEDEV.
 const MINIMAL: &[u8] = b"\
 ./console type=char device=netbsd,0,0 mode=600 uid=0 gid=0
@@ -37,6 +37,8 @@ const MINIMAL: &[u8] = b"\
 ./rxbd0b type=char device=netbsd,142,1 mode=640 uid=0 gname=operator
 ./rxbd0c type=char device=netbsd,142,2 mode=640 uid=0 gname=operator
 ./rxbd0d type=char device=netbsd,142,3 mode=640 uid=0 gname=operator
+./ld0a type=block device=netbsd,19,0 mode=640 uid=0 gname=operator
+./rld0a type=char device=netbsd,69,0 mode=640 uid=0 gname=operator
 ";
 
 /// Puts the nodes into /dev.

@@ -13,7 +13,7 @@ use crate::guests::services::{
     Argument, BoxError, BuildServices, Inputs, ProgramRun, ServiceError, ThirdPartyFiles,
 };
 use crate::guests::third_party::{CachedFile, copy_limited};
-use crate::recipe::{Cow, Devices, Guest, NetBsd};
+use crate::recipe::{Cow, Devices, Guest, NetBsd, Virt};
 use crate::tree::tar::{self, TarError};
 use crate::tree::{Content, FileTime, Kind, Meta, Tree};
 use formats::digest::Sha256;
@@ -72,6 +72,9 @@ impl GuestBuilder for NetBsd {
             ("devices".into(), format!("{:?}", self.devices)),
             ("writable".into(), (guest.cow != Cow::None).to_string()),
         ];
+        if guest.virt != Virt::Pv {
+            inputs.push(("xen".into(), guest.virt.to_string()));
+        }
         let release = release::files(self, services)?;
         let files = release.sets.into_iter().chain([release.kernel]);
         inputs.extend(files.map(|file| (file.name, file.sum.to_string())));
@@ -105,6 +108,7 @@ impl GuestBuilder for NetBsd {
             recipe: self,
             hostname: guest.hostname.as_str(),
             writable: guest.cow != Cow::None,
+            virt: guest.virt,
             kernel: Content::inline(kernel),
             makedev: makedev.as_deref(),
             ssh_keys: &ssh_keys,

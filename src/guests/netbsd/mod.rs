@@ -105,6 +105,8 @@ pub struct NetBsdConfig<'a> {
     pub hostname: &'a str,
     /// Whether its disk can be written.
     pub writable: bool,
+    /// The machine that it starts in.
+    pub virt: Virt,
     /// Its kernel, no longer compressed.
     pub kernel: Content,
     /// What `sh dev/MAKEDEV -s all` prints, if the recipe wants all devices.

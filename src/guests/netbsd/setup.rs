@@ -2,6 +2,7 @@
 
 use super::{NetBsdConfig, NetBsdError, directory, text};
 use crate::guests::BOOT;
+use crate::recipe::Virt;
 use crate::tree::{Content, Contents, Kind, Meta, Node, Tree};
 
 /// Mount points of [`fstab`] that a release may lack, and their modes.
@@ -21,7 +22,7 @@ pub(super) fn write(
             directory(tree, path.as_bytes(), mode, config.time)?;
         }
     }
-    put(tree, "etc/fstab", 0o644, fstab(config.writable).into(), config)?;
+    put(tree, "etc/fstab", 0o644, fstab(config).into(), config)?;
     put(tree, "etc/rc.conf", 0o644, rc_conf(&defaults, config), config)?;
     // Up; dhcpcd gives it its address.
     put(tree, "etc/ifconfig.xennet0", 0o644, b"up\n".to_vec(), config)?;
@@ -36,11 +37,13 @@ pub(super) fn write(
     insert(tree, &format!("{BOOT}/kernel"), 0o644, config.kernel.clone(), config)
 }
 
-/// The type of the root must be that of the image.
-fn fstab(writable: bool) -> String {
-    let root = if writable { "rw 1 1" } else { "ro 0 0" };
+/// The type of the root must be that of the image. A pvh guest starts in QEMU too, where its disk has another name:
+/// `ROOT` is the disk that the kernel mounted the root from (getfsspecname(3)).
+fn fstab(config: &NetBsdConfig<'_>) -> String {
+    let disk = if config.virt == Virt::Pvh { "ROOT.a" } else { "/dev/xbd0a" };
+    let root = if config.writable { "rw 1 1" } else { "ro 0 0" };
     format!(
-        "/dev/xbd0a / ext2fs {root}\nkernfs /kern kernfs rw\nptyfs /dev/pts ptyfs rw\nprocfs /proc procfs rw\n\
+        "{disk} / ext2fs {root}\nkernfs /kern kernfs rw\nptyfs /dev/pts ptyfs rw\nprocfs /proc procfs rw\n\
          tmpfs /var/shm tmpfs rw,-m1777,-sram%25\n"
     )
 }

@@ -55,6 +55,7 @@ fn config<'a>(recipe: &'a NetBsd, makedev: Option<&'a [u8]>) -> NetBsdConfig<'a>
         recipe,
         hostname: "bsd",
         writable: true,
+        virt: Virt::Pv,
         kernel: Content::inline(b"kernel".to_vec()),
         makedev,
         ssh_keys: "",
@@ -110,6 +111,16 @@ fn owners_and_modes_are_those_of_the_specifications_and_first_boot_finds_its_fil
 }
 
 #[test]
+fn a_pvh_guest_mounts_the_disk_that_it_was_started_from() {
+    let mut tree = unpacked();
+    let recipe = recipe(Devices::Minimal);
+    let config = NetBsdConfig { virt: Virt::Pvh, writable: false, ..config(&recipe, None) };
+    configure(&mut tree, &no_contents(), &config).unwrap();
+    assert!(shown(&tree, "etc/fstab").starts_with("644 0:0 ROOT.a / ext2fs ro 0 0|kernfs"));
+    assert_eq!(shown(&tree, "dev/ld0a"), "640 0:5 BlockDevice { major: 19, minor: 0 }");
+}
+
+#[test]
 fn device_nodes_are_minimal_all_or_none() {
     let all = b". type=dir optional\n./tap type=char device=netbsd,169,0xfffff mode=600 gid=0 uid=0\n\
                 ./fd type=dir mode=755 gid=0 uid=0\n./fd/0 type=char device=netbsd,22,0 mode=666 gid=0 uid=0\n\
@@ -123,7 +134,7 @@ fn device_nodes_are_minimal_all_or_none() {
         tree.entries(tree.lookup(b"dev").unwrap()).unwrap().len()
     };
     // `pts` is there for ptyfs.
-    assert_eq!([Devices::None, Devices::Minimal, Devices::All].map(names), [1, 27, 35]);
+    assert_eq!([Devices::None, Devices::Minimal, Devices::All].map(names), [1, 29, 37]);
 }
 
 #[test]
