@@ -11,14 +11,19 @@ impl Tree {
     /// What `path` leads to when every symbolic link on it is followed, also the last; `None` if nothing is
     /// there, or links go in a circle. `..` above the root is the root.
     pub fn resolve(&self, path: &[u8]) -> Option<NodeId> {
-        self.lookup(&self.follow(path, true)?)
+        self.lookup(&self.follow(path, true, false)?)
     }
 
     /// `path` with the links among its parents followed, so that [`Tree::insert`] puts an entry where `cp`
     /// would: with /lib -> usr/lib, `lib/x` gives `usr/lib/x`. Parents need not exist. `None` for links in a
     /// circle.
     pub fn real_path(&self, path: &[u8]) -> Option<Vec<u8>> {
-        self.follow(path, false)
+        self.follow(path, false, false)
+    }
+
+    /// Likewise, but `None` also if a link on the way leads to nothing.
+    pub(super) fn path_through_links(&self, path: &[u8]) -> Option<Vec<u8>> {
+        self.follow(path, false, true)
     }
 
     /// Whether a parent of `path` is a symbolic link; false for a path with `..`.
@@ -41,12 +46,20 @@ impl Tree {
         false
     }
 
-    fn follow(&self, path: &[u8], last: bool) -> Option<Vec<u8>> {
+    /// `last`: whether the last name is followed, too. `strict`: whether what links lead to must be there.
+    fn follow(&self, path: &[u8], last: bool, strict: bool) -> Option<Vec<u8>> {
         let mut ahead: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
         // Each name with what is there, if anything.
         let mut done: Vec<(Vec<u8>, Option<NodeId>)> = Vec::new();
         let mut links = 0;
+        // How many names are ahead when the target of a link has been walked.
+        let mut targets: Vec<usize> = Vec::new();
         while let Some(name) = ahead.pop_front() {
+            while targets.pop_if(|after| ahead.len() < *after).is_some() {
+                if strict && done.last().is_some_and(|(_, at)| at.is_none()) {
+                    return None;
+                }
+            }
             if name == b".." {
                 done.pop();
                 continue;
@@ -63,6 +76,7 @@ impl Tree {
                     return None;
                 }
                 done.pop();
+                targets.push(ahead.len());
                 if target.starts_with(b"/") {
                     done.clear();
                 }

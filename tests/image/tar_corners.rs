@@ -228,6 +228,14 @@ fn nothing_gets_out_of_the_tree_by_links_or_names() {
             "entry `a/../../x` at byte 0: can't be placed\n  caused by: /a/../../x: `..` can't",
         ),
         (
+            vec![link(b"l", b"gone"), file(b"l/x")],
+            "entry `l/x` at byte 512: can't be placed\n  caused by: /l: not a dir",
+        ),
+        (
+            vec![directory(b"usr", 0), link(b"usr/l", b"/gone"), link(b"u", b"usr"), file(b"u/l/x")],
+            "entry `u/l/x` at byte 1536: can't be placed\n  caused by: /u: not a dir",
+        ),
+        (
             vec![link(b"l", b"l"), file(b"l/x")],
             "entry `l/x` at byte 512: can't be placed\n  caused by: /l: not a dir",
         ),

@@ -227,9 +227,9 @@ impl<R: Read + Seek> TarReader<R> {
     /// Where an entry of this name is put: symbolic links on the way to it are followed. An empty directory makes way
     /// for what is none.
     fn place(&mut self, path: &[u8], replaces: bool) -> Vec<u8> {
-        // What is no path, or leads in a circle, is refused as it is.
+        // What is no path, or leads to nothing or in a circle, is refused as it is.
         let place = match self.tree.leads_through_link(path) {
-            true => self.tree.real_path(path).unwrap_or_else(|| path.to_vec()),
+            true => self.tree.path_through_links(path).unwrap_or_else(|| path.to_vec()),
             false => path.to_vec(),
         };
         let there = self.tree.lookup(&place).filter(|_| replaces);
@@ -346,7 +346,7 @@ impl<R: Read + Seek> TarReader<R> {
     fn hard_link(&mut self, member: &Member) -> Result<(), TarError> {
         let target = || String::from_utf8_lossy(&member.link).into_owned();
         let link = match self.tree.leads_through_link(&member.link) {
-            true => self.tree.real_path(&member.link).unwrap_or_default(),
+            true => self.tree.path_through_links(&member.link).unwrap_or_default(),
             false => member.link.clone(),
         };
         let node = self.tree.lookup(&link).filter(|_| !path_within(&link).is_empty());
