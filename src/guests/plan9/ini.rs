@@ -11,7 +11,7 @@ const MENU: &str = "menu";
 /// The block whose lines each entry has.
 const COMMON: &str = "common";
 
-/// A plan9.ini.
+/// The settings of a medium, and the menu that a loader shows of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ini {
     /// The lines, each with the name of its block; those before the first block are in `common`.
@@ -67,9 +67,12 @@ impl Ini {
     /// [`Ini::live`] finds. Without a menu, all lines.
     ///
     /// # Errors
-    /// [`Plan9Error::Entry`] when the menu has no such entry.
+    /// [`Plan9Error::Entry`], [`Plan9Error::NoMenu`] when the menu has no such entry.
     pub fn chosen(&self, wanted: Option<&str>, kind: MediumKind) -> Result<Vec<&str>, Plan9Error> {
         let entry = match wanted {
+            Some(wanted) if !self.has_menu() => {
+                return Err(Plan9Error::NoMenu { entry: wanted.to_owned() });
+            }
             Some(wanted) if !self.entries.iter().any(|entry| entry == wanted) => {
                 return Err(Plan9Error::Entry { entry: wanted.to_owned(), known: self.entries.clone() });
             }
@@ -155,6 +158,10 @@ mod tests {
         assert_eq!(
             ini.chosen(Some("install"), MediumKind::Iso).unwrap()[2..4],
             ["bootfile=sdD0!cdboot!9pcflop.gz", "mouseport=ask"]
+        );
+        assert_eq!(
+            Ini::parse(b"bootfile=9pc\n").chosen(Some("cd"), MediumKind::Iso).unwrap_err().to_string(),
+            "its plan9.ini has no menu, so no entry `cd`; remove `entry` from the recipe"
         );
         assert_eq!(
             ini.chosen(Some("cd"), MediumKind::Iso).unwrap_err().to_string(),

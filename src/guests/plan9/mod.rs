@@ -50,6 +50,9 @@ pub enum Plan9Error {
         crate::yaml::findings::listed(known.iter().map(String::as_str))
     )]
     Entry { entry: String, known: Vec<String> },
+    /// The recipe names an entry, and there is no menu.
+    #[error("its plan9.ini has no menu, so no entry `{entry}`; remove `entry` from the recipe")]
+    NoMenu { entry: String },
     /// Nothing says how it boots.
     #[error("the medium does not boot from one of its files, so a disk made from its files would not boot")]
     NoBoot,
