@@ -237,7 +237,7 @@ fn what_keeps_a_publisher_from_an_https_target_is_named() {
             "no secure connection: the server's certificate is of an authority that is not known here; \
              if it is your own, name its file with --ca or SSL_CERT_FILE",
         ),
-        (&[("SSL_CERT_FILE", "/nowhere.pem")], "SSL_CERT_FILE=/nowhere.pem"),
+        (&[("SSL_CERT_FILE", "/nowhere.pem")], "SSL_CERT_FILE=/nowhere.pem: can't read"),
         (
             &[("SSL_CERT_FILE", "/etc/hostname")],
             "contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)",

@@ -357,8 +357,9 @@ fn a_mirror_is_pulled_verified_and_listed() {
 fn a_web_server_that_wants_to_be_asked_later_is_asked_later() {
     let out = Out::new();
     out.build(&(1..=12).collect::<Vec<_>>());
-    let limit = "limit_req_zone $server_name zone=slow:1m rate=2r/s;";
-    let more = "limit_req zone=slow; limit_req_status 429; add_header Retry-After 1 always;";
+    let limit = "limit_req_zone $server_port zone=slow:1m rate=2r/s;";
+    let more = "limit_req zone=slow; limit_req_status 429; error_page 429 @later;
+        location @later { add_header Retry-After 1 always; return 429; }";
     let (_server, url) = web_by(&out.mirror(), limit, more);
     let home = scratch();
     let copy = home.path().join("copy");

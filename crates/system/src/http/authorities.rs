@@ -26,8 +26,6 @@ const SYSTEM: [&str; 4] = [
 /// Why a file of authorities can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadCa {
-    #[error(transparent)]
-    File(#[from] FileError),
     #[error("contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")]
     None,
     #[error("contains a damaged certificate")]
@@ -56,7 +54,13 @@ pub(super) fn trusted(ca: Option<&Path>, system: bool) -> Result<RootCertStore, 
 
 fn add(store: &mut RootCertStore, place: &'static str, path: &Path) -> Result<(), BadHttp> {
     let bad = |source| BadHttp::Ca { place, path: path.into(), source };
-    let pem = read_at_most(path, MAX_FILE).map_err(|error| bad(error.into()))?;
+    let pem = read_at_most(path, MAX_FILE).map_err(|error| match error {
+        // Which option or variable names the file is told before its name.
+        FileError::Io { path, doing, source } => {
+            FileError::Io { path: format!("{place}{}", path.display()).into(), doing, source }
+        }
+        other => other,
+    })?;
     let before = store.len();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| bad(BadCa::Pem(error)))?;

@@ -17,6 +17,7 @@ use super::request_handle::TrackingConnector;
 use super::route::RedirectScope;
 use super::tls::{self, TlsConnector};
 use super::{Http, forward};
+use crate::files::FileError;
 
 /// All headers of an answer.
 pub(super) const MAX_HEADERS: usize = 16 << 10;
@@ -82,6 +83,9 @@ impl HttpOptions {
 pub enum BadHttp {
     #[error(transparent)]
     Proxy(#[from] BadProxy),
+    /// A file of authorities can't be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{place}{}", path.display())]
     Ca {
         /// The option or variable that names the file, up to its name.
