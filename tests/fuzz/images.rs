@@ -154,7 +154,7 @@ fn fuzz_layout_maps() {
     const HEAD: usize = b"imgfactory-layout 2\n".len();
     let seed = inflated(&map_of(&tree()).encode());
     Target::new("layout map", vec![seed]).words(&WORDS).fuzz(|bytes| {
-        if blocks(bytes, HEAD) > 1 << 16 {
+        if blocks(bytes, HEAD) > 1 << 20 {
             return "larger".into();
         }
         match LayoutMap::decode(&deflated(bytes)) {
@@ -180,7 +180,7 @@ fn fuzz_layout_updates() {
     let sum = Sha256::of(b"the file of the base");
     let seeds = [tree(), changed].map(|tree| inflated(&map_of(&tree).encode_update(&base, sum).unwrap()));
     Target::new("layout update", seeds.into()).words(&WORDS).fuzz(|bytes| {
-        if blocks(bytes, HEAD) > 1 << 16 {
+        if blocks(bytes, HEAD) > 1 << 20 {
             return "larger".into();
         }
         match LayoutMap::decode_update(&deflated(bytes), &base, sum) {

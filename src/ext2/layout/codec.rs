@@ -28,6 +28,11 @@ const MAX_INFLATED: usize = 1 << 30;
 const MAX_RATIO: usize = 32;
 /// Bytes that any file may inflate to.
 const SLACK: usize = 1 << 20;
+/// Pages that any map may say that the image has: 64 GiB, which take 160 MiB of memory. A map of more pages describes one
+/// of [`EMPTY_SHARE`] at least, so that a small file can't ask for much memory.
+const EMPTY_PAGES: usize = 1 << 24;
+/// Pages of a large image for each that its map describes.
+const EMPTY_SHARE: usize = 32;
 /// Inodes that room is made for before they are read. Each has 10 bytes in the file at least, and some 200 in memory.
 const INODES_AHEAD: usize = 1 << 12;
 
@@ -373,6 +378,10 @@ impl MapDecoder<'_> {
             inodes.push(self.inode(geometry, labels.len(), &mut near)?);
         }
         let whole = geometry.blocks as usize;
+        let described = (self.bytes.len() - self.at) / PageHash::LEN;
+        if whole > EMPTY_PAGES.max(described.saturating_mul(EMPTY_SHARE)) {
+            return self.damaged("far more pages than it describes");
+        }
         // As many as there may be, unless most of them are zeros.
         let mut pages = Vec::with_capacity(whole.min(2 * (self.bytes.len() - self.at) / PageHash::LEN));
         while pages.len() < whole {
@@ -468,5 +477,32 @@ impl MapDecoder<'_> {
             return self.damaged("a package that is not in the list");
         }
         Ok(Mapped { ino, meta, kind, data, indirect, sums, label })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A map of an image without a single file, and with so many pages.
+    fn empty(blocks: u32) -> Vec<u8> {
+        let inodes_per_group = 1024;
+        let geometry = Geometry { blocks, inodes_per_group, inode_size: InodeSize::Large };
+        let map = LayoutMap { geometry, epoch: 0, inodes: vec![], labels: vec![], pages: vec![] };
+        let mut out = MapEncoder(MAGIC.to_vec());
+        out.head(&map);
+        for number in [0, 0, blocks, 0] {
+            out.number(number);
+        }
+        out.deflate()
+    }
+
+    #[test]
+    fn a_small_file_can_not_ask_for_much_memory() {
+        assert_eq!(LayoutMap::decode(&empty(1 << 16)).unwrap().pages.len(), 1 << 16);
+        let file = empty(1 << 28);
+        assert!(file.len() < 100);
+        let refused = LayoutMap::decode(&file).unwrap_err().to_string();
+        assert!(refused.ends_with("far more pages than it describes"), "{refused}");
     }
 }
