@@ -244,7 +244,7 @@ fn what_keeps_a_publisher_from_an_https_target_is_named() {
         ),
         (
             &[("SSL_CERT_FILE", &ca), ("https_proxy", &address)],
-            "HTTP 407; it wants a user and a password: http://USER:PASSWORD@HOST:PORT",
+            "HTTP 407; it wants a user and a password: write USER:PASSWORD@ before its host",
         ),
         (&[("SSL_CERT_FILE", &ca), ("https_proxy", &user)], "HTTP 407; it wants a user and a password"),
         (

@@ -108,7 +108,7 @@ pub fn unexpected(shown: &str, doing: &str, said: &Reply) -> RemoteError {
         401 | 403 if contains(&said.body, b"RequestTimeTooSkewed") => "; set the clock of this computer",
         401 | 403 => "; check IMGFACTORY_HTTP_USER and _PASSWORD (or _TOKEN), or for S3 the AWS_ keys",
         405 | 501 => "; allow PUT and DELETE there on the server",
-        407 => "; the proxy wants a user and a password: http://USER:PASSWORD@HOST:PORT",
+        407 => "; the proxy wants a user and a password: write USER:PASSWORD@ before its host",
         409 => "; create the directory",
         413 => "; the server's limit for uploads is too low (nginx: client_max_body_size)",
         423 => "; another program has locked the file (WebDAV)",

@@ -17,7 +17,7 @@ pub(super) enum Part {
 /// A proxy's refusal, and what may be done.
 pub(super) fn proxy_refuses(said: &str) -> FetchFault {
     let hint = if said.contains("407") {
-        "; it wants a user and a password: http://USER:PASSWORD@HOST:PORT"
+        "; it wants a user and a password: write USER:PASSWORD@ before its host"
     } else {
         "; perhaps it allows no such host or port"
     };
