@@ -55,6 +55,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("system/clock", &["clock"]),
     ("system/files", &["files"]),
     ("system/output", &["terminal"]),
+    ("system/random", &["random"]),
     ("system/http", &["clock", "environment", "network", "random"]),
     ("imgfetch/threads", &["clock"]),
     ("imgfetch/daemon", &["environment", "files", "network", "processes", "terminal"]),
