@@ -10,6 +10,7 @@ mod fetch_care;
 mod fetch_faults;
 mod fetch_mount;
 mod fetch_moves;
+mod fetch_names;
 mod fetch_network;
 mod fetch_nginx;
 mod fetch_static;

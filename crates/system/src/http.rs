@@ -7,6 +7,7 @@ mod authorities;
 mod exchange;
 mod faults;
 mod forward;
+mod names;
 mod no_proxy;
 mod options;
 mod proxies;

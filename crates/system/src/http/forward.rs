@@ -5,12 +5,13 @@
 
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
 };
 use ureq::{Agent, Error};
 
+use super::names::KeepingResolver;
 use super::request_handle::TrackingConnector;
 use super::tls::TlsConnector;
 
@@ -20,7 +21,7 @@ pub(super) fn agent(config: Config, proxy: &Uri, tls: TlsConnector) -> Agent {
     Agent::with_parts(
         config,
         connector,
-        ToProxy { proxy: proxy.clone(), resolver: DefaultResolver::default() },
+        ToProxy { proxy: proxy.clone(), resolver: KeepingResolver::default() },
     )
 }
 
@@ -28,7 +29,7 @@ pub(super) fn agent(config: Config, proxy: &Uri, tls: TlsConnector) -> Agent {
 #[derive(Debug)]
 struct ToProxy {
     proxy: Uri,
-    resolver: DefaultResolver,
+    resolver: KeepingResolver,
 }
 
 impl Resolver for ToProxy {

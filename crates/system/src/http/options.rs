@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use ureq::Agent;
 use ureq::config::Config;
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
 use super::authorities::{self, BadCa};
+use super::names::KeepingResolver;
 use super::proxies::{BadProxy, Proxies};
 use super::request_handle::TrackingConnector;
 use super::route::RedirectScope;
@@ -40,7 +40,8 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Timeouts {
-            name: Duration::from_secs(5),
+            // Longer than a resolver waits for a name server that is away, and for the next.
+            name: Duration::from_secs(12),
             connect: Duration::from_secs(4),
             first_byte: Duration::from_secs(10),
             stall: Duration::from_secs(10),
@@ -107,12 +108,13 @@ impl Http {
             None => Proxies::from_env()?,
         };
         let tls = tls::config(authorities::trusted(options.ca.as_deref(), options.system_authorities)?);
+        let names = KeepingResolver::default();
         let forward = proxies.for_http().map(|proxy| {
             let config = config(options, connections, patience);
             forward::agent(config, proxy, TlsConnector::to_proxy(&tls, proxy))
         });
-        let agent = agent(config(options, connections, patience), &tls);
-        let newcomer = self::agent(config(options, 0, patience), &tls);
+        let agent = agent(config(options, connections, patience), &tls, &names);
+        let newcomer = self::agent(config(options, 0, patience), &tls, &names);
         let (redirects, known_hosts) = (options.redirects, Default::default());
         Ok(Http { proxies, agent, newcomer, forward, redirects, known_hosts })
     }
@@ -142,10 +144,10 @@ fn config(options: &HttpOptions, connections: usize, patience: Timeouts) -> Conf
 }
 
 /// With connections that can be tracked; through a tunnel when a request names a proxy.
-fn agent(config: Config, tls: &Arc<ClientConfig>) -> Agent {
+fn agent(config: Config, tls: &Arc<ClientConfig>, names: &KeepingResolver) -> Agent {
     let connector =
         ().chain(ConnectProxyConnector::default())
             .chain(TrackingConnector(TcpConnector::default()))
             .chain(TlsConnector::new(tls));
-    Agent::with_parts(config, connector, DefaultResolver::default())
+    Agent::with_parts(config, connector, names.clone())
 }
