@@ -5,6 +5,7 @@
 
 mod authorities;
 mod exchange;
+mod families;
 mod faults;
 mod forward;
 mod names;

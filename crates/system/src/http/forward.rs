@@ -3,6 +3,8 @@
 //! wants is the absolute form of RFC 9112, section 3.2.2: `GET http://mirror.example/latest HTTP/1.1`, sent to
 //! the proxy.
 
+use std::sync::Arc;
+
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -17,7 +19,8 @@ use super::tls::TlsConnector;
 
 /// An agent whose every request goes to the proxy, in absolute form.
 pub(super) fn agent(config: Config, proxy: &Uri, tls: TlsConnector) -> Agent {
-    let connector = ().chain(TrackingConnector(TcpConnector::default())).chain(tls).chain(AbsoluteForm);
+    let connector =
+        ().chain(TrackingConnector(TcpConnector::default(), Arc::default())).chain(tls).chain(AbsoluteForm);
     Agent::with_parts(
         config,
         connector,

@@ -11,6 +11,7 @@ use ureq::config::Config;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
 use super::authorities::{self, BadCa};
+use super::families::Families;
 use super::names::KeepingResolver;
 use super::proxies::{BadProxy, Proxies};
 use super::request_handle::TrackingConnector;
@@ -108,13 +109,13 @@ impl Http {
             None => Proxies::from_env()?,
         };
         let tls = tls::config(authorities::trusted(options.ca.as_deref(), options.system_authorities)?);
-        let names = KeepingResolver::default();
+        let (names, families) = (KeepingResolver::default(), Arc::<Families>::default());
         let forward = proxies.for_http().map(|proxy| {
             let config = config(options, connections, patience);
             forward::agent(config, proxy, TlsConnector::to_proxy(&tls, proxy))
         });
-        let agent = agent(config(options, connections, patience), &tls, &names);
-        let newcomer = self::agent(config(options, 0, patience), &tls, &names);
+        let agent = agent(config(options, connections, patience), &tls, &names, &families);
+        let newcomer = self::agent(config(options, 0, patience), &tls, &names, &families);
         let (redirects, known_hosts) = (options.redirects, Default::default());
         Ok(Http { proxies, agent, newcomer, forward, redirects, known_hosts })
     }
@@ -144,10 +145,15 @@ fn config(options: &HttpOptions, connections: usize, patience: Timeouts) -> Conf
 }
 
 /// With connections that can be tracked; through a tunnel when a request names a proxy.
-fn agent(config: Config, tls: &Arc<ClientConfig>, names: &KeepingResolver) -> Agent {
+fn agent(
+    config: Config,
+    tls: &Arc<ClientConfig>,
+    names: &KeepingResolver,
+    families: &Arc<Families>,
+) -> Agent {
     let connector =
         ().chain(ConnectProxyConnector::default())
-            .chain(TrackingConnector(TcpConnector::default()))
+            .chain(TrackingConnector(TcpConnector::default(), Arc::clone(families)))
             .chain(TlsConnector::new(tls));
     Agent::with_parts(config, connector, names.clone())
 }

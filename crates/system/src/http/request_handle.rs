@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::families::Families;
 use ureq::Error;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, ShutdownHandle, Transport,
@@ -117,9 +118,9 @@ fn shut(connection: Option<Arc<Connection>>) {
     }
 }
 
-/// Opens connections that can be tracked, by way of another connector.
+/// Opens connections that can be tracked, by way of another connector, to the addresses that lead somewhere.
 #[derive(Debug)]
-pub(super) struct TrackingConnector<C>(pub(super) C);
+pub(super) struct TrackingConnector<C>(pub(super) C, pub(super) Arc<Families>);
 
 impl<In: Transport, C: Connector<In>> Connector<In> for TrackingConnector<C> {
     type Out = TrackedTransport<C::Out>;
@@ -131,9 +132,15 @@ impl<In: Transport, C: Connector<In>> Connector<In> for TrackingConnector<C> {
     ) -> Result<Option<TrackedTransport<C::Out>>, Error> {
         let seen: Arc<Mutex<Option<Weak<dyn ShutdownHandle>>>> = Arc::default();
         let (noted, register) = (Arc::clone(&seen), Arc::clone(&to.register_shutdown));
+        let host = to.uri.authority().map(ToString::to_string).unwrap_or_default();
+        let mut addrs = to.addrs.clone();
+        // Through a tunnel there is a connection already.
+        if chained.is_none() {
+            self.1.sort(&host, &mut addrs, *to.timeout.after / 2);
+        }
         let details = ConnectionDetails {
             uri: to.uri,
-            addrs: to.addrs.clone(),
+            addrs,
             config: to.config,
             request_level: to.request_level,
             resolver: to.resolver,
@@ -146,11 +153,15 @@ impl<In: Transport, C: Connector<In>> Connector<In> for TrackingConnector<C> {
                 register(handle)
             }),
         };
-        let Some(transport) = self.0.connect(&details, chained)? else { return Ok(None) };
+        let connected = self.0.connect(&details, chained);
+        if connected.is_err() {
+            self.1.forget(&host);
+        }
+        let Some(transport) = connected? else { return Ok(None) };
         // Without one, this is a tunnel through a proxy: a connection that came this way before.
         let handle = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
         let connection = handle.map(|handle| {
-            let from = to.addrs.first().and_then(|peer| own_address(*peer));
+            let from = details.addrs.first().and_then(|peer| own_address(*peer));
             Arc::new(Connection { handle, from })
         });
         Ok(Some(TrackedTransport { transport, connection }))
