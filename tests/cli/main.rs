@@ -10,6 +10,7 @@ mod command;
 mod ext2_command;
 mod formats_cli;
 mod guest_script;
+mod miniroot_network;
 mod miniroot_scripts;
 mod outputs;
 mod schema;

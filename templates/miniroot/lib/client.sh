@@ -20,7 +20,7 @@ prepare_client() {
     mkdir -p @ bin cache dev etc/imgfactory lib/imgfactory mnt/host run tmp
     cp /bin/busybox /bin/imgfetch bin/
     # There is no /proc here, by which busybox's shell would find the others in itself.
-    for applet in cat ip mkdir mv rm sh sleep wget; do
+    for applet in cat grep ip mkdir mv rm sh sleep wget; do
       ln -s busybox "bin/$applet"
     done
     ln -s ../bin/busybox @/udhcpc

@@ -5,6 +5,7 @@ NETWORK_WAIT=60
 # With blocks on the medium there need not be one.
 NETWORK_WAIT_WITH_BLOCKS=15
 LEASE=$CLIENT/run/lease
+IP_SYNTAX=ip=CLIENT::GATEWAY:NETMASK:::off:DNS
 
 # Links with hardware behind them. Radio needs a key that nobody has asked for.
 links() {
@@ -26,6 +27,8 @@ bring_network_up() {
     within "$NETWORK_WAIT" static_link || { without_network "$(why_no_link)"; return; }
     use_static_address
   fi
+  why=$(why_unreachable)
+  [ -z "$why" ] || { without_network "$(cat "$LEASE/summary"): $why"; return; }
   keep_network "$(cat "$LEASE/link")"
   say "network: $(cat "$LEASE/summary")"
 }
@@ -56,7 +59,8 @@ leased() {
 ask_for_lease() {
   mkdir -p /run/imgfactory/dhcp
   ip link set "$1" up
-  chroot "$CLIENT" @/udhcpc -f -i "$1" -s /lib/imgfactory/lease -t 4 -T 1 -A 1 >/dev/null 2>&1 &
+  chroot "$CLIENT" @/udhcpc -f -i "$1" -s /lib/imgfactory/lease -t 4 -T 1 -A 1 \
+    -O mtu -O search -O staticroutes -O msstaticroutes >/dev/null 2>&1 &
   echo "$!" >"/run/imgfactory/dhcp/$1"
 }
 
@@ -78,17 +82,51 @@ static_link() {
 }
 
 use_static_address() {
-  ip address add "$opt_ip_address/$opt_ip_prefix" dev "$link" || fail "$link does not take $opt_ip_address" "another address in ip="
-  if [ -n "$opt_ip_gateway" ]; then
-    ip route add default via "$opt_ip_gateway" dev "$link" ||
-      fail "gateway $opt_ip_gateway can't be reached from $opt_ip_address/$opt_ip_prefix" "the right gateway or netmask in ip="
-  fi
-  for server in $opt_ip_dns; do
-    echo "nameserver $server"
-  done >"$CLIENT/etc/resolv.conf"
-  mkdir -p "$LEASE"
-  echo "$link" >"$LEASE/link"
-  echo "$link $opt_ip_address/$opt_ip_prefix${opt_ip_gateway:+, gateway $opt_ip_gateway}, DNS ${opt_ip_dns:-none}" >"$LEASE/summary"
+  interface=$link ip=$opt_ip_address mask=$opt_ip_prefix router=$opt_ip_gateway dns=$opt_ip_dns \
+    chroot "$CLIENT" /bin/sh /lib/imgfactory/lease static || fail "$link does not take $opt_ip_address" "another address in ip="
+}
+
+# host_of URL
+host_of() {
+  rest=${1#*://}
+  rest=${rest%%/*}
+  rest=${rest##*@}
+  case $rest in
+    \[*) rest=${rest#\[} && echo "${rest%%\]*}" ;;
+    *) echo "${rest%%:*}" ;;
+  esac
+}
+
+has_route() {
+  ip route get "$1" >/dev/null 2>&1
+}
+
+# why_unreachable: prints nothing if there is a route to a mirror, or to a DNS server where mirrors have names;
+# otherwise what is missing. With a proxy, only the proxy has to be reached.
+why_unreachable() {
+  servers=$(sed -n 's/^nameserver //p' "$CLIENT/etc/resolv.conf")
+  no_route='' nameless=''
+  for url in ${opt_proxy:-$(cat "$CLIENT/etc/imgfactory/mirrors")}; do
+    host=$(host_of "$url")
+    case $host in
+      # Whether IPv6 works is seen later.
+      *:*) return ;;
+    esac
+    if is_ipv4 "$host"; then
+      ! has_route "$host" || return 0
+      no_route="$no_route $host"
+    elif [ -n "$servers" ]; then
+      for server in $servers; do
+        ! has_route "$server" || return 0
+      done
+      no_route="$no_route the DNS servers"
+      servers=
+    else
+      nameless="$nameless $host"
+    fi
+  done
+  [ -z "$no_route" ] || echo "no route to$no_route"
+  [ -n "$no_route" ] || [ -z "$nameless" ] || echo "no DNS server to ask for$nameless"
 }
 
 # `staticipaddress`: asks until the answers make sense.
@@ -120,10 +158,14 @@ why_no_link() {
 }
 
 why_no_lease() {
+  with_cable=
   for link in $(links); do
     [ "$(cat "/sys/class/net/$link/carrier" 2>/dev/null)" != 1 ] || with_cable="$with_cable $link"
   done
-  if [ -n "$with_cable" ]; then
+  refusing=$(cat "$CLIENT"/run/refused-* 2>/dev/null | sort -u | tr '\n' ' ')
+  if [ -n "$refusing" ]; then
+    echo "DHCP server ${refusing% } refused to give an address on$with_cable within $NETWORK_WAIT s"
+  elif [ -n "$with_cable" ]; then
     echo "no DHCP server answers on$with_cable within $NETWORK_WAIT s"
   else
     why_no_link
@@ -131,8 +173,13 @@ why_no_lease() {
 }
 
 what_to_try() {
-  if [ -n "$(links)" ]; then
-    echo "the cable, or an address of your own: ip=CLIENT::GATEWAY:NETMASK:::off:DNS"
+  server=$(cat "$LEASE/server" 2>/dev/null)
+  if [ -n "$server" ]; then
+    echo "gateway (option 3) or routes (121), and DNS servers (6), on the DHCP server $server, or an address of your own: $IP_SYNTAX"
+  elif [ -e "$LEASE/summary" ]; then
+    echo "another gateway or DNS server: $IP_SYNTAX"
+  elif [ -n "$(links)" ]; then
+    echo "the cable, or an address of your own: $IP_SYNTAX"
   else
     echo "another network card, or its driver under boot: modules: in the recipe"
   fi
