@@ -22,6 +22,8 @@ const NETWORK: &str = r#"
     outside ip address add 203.0.113.5/32 dev lo
     # Answers reach clients of /32 and of other subnets.
     outside ip route add default dev wire
+    mkdir "$root/sys"
+    mount --rbind /sys "$root/sys"
     at=/run/imgfactory/outside
     mkdir $at
     client=/run/imgfactory/root
@@ -229,7 +231,6 @@ fn the_miniroot_sets_up_what_dhcp_servers_send_and_prints_what_is_missing() {
 /// The DHCP client of the miniroot is told to renew its lease at once.
 const CHANGE: &str = r#"
     pid=$(pgrep -f '^@/udhcpc -f -i eth0 ')
-    : >$at/news
     rm $client/dev/kmsg
     : >$client/dev/kmsg
     kill $(cat $at/dnsmasq.pid)
