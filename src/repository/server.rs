@@ -302,12 +302,12 @@ async fn take(counters: &ServerCounters, image: ImageName, body: Incoming) -> Re
 /// Ask again each time.
 const NEVER: &str = "no-cache";
 
-/// How long what is at a path may be kept: for ever, apart from the two names that are written again.
+/// How long what is at a path may be kept: for ever below the directories whose files are written once. A path that is
+/// written in another way (`//latest`, `/blk/../latest`) may lead to a file that is written again.
 fn cache_control(path: &str) -> &'static str {
-    match path {
-        "/latest" | "/mirrors.txt" => NEVER,
-        _ => "public, max-age=31536000, immutable",
-    }
+    let written_once = ["/blk/", "/images/", "/releases/", "/keys/"].iter().any(|dir| path.starts_with(dir));
+    let plain = !["//", "..", "%"].iter().any(|part| path.contains(part));
+    if written_once && plain { "public, max-age=31536000, immutable" } else { NEVER }
 }
 
 /// Block files and layouts are bytes, all else in a mirror tree is text.
@@ -364,6 +364,7 @@ mod tests {
             ("content-type: application/octet-stream", "content-type: text/plain; charset=utf-8");
         for (path, kind, keep, body) in [
             ("/latest", text, "cache-control: no-cache", "imgfactory-latest 1\n"),
+            ("//latest", text, "cache-control: no-cache", "imgfactory-latest 1\n"),
             ("/mirrors.txt", text, "cache-control: no-cache", "imgfactory-mirrors 1\n"),
             ("/blk/ec/ec87", bytes, immutable, "0123456789"),
             ("/images/host/1/index.idx", text, immutable, "imgfactory-index 1\n"),

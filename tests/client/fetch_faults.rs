@@ -316,6 +316,16 @@ fn bodies_come_in_all_forms_and_connections_are_kept() {
     world.assert_right(&world.cat(&[&moved.url()], &[]), "redirected");
 }
 
+#[test]
+fn trailers_without_end_are_read_to_a_bound_only() {
+    let world = world();
+    let endless = FaultServer::new(world.tree.clone(), |_, _| Act::Trailers);
+    let said = world.cat(&[&endless.url()], &["--deadline", "10s"]).errors();
+    assert!(said.contains("the server sends far more around the file than the file has"), "{said}");
+    let honest = FaultServer::honest(world.tree.clone());
+    world.assert_right(&world.cat(&[&endless.url(), &honest.url()], &[]), "beside an honest mirror");
+}
+
 /// 127.0.0.1 and localhost are two hosts to the client: a mirror, and a machine of the network that the client is in.
 #[test]
 fn no_mirror_has_a_client_ask_a_host_that_is_none_of_the_mirrors() {

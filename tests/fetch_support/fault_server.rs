@@ -18,6 +18,8 @@ pub enum Act {
     Serve,
     /// The file, chunked.
     Chunked,
+    /// The file, chunked, and trailers that end with the connection only, or after 64 MiB.
+    Trailers,
     /// The file, and the connection is closed without a word in the head.
     ServeAndClose,
     /// The file with one bit of the middle changed.
@@ -300,6 +302,17 @@ impl Shared {
                     out.write_all(b"\r\n")?;
                 }
                 out.write_all(b"0\r\n\r\n")?;
+            }
+            Act::Trailers => {
+                out.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                out.write_all(format!("{:x}\r\n", file.len()).as_bytes())?;
+                out.write_all(&file)?;
+                out.write_all(b"\r\n0\r\n")?;
+                let line = format!("X-More: {}\r\n", "more".repeat(250));
+                for _ in 0..64 << 10 {
+                    out.write_all(line.as_bytes())?;
+                }
+                return Ok(false);
             }
             Act::ServeAndClose => {
                 out.write_all(&whole(&file))?;

@@ -43,6 +43,10 @@ const MAX_REDIRECTS: usize = 5;
 /// The answer of a server that does not have the file: read to its end when it is no longer than this, so that the
 /// next request can go over the same connection.
 const SHORT: u64 = 16 << 10;
+/// With heads, chunks and trailers no more comes than so many times the bytes of the file, and [`SMALL`]. Chunks of a
+/// single byte take six.
+const AROUND: u64 = 8;
+const SMALL: u64 = 1 << 20;
 /// By so many bytes at its beginning a web page is known.
 const PAGE: usize = 256;
 
@@ -140,9 +144,10 @@ impl Http {
     /// # Errors
     /// [`FetchFault`], by `until` at the latest.
     pub fn get(&self, get: Get<'_>) -> Result<Answer, FetchFault> {
+        let most = get.len.unwrap_or(get.limit).saturating_mul(AROUND).saturating_add(SMALL);
         let whole = || {
             let start = Instant::now();
-            read(self.response(&get)?, &get, start)
+            request_handle::within(most, || read(self.response(&get)?, &get, start))
         };
         match get.handle {
             Some(handle) => handle.during(whole),

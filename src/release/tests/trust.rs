@@ -111,6 +111,11 @@ fn keys_that_are_none_are_told_by_line() {
     ] {
         assert_eq!(TrustedKeys::parse(text).unwrap_err().to_string(), said);
     }
+    // As an editor of Windows writes it.
+    TrustedKeys::parse(
+        "\u{feff}untrusted comment: x\r\nRWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\r\n",
+    )
+    .unwrap();
     // The key of minisign's own home page.
     let keys = TrustedKeys::parse("RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3").unwrap();
     assert_eq!(keys.ids().map(|id| id.to_string()).collect::<Vec<_>>(), ["E7620F1842B4E81F"]);

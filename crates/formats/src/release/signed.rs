@@ -113,7 +113,8 @@ impl TrustedKeys {
     /// [`BadKey`] names the line.
     pub fn parse(text: &str) -> Result<Self, BadKey> {
         let mut keys = Vec::new();
-        for (number, line) in text.lines().enumerate() {
+        // Editors of Windows begin a file with a byte order mark.
+        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with("untrusted comment:") {
                 continue;

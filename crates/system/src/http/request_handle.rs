@@ -4,7 +4,7 @@
 //! ureq keeps connections for later requests, so which one a request gets is known only when it writes to it.
 //! Every connection therefore notes itself in the handle of the thread that uses it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -17,6 +17,25 @@ use ureq::unversioned::transport::{
 
 thread_local! {
     static MINE: RefCell<Option<Arc<RequestHandle>>> = const { RefCell::new(None) };
+    /// Bytes that may still come for the request of this thread.
+    static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Does something with requests of this thread, for which no more bytes than these may come: nothing else bounds the
+/// chunks' own headers and the trailers after them (RFC 9112, 7.1.2).
+pub(super) fn within<T>(bytes: u64, run: impl FnOnce() -> T) -> T {
+    LEFT.set(Some(bytes));
+    let result = run();
+    LEFT.set(None);
+    result
+}
+
+fn received(bytes: usize) -> Result<(), Error> {
+    let Some(left) = LEFT.get() else { return Ok(()) };
+    let left = left.checked_sub(bytes as u64);
+    LEFT.set(Some(left.unwrap_or(0)));
+    let text = "the server sends far more around the file than the file has";
+    left.map(drop).ok_or_else(|| Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, text)))
 }
 
 /// One request's handle. It outlives the request and does nothing then.
@@ -217,7 +236,10 @@ impl<T: Transport> Transport for TrackedTransport<T> {
         if let Some(handle) = MINE.with_borrow(Clone::clone) {
             handle.wait();
         }
-        self.transport.await_input(timeout)
+        let before = self.transport.buffers().input().len();
+        let more = self.transport.await_input(timeout)?;
+        received(self.transport.buffers().input().len().saturating_sub(before))?;
+        Ok(more)
     }
 
     fn is_open(&mut self) -> bool {
